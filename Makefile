@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made from the lock file by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check format test unit lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("opencode-watchdog needs Python 3.11 or later; set PYTHON=python3.12, say") if sys.version_info < (3, 11) else None'
+	@echo "preparing $(VENV) from the lock file (once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY) ## the main job on an embedded default: no opencode, no node
+	@$(BIN)/python -m watchdog.demo
+
+check: $(READY) ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY) ## write the format, fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: $(READY) ## every test, on real opencode servers too (the binaries come from npm, once)
+	@$(BIN)/python -m tests.support.binaries
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+unit: $(READY) ## the tests that need no opencode
+	$(BIN)/pytest -m "not e2e"
+
+lock: ## resolve the dependencies anew (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra dev pyproject.toml -o requirements-dev.lock
+
+clean: ## remove what make made
+	rm -rf $(VENV) .opencode-binaries .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

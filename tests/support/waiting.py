@@ -1,0 +1,35 @@
+"""Waiting for something to become true, with a deadline and a message that says what was awaited."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+POLL_SECONDS: Final = 0.05
+
+
+async def wait_until(
+    look: Callable[[], T | Awaitable[T]],
+    what: str,
+    *,
+    seconds: float = 15.0,
+    explain: Callable[[], str] | None = None,
+) -> T:
+    """Ask `look` every 50 ms until it answers something true, and return that.
+
+    Raises:
+        AssertionError: the deadline passed; the message names `what` and the last answer.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = look()
+        seen: T = await answer if inspect.isawaitable(answer) else answer
+        if seen:
+            return seen
+        if time.monotonic() >= deadline:
+            more = f"\n{explain()}" if explain is not None else ""
+            raise AssertionError(f"waited {seconds:g} s in vain for {what}; last answer: {seen!r}{more}")
+        await asyncio.sleep(POLL_SECONDS)

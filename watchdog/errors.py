@@ -1,0 +1,70 @@
+"""Every error that the watchdog raises on purpose.
+
+```
+WatchdogError
+├── SettingsError           a setting is wrong: what, where, and what to do        exit code 2
+├── UsageError              a command was asked for something it can't do          exit code 2
+├── DatabaseError           opencode's database can't be used                      exit code 3
+│   ├── DatabaseMissing         there is no such file
+│   ├── DatabaseUnsupported     it is of a kind or a generation that is not known
+│   └── DatabaseUnavailable     it can't be read or written just now: trying again may help
+├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
+│   ├── ServerUnreachable       nothing answered: refused, cut, or too late
+│   ├── ServerRefused           it answered 401 or 403: the password is missing or wrong
+│   └── ServerAnswerInvalid     it answered, but not with what its API promises
+├── AlreadyWatched          another watchdog acts on this database                 exit code 3
+└── ShutdownTimedOut        work was still going on when the grace ended           exit code 70
+```
+"""
+
+
+class WatchdogError(Exception):
+    """The root: its text is a sentence for a person, and says what to do where something can be done."""
+
+
+class SettingsError(WatchdogError):
+    """A setting is wrong: the text names the setting, where it came from, and what to do."""
+
+
+class UsageError(WatchdogError):
+    """A command was asked for something that it can't do."""
+
+
+class DatabaseError(WatchdogError):
+    """opencode's database can't be used."""
+
+
+class DatabaseMissing(DatabaseError):
+    """There is no database where one was expected."""
+
+
+class DatabaseUnsupported(DatabaseError):
+    """It isn't a database of opencode's, or one of a generation or in a place that the watchdog can't watch."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database can't be read or written just now (locked, replaced, an I/O error): trying again may help."""
+
+
+class ServerError(WatchdogError):
+    """A server gave no usable answer. That is never evidence about a session."""
+
+
+class ServerUnreachable(ServerError):
+    """Nothing answered at the server's address: refused, cut off, or too late."""
+
+
+class ServerRefused(ServerError):
+    """The server answered 401 or 403."""
+
+
+class ServerAnswerInvalid(ServerError):
+    """The server answered something that its API does not promise: another status, not JSON, half a reply."""
+
+
+class AlreadyWatched(WatchdogError):
+    """Another watchdog holds the lock of this database."""
+
+
+class ShutdownTimedOut(WatchdogError):
+    """Work was still going on when the shutdown's grace ended."""

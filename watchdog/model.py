@@ -1,0 +1,483 @@
+"""The nouns of the watchdog, as frozen values.
+
+Times that end in `_ms` are milliseconds since the Unix epoch, as in opencode's own rows, unless the docstring
+says otherwise. Durations end in `_seconds`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, NewType
+
+SessionId = NewType("SessionId", str)
+TurnId = NewType("TurnId", str)
+"""The id of a turn: of an assistant message."""
+CallId = NewType("CallId", str)
+"""The id of a tool call's part (`prt_…`), not the model's `callID`."""
+ServerName = NewType("ServerName", str)
+"""A server's base URL without credentials, or `embedded`."""
+
+EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
+class CallStatus(StrEnum):
+    """The states of an open tool call."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+
+
+class Activity(StrEnum):
+    """What a server does with a session. One that isn't listed is idle."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """What one server says of one session.
+
+    Attributes:
+        activity: idle, busy, or waiting out a provider's retry.
+        retry_at_ms: when the server will try again, for `retry`.
+        last_life_ms: the session's last sign of life as an embedded host knows it; real servers never say it.
+    """
+
+    activity: Activity
+    retry_at_ms: int | None = None
+    last_life_ms: int | None = None
+
+
+class AskKind(StrEnum):
+    """What a session waits for a human to do."""
+
+    QUESTION = "question"
+    PERMISSION = "permission"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """A question or a permission that waits for a human.
+
+    Attributes:
+        turn_id: the turn that asks, where the server says it.
+        call_ref: the model's `callID` of the call that asks, where the server says it.
+    """
+
+    id: str
+    kind: AskKind
+    session_id: SessionId
+    turn_id: TurnId | None = None
+    call_ref: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """An open tool call: a part of type `tool` whose status is pending or running.
+
+    Attributes:
+        call_ref: the model's `callID`, by which asks name the call.
+        tool: the tool's name; empty when the row does not tell.
+        created_ms: the row's `time_created`, which never moves.
+        updated_ms: the row's `time_updated`.
+        size: length of the row's JSON in characters; with `updated_ms` it tells whether the row changed.
+        declared_timeout_ms: `state.input.timeout`, a duration.
+        child_id: `state.metadata.sessionId`: the session that a task call started.
+    """
+
+    id: CallId
+    turn_id: TurnId
+    session_id: SessionId
+    tool: str
+    status: CallStatus
+    created_ms: int
+    updated_ms: int
+    size: int = 0
+    call_ref: str | None = None
+    declared_timeout_ms: float | None = None
+    child_id: SessionId | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """An assistant message that is open, or that holds an open call.
+
+    Attributes:
+        open: true while `time.completed` is missing.
+        cwd: `path.cwd`, the folder that the turn was prompted for, when the row tells.
+        superseded: a newer turn of the same session exists.
+    """
+
+    id: TurnId
+    session_id: SessionId
+    created_ms: int
+    updated_ms: int
+    size: int = 0
+    open: bool = True
+    cwd: str | None = None
+    superseded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """A session as the database knows it.
+
+    Attributes:
+        turns: its open turns, and its closed turns that hold an open call; oldest first.
+        calls: its open calls, oldest first.
+        last_life_ms: the last time that the database shows life: a turn created or completed, a prompt
+            created, a part written. Titles, summaries and usage counters are not life.
+        newest_prompt_id: the id of the newest user message.
+    """
+
+    id: SessionId
+    directory: str
+    created_ms: int
+    parent_id: SessionId | None = None
+    turns: tuple[Turn, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
+    last_life_ms: int = 0
+    newest_prompt_id: str | None = None
+
+    @property
+    def has_open_rows(self) -> bool:
+        """Whether a turn or a call of it is open in the database."""
+        return bool(self.calls) or any(turn.open for turn in self.turns)
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """The directories under which a server may hold the session, its own first."""
+        return tuple(dict.fromkeys([self.directory, *(turn.cwd for turn in self.turns if turn.cwd)]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Damage:
+    """A row that can't be read as what it should be. It is reported, and never touched.
+
+    Attributes:
+        table: `message`, `part` or `session`.
+        problem: what is wrong with it, without any of its content.
+    """
+
+    table: str
+    id: str
+    session_id: SessionId
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """What the database said in one read transaction.
+
+    Attributes:
+        sessions: every session with an open turn or call, all its ancestors, the children of open task
+            calls with their own descendants that are open, and the sessions that were asked for by id.
+        damaged: the rows that were left out because they can't be read.
+    """
+
+    sessions: Mapping[SessionId, Session] = field(default_factory=dict)
+    damaged: tuple[Damage, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """A process that has opencode's database open. Its identity is its pid and its birth.
+
+    Attributes:
+        born_ms: when it started, by the wall clock as it is set now.
+        command: a short name for people, such as `opencode serve`; never its whole command line.
+        ports: the loopback TCP ports it listens on.
+        embeds_us: it is this very process, which hosts sessions itself.
+    """
+
+    pid: int
+    born_ms: int
+    command: str
+    ports: tuple[int, ...] = ()
+    embeds_us: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holders:
+    """Who has the database open, looked up at one moment.
+
+    Attributes:
+        known: the processes that are visible; watchdogs that run as sidecars are left out.
+        complete: no other process can have it open. False when a lock is held that no visible process
+            explains, or when the platform can't tell.
+        why_incomplete: a sentence for people when `complete` is false.
+    """
+
+    known: tuple[Holder, ...] = ()
+    complete: bool = True
+    why_incomplete: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Witness:
+    """How well the event feed of a server has been heard. Times are as the wall clock read when they were noted.
+
+    Attributes:
+        connected: events would arrive now.
+        since_ms: since when the feed has been heard, short gaps included; None when it never was.
+        gaps: short interruptions (at most a minute) since then: start and end.
+    """
+
+    connected: bool = False
+    since_ms: int | None = None
+    gaps: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerReport:
+    """What one server answered in one round of questions.
+
+    Attributes:
+        pid: the process that listens at its address, where it is visible.
+        vouches: its silence about a session means something: version 1.14 or later, or an embedded host.
+        problem: why it gave no usable answer, or None.
+        statuses: for each directory that answered, the sessions that are not idle.
+        asks: for each directory that answered, the asks that wait for a human.
+        served: the turns that it returned by id: it really serves this database.
+        witness: how well its feed was heard; None when it has none.
+        life: the last sign of life of each session on the feed.
+    """
+
+    name: ServerName
+    pid: int | None = None
+    vouches: bool = False
+    problem: str | None = None
+    statuses: Mapping[str, Mapping[SessionId, Status]] = field(default_factory=dict)
+    asks: Mapping[str, tuple[Ask, ...]] = field(default_factory=dict)
+    served: frozenset[TurnId] = frozenset()
+    witness: Witness | None = None
+    life: Mapping[SessionId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempts:
+    """What was tried for one call or turn.
+
+    Attributes:
+        count: attempts that were made and did not work.
+        not_before_ms: when the next one may be made.
+        given_up: no more will be made until something changes.
+    """
+
+    count: int = 0
+    not_before_ms: int = 0
+    given_up: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observation:
+    """Everything that `judge` may know, gathered in one look.
+
+    Attributes:
+        at_ms: when it was gathered.
+        holders: None when nothing needed a proof, or when they could not be looked up.
+        call_clocks: for each open call, the moment from which its awake, unpaused age counts: what the
+            watchdog slept through, or what the call spent waiting on a human or a retry, is already added.
+        idle_clocks: for each session whose silence somebody can witness, the moment from which its idle
+            time counts. A session that is missing here has no witness.
+        looks: for each open call and turn, when the row was first seen as it is now while nobody was known
+            to run it. The second look of a proof counts from there.
+        attempts: by call or turn id, and by session id for a session with nothing open in the database.
+        step_ms: rows created before this moment can't be compared with births: the wall clock was set.
+        on_hold: sessions that a person said to leave.
+    """
+
+    at_ms: int
+    snapshot: Snapshot
+    reports: tuple[ServerReport, ...] = ()
+    holders: Holders | None = None
+    call_clocks: Mapping[CallId, float] = field(default_factory=dict)
+    idle_clocks: Mapping[SessionId, float] = field(default_factory=dict)
+    looks: Mapping[str, int] = field(default_factory=dict)
+    attempts: Mapping[str, Attempts] = field(default_factory=dict)
+    step_ms: int | None = None
+    on_hold: frozenset[SessionId] = frozenset()
+    degraded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """What `judge` is told to allow. Durations in seconds; None turns a rule off.
+
+    Attributes:
+        tool_timeouts: overrides by tool name or glob pattern; the longest pattern that fits wins.
+        orphan_looks: 2, or 1 for a look that only shows what it would do.
+        settle_only: judge orphans and nothing else.
+    """
+
+    tool_timeout_seconds: float | None = 1800.0
+    task_timeout_seconds: float | None = 7200.0
+    idle_timeout_seconds: float | None = 900.0
+    task_hard_timeout_seconds: float | None = None
+    tool_timeouts: Mapping[str, float | None] = field(default_factory=dict)
+    declared_timeout_grace_seconds: float = 60.0
+    max_declared_timeout_seconds: float = 21600.0
+    orphan_grace_seconds: float = 30.0
+    birth_margin_seconds: float = 5.0
+    sole_owner: bool = False
+    orphan_looks: int = 2
+    settle_only: bool = False
+
+
+class VerdictKind(StrEnum):
+    """Why something is to be ended."""
+
+    ORPHAN = "orphan"
+    STUCK_TOOL = "stuck_tool"
+    STUCK_TASK = "stuck_task"
+    IDLE_SESSION = "idle_session"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """One session that will never end by itself, and what is to be ended.
+
+    Attributes:
+        session_id: the session that is stuck.
+        cancel_session_id: the session to end: the same, or its deepest unfinished descendant.
+        call_ids: the open calls that were judged; they must close.
+        turn_ids: the open turns that were judged; they must close.
+        newest_prompt_id: the newest user message of the session to end, when it was judged.
+        message_id: the turn to name to people.
+        call_id: the call to name to people, when there is one.
+        age_seconds: what was compared with the limit; for an orphan, its age.
+        limit_seconds: the limit, or None for an orphan and for a release.
+        clock_ms: for an idle session, the idle clock that was judged: any later sign of life drops it.
+        confirmed: false for an orphan that was seen only once and will need a second look.
+        why: one sentence for people, without any content of the session.
+    """
+
+    session_id: SessionId
+    kind: VerdictKind
+    cancel_session_id: SessionId
+    why: str
+    age_seconds: float
+    limit_seconds: float | None = None
+    call_ids: tuple[CallId, ...] = ()
+    turn_ids: tuple[TurnId, ...] = ()
+    newest_prompt_id: str | None = None
+    message_id: TurnId | None = None
+    call_id: CallId | None = None
+    tool: str | None = None
+    clock_ms: float | None = None
+    confirmed: bool = True
+
+
+class SpareReason(StrEnum):
+    """Why something unfinished is left alone."""
+
+    WITHIN_LIMIT = "within_limit"
+    WAITING_ON_CHILD = "waiting_on_child"
+    WAITING_ON_HUMAN = "waiting_on_human"
+    WAITING_ON_SIBLING = "waiting_on_sibling"
+    RETRYING = "retrying"
+    RECENTLY_ACTIVE = "recently_active"
+    NO_WITNESS = "no_witness"
+    FIRST_LOOK = "first_look"
+    COOLING_DOWN = "cooling_down"
+    GIVEN_UP = "given_up"
+    ON_HOLD = "on_hold"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spared:
+    """Something unfinished that is left alone, and why.
+
+    Attributes:
+        call_id: the call that is spared; None when it is the session as a whole.
+        age_seconds: how long its clock has run, where one runs.
+        limit_seconds: the limit of that clock, where there is one.
+        until_ms: when the judgement may change by the mere passing of time.
+    """
+
+    session_id: SessionId
+    reason: SpareReason
+    why: str
+    call_id: CallId | None = None
+    age_seconds: float | None = None
+    limit_seconds: float | None = None
+    until_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgement:
+    """The verdict for each stuck session, and a reason for each unfinished one that is spared."""
+
+    verdicts: tuple[Verdict, ...] = ()
+    spared: tuple[Spared, ...] = ()
+
+    @property
+    def next_deadline_ms(self) -> float | None:
+        """The earliest moment at which time alone may change it."""
+        return min((spared.until_ms for spared in self.spared if spared.until_ms is not None), default=None)
+
+
+class Result(StrEnum):
+    """What was really seen after an intervention, never what was asked for."""
+
+    RECOVERED = "recovered"
+    UNCHANGED = "unchanged"
+    INEFFECTIVE = "ineffective"
+    UNREACHABLE = "unreachable"
+    FAILED = "failed"
+    DRY_RUN = "dry_run"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One rung of the ladder as it went.
+
+    Attributes:
+        step: `reread`, `find`, `abort`, `verify`, `prove`, `settle`, `publish`, `read_back`, `put_back`.
+    """
+
+    step: str
+    at_ms: int
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How an intervention ended."""
+
+    session_id: SessionId
+    kind: VerdictKind
+    result: Result
+    steps: tuple[Step, ...]
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A row of opencode's `message` or `part` table, whole, as it is in the database.
+
+    Attributes:
+        table: `message` or `part`.
+        message_id: the turn of a part; of a message its own id.
+        data: the JSON text, exactly as stored.
+    """
+
+    table: str
+    id: str
+    message_id: TurnId
+    session_id: SessionId
+    created_ms: int
+    updated_ms: int
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardedWrite:
+    """A change of one row that happens only if the row still reads as it was observed."""
+
+    row: Row
+    after: str

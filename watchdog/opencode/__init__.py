@@ -1,0 +1,1 @@
+"""The adapters: all input and output with opencode."""

@@ -1,0 +1,177 @@
+"""What the inner rooms ask of the outer ones: the interfaces, in one place."""
+
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from watchdog.model import (
+    Ask,
+    CallId,
+    GuardedWrite,
+    Holders,
+    Row,
+    ServerName,
+    SessionId,
+    Snapshot,
+    Status,
+    TurnId,
+    Witness,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What the clocks show at one moment.
+
+    Attributes:
+        wall_ms: the wall clock, milliseconds since the Unix epoch.
+        awake_seconds: a monotonic clock that stands still while the machine sleeps.
+        running_seconds: a monotonic clock that runs on while the machine sleeps.
+    """
+
+    wall_ms: int
+    awake_seconds: float
+    running_seconds: float
+
+
+class Clock(Protocol):
+    """The only source of time."""
+
+    def read(self) -> Reading:
+        """Read all clocks at once."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds` of awake time."""
+        ...
+
+
+class Store(Protocol):
+    """opencode's database. Every method raises `DatabaseError` when it can't be used."""
+
+    async def changed(self) -> bool:
+        """Whether anything was committed by anyone since the last `look`, or the file was replaced."""
+        ...
+
+    async def look(self, *, also: Collection[SessionId] = (), full: bool = False) -> Snapshot:
+        """Read what is unfinished, in one read transaction.
+
+        Args:
+            also: sessions to read even if nothing is open in them.
+            full: scan every part, too, for open calls in turns that are closed; they are remembered and
+                part of every later look while they are open.
+        """
+        ...
+
+    async def directories(self) -> tuple[str, ...]:
+        """The directories of all sessions that are not archived, the most recently used first."""
+        ...
+
+    async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:
+        """The whole rows of these calls and turns, as they are now. Rows that are gone are left out."""
+        ...
+
+    async def write(self, writes: Sequence[GuardedWrite]) -> int:
+        """Make all of the changes in one short transaction, or none.
+
+        Returns:
+            How many rows changed: all, or 0 when any row no longer reads as it was observed.
+        """
+        ...
+
+    async def message_exists(self, session_id: SessionId, message_id: str) -> bool:
+        """Whether the session has this message, of a person or of the model."""
+        ...
+
+
+class Host(Protocol):
+    """Who runs sessions: what a Python server implements to have its own sessions watched.
+
+    A method that can't answer raises; that is never taken as evidence about a session.
+    """
+
+    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+        """The sessions of a directory that are not idle."""
+        ...
+
+    async def pending_asks(self, directory: str) -> Sequence[Ask]:
+        """The questions and permissions of a directory that wait for a human."""
+        ...
+
+    async def abort(self, session_id: SessionId, directory: str) -> None:
+        """End what the session does now."""
+        ...
+
+
+class Server(Host, Protocol):
+    """A host with all that the ladder asks of it. Every method raises `ServerError` when it gets no answer."""
+
+    @property
+    def name(self) -> ServerName:
+        """Its base URL without credentials, or `embedded`."""
+        ...
+
+    @property
+    def port(self) -> int | None:
+        """The loopback port it listens on; None when it is embedded or on another machine."""
+        ...
+
+    async def vouches(self) -> bool:
+        """Whether its silence about a session means something: version 1.14 or later, or embedded."""
+        ...
+
+    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
+        """Whether it returns this turn by its id: it really serves this database."""
+        ...
+
+    async def publish(self, row: Row, directory: str) -> None:
+        """Tell its clients of a part that is already written, by writing the identical row again."""
+        ...
+
+    async def readable(self, session_id: SessionId, directory: str) -> bool:
+        """Whether the session's messages can be read through it. False only for its clear word that not."""
+        ...
+
+    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
+        """Delete a message."""
+        ...
+
+    def witness(self) -> Witness | None:
+        """How well its event feed is heard, or None without a feed."""
+        ...
+
+    def life(self) -> Mapping[SessionId, int]:
+        """The last sign of life of each session on its feed."""
+        ...
+
+    def busy_directories(self) -> Collection[str]:
+        """The directories in which its feed shows a session at work."""
+        ...
+
+
+class Fleet(Protocol):
+    """The servers that can be asked."""
+
+    def servers(self) -> Sequence[Server]:
+        """The configured ones and those found so far."""
+        ...
+
+    async def discover(self, holders: Holders) -> None:
+        """Look for servers among the processes that hold the database, and forget those that are gone."""
+        ...
+
+
+class Owners(Protocol):
+    """Who has the database open."""
+
+    async def look(self) -> Holders:
+        """Look now. Never raises: what can't be told is said in the answer."""
+        ...
+
+
+class Record(Protocol):
+    """Where interventions are kept."""
+
+    def before_write(self, rows: Sequence[Row]) -> Awaitable[None]:
+        """Keep the rows as they are, durably, before they are changed."""
+        ...
