@@ -131,6 +131,7 @@ class Session:
         last_life_ms: the last time that the database shows life: a turn created or completed, a prompt
             created, a part written. Titles, summaries and usage counters are not life.
         newest_prompt_id: the id of the newest user message.
+        queued_prompts: how many user messages are newer than its newest turn.
     """
 
     id: SessionId
@@ -141,6 +142,7 @@ class Session:
     calls: tuple[ToolCall, ...] = ()
     last_life_ms: int = 0
     newest_prompt_id: str | None = None
+    queued_prompts: int = 0
 
     @property
     def has_open_rows(self) -> bool:
@@ -265,11 +267,13 @@ class Attempts:
         count: attempts that were made and did not work.
         not_before_ms: when the next one may be made.
         given_up: no more will be made until something changes.
+        newest_prompt_id: the newest user message when the first attempt was made.
     """
 
     count: int = 0
-    not_before_ms: int = 0
+    not_before_ms: float = 0
     given_up: bool = False
+    newest_prompt_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -285,9 +289,9 @@ class Observation:
             time counts. A session that is missing here has no witness.
         looks: for each open call and turn, when the row was first seen as it is now while nobody was known
             to run it. The second look of a proof counts from there.
-        attempts: by call or turn id, and by session id for a session with nothing open in the database.
+        attempts: what was tried, by the keys of `Verdict.attempt_keys`.
         step_ms: rows created before this moment can't be compared with births: the wall clock was set.
-        on_hold: sessions that a person said to leave.
+        degraded: what could not be asked or read, a sentence each.
     """
 
     at_ms: int
@@ -299,7 +303,6 @@ class Observation:
     looks: Mapping[str, int] = field(default_factory=dict)
     attempts: Mapping[str, Attempts] = field(default_factory=dict)
     step_ms: int | None = None
-    on_hold: frozenset[SessionId] = frozenset()
     degraded: tuple[str, ...] = ()
 
 
@@ -350,7 +353,7 @@ class Verdict:
         call_id: the call to name to people, when there is one.
         age_seconds: what was compared with the limit; for an orphan, its age.
         limit_seconds: the limit, or None for an orphan and for a release.
-        clock_ms: for an idle session, the idle clock that was judged: any later sign of life drops it.
+        life_ms: the last sign of life that was known; for an idle session any later one drops it.
         confirmed: false for an orphan that was seen only once and will need a second look.
         why: one sentence for people, without any content of the session.
     """
@@ -367,8 +370,19 @@ class Verdict:
     message_id: TurnId | None = None
     call_id: CallId | None = None
     tool: str | None = None
-    clock_ms: float | None = None
+    life_ms: int = 0
     confirmed: bool = True
+
+    @property
+    def row_ids(self) -> frozenset[str]:
+        """The ids of everything in the database that must close."""
+        return frozenset([*self.call_ids, *self.turn_ids])
+
+    @property
+    def attempt_keys(self) -> frozenset[str]:
+        """What attempts are counted by: each row, apart for settling and for cancelling."""
+        what = "settle" if self.kind is VerdictKind.ORPHAN else "cancel"
+        return frozenset(f"{what}:{id_}" for id_ in self.row_ids or {self.cancel_session_id})
 
 
 class SpareReason(StrEnum):
@@ -384,7 +398,6 @@ class SpareReason(StrEnum):
     FIRST_LOOK = "first_look"
     COOLING_DOWN = "cooling_down"
     GIVEN_UP = "given_up"
-    ON_HOLD = "on_hold"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -409,10 +422,16 @@ class Spared:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """The verdict for each stuck session, and a reason for each unfinished one that is spared."""
+    """The verdict for each stuck session, and a reason for each unfinished one that is spared.
+
+    Attributes:
+        unclaimed: the ids of the open calls and turns that provably nobody executes, as far as this look
+            can tell: the first or the second look of a proof.
+    """
 
     verdicts: tuple[Verdict, ...] = ()
     spared: tuple[Spared, ...] = ()
+    unclaimed: frozenset[str] = frozenset()
 
     @property
     def next_deadline_ms(self) -> float | None:

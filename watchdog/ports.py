@@ -1,6 +1,6 @@
 """What the inner rooms ask of the outer ones: the interfaces, in one place."""
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from watchdog.model import (
     Holders,
     Row,
     ServerName,
+    Session,
     SessionId,
     Snapshot,
     Status,
@@ -61,6 +62,10 @@ class Store(Protocol):
             full: scan every part, too, for open calls in turns that are closed; they are remembered and
                 part of every later look while they are open.
         """
+        ...
+
+    async def session(self, session_id: SessionId) -> Session | None:
+        """Read one session and what is open in it, alone. None when there is no such session."""
         ...
 
     async def directories(self) -> tuple[str, ...]:
@@ -166,12 +171,4 @@ class Owners(Protocol):
 
     async def look(self) -> Holders:
         """Look now. Never raises: what can't be told is said in the answer."""
-        ...
-
-
-class Record(Protocol):
-    """Where interventions are kept."""
-
-    def before_write(self, rows: Sequence[Row]) -> Awaitable[None]:
-        """Keep the rows as they are, durably, before they are changed."""
         ...
