@@ -1,0 +1,347 @@
+"""The settings: what they are, what they may be, and where each came from.
+
+Strongest first: flags, environment (`OPENCODE_WATCHDOG_…`), the TOML file, opencode's own configuration, defaults.
+A stronger source replaces a weaker one as a whole, tables and lists too.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from watchdog import model
+from watchdog.durations import format_duration, parse_duration
+from watchdog.errors import SettingsError
+from watchdog.sources import Gathered, Surroundings, did_you_mean, gather
+
+_LONGEST_SHOWN = 60
+_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+
+
+class LogLevel(StrEnum):
+    """The least severe log lines that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How log lines look; `auto` is `console` on a terminal, else `json`."""
+
+    AUTO = "auto"
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def _above_zero(value: object) -> timedelta:
+    duration = parse_duration(value)
+    if duration is None:
+        raise ValueError("it can't be turned off; give a duration above zero")
+    return duration
+
+
+def _poll_interval(value: object) -> timedelta:
+    duration = _above_zero(value)
+    if duration < timedelta(milliseconds=50):
+        raise ValueError("it is at least 50ms")
+    return duration
+
+
+def _or_zero(value: object) -> timedelta:
+    return parse_duration(value) or timedelta(0)
+
+
+def _true_or_false(value: object) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in words:
+        return words[value.strip().lower()]
+    raise ValueError("it is true or false")
+
+
+def _attempts(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}", value.strip(), re.ASCII):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("it is a whole number, 1 or more")
+    return value
+
+
+def _word(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _path(value: object) -> object:
+    if value is None or isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise ValueError("it is the path of a file, in quotes")
+    return Path(value)
+
+
+def _username(value: object) -> object:
+    if not isinstance(value, str) or not value or ":" in value:
+        raise ValueError("it is a text in quotes, not empty and without a colon")
+    return value
+
+
+def _password(value: object) -> object:
+    if isinstance(value, SecretStr):
+        return value
+    if value is not None and not isinstance(value, str):
+        raise ValueError("it is a text in quotes")
+    return value or None
+
+
+def _json_or(value: str, opening: str) -> object:
+    """What a text from the environment holds when it looks like JSON, else None."""
+    if not value.lstrip().startswith(opening):
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError("it starts like JSON but isn't") from None
+
+
+def _list(value: object) -> object:
+    if isinstance(value, str):
+        found = _json_or(value, "[")
+        return found if found is not None else [part.strip() for part in value.split(",") if part.strip()]
+    if not isinstance(value, list | tuple):
+        raise ValueError('it is a list of URLs, such as ["http://127.0.0.1:4096"]')  # noqa: TRY004 - see _url
+    return value
+
+
+def _url(value: object) -> str:
+    how = "a server is a URL such as http://127.0.0.1:4096"
+    if not isinstance(value, str):
+        raise ValueError(how)  # noqa: TRY004 - pydantic collects a ValueError, and no TypeError
+    try:
+        parts = urlsplit(value.strip())
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable, parts = False, urlsplit("")
+    if not usable or parts.query or parts.fragment or re.search(r"[\s\\]", value.strip()):
+        raise ValueError(how)
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a name and a password don't belong in the URL; set server_username and server_password")
+    return value.strip().rstrip("/")
+
+
+def _without_twins(urls: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(urls))
+
+
+def _table(value: object) -> object:
+    if isinstance(value, str):
+        found = _json_or(value, "{")
+        return found if found is not None else dict(_pair(part) for part in value.split(",") if part.strip())
+    if not isinstance(value, Mapping):
+        raise ValueError('it is a table of tools and limits, such as bash = "1h"')  # noqa: TRY004 - see _url
+    return dict(value)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    pattern, separator, limit = text.partition("=")
+    if not separator:
+        raise ValueError("it is JSON or reads like bash=1h,mcp_*=off")
+    return pattern.strip(), limit.strip()
+
+
+def _pattern(value: object) -> str:
+    if not isinstance(value, str) or not value or value != value.strip():
+        raise ValueError("a pattern is a tool's name, with * and ? where anything may stand")
+    if re.search(r"\[(?!\]?[^\]]*\])|\[!\]$", value):
+        raise ValueError("a pattern that has a [ needs its ]")
+    return value
+
+
+Timeout = Annotated[timedelta | None, BeforeValidator(parse_duration)]
+"""A limit; None is off."""
+Duration = Annotated[timedelta, BeforeValidator(_above_zero)]
+Grace = Annotated[timedelta, BeforeValidator(_or_zero)]
+"""A duration that may be zero."""
+Flag = Annotated[bool, BeforeValidator(_true_or_false)]
+Overrides = Annotated[
+    Mapping[Annotated[str, BeforeValidator(_pattern)], Timeout],
+    BeforeValidator(_table),
+    AfterValidator(lambda table: MappingProxyType(dict(table))),
+]
+Servers = Annotated[
+    tuple[Annotated[str, BeforeValidator(_url)], ...], BeforeValidator(_list), AfterValidator(_without_twins)
+]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. An embedding server makes one itself; the program uses `load_settings`.
+
+    Making one reads neither the environment nor any file.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    database: Annotated[Path | None, BeforeValidator(_path)] = None
+    servers: Servers = ("http://127.0.0.1:4096",)
+    discover: Flag = True
+    server_username: Annotated[str, BeforeValidator(_username)] = "opencode"
+    server_password: Annotated[SecretStr | None, BeforeValidator(_password)] = None
+    poll_interval: Annotated[timedelta, BeforeValidator(_poll_interval)] = timedelta(seconds=5)
+    tool_timeout: Timeout = timedelta(minutes=30)
+    task_timeout: Timeout = timedelta(hours=2)
+    idle_timeout: Timeout = timedelta(minutes=15)
+    task_hard_timeout: Timeout = None
+    tool_timeouts: Overrides = Field(default_factory=lambda: MappingProxyType({}))
+    declared_timeout_grace: Grace = timedelta(seconds=60)
+    max_declared_timeout: Grace = timedelta(hours=6)
+    abort_timeout: Duration = timedelta(seconds=10)
+    abort_grace: Duration = timedelta(seconds=10)
+    orphan_grace: Duration = timedelta(seconds=30)
+    birth_margin: Duration = timedelta(seconds=5)
+    max_attempts: Annotated[int, BeforeValidator(_attempts)] = 3
+    recover_on_start: Flag = True
+    sole_owner: Flag = False
+    full_scan_interval: Duration = timedelta(minutes=10)
+    shutdown_grace: Duration = timedelta(seconds=10)
+    log_level: Annotated[LogLevel, BeforeValidator(_word)] = LogLevel.INFO
+    log_format: Annotated[LogFormat, BeforeValidator(_word)] = LogFormat.AUTO
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the names are pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is passed: `load_settings` gathers the rest, and knows where it came from."""
+        return (init_settings,)
+
+    def policy(self) -> model.Policy:
+        """What `judge` is told, in seconds."""
+        return model.Policy(
+            tool_timeout_seconds=_seconds(self.tool_timeout),
+            task_timeout_seconds=_seconds(self.task_timeout),
+            idle_timeout_seconds=_seconds(self.idle_timeout),
+            task_hard_timeout_seconds=_seconds(self.task_hard_timeout),
+            tool_timeouts={pattern: _seconds(limit) for pattern, limit in self.tool_timeouts.items()},
+            declared_timeout_grace_seconds=self.declared_timeout_grace.total_seconds(),
+            max_declared_timeout_seconds=self.max_declared_timeout.total_seconds(),
+            orphan_grace_seconds=self.orphan_grace.total_seconds(),
+            birth_margin_seconds=self.birth_margin.total_seconds(),
+            sole_owner=self.sole_owner,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """Settings with their history.
+
+    Attributes:
+        sources: where each setting's value came from, in words.
+        config_file: the TOML file that was read, if any.
+        warnings: sentences about what is wrong without being fatal.
+    """
+
+    settings: Settings
+    sources: Mapping[str, str]
+    config_file: Path | None
+    warnings: tuple[str, ...]
+
+
+def load_settings(*, flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path, home: Path) -> Loaded:
+    """Gather the settings from every source.
+
+    Args:
+        flags: by setting name, plus `config`; None and an empty list mean that the flag was not given.
+        environ: the environment; the process's own is never read.
+        cwd: the folder that relative paths start from.
+        home: the user's home folder.
+
+    Raises:
+        SettingsError: with one sentence on a line for each problem there is.
+    """
+    around = Surroundings(names=tuple(Settings.model_fields), environ=environ, cwd=cwd, home=home)
+    gathered = gather(flags, around)
+    settings: Settings | None = None
+    try:
+        settings = Settings(**{name: _as_any(given.value) for name, given in gathered.values.items()})
+    except ValidationError as error:
+        gathered.problems.extend(_sentence(detail, gathered) for detail in error.errors(include_url=False))
+    if gathered.problems or settings is None:
+        raise SettingsError("\n".join(gathered.problems))
+    return Loaded(
+        settings=settings,
+        sources={
+            name: gathered.values[name].source if name in gathered.values else "default" for name in around.names
+        },
+        config_file=gathered.config_file,
+        warnings=tuple(gathered.warnings),
+    )
+
+
+def effective(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Each setting as name, value in words, and source; the password only as `set` or `not set`."""
+    return [
+        (name, _in_words(name, getattr(loaded.settings, name)), source) for name, source in loaded.sources.items()
+    ]
+
+
+def _in_words(name: str, value: object) -> str:
+    if name == "server_password":
+        return "set" if value else "not set"
+    if name == "database":
+        return "found as opencode does" if value is None else str(value)
+    if value is None or isinstance(value, timedelta):
+        return format_duration(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{pattern}={format_duration(limit)}" for pattern, limit in value.items()) or "none"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _sentence(detail: ErrorDetails, gathered: Gathered) -> str:
+    name, *inner = (str(part) for part in detail["loc"])
+    given = gathered.values[name]
+    place = f'{name}["{inner[0]}"]' if name == "tool_timeouts" and inner else name
+    shown = "what was given" if name == "server_password" else _shown(detail["input"])
+    sentence = f"{given.source}: {place} can't be {shown}: {_allowed(name, detail)}"
+    return sentence if sentence.endswith("?") else f"{sentence}."
+
+
+def _allowed(name: str, detail: ErrorDetails) -> str:
+    choices = {"log_level": LogLevel, "log_format": LogFormat}
+    if name in choices:
+        words = list(choices[name])
+        near = did_you_mean(str(detail["input"]), words).removesuffix(".")
+        return f"it is one of {', '.join(words)}{near}"
+    return str(detail.get("ctx", {}).get("error", detail["msg"]))
+
+
+def _shown(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    text = _CREDENTIALS.sub("//…@", text)
+    text = text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
+    return json.dumps(text, ensure_ascii=False) if isinstance(value, str) else text
+
+
+def _seconds(duration: timedelta | None) -> float | None:
+    return None if duration is None else duration.total_seconds()
+
+
+def _as_any(value: object) -> Any:  # noqa: ANN401 - pydantic checks it
+    return value
