@@ -265,12 +265,14 @@ class Attempts:
 
     Attributes:
         count: attempts that were made and did not work.
+        tries: those, and the times when nobody could be reached.
         not_before_ms: when the next one may be made.
         given_up: no more will be made until something changes.
         newest_prompt_id: the newest user message when the first attempt was made.
     """
 
     count: int = 0
+    tries: int = 0
     not_before_ms: float = 0
     given_up: bool = False
     newest_prompt_id: str | None = None

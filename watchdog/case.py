@@ -1,0 +1,90 @@
+"""What is known of each session at the moment of judgement: ages, limits, life, and who claims it."""
+
+from dataclasses import dataclass
+
+from watchdog.family import Family
+from watchdog.limits import limit_of
+from watchdog.model import Observation, Policy, ServerReport, Session, Status, ToolCall, Turn
+from watchdog.proof import Proof, prove
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """The server that says it is at work on a session, and what it says."""
+
+    report: ServerReport
+    status: Status
+
+    def knows_asks(self, session: Session) -> bool:
+        """Whether the server said which asks wait for a human, wherever the session may be."""
+        return all(directory in self.report.asks for directory in session.directories)
+
+
+class Case:
+    """One observation, one policy and one moment, as answers to the questions that a judge asks."""
+
+    def __init__(self, observation: Observation, policy: Policy, now_ms: int) -> None:
+        self.observation = observation
+        self.policy = policy
+        self.now_ms = now_ms
+        self.family = Family(observation)
+
+    def age(self, call: ToolCall) -> float:
+        """How long a call has run, in awake seconds that count."""
+        start = self.observation.call_clocks.get(call.id, call.created_ms)
+        return max(0.0, (self.now_ms - start) / 1000)
+
+    def idle_seconds(self, session: Session) -> float | None:
+        """How long the session has shown no life, or None when nobody could have seen it."""
+        clock = self.observation.idle_clocks.get(session.id)
+        return None if clock is None else max(0.0, (self.now_ms - clock) / 1000)
+
+    def life_ms(self, session: Session) -> int:
+        """The last sign of life that anybody knows of."""
+        return max([session.last_life_ms, *(report.life.get(session.id, 0) for report in self.observation.reports)])
+
+    def claim(self, session: Session) -> Claim | None:
+        """Who says that it is at work on the session."""
+        for report in self.observation.reports:
+            for statuses in report.statuses.values():
+                if status := statuses.get(session.id):
+                    return Claim(report=report, status=status)
+        return None
+
+    def leaf_limit(self, session: Session, call: ToolCall) -> float | None:
+        """The limit of a call that waits on no child; `tool_timeout` for a task whose child has ended."""
+        if self.family.child_of(session, call):
+            return self.policy.tool_timeout_seconds
+        return limit_of(call, self.policy)
+
+    def leaf_age(self, session: Session, call: ToolCall) -> float:
+        """The age of a leaf; for a task whose child has ended, counted from the child's last sign of life."""
+        child = self.family.child_of(session, call)
+        if child is None:
+            return self.age(call)
+        return min(self.age(call), max(0.0, (self.now_ms - self.life_ms(child)) / 1000))
+
+    def task_deadline_ms(self, call: ToolCall) -> float | None:
+        """When the next limit of a task call may come to matter."""
+        limits = (self.policy.task_timeout_seconds, self.policy.task_hard_timeout_seconds)
+        left = [limit - self.age(call) for limit in limits if limit is not None and limit > self.age(call)]
+        return self.now_ms + min(left) * 1000 if left else None
+
+    def proofs(self, session: Session) -> list[tuple[Turn, Proof]]:
+        """For each turn of the session that is open or holds open calls: whether nobody executes it."""
+        with_calls = {call.turn_id for call in session.calls}
+        return [
+            (turn, prove(self.observation, self.policy, session, turn))
+            for turn in session.turns
+            if turn.open or turn.id in with_calls
+        ]
+
+    def orphaned(self, session: Session) -> list[tuple[Turn, Proof]]:
+        """The turns of the session that provably nobody executes."""
+        return [(turn, proof) for turn, proof in self.proofs(session) if proof.holds]
+
+    def who_may_run(self, session: Session, turn: Turn | None) -> str:
+        """Why a session that no server claims can't be judged."""
+        if turn is None:
+            return "no server answers for it"
+        return f"no server answers for it, and {prove(self.observation, self.policy, session, turn).why}"

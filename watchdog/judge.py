@@ -1,0 +1,298 @@
+"""Decides what will never end, from one observation: pure, deterministic, and total.
+
+Everything that a user could argue about is decided here. When in doubt, a session is spared, and the judgement
+says why. `proof` excludes who could execute a turn, `family` knows who waits on whom, `case` holds the clocks,
+`verdicts` writes down what is to be ended.
+"""
+
+from watchdog import verdicts
+from watchdog.case import Case, Claim
+from watchdog.limits import duration
+from watchdog.model import (
+    Activity,
+    Attempts,
+    Judgement,
+    Observation,
+    Policy,
+    Session,
+    SessionId,
+    Spared,
+    SpareReason,
+    Status,
+    ToolCall,
+    Turn,
+    Verdict,
+    VerdictKind,
+)
+from watchdog.proof import Proof
+
+# A call of this tool waits for a human by its nature: without the word of the server that runs it, its age
+# says nothing.
+QUESTION = "question"
+
+
+def judge(observation: Observation, policy: Policy, now_ms: int) -> Judgement:
+    """Judge every unfinished session of an observation.
+
+    Args:
+        observation: what is known.
+        policy: what is allowed.
+        now_ms: the moment to judge for; the ages of all clocks are taken from it.
+    """
+    bench = _Bench(Case(observation, policy, now_ms))
+    for session in bench.case.family.deepest_first():
+        bench.hear(session)
+    return Judgement(verdicts=tuple(bench.verdicts), spared=tuple(bench.spared), unclaimed=frozenset(bench.unclaimed))
+
+
+def release(observation: Observation, policy: Policy, session: Session) -> Verdict:
+    """The verdict that a person passes: whatever is open in the session ends now, no matter its age.
+
+    It is an orphan if everything open in it provably is; a session without open rows yields a verdict on none.
+    """
+    case = Case(observation, policy, observation.at_ms)
+    proofs = case.proofs(session)
+    if proofs and all(proof.holds for _, proof in proofs):
+        return verdicts.orphan(case, session, proofs)
+    return verdicts.released(case, session)
+
+
+class _Bench:
+    """One judgement in the making. Sessions are heard from the deepest up."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.policy = case.policy
+        self.family = case.family
+        self.verdicts: list[Verdict] = []
+        self.spared: list[Spared] = []
+        self.unclaimed: set[str] = set()
+
+    def hear(self, session: Session) -> None:
+        """Judge one session: first what nobody executes in it, then what is alive."""
+        orphaned = self.case.orphaned(session)
+        if orphaned:
+            self._hear_orphans(session, orphaned)
+        if not self.policy.settle_only:
+            self._hear_living(session, {turn.id for turn, _ in orphaned})
+
+    # -- orphans ---------------------------------------------------------------------------------------------
+
+    def _hear_orphans(self, session: Session, orphaned: list[tuple[Turn, Proof]]) -> None:
+        verdict = verdicts.orphan(self.case, session, orphaned)
+        self.unclaimed |= verdict.row_ids
+        if not self._may_try(verdict, session):
+            return
+        if verdict.confirmed or self.policy.orphan_looks == 1:
+            self.verdicts.append(verdict)
+            return
+        first = max(self.case.observation.looks.get(row, self.case.now_ms) for row in verdict.row_ids)
+        until = first + self.policy.orphan_grace_seconds * 1000
+        self._spare(
+            session, SpareReason.FIRST_LOOK, f"{verdict.why}; a second look has to confirm it", until_ms=until
+        )
+
+    # -- the living ------------------------------------------------------------------------------------------
+
+    def _hear_living(self, session: Session, gone: set[str]) -> None:
+        claim = self.case.claim(session)
+        turns = [turn for turn in session.turns if turn.id not in gone]
+        calls = [call for call in session.calls if call.turn_id not in gone]
+        if not turns and not calls and claim is None:
+            return
+        if claim is not None and claim.status.activity is Activity.RETRY and self._waits_out(session, claim.status):
+            return
+        older = {turn.id for turn in turns if turn.superseded}
+        for call in calls:
+            if call.turn_id in older:
+                why = f"the {call.tool} call is in an older turn of its session; ending it would end the newer one"
+                self._spare(session, SpareReason.WAITING_ON_SIBLING, why, call)
+        current = [call for call in calls if call.turn_id not in older]
+        if current:
+            self._hear_calls(session, current, claim)
+        elif claim is not None or any(turn.id not in older for turn in turns):
+            self._hear_silence(session, claim)
+        elif not calls:
+            self._spare(session, SpareReason.NO_WITNESS, self.case.who_may_run(session, turns[-1]))
+
+    def _hear_calls(self, session: Session, calls: list[ToolCall], claim: Claim | None) -> None:
+        """Judge the open calls of the session's current turn: it can only be ended with all of them."""
+        left: list[Spared] = []
+        over: list[ToolCall] = []
+        for call in calls:
+            spared = self._spare_waiting(session, call, claim) or self._spare_in_time(session, call)
+            if spared is None:
+                over.append(call)
+            else:
+                left.append(spared)
+        self.spared.extend(left)
+        if over and left:
+            reasons = ", ".join(sorted({spared.reason.value for spared in left}))
+            for call in over:
+                why = f"the {call.tool} call is past its limit, but a call beside it is spared ({reasons})"
+                self._spare(session, SpareReason.WAITING_ON_SIBLING, why, call)
+        elif over:
+            self._propose(verdicts.stuck(self.case, session, over), session)
+        elif all(spared.reason is SpareReason.WITHIN_LIMIT for spared in left):
+            self._hear_tasks_above(session, claim)
+
+    def _spare_waiting(self, session: Session, call: ToolCall, claim: Claim | None) -> Spared | None:
+        """Whether a call waits for somebody, so that its age says nothing against it."""
+        child = self.family.unfinished_child_of(session, call)
+        reason, why, until = SpareReason.NO_WITNESS, "", None
+        if self.family.asks_for(session, call):
+            reason, why = SpareReason.WAITING_ON_HUMAN, f"the {call.tool} call waits for a person to answer"
+        elif child is not None and self.family.human_below(child):
+            reason, why = (
+                SpareReason.WAITING_ON_HUMAN,
+                f"a person is asked for something in its child session {child}",
+            )
+        elif child is not None:
+            reason, why = SpareReason.WAITING_ON_CHILD, f"its child session {child} is unfinished"
+            until = self.case.task_deadline_ms(call)
+        elif claim is not None and not claim.knows_asks(session):
+            why = f"{claim.report.name} does not say whether a person is asked for something"
+        elif claim is None and call.tool == QUESTION:
+            why = "it asks a person something, and no server says whether the question still stands"
+        else:
+            return None
+        age = self.case.age(call)
+        return Spared(session_id=session.id, reason=reason, why=why, call_id=call.id, age_seconds=age, until_ms=until)
+
+    def _spare_in_time(self, session: Session, call: ToolCall) -> Spared | None:
+        """Whether a leaf call is within its limit."""
+        age, limit = self.case.leaf_age(session, call), self.case.leaf_limit(session, call)
+        if limit is not None and age >= limit:
+            return None
+        ran = f"the {call.tool} call has run for {duration(age)}"
+        return Spared(
+            session_id=session.id,
+            reason=SpareReason.WITHIN_LIMIT,
+            call_id=call.id,
+            why=f"{ran}, and has no limit" if limit is None else f"{ran} of {duration(limit)}",
+            age_seconds=age,
+            limit_seconds=limit,
+            until_ms=None if limit is None else self.case.now_ms + (limit - age) * 1000,
+        )
+
+    def _hear_silence(self, session: Session, claim: Claim | None) -> None:
+        """Judge an unfinished session that has no open call."""
+        below = self.family.unfinished_below(session)
+        if self.family.human_at(session):
+            self._spare(session, SpareReason.WAITING_ON_HUMAN, "a person is asked for something in it")
+        elif below is not None:
+            self._spare(session, SpareReason.WAITING_ON_CHILD, f"its child session {below} is unfinished")
+        elif claim is None:
+            turn = next((turn for turn in reversed(session.turns) if turn.open), None)
+            self._spare(session, SpareReason.NO_WITNESS, self.case.who_may_run(session, turn))
+        elif not claim.knows_asks(session):
+            why = f"{claim.report.name} does not say whether a person is asked for something"
+            self._spare(session, SpareReason.NO_WITNESS, why)
+        else:
+            self._hear_idle(session, claim)
+
+    def _hear_idle(self, session: Session, claim: Claim) -> None:
+        idle, limit = self.case.idle_seconds(session), self.policy.idle_timeout_seconds
+        if idle is None:
+            why = f"nobody hears whether it shows life: the event feed of {claim.report.name} is not connected"
+            self._spare(session, SpareReason.NO_WITNESS, why)
+            return
+        if claim.status.activity is Activity.RETRY and claim.status.retry_at_ms is not None:
+            idle = min(idle, max(0.0, (self.case.now_ms - claim.status.retry_at_ms) / 1000))
+        if limit is not None and idle >= limit:
+            self._propose(verdicts.idle(self.case, session, idle, limit), session)
+            return
+        self.spared.append(
+            Spared(
+                session_id=session.id,
+                reason=SpareReason.RECENTLY_ACTIVE if limit is not None else SpareReason.WITHIN_LIMIT,
+                why=f"it showed life {duration(idle)} ago" if limit is not None else "idle_timeout is off",
+                age_seconds=idle,
+                limit_seconds=limit,
+                until_ms=None if limit is None else self.case.now_ms + (limit - idle) * 1000,
+            )
+        )
+        self._hear_tasks_above(session, claim)
+
+    def _hear_tasks_above(self, session: Session, claim: Claim | None) -> None:
+        """Whether a task call that waits on this session has outlived its limits. A call's own limit protects it."""
+        if claim is None:
+            return
+        idle, idle_limit = self.case.idle_seconds(session), self.policy.idle_timeout_seconds
+        silent = idle is not None and idle_limit is not None and idle >= idle_limit
+        unlimited = all(self.case.leaf_limit(session, call) is None for call in session.calls)
+        soft = self.policy.task_timeout_seconds if silent and unlimited else None
+        hard = self.policy.task_hard_timeout_seconds
+        for parent, call in self.family.tasks_above(session):
+            age = self.case.age(call)
+            if soft is not None and age >= soft:
+                silence = f", and its deepest session has shown no life for {duration(idle or 0.0)}"
+                verdict = verdicts.stuck_task(self.case, parent, call, deepest=session, limit=soft, silence=silence)
+            elif hard is not None and age >= hard:
+                verdict = verdicts.stuck_task(
+                    self.case, parent, call, deepest=session, limit=hard, silence=" (task_hard_timeout)"
+                )
+            else:
+                continue
+            self.spared = [spared for spared in self.spared if spared.session_id != session.id]
+            self._propose(verdict, session)
+            return
+
+    def _waits_out(self, session: Session, status: Status) -> bool:
+        """Spare a session that waits to try its provider again, until that plus `idle_timeout` is over."""
+        limit, due = self.policy.idle_timeout_seconds, status.retry_at_ms or self.case.life_ms(session)
+        why = "it waits to try its provider again"
+        if limit is None:
+            self._spare(session, SpareReason.RETRYING, f"{why}, and idle_timeout is off")
+            return True
+        if due + limit * 1000 <= self.case.now_ms:
+            return False
+        self._spare(session, SpareReason.RETRYING, why, until_ms=due + limit * 1000)
+        return True
+
+    # -- passing or sparing ----------------------------------------------------------------------------------
+
+    def _propose(self, verdict: Verdict, session: Session) -> None:
+        """Pass a verdict that cancels, unless something below comes first, or earlier attempts stand against it."""
+        if first := self._verdict_below(session):
+            self._spare(session, SpareReason.WAITING_ON_CHILD, f"session {first} below it is ended first")
+        elif below := self.family.unfinished_below(session):
+            self._spare(session, SpareReason.WAITING_ON_CHILD, f"its child session {below} is unfinished")
+        elif self._may_try(verdict, session):
+            self.verdicts.append(verdict)
+
+    def _verdict_below(self, session: Session) -> SessionId | None:
+        below = self.family.below(session)
+        return next((v.cancel_session_id for v in self.verdicts if v.cancel_session_id in below), None)
+
+    def _may_try(self, verdict: Verdict, session: Session) -> bool:
+        """Whether earlier attempts leave room for another one now."""
+        attempts = self.case.observation.attempts
+        tried: list[Attempts] = [attempts[key] for key in sorted(verdict.attempt_keys) if key in attempts]
+        count = max((each.count for each in tried), default=0)
+        times = f"{count} attempt{'' if count == 1 else 's'}"
+        wait = max((each.not_before_ms for each in tried), default=0)
+        if any(each.given_up for each in tried):
+            self._spare(session, SpareReason.GIVEN_UP, f"{times} did not end it; it is left to a person")
+        elif verdict.kind is not VerdictKind.ORPHAN and any(
+            each.count and each.newest_prompt_id != verdict.newest_prompt_id for each in tried
+        ):
+            why = f"a person has prompted since the first of {times}; another would drop that prompt"
+            self._spare(session, SpareReason.GIVEN_UP, why)
+        elif wait > self.case.now_ms:
+            self._spare(session, SpareReason.COOLING_DOWN, f"{times} so far; the next one waits", until_ms=wait)
+        else:
+            return True
+        return False
+
+    def _spare(
+        self,
+        session: Session,
+        reason: SpareReason,
+        why: str,
+        call: ToolCall | None = None,
+        *,
+        until_ms: float | None = None,
+    ) -> None:
+        call_id = call.id if call else None
+        self.spared.append(Spared(session_id=session.id, reason=reason, why=why, call_id=call_id, until_ms=until_ms))

@@ -1,0 +1,37 @@
+"""How long a call may run, and how to say a duration."""
+
+from fnmatch import fnmatchcase
+from math import isfinite
+
+from watchdog.model import Policy, ToolCall
+
+_SECONDS_UP_TO = 120
+_MINUTES_UP_TO = 7200
+
+
+def limit_of(call: ToolCall, policy: Policy) -> float | None:
+    """How many seconds a call may run, or None for no limit.
+
+    The longest pattern of `tool_timeouts` that fits the tool wins over `tool_timeout`; what the call declares
+    for itself, up to a cap and with a grace, can only lengthen it.
+    """
+    fitting = [pattern for pattern in policy.tool_timeouts if fnmatchcase(call.tool, pattern)]
+    limit = policy.tool_timeout_seconds
+    if fitting:
+        longest = max(fitting, key=lambda pattern: (len(pattern), pattern == call.tool, pattern))
+        limit = policy.tool_timeouts[longest]
+    if limit is None:
+        return None
+    declared = (call.declared_timeout_ms or 0) / 1000
+    if not isfinite(declared) or declared <= 0:
+        return limit
+    return max(limit, min(declared, policy.max_declared_timeout_seconds) + policy.declared_timeout_grace_seconds)
+
+
+def duration(seconds: float) -> str:
+    """A duration for people: `45 s`, `31 min`, `2.5 h`."""
+    if seconds < _SECONDS_UP_TO:
+        return f"{seconds:.3g} s"
+    if seconds < _MINUTES_UP_TO:
+        return f"{seconds / 60:.3g} min"
+    return f"{seconds / 3600:.4g} h"

@@ -1,0 +1,227 @@
+"""What the watchdog remembers between looks: first sights, waits, looks of proofs, attempts.
+
+The memory is folded forward by values that are passed in; it reads no clock. It is bounded by what is unfinished:
+everything about a call, a turn or a session that is no longer open is forgotten.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+
+from watchdog.family import Family
+from watchdog.model import (
+    Activity,
+    Attempts,
+    CallId,
+    Observation,
+    Outcome,
+    Result,
+    ServerName,
+    ServerReport,
+    Session,
+    SessionId,
+    Status,
+    ToolCall,
+    Verdict,
+    Witness,
+)
+
+Shift = Callable[[float], float]
+"""Moves a moment forward by everything that is to be credited to it (sleep, steps, lateness)."""
+
+_LONGEST_PAUSE_MS = 600_000
+
+
+@dataclass(slots=True)
+class _CallMemory:
+    """What is remembered of an open call: where its clock starts, and how long it stood still."""
+
+    start_ms: float
+    paused_ms: float = 0.0
+    paused: bool = False
+
+
+@dataclass(slots=True)
+class Memory:
+    """The watchdog's memory between looks, kept in the process."""
+
+    calls: dict[CallId, _CallMemory] = field(default_factory=dict)
+    looks: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    attempts: dict[str, Attempts] = field(default_factory=dict)
+    _claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
+    _folded_at_ms: int | None = None
+
+    def fold(self, observation: Observation, shift: Shift) -> Observation:
+        """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
+
+        Args:
+            observation: what was gathered, with no clocks in it.
+            shift: adds the credits that were noted after a moment to it.
+        """
+        now = observation.at_ms
+        elapsed = 0.0 if self._folded_at_ms is None else max(0.0, now - shift(self._folded_at_ms))
+        self._folded_at_ms = now
+        family = Family(observation)
+        sessions = observation.snapshot.sessions.values()
+        for session in sessions:
+            for call in session.calls:
+                self._fold_call(call, now, elapsed, paused=self._paused(family, observation, session, call))
+        self._note_claims(observation)
+        self._forget({call.id for session in sessions for call in session.calls})
+        return replace(
+            observation,
+            call_clocks={id_: min(now, shift(call.start_ms)) + call.paused_ms for id_, call in self.calls.items()},
+            idle_clocks=idle_clocks(observation, shift),
+            looks=self._valid_looks(observation),
+            attempts=dict(self.attempts),
+        )
+
+    def note_looks(self, observation: Observation, unclaimed: Collection[str]) -> None:
+        """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew."""
+        prints = _fingerprints(observation)
+        known = self._valid_looks(observation)
+        self.looks = {row: (known.get(row, observation.at_ms), *prints[row]) for row in unclaimed if row in prints}
+
+    def note_outcome(self, verdict: Verdict, outcome: Outcome, *, now_ms: int, pause_ms: float, most: int) -> bool:
+        """Count an attempt.
+
+        Args:
+            verdict: what was acted on.
+            outcome: how it went.
+            now_ms: the moment.
+            pause_ms: the first pause; each further attempt doubles it, up to ten minutes.
+            most: how many attempts are made before it is given up.
+
+        Returns:
+            Whether this was the attempt after which it is given up.
+        """
+        if outcome.result in {Result.RECOVERED, Result.UNCHANGED}:
+            for key in verdict.attempt_keys:
+                self.attempts.pop(key, None)
+            return False
+        given_up = False
+        for key in verdict.attempt_keys:
+            before = self.attempts.get(key, Attempts(newest_prompt_id=verdict.newest_prompt_id))
+            counted = outcome.result in {Result.INEFFECTIVE, Result.FAILED}
+            count = before.count + (1 if counted else 0)
+            tries = before.tries + 1
+            pause = min(pause_ms * 2 ** (tries - 1), max(_LONGEST_PAUSE_MS, pause_ms))
+            given_up = given_up or (counted and count >= most)
+            self.attempts[key] = Attempts(
+                count=count,
+                tries=tries,
+                not_before_ms=now_ms + pause,
+                given_up=counted and count >= most,
+                newest_prompt_id=before.newest_prompt_id,
+            )
+        return given_up
+
+    def _fold_call(self, call: ToolCall, now: int, elapsed: float, *, paused: bool) -> None:
+        known = self.calls.get(call.id)
+        if known is None:
+            # Until its row was last written the call may have waited for an approval; if it waits now, it may
+            # have done so all the time.
+            start = now if paused else min(now, max(call.created_ms, call.updated_ms))
+            self.calls[call.id] = _CallMemory(start_ms=start, paused=paused)
+            return
+        if paused or known.paused:
+            known.paused_ms += elapsed
+        known.paused = paused
+
+    def _paused(self, family: Family, observation: Observation, session: Session, call: ToolCall) -> bool:
+        """Whether a call's clock stands still: it or something below it waits for a human or for a retry."""
+        if family.asks_for(session, call) or self._unsure(observation, session):
+            return True
+        if any(status.activity is Activity.RETRY for status in _statuses(observation.reports, session.id)):
+            return True
+        child = family.unfinished_child_of(session, call)
+        if child is None:
+            return False
+        below = [child, *(family.below(observation.snapshot.sessions[child]))]
+        return family.human_below(child) or any(
+            status.activity is Activity.RETRY for id_ in below for status in _statuses(observation.reports, id_)
+        )
+
+    def _unsure(self, observation: Observation, session: Session) -> bool:
+        """Whether the server that held the session a look ago does not answer now: it may be asking a human."""
+        for report in observation.reports:
+            claims = any(session.id in statuses for statuses in report.statuses.values())
+            if claims and not all(directory in report.asks for directory in session.directories):
+                return True
+            if report.problem is not None and self._claimed_by.get(session.id) == report.name:
+                return True
+        return False
+
+    def _note_claims(self, observation: Observation) -> None:
+        """Remember which server holds each session; a server that does not answer keeps what it held."""
+        silent = {report.name for report in observation.reports if report.problem is not None}
+        kept = {
+            id_: name
+            for id_, name in self._claimed_by.items()
+            if name in silent and id_ in observation.snapshot.sessions
+        }
+        for report in observation.reports:
+            for statuses in report.statuses.values():
+                kept.update(dict.fromkeys(statuses, report.name))
+        self._claimed_by = kept
+
+    def _valid_looks(self, observation: Observation) -> Mapping[str, int]:
+        prints = _fingerprints(observation)
+        return {row: since for row, (since, *seen) in self.looks.items() if prints.get(row) == tuple(seen)}
+
+    def _forget(self, open_calls: set[CallId]) -> None:
+        self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
+
+
+def forget_attempts(memory: Memory, open_ids: Collection[str]) -> None:
+    """Drop the attempts for rows and sessions that are no longer open."""
+    memory.attempts = {key: tried for key, tried in memory.attempts.items() if key.partition(":")[2] in open_ids}
+
+
+def idle_clocks(observation: Observation, shift: Shift) -> dict[SessionId, float]:
+    """For each session whose silence somebody witnesses: the moment from which its idle time counts.
+
+    A server that reports a session busy is a witness while its feed is connected; an embedded host is one where
+    it knows the last sign of life itself.
+    """
+    clocks: dict[SessionId, float] = {}
+    for session in observation.snapshot.sessions.values():
+        starts = [
+            start
+            for report in observation.reports
+            for statuses in report.statuses.values()
+            if (status := statuses.get(session.id)) is not None
+            and (start := _idle_start(session, report, status, shift)) is not None
+        ]
+        if starts:
+            clocks[session.id] = max(starts)
+    return clocks
+
+
+def _idle_start(session: Session, report: ServerReport, status: Status, shift: Shift) -> float | None:
+    life = max(session.last_life_ms, report.life.get(session.id, 0))
+    if status.last_life_ms is not None:
+        return shift(max(life, status.last_life_ms))
+    witness: Witness | None = report.witness
+    if witness is None or not witness.connected or witness.since_ms is None:
+        return None
+    base = max(life, witness.since_ms)
+    unheard = sum(max(0, end - max(start, base)) for start, end in witness.gaps)
+    return shift(base) + unheard
+
+
+def _statuses(reports: tuple[ServerReport, ...], session_id: SessionId) -> list[Status]:
+    return [
+        status
+        for report in reports
+        for statuses in report.statuses.values()
+        if (status := statuses.get(session_id)) is not None
+    ]
+
+
+def _fingerprints(observation: Observation) -> dict[str, tuple[int, int]]:
+    """What tells of each open row whether it changed."""
+    prints: dict[str, tuple[int, int]] = {}
+    for session in observation.snapshot.sessions.values():
+        prints.update({call.id: (call.updated_ms, call.size) for call in session.calls})
+        prints.update({turn.id: (turn.updated_ms, turn.size) for turn in session.turns})
+    return prints
