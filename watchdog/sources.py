@@ -167,7 +167,7 @@ def _toml(gathered: Gathered, path: Path, content: bytes) -> dict[str, object]:
 
 
 def _toml_complaint(message: str, text: str) -> str:
-    """tomllib's message with the place first; `end of document` is a place, too."""
+    """The parser's message with the place first; `end of document` is a place, too."""
     lines = text.rstrip("\n").split("\n")
     line, column = str(len(lines)), str(len(lines[-1]) + 1)
     place = _TOML_PLACE.search(message)

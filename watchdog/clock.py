@@ -1,0 +1,195 @@
+"""The clocks, and what to add to a moment so that its age is awake time.
+
+The arithmetic of `Timeline`. Between two looks, 0 and 1, the wall clock moved by `W1 - W0`, and the awake clock by
+`A1 - A0`. What the wall clock moved beyond the awake clock is no age of anything: the machine slept, or somebody
+set the clock. How much later than planned look 1 came is no age either: this process was stopped or starved, and
+so, perhaps, was everything else.
+
+    drift    = (W1 - W0) - (A1 - A0)      credited beyond 50 ms; what is less is carried on to the next look
+    lateness = A1 - planned               credited beyond 250 ms, at most A1 - A0
+
+A credit moves every moment before it forward, so that `now - shift(moment)` is the moment's awake age:
+
+    drift or lateness forward:   shift(t) = min(t + credit, W1)   for t before W1
+    drift backward:              shift(t) = t + credit            for t before W0 + credit
+
+The rule is that an age may come out too small, never too large. Hence the `min`: a moment between the two looks may
+lie before or after the sleep, and counts as if it lay before. And hence the bound of a backward step: the wall clock
+shows the times from `W0 + credit` to `W0` twice, and a moment among them may be of the second pass, which needs no
+credit. A caller that has known the moment since before the step says so (`known_since`), and the age is exact.
+"""
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import anyio
+
+from watchdog.ports import Reading
+
+DRIFT_TOLERANCE_SECONDS = 0.05
+LATENESS_TOLERANCE_SECONDS = 0.25
+STEP_SECONDS = 1.0
+MOST_CREDITS = 1000
+PLATFORM: str = sys.platform
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def read(self) -> Reading:
+        """Read all clocks at once."""
+        return Reading(
+            wall_ms=time.time_ns() // 1_000_000, awake_seconds=time.monotonic(), running_seconds=_running_seconds()
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds` of awake time."""
+        await anyio.sleep(seconds)
+
+
+def _running_seconds() -> float:
+    """A clock that runs on in sleep. On macOS that is CLOCK_MONOTONIC, and `time.monotonic` is another one."""
+    if PLATFORM == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if PLATFORM == "darwin":
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
+    return time.monotonic()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advance:
+    """What happened between two looks.
+
+    Attributes:
+        late_seconds: how much later than planned this look came; 0 when it is not worth a credit.
+        slept_seconds: how long the machine slept.
+        stepped_seconds: how far the wall clock was set, backward if negative.
+    """
+
+    late_seconds: float = 0.0
+    slept_seconds: float = 0.0
+    stepped_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Credit:
+    """Time that is no age: `before_ms` and `at_ms` are the wall clock at the looks before and after it."""
+
+    before_ms: float
+    at_ms: float
+    at_awake_seconds: float
+    amount_ms: float
+
+    def shift(self, moment_ms: float, *, lay_before: bool) -> float:
+        if lay_before:
+            return min(moment_ms + self.amount_ms, self.at_ms)
+        if self.amount_ms >= 0:
+            return min(moment_ms + self.amount_ms, self.at_ms) if moment_ms < self.at_ms else moment_ms
+        return moment_ms + self.amount_ms if moment_ms < self.before_ms + self.amount_ms else moment_ms
+
+
+class Timeline:
+    """What to credit to every moment for sleep, clock steps and lateness. See the module for the arithmetic."""
+
+    def __init__(self) -> None:
+        self._credits: deque[_Credit] = deque()
+        self._last: Reading | None = None
+        self._settled: Reading | None = None
+        """The reading up to which all drift is credited."""
+        self._unstepped: Reading | None = None
+        """The reading up to which every step is noted."""
+        self._step_ms: int | None = None
+
+    @property
+    def step_ms(self) -> int | None:
+        """Rows created before this moment can't be compared with births: the wall clock was set by over 1 s.
+
+        It is the larger of what the wall clock shows after the step and the latest it can have shown before.
+        """
+        return self._step_ms
+
+    def advance(self, reading: Reading, *, planned_awake_seconds: float | None = None) -> Advance:
+        """Take the clocks of a new look, and note what is to be credited since the one before.
+
+        Args:
+            reading: the clocks now.
+            planned_awake_seconds: what the awake clock should have shown when this look was due; None for a look
+                that was not planned, such as the first.
+        """
+        last, settled, unstepped = self._last, self._settled, self._unstepped
+        self._last = reading
+        if last is None or settled is None or unstepped is None:
+            self._settled = self._unstepped = reading
+            return Advance()
+        drift = _wall_seconds(settled, reading) - (reading.awake_seconds - settled.awake_seconds)
+        if abs(drift) > DRIFT_TOLERANCE_SECONDS:
+            self._settled = reading
+            self._note(last, reading, drift)
+        late = self._lateness(last, reading, planned_awake_seconds)
+        if late:
+            self._note(last, reading, late)
+        stepped = _wall_seconds(unstepped, reading) - (reading.running_seconds - unstepped.running_seconds)
+        if abs(stepped) > STEP_SECONDS:
+            self._unstepped = reading
+            before_ms = last.wall_ms + round((reading.running_seconds - last.running_seconds) * 1000)
+            self._step_ms = max(self._step_ms or 0, before_ms, reading.wall_ms)
+        slept = (reading.running_seconds - last.running_seconds) - (reading.awake_seconds - last.awake_seconds)
+        return Advance(
+            late_seconds=late,
+            slept_seconds=slept if slept > DRIFT_TOLERANCE_SECONDS else 0.0,
+            stepped_seconds=stepped if abs(stepped) > STEP_SECONDS else 0.0,
+        )
+
+    def shift(self, at_ms: float, *, known_since: float | None = None) -> float:
+        """Move a moment forward by all credits noted after it: `now` minus the result is its awake age.
+
+        Args:
+            at_ms: a moment as the wall clock showed it then.
+            known_since: what the awake clock showed at the look that first saw the moment, for an exact age after
+                the wall clock was set back. Without it, the age may come out too small, never too large.
+        """
+        shifted = float(at_ms)
+        for credit in self._credits:
+            lay_before = known_since is not None and known_since < credit.at_awake_seconds
+            shifted = credit.shift(shifted, lay_before=lay_before)
+        return shifted
+
+    def prune(self, before_ms: float) -> None:
+        """Forget the credits that no moment at or after `before_ms` needs."""
+        while self._credits and max(self._credits[0].before_ms, self._credits[0].at_ms) < before_ms:
+            self._credits.popleft()
+
+    @staticmethod
+    def _lateness(last: Reading, reading: Reading, planned_awake_seconds: float | None) -> float:
+        if planned_awake_seconds is None:
+            return 0.0
+        late = min(reading.awake_seconds - planned_awake_seconds, reading.awake_seconds - last.awake_seconds)
+        return late if late > LATENESS_TOLERANCE_SECONDS else 0.0
+
+    def _note(self, last: Reading, reading: Reading, seconds: float) -> None:
+        self._credits.append(
+            _Credit(
+                before_ms=last.wall_ms,
+                at_ms=reading.wall_ms,
+                at_awake_seconds=reading.awake_seconds,
+                amount_ms=seconds * 1000,
+            )
+        )
+        if len(self._credits) > MOST_CREDITS:
+            self._credits.appendleft(_merged(self._credits.popleft(), self._credits.popleft()))
+
+
+def _merged(first: _Credit, second: _Credit) -> _Credit:
+    """One credit for two: too much for moments between them, and a backward step is forgotten."""
+    return _Credit(
+        before_ms=max(first.before_ms, second.before_ms),
+        at_ms=max(first.at_ms, second.at_ms),
+        at_awake_seconds=second.at_awake_seconds,
+        amount_ms=max(first.amount_ms, 0.0) + max(second.amount_ms, 0.0),
+    )
+
+
+def _wall_seconds(earlier: Reading, later: Reading) -> float:
+    return (later.wall_ms - earlier.wall_ms) / 1000
