@@ -1,0 +1,166 @@
+"""What is asked of opencode's tables, in SQL.
+
+Three rules keep this right on any database: JSON functions run only behind `json_valid`, so that a broken row
+can't fail a query; rows are ordered by (time_created, rowid), never by id; `CROSS JOIN` fixes the order of a join
+where a free planner was seen to scan `part`.
+"""
+
+# ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
+
+from typing import Final
+
+COLUMNS: Final = {
+    "session": ("id", "parent_id", "directory", "time_created", "time_updated", "time_archived"),
+    "message": ("id", "session_id", "time_created", "time_updated", "data"),
+    "part": ("id", "message_id", "session_id", "time_created", "time_updated", "data"),
+}
+"""The columns that are used."""
+
+
+def _readable(table: str, then: str, otherwise: str) -> str:
+    return f"CASE WHEN typeof({table}.data) = 'text' AND json_valid({table}.data) THEN {then} ELSE {otherwise} END"
+
+
+# A turn is open until `time.completed` is a number; what can't be read is fetched, too, to be reported.
+_OPEN_MESSAGE = _readable(
+    "message",
+    """
+    json_type(message.data) <> 'object'
+    OR typeof(json_extract(message.data, '$.role')) <> 'text'
+    OR (json_extract(message.data, '$.role') = 'assistant'
+        AND typeof(json_extract(message.data, '$.time.completed')) NOT IN ('integer', 'real'))
+    """,
+    "1",
+)
+
+_OPEN_PART = _readable(
+    "part",
+    """
+    json_type(part.data) <> 'object'
+    OR (json_extract(part.data, '$.type') IS 'tool'
+        AND ifnull(json_extract(part.data, '$.state.status') NOT IN ('completed', 'error'), 1))
+    """,
+    "1",
+)
+
+_MESSAGE = (
+    "SELECT message.rowid AS place, message.id AS id, message.session_id AS session_id,"
+    " message.time_created AS created, message.time_updated AS updated, length(message.data) AS size, "
+    + _readable(
+        "message", "json_extract(message.data, '$.role', '$.time.created', '$.time.completed', '$.path.cwd')", "NULL"
+    )
+    + " AS fields, "
+    + _readable("message", "json_type(message.data)", "NULL")
+    + " AS shape"
+)
+
+_PART = (
+    "SELECT part.rowid AS place, part.id AS id, part.message_id AS message_id, part.session_id AS session_id,"
+    " part.time_created AS created, part.time_updated AS updated, length(part.data) AS size, "
+    + _readable(
+        "part",
+        "json_extract(part.data, '$.tool', '$.callID', '$.state.status', '$.state.time.start',"
+        " '$.state.input.timeout', '$.state.metadata.sessionId')",
+        "NULL",
+    )
+    + " AS fields, "
+    + _readable("part", "json_type(part.data)", "NULL")
+    + " AS shape"
+)
+
+_IDS = "FROM json_each(:ids) AS wanted CROSS JOIN"
+
+OPEN_MESSAGES: Final = f"{_MESSAGE} FROM message WHERE {_OPEN_MESSAGE}"
+OPEN_MESSAGES_OF_SESSION: Final = f"{_MESSAGE} FROM message WHERE message.session_id = :session AND {_OPEN_MESSAGE}"
+MESSAGES: Final = f"{_MESSAGE} {_IDS} message ON message.id = wanted.value"
+OPEN_PARTS_OF_MESSAGES: Final = f"{_PART} {_IDS} part ON part.message_id = wanted.value WHERE {_OPEN_PART}"
+OPEN_PARTS: Final = f"{_PART} {_IDS} part ON part.id = wanted.value WHERE {_OPEN_PART}"
+
+NEXT_STEP: Final = (
+    "SELECT max(place) AS place FROM (SELECT part.rowid AS place FROM part WHERE part.rowid > :after"
+    " ORDER BY part.rowid LIMIT :step)"
+)
+OPEN_PARTS_IN_STEP: Final = (
+    f"SELECT part.id AS id FROM part WHERE part.rowid > :after AND part.rowid <= :upto AND {_OPEN_PART}"
+)
+
+_SESSION = (
+    "SELECT session.id AS id, session.parent_id AS parent_id, session.directory AS directory,"
+    " session.time_created AS created"
+)
+SESSION: Final = f"{_SESSION} FROM session WHERE session.id = :session"
+# UNION, not UNION ALL: a session that was already found is not followed again, so a cycle ends.
+SESSIONS_AND_ANCESTORS: Final = f"""
+    WITH RECURSIVE wanted(id) AS (
+        SELECT value FROM json_each(:ids)
+        UNION
+        SELECT session.parent_id FROM wanted CROSS JOIN session ON session.id = wanted.id
+        WHERE session.parent_id IS NOT NULL
+    )
+    {_SESSION} FROM wanted CROSS JOIN session ON session.id = wanted.id
+"""
+CHILDREN: Final = """
+    SELECT session.id AS id
+    FROM json_each(:calls) AS wanted CROSS JOIN session
+        ON session.parent_id = json_extract(wanted.value, '$[0]')
+        AND session.time_created >= json_extract(wanted.value, '$[1]')
+"""
+
+
+def _newest(role: str) -> str:
+    is_role = _readable("seen", f"json_extract(seen.data, '$.role') IS '{role}'", "0")
+    return (
+        "(SELECT seen.rowid FROM message AS seen WHERE seen.session_id = wanted.value"
+        f" AND typeof(seen.time_created) IN ('integer', 'real') AND {is_role}"
+        " ORDER BY seen.time_created DESC, seen.rowid DESC LIMIT 1)"
+    )
+
+
+NEWEST: Final = f"""
+    SELECT wanted.value AS session_id, prompt.id AS prompt_id, prompt.time_created AS prompted,
+        turn.id AS turn_id, turn.time_created AS turned, json_extract(turn.data, '$.time.completed') AS completed,
+        (SELECT seen.id FROM message AS seen WHERE seen.session_id = wanted.value
+            AND typeof(seen.time_created) IN ('integer', 'real')
+            ORDER BY seen.time_created DESC, seen.rowid DESC LIMIT 1) AS message_id,
+        (SELECT count(*) FROM message AS seen WHERE seen.session_id = wanted.value
+            AND typeof(seen.time_created) IN ('integer', 'real')
+            AND (turn.rowid IS NULL OR (seen.time_created, seen.rowid) > (turn.time_created, turn.rowid))
+            AND {_readable("seen", "json_extract(seen.data, '$.role') IS 'user'", "0")}) AS queued
+    FROM json_each(:ids) AS wanted
+    LEFT JOIN message AS prompt ON prompt.rowid = {_newest("user")}
+    LEFT JOIN message AS turn ON turn.rowid = {_newest("assistant")}
+"""
+LAST_WRITTEN: Final = f"""
+    SELECT part.message_id AS id, max(part.time_updated) AS updated
+    {_IDS} part ON part.message_id = wanted.value
+    WHERE typeof(part.time_updated) IN ('integer', 'real')
+    GROUP BY part.message_id
+"""
+
+DIRECTORIES: Final = (
+    "SELECT session.directory AS directory FROM session"
+    " WHERE session.time_archived IS NULL AND typeof(session.directory) = 'text'"
+    " GROUP BY session.directory ORDER BY max(session.time_updated) DESC, max(session.rowid) DESC"
+)
+MESSAGE_EXISTS: Final = "SELECT 1 AS found FROM message WHERE message.id = :id AND message.session_id = :session"
+WHOLE_PARTS: Final = (
+    "SELECT 'part' AS kind, part.id AS id, part.message_id AS message_id, part.session_id AS session_id,"
+    f" part.time_created AS created, part.time_updated AS updated, part.data AS data {_IDS} part"
+    " ON part.id = wanted.value WHERE typeof(part.data) = 'text'"
+)
+WHOLE_MESSAGES: Final = (
+    "SELECT 'message' AS kind, message.id AS id, message.id AS message_id, message.session_id AS session_id,"
+    " message.time_created AS created, message.time_updated AS updated, message.data AS data"
+    f" {_IDS} message ON message.id = wanted.value WHERE typeof(message.data) = 'text'"
+)
+GUARDED_UPDATE: Final = {
+    "part": "UPDATE part SET data = :after WHERE id = :id AND data = :observed",
+    "message": "UPDATE message SET data = :after WHERE id = :id AND data = :observed",
+}
+
+COLUMNS_FOUND: Final = (
+    'SELECT tables.name AS "table", columns.name AS "column"'
+    " FROM sqlite_master AS tables CROSS JOIN pragma_table_info(tables.name) AS columns"
+    " WHERE tables.type IN ('table', 'view')"
+    " AND tables.name IN ('session', 'message', 'part', 'session_v2', 'session_message')"
+)
