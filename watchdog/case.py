@@ -41,7 +41,10 @@ class Case:
 
     def life_ms(self, session: Session) -> int:
         """The last sign of life that anybody knows of."""
-        return max([session.last_life_ms, *(report.life.get(session.id, 0) for report in self.observation.reports)])
+        heard = [report.life.get(session.id, 0) for report in self.observation.reports]
+        claim = self.claim(session)
+        said = claim.status.last_life_ms if claim is not None else None
+        return max([session.last_life_ms, *heard, said or 0])
 
     def claim(self, session: Session) -> Claim | None:
         """Who says that it is at work on the session."""

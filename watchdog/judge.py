@@ -226,12 +226,9 @@ class _Bench:
         for parent, call in self.family.tasks_above(session):
             age = self.case.age(call)
             if soft is not None and age >= soft:
-                silence = f", and its deepest session has shown no life for {duration(idle or 0.0)}"
-                verdict = verdicts.stuck_task(self.case, parent, call, deepest=session, limit=soft, silence=silence)
+                verdict = verdicts.stuck_task(self.case, parent, call, deepest=session, limit=soft, silent=idle)
             elif hard is not None and age >= hard:
-                verdict = verdicts.stuck_task(
-                    self.case, parent, call, deepest=session, limit=hard, silence=" (task_hard_timeout)"
-                )
+                verdict = verdicts.stuck_task(self.case, parent, call, deepest=session, limit=hard, silent=None)
             else:
                 continue
             self.spared = [spared for spared in self.spared if spared.session_id != session.id]

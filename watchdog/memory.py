@@ -66,7 +66,7 @@ class Memory:
             for call in session.calls:
                 self._fold_call(call, now, elapsed, paused=self._paused(family, observation, session, call))
         self._note_claims(observation)
-        self._forget({call.id for session in sessions for call in session.calls})
+        self._forget(observation)
         return replace(
             observation,
             call_clocks={id_: min(now, shift(call.start_ms)) + call.paused_ms for id_, call in self.calls.items()},
@@ -168,13 +168,13 @@ class Memory:
         prints = _fingerprints(observation)
         return {row: since for row, (since, *seen) in self.looks.items() if prints.get(row) == tuple(seen)}
 
-    def _forget(self, open_calls: set[CallId]) -> None:
+    def _forget(self, observation: Observation) -> None:
+        """Drop what is about calls, turns and sessions that are no longer unfinished."""
+        sessions = observation.snapshot.sessions
+        open_calls = {call.id for session in sessions.values() for call in session.calls}
+        open_ids = {*sessions, *open_calls, *(turn.id for each in sessions.values() for turn in each.turns)}
         self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
-
-
-def forget_attempts(memory: Memory, open_ids: Collection[str]) -> None:
-    """Drop the attempts for rows and sessions that are no longer open."""
-    memory.attempts = {key: tried for key, tried in memory.attempts.items() if key.partition(":")[2] in open_ids}
+        self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}
 
 
 def idle_clocks(observation: Observation, shift: Shift) -> dict[SessionId, float]:

@@ -17,6 +17,7 @@ CallId = NewType("CallId", str)
 """The id of a tool call's part (`prt_…`), not the model's `callID`."""
 ServerName = NewType("ServerName", str)
 """A server's base URL without credentials, or `embedded`."""
+EMBEDDED = ServerName("embedded")
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
@@ -355,7 +356,9 @@ class Verdict:
         call_id: the call to name to people, when there is one.
         age_seconds: what was compared with the limit; for an orphan, its age.
         limit_seconds: the limit, or None for an orphan and for a release.
-        life_ms: the last sign of life that was known; for an idle session any later one drops it.
+        life_ms: the last sign of life that was known.
+        rests_on_silence: any sign of life after `life_ms` drops it.
+        released: a person asked for it; no limit was compared.
         confirmed: false for an orphan that was seen only once and will need a second look.
         why: one sentence for people, without any content of the session.
     """
@@ -373,6 +376,8 @@ class Verdict:
     call_id: CallId | None = None
     tool: str | None = None
     life_ms: int = 0
+    rests_on_silence: bool = False
+    released: bool = False
     confirmed: bool = True
 
     @property
@@ -474,6 +479,19 @@ class Outcome:
     kind: VerdictKind
     result: Result
     steps: tuple[Step, ...]
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reproof:
+    """Whether a session's open rows are orphans on fresh reads.
+
+    Attributes:
+        orphan: the verdict on the rows that nobody executes, or None.
+        why: what stands against it, or what it rests on.
+    """
+
+    orphan: Verdict | None
     why: str
 
 

@@ -80,10 +80,17 @@ def stuck(case: Case, session: Session, over: list[ToolCall]) -> Verdict:
 
 
 def stuck_task(
-    case: Case, parent: Session, call: ToolCall, *, deepest: Session, limit: float, silence: str
+    case: Case, parent: Session, call: ToolCall, *, deepest: Session, limit: float, silent: float | None
 ) -> Verdict:
-    """A task call past its limit; its deepest unfinished descendant is ended, never the session that waits."""
+    """A task call past its limit; its deepest unfinished descendant is ended, never the session that waits.
+
+    Args:
+        silent: for how many seconds the descendant has shown no life; None when that is not what it rests on.
+    """
     age = case.age(call)
+    silence = " (task_hard_timeout)"
+    if silent is not None:
+        silence = f", and the deepest session below it has shown no life for {duration(silent)}"
     return Verdict(
         session_id=parent.id,
         kind=VerdictKind.STUCK_TASK,
@@ -98,6 +105,7 @@ def stuck_task(
         call_id=call.id,
         tool=call.tool,
         life_ms=case.life_ms(deepest),
+        rests_on_silence=silent is not None,
     )
 
 
@@ -115,6 +123,7 @@ def idle(case: Case, session: Session, silent: float, limit: float) -> Verdict:
         newest_prompt_id=session.newest_prompt_id,
         message_id=turns[-1] if turns else None,
         life_ms=case.life_ms(session),
+        rests_on_silence=True,
     )
 
 
@@ -134,4 +143,5 @@ def released(case: Case, session: Session) -> Verdict:
         call_id=call.id if call else None,
         tool=call.tool if call else None,
         life_ms=case.life_ms(session),
+        released=True,
     )

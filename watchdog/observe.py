@@ -1,0 +1,223 @@
+"""Gathers one `Observation` from the database, the servers, their feeds, and the processes."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import replace
+
+import anyio
+
+from watchdog.errors import ServerError
+from watchdog.memory import Memory, Shift
+from watchdog.model import (
+    EMBEDDED,
+    Ask,
+    Holders,
+    Observation,
+    ServerName,
+    ServerReport,
+    Session,
+    SessionId,
+    Snapshot,
+    Status,
+    Turn,
+    TurnId,
+)
+from watchdog.ports import Fleet, Owners, Server, Store
+from watchdog.proof import claims
+
+# How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
+# on a proof asks again.
+HOLDERS_STAY_VALID_MS = 15_000
+
+
+class Observer:
+    """Looks at everything once, when it is asked to. One look runs at a time."""
+
+    def __init__(self, *, store: Store, fleet: Fleet, owners: Owners, memory: Memory, reuse_holders_ms: int) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._owners = owners
+        self._memory = memory
+        self._reuse_holders_ms = min(reuse_holders_ms, HOLDERS_STAY_VALID_MS)
+        self._turn = anyio.Lock()
+        self._snapshot: Snapshot | None = None
+        self._holders: tuple[int, frozenset[object], Holders] | None = None
+        self._served: dict[tuple[ServerName, int | None], set[TurnId]] = {}
+
+    async def look(
+        self,
+        at_ms: int,
+        shift: Shift,
+        *,
+        step_ms: int | None = None,
+        also: Collection[SessionId] = (),
+        full: bool = False,
+        fresh: bool = False,
+    ) -> Observation:
+        """Gather an observation.
+
+        Args:
+            at_ms: the wall clock now.
+            shift: credits the time that the machine slept, the clock was set, or the watchdog was stopped.
+            step_ms: rows created before this moment can't be compared with births of processes.
+            also: sessions to read even if nothing is open in them.
+            full: search closed turns for open calls, and every known directory for busy sessions.
+            fresh: reuse no earlier answer about the processes that have the database open.
+
+        Raises:
+            DatabaseError: the database can't be read. A server that can't be asked is reported instead.
+        """
+        async with self._turn:
+            snapshot = await self._read(also, full=full)
+            extra = await self._store.directories() if full else ()
+            reports = await self._ask(self._fleet.servers(), snapshot, extra)
+            snapshot = await self._read_busy(snapshot, reports, also)
+            reports, holders = await self._look_for_holders(snapshot, reports, at_ms, fresh=fresh)
+            observation = Observation(
+                at_ms=at_ms,
+                snapshot=snapshot,
+                reports=tuple(reports),
+                holders=holders,
+                step_ms=step_ms,
+                degraded=tuple(report.problem for report in reports if report.problem is not None),
+            )
+            return self._memory.fold(observation, shift)
+
+    async def _read(self, also: Collection[SessionId], *, full: bool) -> Snapshot:
+        known = self._snapshot
+        changed = await self._store.changed()
+        if known is None or changed or full or not all(id_ in known.sessions for id_ in also):
+            known = self._snapshot = await self._store.look(also=also, full=full)
+        return known
+
+    async def _read_busy(
+        self, snapshot: Snapshot, reports: Iterable[ServerReport], also: Collection[SessionId]
+    ) -> Snapshot:
+        """Read the sessions, too, that a server is at work on while nothing is open in the database."""
+        busy = {id_ for report in reports for statuses in report.statuses.values() for id_ in statuses}
+        if busy <= set(snapshot.sessions):
+            return snapshot
+        self._snapshot = await self._store.look(also={*also, *busy})
+        return self._snapshot
+
+    async def _ask(
+        self, servers: Iterable[Server], snapshot: Snapshot, extra: Iterable[str] = ()
+    ) -> list[ServerReport]:
+        """Ask servers what they are at work on, wherever something is unfinished."""
+        directories = {
+            directory
+            for session in snapshot.sessions.values()
+            if session.has_open_rows
+            for directory in session.directories
+        }
+        reports: dict[int, ServerReport] = {}
+
+        async def ask(index: int, server: Server) -> None:
+            where = directories | set(extra) | set(server.busy_directories())
+            reports[index] = await report_of(server, sorted(where))
+
+        async with anyio.create_task_group() as group:
+            for index, server in enumerate(servers):
+                group.start_soon(ask, index, server, name=f"ask {server.name}")
+        return [reports[index] for index in sorted(reports)]
+
+    # -- proofs ----------------------------------------------------------------------------------------------
+
+    async def _look_for_holders(
+        self, snapshot: Snapshot, reports: list[ServerReport], at_ms: int, *, fresh: bool
+    ) -> tuple[list[ServerReport], Holders | None]:
+        """Find out who has the database open, if something is open that no server claims."""
+        unclaimed = unclaimed_turns(snapshot, reports)
+        if not unclaimed:
+            self._holders = None
+            return reports, None
+        key = frozenset((turn.id, turn.updated_ms, turn.size) for _, turn in unclaimed)
+        holders = self._reusable(key, at_ms) if not fresh else None
+        if holders is None:
+            holders = await self._owners.look()
+            self._holders = (at_ms, key, holders)
+        known = {server.name for server in self._fleet.servers()}
+        await self._fleet.discover(holders)
+        found = [server for server in self._fleet.servers() if server.name not in known]
+        reports = [*reports, *(await self._ask(found, snapshot))]
+        servers = {server.name: server for server in self._fleet.servers()}
+        named = [_with_pid(report, servers.get(report.name), holders) for report in reports]
+        unclaimed = unclaimed_turns(snapshot, named)
+        return [await self._with_served(report, servers, unclaimed) for report in named], holders
+
+    def _reusable(self, key: frozenset[object], at_ms: int) -> Holders | None:
+        if self._holders is None:
+            return None
+        looked_at, seen, holders = self._holders
+        return holders if seen == key and 0 <= at_ms - looked_at < self._reuse_holders_ms else None
+
+    async def _with_served(
+        self, report: ServerReport, servers: dict[ServerName, Server], unclaimed: list[tuple[Session, Turn]]
+    ) -> ServerReport:
+        """Ask a server whose silence means something for the turns that nobody claims, by their ids."""
+        server = servers.get(report.name)
+        if server is None or report.problem is not None or not report.vouches:
+            return report
+        served = self._served.setdefault((report.name, report.pid), set())
+        served &= {turn.id for _, turn in unclaimed}
+        try:
+            for session, turn in unclaimed:
+                if turn.id not in served:
+                    if not await server.serves(session.id, turn.id, session.directory):
+                        break  # it serves another database: one such answer is enough for this look
+                    served.add(turn.id)
+        except ServerError as error:
+            return replace(report, problem=str(error))
+        return replace(report, served=frozenset(served))
+
+
+def unclaimed_turns(snapshot: Snapshot, reports: Iterable[ServerReport]) -> list[tuple[Session, Turn]]:
+    """The turns with something open that no server claims, or that a newer turn has superseded."""
+    reports = list(reports)
+    found: list[tuple[Session, Turn]] = []
+    for session in snapshot.sessions.values():
+        if session.has_open_rows:
+            claimed = any(claims(report, session) for report in reports)
+            found.extend((session, turn) for turn in session.turns if turn.superseded or not claimed)
+    return found
+
+
+async def report_of(server: Server, directories: Collection[str]) -> ServerReport:
+    """Ask one server about some directories. What it does not answer is missing in the report, and named."""
+    statuses: dict[str, dict[SessionId, Status]] = {}
+    asks: dict[str, tuple[Ask, ...]] = {}
+    problems: list[str] = []
+
+    async def ask(directory: str) -> None:
+        try:
+            statuses[directory] = dict(await server.statuses(directory))
+            asks[directory] = tuple(await server.pending_asks(directory))
+        except ServerError as error:
+            problems.append(str(error))
+
+    vouches = False
+    async with anyio.create_task_group() as group:
+        for directory in directories:
+            group.start_soon(ask, directory)
+    if directories and not problems:
+        try:
+            vouches = await server.vouches()
+        except ServerError as error:
+            problems.append(str(error))
+    return ServerReport(
+        name=server.name,
+        vouches=vouches,
+        problem=problems[0] if problems else None,
+        statuses=statuses,
+        asks=asks,
+        witness=server.witness(),
+        life=dict(server.life()),
+    )
+
+
+def _with_pid(report: ServerReport, server: Server | None, holders: Holders) -> ServerReport:
+    """Name the process behind a server: the holder that listens on its port, or this one if it is embedded."""
+    port = server.port if server is not None else None
+    for holder in holders.known:
+        if holder.embeds_us if report.name == EMBEDDED else port in holder.ports:
+            return replace(report, pid=holder.pid)
+    return report
