@@ -4,20 +4,36 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.05
 
 
+@overload
 async def wait_until(
-    look: Callable[[], T | Awaitable[T]],
+    look: Callable[[], Awaitable[T | None]],
+    what: str,
+    *,
+    seconds: float = ...,
+    explain: Callable[[], str] | None = ...,
+) -> T: ...
+@overload
+async def wait_until(
+    look: Callable[[], T | None],
+    what: str,
+    *,
+    seconds: float = ...,
+    explain: Callable[[], str] | None = ...,
+) -> T: ...
+async def wait_until(
+    look: Callable[[], Any],
     what: str,
     *,
     seconds: float = 15.0,
     explain: Callable[[], str] | None = None,
-) -> T:
+) -> Any:
     """Ask `look` every 50 ms until it answers something true, and return that.
 
     Raises:
@@ -26,7 +42,7 @@ async def wait_until(
     deadline = time.monotonic() + seconds
     while True:
         answer = look()
-        seen: T = await answer if inspect.isawaitable(answer) else answer
+        seen = await answer if inspect.isawaitable(answer) else answer
         if seen:
             return seen
         if time.monotonic() >= deadline:

@@ -1,0 +1,459 @@
+"""Real opencode servers, each laboratory with a home, a database and a scripted model of its own.
+
+```python
+async with Lab.open(tmp_path, version="1.18.33") as lab:
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(script(use(call("bash", command="sleep 600", description="wait"))))
+    await session.wait_for_call("bash")
+    server.kill9()
+```
+
+Every process that a laboratory starts carries the laboratory's mark in its environment, and so do the
+children of those; closing the laboratory ends exactly the processes that carry it, by pid.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+
+from tests.support.binaries import opencode_binary
+from tests.support.events import EventRecorder
+from tests.support.rows import Rows, child_sessions, read_rows
+from tests.support.scripted_model import MODEL, ScriptedModel
+from tests.support.waiting import wait_until
+
+Json = dict[str, Any]
+
+MARK: Final = "WATCHDOG_TEST_LAB"  # no OPENCODE_ prefix: programs read those
+HANGING_TOOL: Final = "hang"
+SILENT_MCP_TOOL: Final = "silent_never"
+GATED: Final = "echo gated"
+READY_SECONDS: Final = 60.0
+
+_PROJECT: Final = Path(__file__).resolve().parents[2]
+_HANGING_TOOL_SOURCE: Final = """\
+export default {
+  description: "Waits for something that never happens, and does not listen when it is told to stop.",
+  args: {},
+  async execute() {
+    await new Promise((resolve) => setTimeout(resolve, 1 << 30))
+    return "never"
+  },
+}
+"""
+_CLOSED_NETWORK: Final = {
+    "OPENCODE_DISABLE_AUTOUPDATE": "1",
+    "OPENCODE_DISABLE_MODELS_FETCH": "1",
+    "OPENCODE_DISABLE_DEFAULT_PLUGINS": "1",
+    "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+    "OPENCODE_DISABLE_SHARE": "1",
+    "npm_config_offline": "true",
+}
+
+
+@dataclass
+class Lab:
+    """One home with one database, its model, and the processes started in it."""
+
+    home: Path
+    version: str
+    binary: Path
+    model: ScriptedModel
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    servers: list["Server"] = field(default_factory=list)
+    _clients: list[httpx.AsyncClient] = field(default_factory=list)
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, folder: Path, *, version: str, mcp: bool = False) -> AsyncIterator["Lab"]:
+        """A laboratory under that folder; whatever happens, its processes end with it."""
+        binary = opencode_binary(version)
+        if binary is None:
+            raise RuntimeError(f"no opencode {version}: run `python -m tests.support.binaries`")
+        async with ScriptedModel() as model:
+            lab = cls(home=_existing(folder), version=version, binary=binary, model=model)
+            lab._configure(mcp=mcp)
+            try:
+                yield lab
+            finally:
+                await lab.close()
+
+    @property
+    def database(self) -> Path:
+        """Where opencode keeps its database in this home."""
+        return self.home / ".local" / "share" / "opencode" / "opencode.db"
+
+    def rows(self) -> Rows:
+        """What is stored now; see the warning in `tests.support.rows`."""
+        return read_rows(self.database)
+
+    def children_of(self, session: "Session") -> list[str]:
+        """The child sessions' ids, oldest first."""
+        return child_sessions(self.database, session.id)
+
+    def project(self, name: str = "project") -> Path:
+        """A folder for sessions to work in."""
+        folder = self.home / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def environment(self) -> dict[str, str]:
+        """What every program here gets: this home, the mark, and nothing of the developer's own."""
+        passed = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SHELL") if name in os.environ}
+        return {**passed, "HOME": str(self.home), MARK: self.mark}
+
+    async def serve(self, *, port: int | None = None) -> "Server":
+        """Start `opencode serve` in this home, wait until it is healthy, and answer it."""
+        chosen = free_port() if port is None else port
+        log = self.home / f"server-{chosen}-{len(self.servers)}.log"
+        command = [str(self.binary), "serve", "--hostname", "127.0.0.1", "--port", str(chosen)]
+        process = self.start(command, log, extra=_CLOSED_NETWORK)
+        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen}", timeout=30.0, trust_env=False)
+        self._clients.append(client)
+        server = Server(lab=self, port=chosen, process=process, client=client, log=log)
+        self.servers.append(server)
+        await server.wait_healthy()
+        return server
+
+    def opencode_run(self, prompt: str, *, name: str = "run") -> subprocess.Popen[bytes]:
+        """Start `opencode run PROMPT`, which executes its session itself and listens on no port."""
+        command = [str(self.binary), "run", prompt]
+        log = self.home / f"{name}.log"
+        return self.start(command, log, extra=_CLOSED_NETWORK, folder=self.project(name))
+
+    def start(
+        self,
+        command: list[str],
+        log: Path,
+        *,
+        extra: dict[str, str] | None = None,
+        folder: Path | None = None,
+        output: Path | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a program in a process group of its own, stderr (and stdout, without `output`) to the log."""
+        with log.open("ab") as errors, (output or log).open("ab") as sink:
+            process = subprocess.Popen(
+                command,
+                cwd=folder or self.project(),
+                env={**self.environment(), **(extra or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=errors,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return process
+
+    async def wait_for_orphan_age(self, margin: float) -> None:
+        """Wait until a process that starts now is born more than `margin` seconds after all open rows.
+
+        Birth times are in whole ticks since a boot time in whole seconds, so add more than a second.
+        """
+        newest = self.rows().newest_open_ms / 1000
+        await asyncio.sleep(max(0.0, newest + margin + 1.5 - time.time()))
+
+    async def close(self) -> None:
+        """End all that was started here, the children of killed servers included."""
+        for client in self._clients:
+            await client.aclose()
+        await asyncio.to_thread(self._end_processes)
+
+    def _end_processes(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            process.wait(timeout=10)
+        for _ in range(5):  # a child may have been forked while we looked
+            if not _kill_marked(self.mark):
+                return
+
+    def _configure(self, *, mcp: bool) -> None:
+        config = self.home / ".config" / "opencode"
+        (config / "tool").mkdir(parents=True)
+        (config / "tool" / f"{HANGING_TOOL}.ts").write_text(_HANGING_TOOL_SOURCE)
+        self._pretend_installed(config)
+        model = {"name": "Fake", "tool_call": True, "reasoning": True, "limit": {"context": 200000, "output": 8192}}
+        options = {"baseURL": self.model.base_url, "apiKey": "none"}
+        provider = {
+            "npm": "@ai-sdk/openai-compatible",
+            "name": "Fake",
+            "options": options,
+            "models": {MODEL: model},
+        }
+        document: Json = {
+            "provider": {"fake": provider},
+            "model": f"fake/{MODEL}",
+            "small_model": f"fake/{MODEL}",
+            "permission": {"bash": {"*": "allow", f"{GATED}*": "ask"}, "edit": "allow"},
+            "share": "disabled",
+            "autoupdate": False,
+        }
+        if mcp:
+            command = [sys.executable, "-m", "tests.support.silent_mcp"]
+            environment = {"PYTHONPATH": str(_PROJECT)}
+            document["mcp"] = {"silent": {"type": "local", "command": command, "environment": environment}}
+        (config / "opencode.json").write_text(json.dumps(document, indent=2))
+
+    def _pretend_installed(self, config: Path) -> None:
+        """Opencode installs its plugin package beside custom tools, for 6 s, unless it seems to be there."""
+        dependencies = {"dependencies": {"@opencode-ai/plugin": self.version}}
+        (config / "node_modules").mkdir()
+        (config / "package.json").write_text(json.dumps(dependencies))
+        lock = {"lockfileVersion": 3, "packages": {"": dependencies}}
+        (config / "package-lock.json").write_text(json.dumps(lock))
+
+
+@dataclass
+class Server:
+    """One running `opencode serve`."""
+
+    lab: Lab
+    port: int
+    process: subprocess.Popen[bytes]
+    client: httpx.AsyncClient
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """Its address, without a slash at the end."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    @property
+    def generation(self) -> tuple[int, ...]:
+        """The version as numbers, to compare."""
+        return tuple(int(number) for number in self.lab.version.split("."))
+
+    async def wait_healthy(self) -> None:
+        """Wait until it answers, and is what it should be."""
+        health = await wait_until(
+            self._health, f"opencode {self.lab.version} on {self.url}", seconds=READY_SECONDS, explain=self.tail
+        )
+        assert health.get("version") == self.lab.version, health
+
+    async def _health(self) -> Json | None:
+        assert self.process.poll() is None, f"opencode ended with {self.process.returncode}\n{self.tail()}"
+        try:
+            response = await self.client.get("/global/health", timeout=2.0)
+        except httpx.TransportError:
+            return None
+        document: Json | None = response.json() if response.is_success else None
+        return document
+
+    def tail(self) -> str:
+        """The last lines that it wrote, for a failure's message."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
+
+    def kill9(self) -> None:
+        """Crash it: SIGKILL to the server alone; what it started lives on."""
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+    async def stop(self) -> None:
+        """End it as a service manager would."""
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGTERM)
+        await asyncio.to_thread(self.process.wait, 15)
+
+    async def restart(self, *, port: int | None = None) -> "Server":
+        """A new server in the same home, on the same port unless told otherwise; the old one must be dead."""
+        assert self.process.poll() is not None, "end the old one first: kill9() or stop()"
+        return await self.lab.serve(port=self.port if port is None else port)
+
+    def events(self) -> EventRecorder:
+        """`async with server.events() as events:` records its `/global/event`."""
+        return EventRecorder(self.url)
+
+    async def get(self, path: str, directory: Path | None = None) -> Any:  # noqa: ANN401
+        """The JSON document at that path, which must answer 2xx."""
+        response = await self.client.get(path, params=_where(directory))
+        assert response.is_success, f"GET {path}: {response.status_code} {response.text[:500]}"
+        return response.json()
+
+    async def create_session(self, directory: Path | None = None, *, title: str = "A test's session") -> "Session":
+        """A new session in that folder (the default project otherwise)."""
+        folder = self.lab.project() if directory is None else directory
+        response = await self.client.post("/session", params=_where(folder), json={"title": title})
+        assert response.is_success, response.text
+        return Session(server=self, id=response.json()["id"], directory=folder)
+
+    def session(self, session_id: str, directory: Path | None = None) -> "Session":
+        """A session that exists already."""
+        folder = self.lab.project() if directory is None else directory
+        return Session(server=self, id=session_id, directory=folder)
+
+    async def status(self, directory: Path | None = None) -> dict[str, Json]:
+        """Session id → what it does; idle ones are absent."""
+        folder = self.lab.project() if directory is None else directory
+        statuses: dict[str, Json] = await self.get("/session/status", folder)
+        return statuses
+
+    async def questions(self, directory: Path | None = None) -> list[Json]:
+        """The questions that wait for a human."""
+        asks: list[Json] = await self.get("/question", directory or self.lab.project())
+        return asks
+
+    async def permissions(self, directory: Path | None = None) -> list[Json]:
+        """The permissions that wait for a human."""
+        asks: list[Json] = await self.get("/permission", directory or self.lab.project())
+        return asks
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session as one server shows it."""
+
+    server: Server
+    id: str
+    directory: Path
+
+    def on(self, server: Server) -> "Session":
+        """The same session as another server (a restarted one, say) shows it."""
+        return Session(server=server, id=self.id, directory=self.directory)
+
+    async def prompt(self, text: str) -> None:
+        """Send a prompt; the turn goes on by itself."""
+        body = {"parts": [{"type": "text", "text": text}]}
+        path = f"/session/{self.id}/prompt_async"
+        response = await self.server.client.post(path, params=_where(self.directory), json=body)
+        assert response.is_success, f"{response.status_code} {response.text}"
+
+    async def messages(self) -> list[Json]:
+        """All messages, oldest first, each `{"info", "parts"}`; a bricked session fails here."""
+        messages: list[Json] = await self.server.get(f"/session/{self.id}/message", self.directory)
+        return sorted(messages, key=lambda message: int(message["info"]["time"]["created"]))
+
+    async def status(self) -> Json:
+        """What the server says that it does: `{"type": "idle" | "busy" | "retry", …}`."""
+        statuses = await self.server.status(self.directory)
+        return statuses.get(self.id, {"type": "idle"})
+
+    async def abort(self) -> bool:
+        """Abort it, and what the server answered."""
+        response = await self.server.client.post(f"/session/{self.id}/abort", params=_where(self.directory))
+        assert response.is_success, response.text
+        answer: bool = response.json()
+        return answer
+
+    async def delete_message(self, message_id: str) -> httpx.Response:
+        """Ask the server to delete a message; whatever it answers."""
+        path = f"/session/{self.id}/message/{message_id}"
+        return await self.server.client.delete(path, params=_where(self.directory))
+
+    async def turns(self) -> list[Json]:
+        """The assistant's messages, oldest first."""
+        return [message for message in await self.messages() if message["info"]["role"] == "assistant"]
+
+    async def calls(self, tool: str | None = None) -> list[Json]:
+        """The tool parts, oldest first, of one tool or of all."""
+        parts = [part for message in await self.messages() for part in message["parts"]]
+        return [part for part in parts if part["type"] == "tool" and tool in {None, part["tool"]}]
+
+    async def text(self) -> str:
+        """All that the model said in the last turn."""
+        parts = (await self.turns())[-1]["parts"]
+        return "".join(part["text"] for part in parts if part["type"] == "text")
+
+    async def open_ids(self) -> list[str]:
+        """The open turns and calls as the server shows them."""
+        turns = [turn["info"]["id"] for turn in await self.turns() if "completed" not in turn["info"]["time"]]
+        calls = [call["id"] for call in await self.calls() if call["state"]["status"] in {"pending", "running"}]
+        return turns + calls
+
+    async def wait_for_call(self, tool: str, status: str = "running", *, seconds: float = 30.0) -> Json:
+        """Wait until a call of that tool is in that state, and answer its part."""
+
+        async def look() -> Json | None:
+            calls = await self.calls(tool)
+            return next((call for call in calls if call["state"]["status"] == status), None)
+
+        what = f"a {status} call of {tool} in {self.id}"
+        return await wait_until(look, what, seconds=seconds, explain=self.server.tail)
+
+    async def wait_closed(self, *, seconds: float = 20.0) -> None:
+        """Wait until no turn and no call of it is open."""
+
+        async def look() -> bool:
+            return not await self.open_ids()
+
+        await wait_until(look, f"{self.id} to have nothing open", seconds=seconds, explain=self.server.tail)
+
+    async def wait_finished(self, *, turns: int = 1, seconds: float = 30.0) -> Json:
+        """Wait until it is idle with nothing open and at least that many turns; answer the last turn."""
+
+        async def look() -> Json | None:
+            found = await self.turns()
+            done = len(found) >= turns and not await self.open_ids() and (await self.status())["type"] == "idle"
+            return found[-1] if done else None
+
+        return await wait_until(look, f"{self.id} to finish", seconds=seconds, explain=self.server.tail)
+
+    async def finish_prompt(self, text: str, *, seconds: float = 30.0) -> Json:
+        """Send a prompt and wait for its last turn, which must have ended well."""
+        before = len(await self.turns())
+        await self.prompt(text)
+        turn = await self.wait_finished(turns=before + 1, seconds=seconds)
+        assert "error" not in turn["info"], turn["info"]
+        return turn
+
+    async def wait_for_child(self, *, count: int = 1, seconds: float = 30.0) -> list["Session"]:
+        """Wait until it started that many children, and answer them, oldest first."""
+
+        async def look() -> list[str] | None:
+            children: list[Json] = await self.server.get(f"/session/{self.id}/children", self.directory)
+            by_age = sorted(children, key=lambda child: int(child["time"]["created"]))
+            return [child["id"] for child in by_age] if len(by_age) >= count else None
+
+        ids = await wait_until(look, f"{count} children of {self.id}", seconds=seconds)
+        return [Session(server=self.server, id=one, directory=self.directory) for one in ids]
+
+
+def _existing(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()  # opencode resolves the folders it is given
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _where(directory: Path | None) -> dict[str, str]:
+    return {} if directory is None else {"directory": str(directory)}
+
+
+def _kill_marked(mark: str) -> int:
+    """Kill what carries the mark in its environment: what this laboratory started, and nothing else."""
+    killed = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                process.kill()
+                killed.append(process)
+        except (psutil.Error, OSError):
+            continue  # gone meanwhile, or somebody else's
+    psutil.wait_procs(killed, timeout=5)
+    return len(killed)

@@ -1,0 +1,26 @@
+"""The prompts that more than one test uses."""
+
+from typing import Any
+
+from tests.support.opencode import GATED
+from tests.support.scripted_model import call, question, script, use
+
+Json = dict[str, Any]
+
+QUESTION = script(use(question("Shall I go on?")))
+
+
+def bash(command: str, *, timeout_ms: int | None = None) -> Json:
+    """A call of bash, for `use`; with the time limit that the model asks for, if any."""
+    declared = {} if timeout_ms is None else {"timeout": timeout_ms}
+    return call("bash", command=command, description="a test's command", **declared)
+
+
+def sleep(seconds: int = 600) -> Json:
+    """A bash call that does nothing for ten minutes."""
+    return bash(f"sleep {seconds}")
+
+
+def gated() -> Json:
+    """A bash call that waits for a human's permission."""
+    return bash(GATED)
