@@ -14,6 +14,7 @@ from watchdog.model import (
     Judgement,
     Observation,
     Policy,
+    Reproof,
     Session,
     SessionId,
     Spared,
@@ -55,6 +56,21 @@ def release(observation: Observation, policy: Policy, session: Session) -> Verdi
     if proofs and all(proof.holds for _, proof in proofs):
         return verdicts.orphan(case, session, proofs)
     return verdicts.released(case, session)
+
+
+def reprove(observation: Observation, policy: Policy, session_id: SessionId) -> Reproof:
+    """Whether what is open in a session is an orphan: all of it that nobody executes, as one verdict."""
+    session = observation.snapshot.sessions.get(session_id)
+    if session is None or not session.has_open_rows:
+        return Reproof(orphan=None, why="nothing is open in it any more")
+    case = Case(observation, policy, observation.at_ms)
+    proofs = case.proofs(session)
+    orphaned = [(turn, proof) for turn, proof in proofs if proof.holds]
+    if not orphaned:
+        return Reproof(orphan=None, why=proofs[-1][1].why if proofs else "what is open in it can't be read")
+    verdict = verdicts.orphan(case, session, orphaned)
+    why = orphaned[-1][1].why
+    return Reproof(orphan=verdict, why=why if verdict.confirmed else f"{why}, which a second look has to confirm")
 
 
 class _Bench:

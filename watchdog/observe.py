@@ -51,6 +51,7 @@ class Observer:
         step_ms: int | None = None,
         also: Collection[SessionId] = (),
         full: bool = False,
+        scan_parts: bool = False,
         fresh: bool = False,
     ) -> Observation:
         """Gather an observation.
@@ -60,14 +61,15 @@ class Observer:
             shift: credits the time that the machine slept, the clock was set, or the watchdog was stopped.
             step_ms: rows created before this moment can't be compared with births of processes.
             also: sessions to read even if nothing is open in them.
-            full: search closed turns for open calls, and every known directory for busy sessions.
+            full: read again even if nothing changed, and ask for busy sessions in every known directory.
+            scan_parts: search closed turns for open calls, too.
             fresh: reuse no earlier answer about the processes that have the database open.
 
         Raises:
             DatabaseError: the database can't be read. A server that can't be asked is reported instead.
         """
         async with self._turn:
-            snapshot = await self._read(also, full=full)
+            snapshot = await self._read(also, full=full, scan_parts=scan_parts)
             extra = await self._store.directories() if full else ()
             reports = await self._ask(self._fleet.servers(), snapshot, extra)
             snapshot = await self._read_busy(snapshot, reports, also)
@@ -82,11 +84,11 @@ class Observer:
             )
             return self._memory.fold(observation, shift)
 
-    async def _read(self, also: Collection[SessionId], *, full: bool) -> Snapshot:
+    async def _read(self, also: Collection[SessionId], *, full: bool, scan_parts: bool) -> Snapshot:
         known = self._snapshot
-        changed = await self._store.changed()
-        if known is None or changed or full or not all(id_ in known.sessions for id_ in also):
-            known = self._snapshot = await self._store.look(also=also, full=full)
+        changed = await self._store.changed() or full or scan_parts
+        if known is None or changed or not all(id_ in known.sessions for id_ in also):
+            known = self._snapshot = await self._store.look(also=also, full=scan_parts)
         return known
 
     async def _read_busy(

@@ -29,6 +29,7 @@ Reprove = Callable[[SessionId], Awaitable[Reproof]]
 """Looks at a session afresh, holders and lock included, and tries to prove that nobody executes it."""
 
 _POLL_SECONDS = 0.1
+_SETTLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,6 +248,12 @@ class _Climb:
             return self.outcome(Result.UNCHANGED, "it ended by itself")
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would settle {len(writes)} rows: {self.verdict.why}")
+        # Once begun, the write is shown and read back even if the watchdog is told to stop.
+        with anyio.move_on_after(_SETTLE_SECONDS, shield=True):
+            return await self._write(session, writes)
+        return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
+
+    async def _write(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
         changed = await self.remedy.store.write(writes)
         self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
         if not changed:

@@ -1,0 +1,317 @@
+"""The loop: look, judge, act, and look again, until it is told to stop."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup
+
+from watchdog.clock import Advance, Timeline
+from watchdog.errors import DatabaseError, ShutdownTimedOut
+from watchdog.judge import judge, reprove
+from watchdog.memory import Memory
+from watchdog.model import (
+    Judgement,
+    Observation,
+    Outcome,
+    Policy,
+    Reproof,
+    Result,
+    SessionId,
+    Verdict,
+    VerdictKind,
+)
+from watchdog.observe import Observer
+from watchdog.ports import Clock, Fleet, Owners, Store
+from watchdog.remedy import Ladder, Remedy
+
+_LATE_SECONDS = 10.0
+_LATE_INTERVALS = 3
+_SHORTEST_PAUSE_SECONDS = 0.05
+_LONGEST_BACK_OFF_SECONDS = 60.0
+_FORGET_CREDITS_MS = 30 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Assessment:
+    """One look and what was judged of it.
+
+    Attributes:
+        slow_seconds: how long the look itself took, in awake time.
+    """
+
+    observation: Observation
+    judgement: Judgement
+    advance: Advance
+    slow_seconds: float = 0.0
+
+
+class Listener(Protocol):
+    """Who is told what the loop does. A listener must not raise."""
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        """A look was taken. `acting` is false while the watchdog only observes."""
+        ...
+
+    def held_back(self, advance: Advance, slow_seconds: float) -> None:
+        """A look came late or took long; nothing was done on it."""
+        ...
+
+    def found(self, verdict: Verdict) -> None:
+        """A verdict is about to be carried out."""
+        ...
+
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
+        """A verdict was carried out; `given_up` if no more attempts will be made."""
+        ...
+
+    def failed(self, verdict: Verdict, error: Exception) -> None:
+        """An error of the watchdog's own was contained."""
+        ...
+
+    def unavailable(self, error: DatabaseError, retry_seconds: float) -> None:
+        """The database could not be read; the next look comes after `retry_seconds`."""
+        ...
+
+
+class Mandate(Protocol):
+    """The right to act on a database: one watchdog has it at a time."""
+
+    def acquire(self) -> bool:
+        """Take it if nobody has it. True while it is held."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How often the loop looks, how much it does, and how it stops. Durations in seconds.
+
+    Attributes:
+        recover_on_start: settle also the orphans that were there when the watch began.
+        max_concurrency: how many verdicts are carried out at the same time.
+    """
+
+    poll_interval_seconds: float = 5.0
+    full_scan_interval_seconds: float = 600.0
+    shutdown_grace_seconds: float = 10.0
+    max_attempts: int = 3
+    max_concurrency: int = 8
+    recover_on_start: bool = True
+    dry_run: bool = False
+
+
+class Watch:
+    """Watches one database and its servers."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        owners: Owners,
+        clock: Clock,
+        mandate: Mandate,
+        policy: Policy,
+        pace: Pace,
+        ladder: Ladder,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
+        self.policy = policy
+        self.pace = pace
+        self.ladder = ladder
+        self.listeners = listeners
+        self.clock = clock
+        self.mandate = mandate
+        self.memory = Memory()
+        self.timeline = Timeline()
+        self.observer = Observer(
+            store=store,
+            fleet=fleet,
+            owners=owners,
+            memory=self.memory,
+            reuse_holders_ms=int(policy.orphan_grace_seconds * 500),
+        )
+        self.remedy = Remedy(store=store, fleet=fleet, clock=clock, reprove=self.reprove, ladder=ladder)
+        self._wakeup = anyio.Event()
+        self._acting: set[SessionId] = set()
+        self._left: frozenset[str] | None = None if not pace.recover_on_start else frozenset()
+        self._limiter = anyio.CapacityLimiter(pace.max_concurrency)
+
+    # -- looking ---------------------------------------------------------------------------------------------
+
+    async def assess(
+        self,
+        *,
+        also: Collection[SessionId] = (),
+        full: bool = False,
+        scan_parts: bool = False,
+        fresh: bool = False,
+        planned_awake_seconds: float | None = None,
+    ) -> Assessment:
+        """Look once and judge.
+
+        Raises:
+            DatabaseError: the database can't be read.
+        """
+        reading = self.clock.read()
+        advance = self.timeline.advance(reading, planned_awake_seconds=planned_awake_seconds)
+        self.timeline.prune(reading.wall_ms - _FORGET_CREDITS_MS)
+        observation = await self.observer.look(
+            reading.wall_ms,
+            self.timeline.shift,
+            step_ms=self.timeline.step_ms,
+            also=also,
+            full=full,
+            scan_parts=scan_parts,
+            fresh=fresh,
+        )
+        judgement = judge(observation, self.policy, reading.wall_ms)
+        self.memory.note_looks(observation, judgement.unclaimed)
+        slow = self.clock.read().awake_seconds - reading.awake_seconds
+        return Assessment(observation=observation, judgement=judgement, advance=advance, slow_seconds=slow)
+
+    async def reprove(self, session_id: SessionId) -> Reproof:
+        """Look afresh, at holders and lock too, and try to prove that nobody executes what is open in a session."""
+        assessment = await self.assess(also=[session_id], fresh=True)
+        return reprove(assessment.observation, self.policy, session_id)
+
+    # -- acting ----------------------------------------------------------------------------------------------
+
+    async def act(self, verdict: Verdict, *, reason: str | None = None) -> Outcome:
+        """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
+        for listener in self.listeners:
+            listener.found(verdict)
+        try:
+            outcome = await self.remedy.carry_out(verdict, dry_run=self.pace.dry_run, reason=reason)
+        except Exception as error:  # noqa: BLE001 - one verdict must not take the others down; it is counted and told
+            for listener in self.listeners:
+                listener.failed(verdict, error)
+            outcome = Outcome(
+                session_id=verdict.session_id,
+                kind=verdict.kind,
+                result=Result.FAILED,
+                steps=(),
+                why=f"an error of the watchdog's own: {type(error).__name__}",
+            )
+        given_up = self.memory.note_outcome(
+            verdict,
+            outcome,
+            now_ms=self.clock.read().wall_ms,
+            pause_ms=max(1.0, self.ladder.abort_grace_seconds) * 1000,
+            most=self.pace.max_attempts,
+        )
+        for listener in self.listeners:
+            listener.ended(verdict, outcome, given_up=given_up)
+        return outcome
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Look again now instead of at the next poll."""
+        self._wakeup.set()
+
+    async def run(self, stop: anyio.Event) -> None:
+        """Watch until `stop` is set, then let what is under way end.
+
+        Raises:
+            ShutdownTimedOut: what was under way did not end within the grace, and was cancelled.
+        """
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._wake_on, stop, name="watch for the stop")
+                async with anyio.create_task_group() as acts:
+                    await self._loop(stop, acts)
+                    with anyio.move_on_after(self.pace.shutdown_grace_seconds) as grace:
+                        while self._acting:
+                            await self._rest(_SHORTEST_PAUSE_SECONDS)
+                    acts.cancel_scope.cancel()
+        finally:
+            unfinished = sorted(self._acting)
+        if grace.cancelled_caught:
+            raise ShutdownTimedOut(
+                f"stopped while {len(unfinished)} interventions were still under way after "
+                f"{self.pace.shutdown_grace_seconds:g} s: {', '.join(unfinished)}"
+            )
+
+    async def _wake_on(self, stop: anyio.Event) -> None:
+        await stop.wait()
+        self.wake()
+
+    async def _loop(self, stop: anyio.Event, acts: TaskGroup) -> None:
+        planned: float | None = None
+        full_at = self.clock.read().awake_seconds
+        first, failures = True, 0
+        while not stop.is_set():
+            self._wakeup = anyio.Event()
+            now = self.clock.read().awake_seconds
+            full = now >= full_at
+            try:
+                assessment = await self.assess(
+                    full=full, scan_parts=first and self.pace.recover_on_start, planned_awake_seconds=planned
+                )
+            except DatabaseError as error:
+                failures += 1
+                delay = min(self.pace.poll_interval_seconds * 2 ** (failures - 1), _LONGEST_BACK_OFF_SECONDS)
+                for listener in self.listeners:
+                    listener.unavailable(error, delay)
+            else:
+                first, failures = False, 0
+                full_at = now + self.pace.full_scan_interval_seconds if full else full_at
+                self._take_up(assessment, acts)
+                delay = self._delay(assessment.judgement)
+            if stop.is_set():
+                break
+            planned = self.clock.read().awake_seconds + delay
+            await self._rest(delay)
+
+    def _take_up(self, assessment: Assessment, acts: TaskGroup) -> None:
+        """Start to act on the verdicts of a look, unless it came too late or took too long to be trusted."""
+        acting = self.pace.dry_run or self.mandate.acquire()
+        for listener in self.listeners:
+            listener.looked(assessment, acting=acting)
+        if self._left is None:
+            self._left = _open_rows(assessment.observation)
+        late = max(_LATE_INTERVALS * self.pace.poll_interval_seconds, _LATE_SECONDS)
+        advance = assessment.advance
+        if max(advance.late_seconds, advance.slept_seconds, assessment.slow_seconds) > late:
+            for listener in self.listeners:
+                listener.held_back(advance, assessment.slow_seconds)
+            return
+        if not acting:
+            return
+        for verdict in assessment.judgement.verdicts:
+            was_there = verdict.kind is VerdictKind.ORPHAN and bool(verdict.row_ids & self._left)
+            if verdict.cancel_session_id not in self._acting and not was_there:
+                self._acting.add(verdict.cancel_session_id)
+                acts.start_soon(self._act_in_turn, verdict, name=f"act on {verdict.cancel_session_id}")
+
+    async def _act_in_turn(self, verdict: Verdict) -> None:
+        async with self._limiter:
+            await self.act(verdict)
+        self._acting.discard(verdict.cancel_session_id)
+        self.wake()
+
+    def _delay(self, judgement: Judgement) -> float:
+        """Seconds until the next look: the poll interval, or less if a limit is reached before."""
+        poll = self.pace.poll_interval_seconds
+        deadline = judgement.next_deadline_ms
+        if deadline is None:
+            return poll
+        left = (deadline - self.clock.read().wall_ms) / 1000
+        return max(_SHORTEST_PAUSE_SECONDS, min(poll, left))
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait, or until somebody wakes the loop."""
+        with anyio.move_on_after(seconds):
+            await self._wakeup.wait()
+            # What woke the loop often comes in bursts; and a loop that is woken for ever must still breathe.
+            await anyio.sleep(_SHORTEST_PAUSE_SECONDS)
+
+
+def _open_rows(observation: Observation) -> frozenset[str]:
+    ids: set[str] = set()
+    for session in observation.snapshot.sessions.values():
+        ids.update(call.id for call in session.calls)
+        ids.update(turn.id for turn in session.turns if turn.open)
+    return frozenset(ids)
