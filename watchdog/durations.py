@@ -57,12 +57,13 @@ def _seconds(value: object) -> float:
         return _seconds_of_text(value.strip().lower())
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(HOW_TO_WRITE)  # noqa: TRY004 - pydantic collects a ValueError, and no TypeError
-    if math.isnan(value):
-        raise ValueError(HOW_TO_WRITE)
     try:
-        return float(value)
+        seconds = float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+    if math.isnan(seconds):
+        raise ValueError(HOW_TO_WRITE)
+    return seconds
 
 
 def _seconds_of_text(text: str) -> float:

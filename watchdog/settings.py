@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -179,6 +179,7 @@ Overrides = Annotated[
     Mapping[Annotated[str, BeforeValidator(_pattern)], Timeout],
     BeforeValidator(_table),
     AfterValidator(lambda table: MappingProxyType(dict(table))),
+    PlainSerializer(dict, return_type=dict[str, timedelta | None]),
 ]
 Servers = Annotated[
     tuple[Annotated[str, BeforeValidator(_url)], ...], BeforeValidator(_list), AfterValidator(_without_twins)

@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -90,10 +90,10 @@ def gather(flags: Mapping[str, object], around: Surroundings) -> Gathered:
     return gathered
 
 
-def did_you_mean(name: str, names: Collection[str]) -> str:
-    """The end of a sentence about an unknown name: a likely one, or nothing."""
+def did_you_mean(name: str, names: Collection[str], spelt: Callable[[str], str] = str) -> str:
+    """The end of a sentence about an unknown name: a likely one, as it is spelt in its place, or nothing."""
     near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
-    return f'; did you mean "{near[0]}"?' if near else "."
+    return f'; did you mean "{spelt(near[0])}"?' if near else "."
 
 
 def strip_jsonc(text: str) -> str:
@@ -124,9 +124,7 @@ def _from_environment(gathered: Gathered, around: Surroundings) -> None:
         name = variable.removeprefix(PREFIX).lower()
         source = f"environment variable {variable}"
         if name not in around.names or variable != PREFIX + name.upper():
-            variables = [PREFIX + known.upper() for known in around.names]
-            near = difflib.get_close_matches(variable.upper().replace("-", "_"), variables, n=1)
-            hint = f'; did you mean "{near[0]}"?' if near else "."
+            hint = did_you_mean(name, around.names, lambda known: PREFIX + known.upper())
             gathered.problems.append(f"{source}: there is no such setting{hint}")
         elif value.strip():
             gathered.offer(name, around.placed(name, value, around.cwd), source)
@@ -255,4 +253,8 @@ def _milliseconds(value: float) -> timedelta | float:
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else (error.strerror or type(error).__name__).lower()
+    return (
+        "not UTF-8 text"
+        if isinstance(error, UnicodeDecodeError)
+        else (error.strerror or type(error).__name__).lower()
+    )

@@ -1,0 +1,111 @@
+"""The program's log: one line for each event on standard error, for people or for machines.
+
+An embedding server keeps its own logging: only the program calls `configure`. What is logged is ids, tool names and
+times; a processor takes out whatever is named like a secret or like content, should it ever be passed.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+WITHHELD = frozenset({
+    "authorization", "password", "secret", "server_password", "token",
+    "arguments", "content", "data", "input", "metadata", "output", "prompt", "reasoning", "row", "text",
+})  # fmt: skip
+PLACEHOLDER = "(withheld)"
+NOISY = ("aiosqlite", "asyncio", "httpcore", "httpx", "sqlalchemy")
+
+
+def configure(
+    *,
+    level: Literal["debug", "info", "warning", "error"] = "info",
+    log_format: Literal["auto", "console", "json"] = "auto",
+    stream: TextIO | None = None,
+) -> None:
+    """Set up structlog, and the standard library's logging, for the program.
+
+    Args:
+        level: the least severe lines to write.
+        log_format: `auto` is `console` on a terminal, else `json`.
+        stream: where to; standard error by default.
+    """
+    out = stream if stream is not None else sys.stderr
+    terminal = out.isatty()
+    severity = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        withhold,
+    ]
+    rendering = _rendering(console=log_format == "console" or (log_format == "auto" and terminal), colors=terminal)
+    structlog.configure(
+        processors=[*shared, *rendering],
+        wrapper_class=structlog.make_filtering_bound_logger(severity),
+        logger_factory=lambda *_: _Lines(out),
+        cache_logger_on_first_use=False,
+    )
+    _configure_standard_library(out, severity, shared, rendering)
+
+
+def withhold(_logger: object, _method: str, event: MutableMapping[str, Any]) -> EventDict:
+    """Take out the values whose names say that they are secrets or content, at any depth."""
+    return {key: _withheld(key, value) for key, value in event.items()}
+
+
+def _withheld(key: object, value: object) -> object:
+    if isinstance(key, str) and key.lower() in WITHHELD and value is not None:
+        return PLACEHOLDER
+    if isinstance(value, MutableMapping):
+        return {inner: _withheld(inner, held) for inner, held in value.items()}
+    if isinstance(value, list | tuple):
+        return [_withheld(None, held) for held in value]
+    return value
+
+
+def _rendering(*, console: bool, colors: bool) -> list[Processor]:
+    """How lines look. Tracebacks stay plain: the richer ones print local variables, and so secrets and content."""
+    if console:
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+
+
+def _configure_standard_library(
+    out: TextIO, severity: int, shared: list[Processor], rendering: list[Processor]
+) -> None:
+    """Other packages' lines look like ours, and the talkative ones speak up only from warnings on."""
+    handler = logging.StreamHandler(out)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
+        )
+    )
+    logging.raiseExceptions = False
+    logging.basicConfig(handlers=[handler], level=severity, force=True)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(max(severity, logging.WARNING))
+
+
+class _Lines:
+    """Writes whole lines. A stream that is full or closed must not stop the watchdog."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except UnicodeEncodeError:
+            self.msg(line.encode("ascii", "backslashreplace").decode("ascii"))
+        except (OSError, ValueError):
+            return
+
+    debug = info = warning = error = critical = exception = log = fatal = msg
