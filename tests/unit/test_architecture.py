@@ -1,0 +1,362 @@
+"""The rules of the house, read from the sources. Each rule is also shown to see what it forbids."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "watchdog"
+
+PURE = {"model", "judge", "case", "family", "limits", "proof", "verdicts", "settle", "memory"}
+"""Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
+
+JUDGING = {"judge", "case", "family", "limits", "proof", "verdicts"}
+
+ROOMS: Mapping[str, set[str]] = {
+    "model": set(),
+    "errors": set(),
+    "durations": set(),
+    "ports": {"model"},
+    "clock": {"ports"},
+    "sources": set(),
+    "settings": {"model", "errors", "durations", "sources"},
+    **{name: {"model", *JUDGING} for name in JUDGING},
+    "settle": {"model"},
+    "memory": {"model", "family"},
+    "observe": {"ports", "model", "memory", "clock", "errors", "proof"},
+    "remedy": {"ports", "model", "errors", "settle"},
+    "watch": {"ports", "observe", "judge", "remedy", "memory", "model", "errors", "clock"},
+    "contract": {"model"},
+    "journal": {"model", "errors"},
+    "metrics": {"model"},
+    "logs": {"model"},
+    "installation": set(),
+    "opencode": {"model", "errors", "ports", "lock"},
+}
+"""What each module may import of ours. A folder's modules may also import each other."""
+
+THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
+    "sqlalchemy": ("opencode.database", "opencode.tracker", "opencode.queries", "journal"),
+    "httpx": ("opencode.server", "opencode.feed", "opencode.fleet"),
+    "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
+    "psutil": ("opencode.owners",),
+    "pydantic": ("settings", "durations", "sources", "control"),
+    "pydantic_core": ("settings", "durations", "sources", "control"),
+    "pydantic_settings": ("settings", "durations", "sources", "control"),
+}
+FOR_TYPING = {("embed", "sqlalchemy.ext.asyncio")}
+"""An embedding server passes its own engine."""
+
+PROC = {
+    "opencode.owners": r"/proc(?![a-z])",
+    "opencode.database": r"/proc/self/mountinfo",
+    "opencode.identity": r"/proc/self/mountinfo",
+}
+TIME = {"clock", "cli", "__main__", "demo", "app"}
+LATE_IMPORTS = {"cli", "__main__"}
+"""Start-up cost: a command imports what only it needs."""
+
+LONGEST_MODULE = 400
+LONGEST_FUNCTION = 50
+LONGER_FOR_A_REASON: Mapping[str, str] = {
+    "model": "the nouns in one place: documented fields and no logic to split",
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One source file. `name` is without the package: `judge`, `opencode.server`, and `` for the package itself."""
+
+    name: str
+    source: str
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.source, filename=f"{PACKAGE}.{self.name}", feature_version=(3, 11))
+
+    @cached_property
+    def imports(self) -> frozenset[str]:
+        return frozenset(_imports(self.tree))
+
+    @property
+    def room(self) -> str:
+        return self.name.split(".", maxsplit=1)[0]
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Every name that is imported, `from` imports as module.name, because a name may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _modules() -> dict[str, Module]:
+    found = {}
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        found[name] = Module(name, path.read_text(encoding="utf-8"))
+    return found
+
+
+MODULES = _modules()
+
+
+def ours(module: Module, known: Iterable[str]) -> set[str]:
+    """The modules of the package that a module imports; `` is the package itself."""
+    names, found = set(known), set()
+    for imported in module.imports:
+        if imported != PACKAGE and not imported.startswith(PACKAGE + "."):
+            continue
+        inner = imported.removeprefix(PACKAGE).removeprefix(".")
+        while inner and inner not in names:
+            inner = inner.rpartition(".")[0]
+        found.add(inner)
+    return found
+
+
+def strangers(module: Module) -> Iterator[str]:
+    """Third-party packages in a module that they don't belong to."""
+    for imported in module.imports:
+        allowed = THIRD_PARTY.get(imported.split(".", maxsplit=1)[0])
+        if allowed is None or any(module.name == name or module.name.startswith(name + ".") for name in allowed):
+            continue
+        if not any(module.name == name and imported.startswith(prefix) for name, prefix in FOR_TYPING):
+            yield f"{module.name} imports {imported}"
+
+
+def impurities(module: Module, known: Iterable[str]) -> Iterator[str]:
+    """What a pure module imports beyond the standard library and the other pure ones."""
+    from_outside = {"anyio", "httpx", "psutil", "pydantic", "sqlalchemy", "structlog", "rich", "typer"}
+    doing = {"asyncio", "io", "logging", "os", "pathlib", "socket", "sqlite3", "subprocess", "threading"}
+    for imported in module.imports:
+        if imported.split(".", maxsplit=1)[0] in from_outside | doing:
+            yield f"{module.name} imports {imported}"
+    yield from (f"{module.name} imports {name or PACKAGE}" for name in ours(module, known) - PURE)
+
+
+def trespasses(module: Module, known: Iterable[str]) -> Iterator[str]:
+    """Imports that the table of rooms does not allow."""
+    if module.room not in ROOMS:
+        return
+    for name in ours(module, known):
+        inside = "." in module.name and name.split(".", maxsplit=1)[0] == module.room
+        if not inside and name not in ROOMS[module.room]:
+            yield f"{module.name} imports {name or PACKAGE}"
+
+
+def readings_of_time(module: Module) -> Iterator[str]:
+    """Uses of the machine's clock or of chance."""
+    for imported in module.imports:
+        if imported.split(".", maxsplit=1)[0] in {"time", "random"}:
+            yield f"{module.name} imports {imported}"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today", "current_time"}:
+            holder = ast.unparse(node.value)
+            if holder.rpartition(".")[2] in {"datetime", "date", "anyio"}:
+                yield f"{module.name} line {node.lineno} calls {holder}.{node.attr}"
+
+
+def mentions_of_proc(module: Module) -> Iterator[str]:
+    """Texts with a path below /proc; docstrings may name it."""
+    prose = {id(node.value) for node in ast.walk(module.tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            rest = re.sub(PROC.get(module.name, r"(?!)"), "", node.value)
+            if re.search(r"/proc(?![a-z])", rest):
+                yield f"{module.name} line {node.lineno}: {node.value!r}"
+
+
+def late_imports(module: Module) -> Iterator[str]:
+    """Imports inside functions."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            for name in _imports(node):
+                yield f"{module.name} imports {name} inside a function"
+
+
+def cycles(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Chains of imports that return to where they began."""
+    arrows = {name: ours(module, modules) - {name} for name, module in modules.items()}
+    done: set[str] = set()
+
+    def follow(name: str, path: tuple[str, ...]) -> Iterator[str]:
+        if name in path:
+            yield " → ".join((*path[path.index(name) :], name))
+        elif name not in done:
+            for following in sorted(arrows.get(name, ())):
+                yield from follow(following, (*path, name))
+            done.add(name)
+
+    for name in modules:
+        yield from follow(name, ())
+
+
+def giants(module: Module) -> Iterator[str]:
+    """Modules and functions that are too long to be read in one go."""
+    length = len(module.source.splitlines())
+    if length > LONGEST_MODULE and module.name not in LONGER_FOR_A_REASON:
+        yield f"{module.name} has {length} lines"
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+            length = node.end_lineno - node.lineno + 1
+            if length > LONGEST_FUNCTION and f"{module.name}.{node.name}" not in LONGER_FOR_A_REASON:
+                yield f"{module.name}.{node.name} has {length} lines"
+
+
+def _files() -> list[Path]:
+    """Every file of the repository that isn't ignored; of an unpacked archive, every file."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode == 0:
+        return [ROOT / name for name in listing.stdout.split("\0") if name and (ROOT / name).is_file()]
+    return [path for path in ROOT.rglob("*") if path.is_file() and ".venv" not in path.parts]
+
+
+def mentions(text: str) -> list[str]:
+    """Hosts of package registries, and places of the machine that this was written on."""
+    hosts = ["pypi|org", "pythonhosted|org", "npmjs|org", "npmjs|com", "yarnpkg|com", "crates|io", "rubygems|org"]
+    hosts += ["golang|org", "anaconda|org", "anaconda|com"]
+    places = [("..", "shared"), ("", "work", "shared"), ("", "work", "main")]
+    wanted = [host.replace("|", ".") for host in hosts] + ["/".join(place) for place in places]
+    return [each for each in wanted if re.search(rf"(?<![\w-]){re.escape(each)}\b", text)]
+
+
+# --- the package
+
+
+def test_third_party_packages_stay_in_their_modules() -> None:
+    assert [problem for module in MODULES.values() for problem in strangers(module)] == []
+
+
+def test_what_decides_imports_nothing_that_acts() -> None:
+    pure = [MODULES[name] for name in sorted(PURE & set(MODULES))]
+    assert [problem for module in pure for problem in impurities(module, MODULES)] == []
+
+
+def test_each_module_imports_only_the_rooms_it_may() -> None:
+    assert [problem for module in MODULES.values() for problem in trespasses(module, MODULES)] == []
+
+
+def test_only_the_clock_and_the_programs_own_modules_read_the_time() -> None:
+    inner = [module for name, module in MODULES.items() if name not in TIME]
+    assert [problem for module in inner for problem in readings_of_time(module)] == []
+
+
+def test_only_the_owners_look_into_proc() -> None:
+    assert [problem for module in MODULES.values() for problem in mentions_of_proc(module)] == []
+
+
+def test_no_import_hides_inside_a_function() -> None:
+    inner = [module for name, module in MODULES.items() if name not in LATE_IMPORTS]
+    assert [problem for module in inner for problem in late_imports(module)] == []
+
+
+def test_no_import_returns_to_where_it_began() -> None:
+    assert list(cycles(MODULES)) == []
+
+
+def test_nothing_is_too_long() -> None:
+    assert [problem for module in MODULES.values() for problem in giants(module)] == []
+
+
+def test_whatever_is_longer_for_a_reason_still_is() -> None:
+    lengths = {name: len(module.source.splitlines()) for name, module in MODULES.items()}
+    assert [name for name in LONGER_FOR_A_REASON if name in lengths and lengths[name] <= LONGEST_MODULE] == []
+
+
+def test_no_file_names_a_registry_or_a_place_of_this_machine() -> None:
+    found = {}
+    for path in _files():
+        if wanted := mentions(path.read_text(encoding="utf-8", errors="replace")):
+            found[str(path.relative_to(ROOT))] = wanted
+    assert found == {}
+
+
+# --- the rules themselves
+
+
+def test_strangers_are_seen() -> None:
+    assert list(strangers(Module("judge", "import sqlalchemy")))
+    assert list(strangers(Module("embed", "from sqlalchemy import select")))
+    assert list(strangers(Module("watch", "from httpx import AsyncClient")))
+    assert not list(strangers(Module("embed", "from sqlalchemy.ext.asyncio import AsyncEngine")))
+    assert not list(strangers(Module("control.page", "import pydantic")))
+    assert list(strangers(Module("controller", "import pydantic")))
+
+
+def test_impurities_are_seen() -> None:
+    assert list(impurities(Module("judge", "import structlog"), MODULES))
+    assert list(impurities(Module("judge", "from pathlib import Path"), MODULES))
+    assert list(impurities(Module("judge", "from watchdog import errors"), MODULES))
+    assert not list(impurities(Module("judge", "import math\nfrom watchdog.model import Turn"), MODULES))
+
+
+def test_trespasses_are_seen() -> None:
+    assert list(trespasses(Module("judge", "from watchdog.ports import Clock"), MODULES))
+    assert list(trespasses(Module("opencode.server", "from watchdog import settings"), MODULES))
+    assert list(trespasses(Module("observe", "from watchdog.opencode.database import Database"), MODULES))
+    assert list(trespasses(Module("watch", "import watchdog"), MODULES))
+    assert not list(trespasses(Module("opencode.server", "from watchdog.opencode.database import x"), MODULES))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import time", "from random import random", "datetime.now(UTC)", "datetime.datetime.utcnow()", "date.today()"],
+)
+def test_readings_of_time_are_seen(source: str) -> None:
+    assert list(readings_of_time(Module("judge", source)))
+
+
+def test_harmless_uses_of_dates_are_not_readings_of_time() -> None:
+    source = "from datetime import datetime, timedelta\ndatetime.fromtimestamp(now)\nstate.now\n"
+    assert not list(readings_of_time(Module("judge", source)))
+
+
+def test_mentions_of_proc_are_seen() -> None:
+    assert list(mentions_of_proc(Module("watch", "x = f'/proc/{pid}/fd'")))
+    assert list(mentions_of_proc(Module("opencode.identity", "x = '/proc/locks'")))
+    assert not list(mentions_of_proc(Module("opencode.identity", "x = '/proc/self/mountinfo'")))
+    assert not list(mentions_of_proc(Module("opencode.owners", "x = '/proc/locks'")))
+    assert not list(mentions_of_proc(Module("watch", '"""Reads /proc."""\nx = "/process"')))
+
+
+def test_late_imports_are_seen() -> None:
+    assert list(late_imports(Module("watch", "def f():\n    if x:\n        from watchdog import cli")))
+    assert not list(late_imports(Module("watch", "import math\ndef f(): pass")))
+
+
+def test_cycles_are_seen() -> None:
+    modules = {
+        "a": Module("a", "from watchdog.b import x"),
+        "b": Module("b", "from watchdog import c"),
+        "c": Module("c", "if TYPE_CHECKING:\n    import watchdog.a"),
+    }
+    assert list(cycles(modules)) == ["a → b → c → a"]
+
+
+def test_giants_are_seen() -> None:
+    assert list(giants(Module("watch", "x = 1\n" * 401)))
+    assert not list(giants(Module("watch", "x = 1\n" * 400)))
+    assert list(giants(Module("watch", "async def f():\n" + "    x = 1\n" * 50)))
+    assert not list(giants(Module("watch", "def f():\n" + "    x = 1\n" * 49)))
+
+
+def test_mentions_are_seen() -> None:
+    assert mentions("https://registry.npmjs|org/x".replace("|", "."))
+    assert mentions("see ..|shared|x.md".replace("|", "/"))
+    assert not mentions("shared work, in crates of io")
