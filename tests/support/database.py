@@ -1,6 +1,6 @@
 """Databases of opencode's shape for tests: `OpencodeFile` is a real one, in WAL mode, with short ways to fill it.
 
-`OpencodeRows` holds the ways to fill; the in-memory store of `tests.fakes` has the same ones.
+`OpencodeRows` holds the ways to fill; the rows of the in-memory store in `tests.fakes` have the same ones.
 """
 
 import itertools

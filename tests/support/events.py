@@ -55,6 +55,11 @@ class EventRecorder:
         parts = [event.properties["part"] for event in self.seen if event.type == "message.part.updated"]
         return [part["state"]["status"] for part in parts if part["id"] == part_id and "state" in part]
 
+    async def wait_for_state(self, part_id: str, status: str, *, seconds: float = 15.0) -> None:
+        """Wait until that state of a tool call was published."""
+        what = f"a client to see {part_id} {status}"
+        await wait_until(lambda: status in self.part_states(part_id), what, seconds=seconds)
+
     async def _record(self) -> None:
         timeout = httpx.Timeout(10.0, read=None)
         async with (

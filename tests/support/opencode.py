@@ -43,6 +43,7 @@ MARK: Final = "WATCHDOG_TEST_LAB"  # no OPENCODE_ prefix: programs read those
 HANGING_TOOL: Final = "hang"
 SILENT_MCP_TOOL: Final = "silent_never"
 GATED: Final = "echo gated"
+STARTED: Final = "started"
 READY_SECONDS: Final = 60.0
 
 _PROJECT: Final = Path(__file__).resolve().parents[2]
@@ -390,6 +391,48 @@ class Session:
         what = f"a {status} call of {tool} in {self.id}"
         return await wait_until(look, what, seconds=seconds, explain=self.server.tail)
 
+    async def wait_for_bash(self, *, count: int = 1, seconds: float = 30.0) -> list[Json]:
+        """Wait until that many bash calls have said `STARTED`: their commands really run, and can be ended."""
+
+        async def look() -> list[Json] | None:
+            calls = [call for call in await self.calls("bash") if call["state"]["status"] == "running"]
+            started = [call for call in calls if STARTED in call["state"].get("metadata", {}).get("output", "")]
+            return started if len(started) >= count else None
+
+        what = f"{count} started bash calls in {self.id}"
+        return await wait_until(look, what, seconds=seconds, explain=self.server.tail)
+
+    async def wait_for_ask(self, *, seconds: float = 30.0) -> Json:
+        """Wait until it waits for a human, and answer the question or the permission asked for."""
+
+        async def look() -> Json | None:
+            asks = await self.server.questions(self.directory) + await self.server.permissions(self.directory)
+            return next((ask for ask in asks if ask["sessionID"] == self.id), None)
+
+        what = f"{self.id} to ask a human"
+        return await wait_until(look, what, seconds=seconds, explain=self.server.tail)
+
+    async def wait_for_status(self, kind: str, *, seconds: float = 30.0) -> Json:
+        """Wait until the server says that of it: `idle`, `busy` or `retry`."""
+
+        async def look() -> Json | None:
+            status = await self.status()
+            return status if status["type"] == kind else None
+
+        return await wait_until(look, f"{self.id} to be {kind}", seconds=seconds, explain=self.server.tail)
+
+    async def allow(self, permission: Json) -> None:
+        """Say yes, once, to a permission that it asked for."""
+        await self._reply(f"/permission/{permission['id']}/reply", {"reply": "once"})
+
+    async def answer(self, question: Json, label: str = "yes") -> None:
+        """Answer a question that it asked."""
+        await self._reply(f"/question/{question['id']}/reply", {"answers": [[label]]})
+
+    async def _reply(self, path: str, body: Json) -> None:
+        response = await self.server.client.post(path, params=_where(self.directory), json=body)
+        assert response.is_success, f"{response.status_code} {response.text}"
+
     async def wait_closed(self, *, seconds: float = 20.0) -> None:
         """Wait until no turn and no call of it is open."""
 
@@ -399,12 +442,12 @@ class Session:
         await wait_until(look, f"{self.id} to have nothing open", seconds=seconds, explain=self.server.tail)
 
     async def wait_finished(self, *, turns: int = 1, seconds: float = 30.0) -> Json:
-        """Wait until it is idle with nothing open and at least that many turns; answer the last turn."""
+        """Wait until it is idle with at least that many turns and the last one ended; answer that."""
 
         async def look() -> Json | None:
             found = await self.turns()
-            done = len(found) >= turns and not await self.open_ids() and (await self.status())["type"] == "idle"
-            return found[-1] if done else None
+            ended = len(found) >= turns and "completed" in found[-1]["info"]["time"]
+            return found[-1] if ended and (await self.status())["type"] == "idle" else None
 
         return await wait_until(look, f"{self.id} to finish", seconds=seconds, explain=self.server.tail)
 
@@ -416,16 +459,16 @@ class Session:
         assert "error" not in turn["info"], turn["info"]
         return turn
 
-    async def wait_for_child(self, *, count: int = 1, seconds: float = 30.0) -> list["Session"]:
-        """Wait until it started that many children, and answer them, oldest first."""
+    async def wait_for_child(self, description: str, *, seconds: float = 30.0) -> "Session":
+        """Wait until its task call of that description started its child, and answer that."""
 
-        async def look() -> list[str] | None:
+        async def look() -> str | None:
             children: list[Json] = await self.server.get(f"/session/{self.id}/children", self.directory)
-            by_age = sorted(children, key=lambda child: int(child["time"]["created"]))
-            return [child["id"] for child in by_age] if len(by_age) >= count else None
+            return next((child["id"] for child in children if child["title"].startswith(description)), None)
 
-        ids = await wait_until(look, f"{count} children of {self.id}", seconds=seconds)
-        return [Session(server=self.server, id=one, directory=self.directory) for one in ids]
+        what = f"the child {description!r} of {self.id}"
+        found = await wait_until(look, what, seconds=seconds, explain=self.server.tail)
+        return Session(server=self.server, id=found, directory=self.directory)
 
 
 def _existing(folder: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.support.opencode import GATED
+from tests.support.opencode import GATED, STARTED
 from tests.support.scripted_model import call, question, script, use
 
 Json = dict[str, Any]
@@ -17,8 +17,8 @@ def bash(command: str, *, timeout_ms: int | None = None) -> Json:
 
 
 def sleep(seconds: int = 600) -> Json:
-    """A bash call that does nothing for ten minutes."""
-    return bash(f"sleep {seconds}")
+    """A bash call that says `STARTED` and then nothing for ten minutes; await it with `wait_for_bash`."""
+    return bash(f"echo {STARTED}; sleep {seconds}")
 
 
 def gated() -> Json:

@@ -53,7 +53,7 @@ class Watchdog:
     runs: int = 0
 
     @classmethod
-    def for_lab(cls, lab: Lab, *servers: Server, name: str = "watchdog", **settings: Setting) -> "Watchdog":
+    def for_lab(cls, lab: Lab, *servers: Server, **settings: Setting) -> "Watchdog":
         """Write a settings file: fast polls, limits out of reach, no discovery, and what is told otherwise."""
         merged: dict[str, Setting] = {
             "database": str(lab.database),
@@ -72,7 +72,7 @@ class Watchdog:
             "log_level": "debug",
             **settings,
         }
-        config = lab.home / f"{name}.toml"
+        config = lab.home / "watchdog.toml"
         config.write_text(to_toml(merged))
         return cls(lab=lab, config=config)
 
