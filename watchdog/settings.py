@@ -164,7 +164,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _pattern(value: object) -> str:
     if not isinstance(value, str) or not value or value != value.strip():
         raise ValueError("a pattern is a tool's name, with * and ? where anything may stand")
-    if re.search(r"\[(?!\]?[^\]]*\])|\[!\]$", value):
+    if "]" not in value[value.rfind("[") :] and "[" in value:
         raise ValueError("a pattern that has a [ needs its ]")
     return value
 

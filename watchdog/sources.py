@@ -67,14 +67,17 @@ class Surroundings:
         named = self.environ.get("XDG_CONFIG_HOME")
         return self.cwd / named if named else self.home / ".config"
 
+    def located(self, path: str, base: Path) -> Path:
+        """A path as people write it, made absolute."""
+        if path == "~" or path.startswith("~/"):
+            return self.home / path[2:]
+        return base / path
+
     def placed(self, name: str, value: object, base: Path) -> object:
-        """The value, with the path of the database made absolute."""
-        if name != "database" or not isinstance(value, str | Path) or not str(value):
+        """The value; if it is the database's path, made absolute."""
+        if name != "database" or not isinstance(value, str | Path) or not str(value).strip():
             return value
-        text = str(value)
-        if text == "~" or text.startswith("~/"):
-            return self.home / text[2:]
-        return base / text
+        return self.located(str(value), base)
 
 
 def gather(flags: Mapping[str, object], around: Surroundings) -> Gathered:
@@ -132,7 +135,7 @@ def _from_environment(gathered: Gathered, around: Surroundings) -> None:
 
 def _from_file(gathered: Gathered, config: object, around: Surroundings) -> None:
     if config:
-        candidates = [around.cwd / str(around.placed("database", str(config), around.cwd))]
+        candidates = [around.located(str(config), around.cwd)]
     else:
         candidates = [around.cwd / PROJECT_FILE, around.config_home / "opencode-watchdog" / "config.toml"]
     for path in candidates:
@@ -212,6 +215,8 @@ def _from_opencode(gathered: Gathered, around: Surroundings) -> None:
         try:
             content = path.read_text(encoding="utf-8-sig")
         except (FileNotFoundError, NotADirectoryError):
+            if named:
+                gathered.warnings.append(f"environment variable OPENCODE_CONFIG: there is no file {path}.")
             continue
         except (OSError, UnicodeDecodeError) as error:
             gathered.warnings.append(f"file {path}: it is ignored, because it can't be read ({_reason(error)}).")

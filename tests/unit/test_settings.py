@@ -264,6 +264,8 @@ def test_the_config_flag_comes_before_both(place: Place) -> None:
     named = place.toml("max_attempts = 8", place.cwd / "other" / "mine.toml")
     assert place.load({"config": "other/mine.toml"}).settings.max_attempts == 8
     assert place.load({"config": named}).config_file == named
+    at_home = place.toml("max_attempts = 9", place.home / "mine.toml")
+    assert place.load({"config": "~/mine.toml"}).config_file == at_home
 
 
 def test_xdg_config_home_is_the_users_config_folder(place: Place) -> None:
@@ -473,6 +475,13 @@ def test_opencode_config_names_the_file_instead(place: Place) -> None:
     assert loaded.settings.idle_timeout == timedelta(seconds=2)
     assert loaded.settings.tool_timeout == timedelta(minutes=30)
     assert loaded.sources["idle_timeout"] == f"file {named}, key experimental.idle_timeout"
+
+
+def test_an_opencode_config_that_is_missing_is_a_warning(place: Place) -> None:
+    place.environ = {"OPENCODE_CONFIG": "gone.json"}
+    assert place.load().warnings == (
+        f"environment variable OPENCODE_CONFIG: there is no file {place.cwd / 'gone.json'}.",
+    )
 
 
 def test_a_broken_opencode_file_is_a_warning_with_its_place(place: Place) -> None:
