@@ -1,0 +1,232 @@
+"""opencode's event stream, the witness of life: text shows here long before it is stored."""
+
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import aclosing
+from typing import Any, Final, NoReturn
+
+import anyio
+import anyio.abc
+import httpx
+import httpx_sse
+
+from watchdog.model import Activity, SessionId, Witness
+from watchdog.ports import Clock
+
+PATH: Final = "/global/event"
+SILENCE_SECONDS: Final = 35.0
+"""Three heartbeats, which come about every 10 s, and a half."""
+SHORT_GAP_MS: Final = 60_000
+FIRST_PAUSE_SECONDS: Final = 0.5
+LONGEST_PAUSE_SECONDS: Final = 30.0
+MOST_GAPS: Final = 100
+MOST_SESSIONS: Final = 5_000
+MOST_LINE_BYTES: Final = 64 * 1024 * 1024
+
+_PART_EVENTS: Final = frozenset({"message.part.updated", "message.part.delta", "message.part.removed"})
+_ASK_PREFIXES: Final = ("permission.", "question.")
+
+
+class Feed:
+    """What one server's `/global/event` has told. It connects again by itself, for ever.
+
+    Args:
+        client: asks the server; its base URL and its credentials are used.
+        clock: times what is heard, and waits between two attempts.
+        rng: spreads the attempts.
+        on_change: called, in the feed's task, when a status changes or an ask comes or goes.
+        silence_seconds: how long nothing at all may be heard before the connection counts as broken.
+
+    Attributes:
+        malformed: how many events could not be read.
+        connections: how many connections were made so far.
+        problem: why nothing is heard just now, as a sentence without secrets; None while connected.
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        on_change: Callable[[], None] | None = None,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._rng = rng
+        self._on_change = on_change
+        self._silence_seconds = silence_seconds
+        self._connected = False
+        self._since_ms: int | None = None
+        self._heard_ms: int | None = None
+        self._gaps: list[tuple[int, int]] = []
+        self._life: dict[SessionId, int] = {}
+        self._states: dict[SessionId, tuple[str, Any]] = {}
+        self._directories: dict[SessionId, str] = {}
+        self.malformed = 0
+        self.connections = 0
+        self.problem: str | None = "not connected yet"
+
+    async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> NoReturn:
+        """Listen until cancelled. Reports itself started at once: the server may be down for long."""
+        task_status.started()
+        failures = 0
+        while True:
+            began = self._clock.read().awake_seconds
+            try:
+                await self._listen()
+            finally:
+                self._connected = False
+            lasted = self._clock.read().awake_seconds - began
+            failures = 0 if lasted >= LONGEST_PAUSE_SECONDS else failures + 1
+            limit = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(max(failures - 1, 0), 10))
+            await self._clock.sleep(self._rng.uniform(0.0, limit))
+
+    def witness(self) -> Witness:
+        """How well the server has been heard."""
+        return Witness(connected=self._connected, since_ms=self._since_ms, gaps=tuple(self._gaps))
+
+    def life(self) -> Mapping[SessionId, int]:
+        """The last sign of life of each session that showed one, in milliseconds since the epoch."""
+        return dict(self._life)
+
+    def busy_directories(self) -> frozenset[str]:
+        """The directories in which a session was last heard to be at work."""
+        return frozenset(self._directories.values())
+
+    def forget(self, keep: Collection[SessionId]) -> None:
+        """Drop every session that is not in `keep`."""
+        kept = frozenset(keep)
+        for known in (self._life, self._states, self._directories):
+            for session_id in [each for each in known if each not in kept]:
+                known.pop(session_id, None)
+
+    async def _listen(self) -> None:
+        """Follow one connection to its end; says in `problem` why it ended."""
+        try:
+            async with httpx_sse.aconnect_sse(
+                self._client, "GET", PATH, timeout=httpx.Timeout(5.0, read=self._silence_seconds)
+            ) as source:
+                if source.response.status_code != httpx.codes.OK:
+                    self.problem = f"its event stream answered {source.response.status_code}"
+                    return
+                source.response.stream = _Bounded(source.response.stream)
+                async with aclosing(source.aiter_sse()) as events:
+                    while True:
+                        with anyio.fail_after(self._silence_seconds):
+                            event = await anext(events)
+                        self._hear(event.data)
+        except TimeoutError:
+            self.problem = f"its event stream was silent for {self._silence_seconds:g} s"
+        except StopAsyncIteration:
+            self.problem = "its event stream ended"
+        except httpx_sse.SSEError:
+            self.problem = "it has no event stream at its address"
+        except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as error:
+            self.problem = f"its event stream can't be read ({type(error).__name__})"
+
+    def _hear(self, text: str) -> None:
+        now_ms = self._clock.read().wall_ms
+        if not self._connected:
+            self._reconnected(now_ms)
+        self._heard_ms = now_ms
+        if not text:
+            return
+        try:
+            self._take(text, now_ms)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            self.malformed += 1
+
+    def _reconnected(self, now_ms: int) -> None:
+        """Judge the gap by what was last heard: a cut line may have been noticed late."""
+        self._connected = True
+        self.problem = None
+        self.connections += 1
+        heard_ms = self._heard_ms
+        if self._since_ms is None or heard_ms is None or not 0 <= now_ms - heard_ms <= SHORT_GAP_MS:
+            self._since_ms = now_ms
+            self._gaps.clear()
+            return
+        self._gaps.append((heard_ms, now_ms))
+        if len(self._gaps) > MOST_GAPS:
+            # What is dropped must not read as heard: hearing starts where the oldest gap that is dropped ended.
+            self._since_ms = self._gaps[-MOST_GAPS - 1][1]
+            del self._gaps[:-MOST_GAPS]
+
+    def _take(self, text: str, now_ms: int) -> None:
+        event = json.loads(text)
+        payload = event["payload"]
+        kind, properties = payload["type"], payload.get("properties", {})
+        if not isinstance(kind, str) or not isinstance(properties, dict):
+            raise TypeError(kind)
+        session_id = _session_of(properties)
+        if session_id is None:
+            return
+        if kind in _PART_EVENTS or kind == "session.error":
+            self._lives(session_id, now_ms)
+        elif kind.startswith(_ASK_PREFIXES):
+            self._lives(session_id, now_ms)
+            self._changed()
+        elif kind in {"session.status", "session.idle"}:
+            status = properties["status"] if kind == "session.status" else {"type": Activity.IDLE.value}
+            directory = event.get("directory")
+            self._status(session_id, status, directory if isinstance(directory, str) else None, now_ms)
+
+    def _status(self, session_id: SessionId, status: Mapping[str, Any], directory: str | None, now_ms: int) -> None:
+        """Take a status; the same one again is a ping, which says nothing new."""
+        idle = (Activity.IDLE.value, None)
+        state = (str(status["type"]), status.get("attempt"))
+        if state == self._states.get(session_id, idle):
+            return
+        self._lives(session_id, now_ms)
+        if state == idle:
+            self._states.pop(session_id, None)
+            self._directories.pop(session_id, None)
+        else:
+            self._states[session_id] = state
+            if directory is not None:
+                self._directories[session_id] = directory
+        self._changed()
+
+    def _lives(self, session_id: SessionId, now_ms: int) -> None:
+        """Note a sign of life; the ones that were silent longest make room when there are too many."""
+        self._life.pop(session_id, None)
+        self._life[session_id] = now_ms
+        if len(self._life) > MOST_SESSIONS:
+            oldest = next(iter(self._life))
+            for known in (self._life, self._states, self._directories):
+                known.pop(oldest, None)
+
+    def _changed(self) -> None:
+        if self._on_change is not None:
+            self._on_change()
+
+
+class _Bounded(httpx.AsyncByteStream):
+    """A body that may be endless, but not in one line."""
+
+    def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> None:
+        if not isinstance(stream, httpx.AsyncByteStream):
+            raise TypeError(stream)
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        length = 0
+        async for chunk in self._stream:
+            length = len(chunk) - chunk.rfind(b"\n") - 1 if b"\n" in chunk else length + len(chunk)
+            if length > MOST_LINE_BYTES:
+                raise httpx.DecodingError("an event without an end")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _session_of(properties: Mapping[str, Any]) -> SessionId | None:
+    for holder in (properties, properties.get("part"), properties.get("info")):
+        found = holder.get("sessionID") if isinstance(holder, dict) else None
+        if isinstance(found, str) and found:
+            return SessionId(found)
+    return None

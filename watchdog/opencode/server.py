@@ -1,0 +1,409 @@
+"""opencode's HTTP API. Every error of httpx, and every wrong answer, leaves here as a `ServerError`."""
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import ip_address
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import anyio
+import httpx
+
+from watchdog.errors import ServerAnswerInvalid, ServerError, ServerRefused, ServerUnreachable, SettingsError
+from watchdog.model import Activity, Ask, AskKind, Row, ServerName, SessionId, Status, TurnId, Witness
+from watchdog.opencode.feed import Feed
+from watchdog.ports import Clock
+
+TIMEOUT_SECONDS: Final = 5.0
+ABORT_TIMEOUT_SECONDS: Final = 10.0
+READ_TIMEOUT_SECONDS: Final = 30.0
+"""For a session's messages, which can be megabytes."""
+VOUCHING_VERSION: Final = (1, 14)
+MOST_BYTES: Final = 16 * 1024 * 1024
+
+_OK, _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BROKEN = 200, 400, 404, 409, 500
+_MOST_CONNECTIONS: Final = 64
+_REFUSALS: Final = frozenset({401, 403})
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_VERSION: Final = re.compile(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:[-+.].*)?\Z")
+_TRANSLATED: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, ValueError)
+
+
+class _Default(Enum):
+    AUTH = "the server's own"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    status: int
+    content_type: str
+    body: bytes
+
+
+class OpencodeServer:
+    """One opencode server, asked over HTTP through routes that every supported version has.
+
+    Args:
+        url: its base URL; credentials inside it win over the other two, and never show in its name.
+        clock: times what its feed hears.
+        rng: spreads the feed's attempts to connect.
+        username: for basic authentication, when there is a password.
+        password: never shown, logged or part of an error.
+        timeout_seconds: for one request as a whole.
+        abort_timeout_seconds: for an abort.
+        read_timeout_seconds: for reading all the messages of a session.
+        on_change: passed on to the feed.
+        transport: what carries the requests; the default one goes to the network, and never by a proxy.
+
+    Raises:
+        SettingsError: the URL is none that can be asked.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        rng: random.Random,
+        username: str = "opencode",
+        password: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        abort_timeout_seconds: float = ABORT_TIMEOUT_SECONDS,
+        read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
+        on_change: Callable[[], None] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        base, username, password = _split(url, username, password)
+        self._base = base
+        self._auth = httpx.BasicAuth(username, password) if password else None
+        self._timeout_seconds = timeout_seconds
+        self._abort_timeout_seconds = abort_timeout_seconds
+        self._read_timeout_seconds = read_timeout_seconds
+        # A proxy or a .netrc of the environment has no business with a server on loopback.
+        self._client = httpx.AsyncClient(
+            base_url=base, auth=self._auth, transport=transport, trust_env=False, timeout=timeout_seconds
+        )
+        self._version: str | None = None
+        self._connections: set[object] = set()
+        self.feed: Final = Feed(self._client, clock=clock, rng=rng, on_change=on_change)
+
+    def __repr__(self) -> str:
+        return f"OpencodeServer({str(self.name)!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close its connections; afterwards every question raises `ServerUnreachable`."""
+        await self._client.aclose()
+
+    @property
+    def name(self) -> ServerName:
+        """Its base URL without credentials."""
+        return ServerName(str(self._base).rstrip("/"))
+
+    @property
+    def port(self) -> int | None:
+        """The loopback port it listens on; None when it is on another machine."""
+        return (self._base.port or _DEFAULT_PORTS[self._base.scheme]) if _is_loopback(self._base.host) else None
+
+    async def version(self) -> str:
+        """Its version; asked anew after an error and on each new connection."""
+        if self._version is None:
+            self._version = await self._ask_version(self._auth)
+        return self._version
+
+    async def greet(self) -> str:
+        """Ask its version like a stranger: the password is sent only to a server that asks for one."""
+        try:
+            return await self._ask_version(None)
+        except ServerRefused:
+            return await self._ask_version(self._auth)
+
+    async def vouches(self) -> bool:
+        """Whether its version is 1.14 or later."""
+        found = _VERSION.match(await self.version())
+        return found is not None and (int(found[1]), int(found[2])) >= VOUCHING_VERSION
+
+    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+        """The sessions of a directory that are not idle. One of an unknown kind is busy: in doubt, it lives."""
+        found = self._object(await self._get("/session/status", directory))
+        statuses = {SessionId(key): _status(value) for key, value in found.items()}
+        return {key: status for key, status in statuses.items() if status.activity is not Activity.IDLE}
+
+    async def pending_asks(self, directory: str) -> tuple[Ask, ...]:
+        """The questions and permissions of a directory that wait for a human."""
+        return (
+            *await self._asks("/question", AskKind.QUESTION, directory),
+            *await self._asks("/permission", AskKind.PERMISSION, directory),
+        )
+
+    async def abort(self, session_id: SessionId, directory: str) -> None:
+        """Ask it to end what the session does now. That it agreed proves nothing: it agrees to everything."""
+        answer = await self._ask(
+            "POST", f"{_session(session_id)}/abort", directory, seconds=self._abort_timeout_seconds
+        )
+        if self._json(answer) is not True:
+            raise ServerAnswerInvalid(f"{self.name} did not agree to the abort.")
+
+    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
+        """Whether it returns this turn by its id."""
+        answer = await self._ask("GET", _message(session_id, turn_id), directory)
+        if answer.status == _NOT_FOUND:
+            return False
+        info = self._object(answer).get("info")
+        return isinstance(info, dict) and info.get("id") == turn_id and info.get("sessionID") == session_id
+
+    async def publish(self, row: Row, directory: str) -> None:
+        """Write the identical row of a part once more, so that its clients hear of it."""
+        body = json.dumps({**_data(row), "id": row.id, "messageID": row.message_id, "sessionID": row.session_id})
+        path = f"{_message(row.session_id, row.message_id)}/part/{quote(row.id, safe='')}"
+        # ASCII with escapes: half a surrogate pair, which a cut-off output may hold, has no UTF-8.
+        self._json(await self._ask("PATCH", path, directory, content=body.encode("ascii")))
+
+    async def readable(self, session_id: SessionId, directory: str) -> bool:
+        """Whether the session's messages can be read through it: 200 is yes, 400 is no."""
+        path = f"{_session(session_id)}/message"
+        answer = await self._ask("GET", path, directory, seconds=self._read_timeout_seconds, keep=False)
+        if answer.status == _BAD_REQUEST:
+            return False
+        if answer.status != _OK or "json" not in answer.content_type:
+            raise self._unexpected(answer)
+        return True
+
+    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
+        """Delete a message; a session that is busy is an error that says so."""
+        answer = await self._ask("DELETE", _message(session_id, message_id), directory)
+        busy = answer.status in {_BAD_REQUEST, _BROKEN} and b"is busy" in answer.body
+        if busy or answer.status == _CONFLICT:
+            raise ServerAnswerInvalid(f"{self.name} can't delete {message_id}: session {session_id} is busy.")
+        if answer.status == _NOT_FOUND:
+            raise ServerAnswerInvalid(f"{self.name} knows no message {message_id} in session {session_id}.")
+        self._json(answer)
+
+    def witness(self) -> Witness:
+        """How well its event feed is heard."""
+        return self.feed.witness()
+
+    def life(self) -> Mapping[SessionId, int]:
+        """The last sign of life of each session on its feed."""
+        return self.feed.life()
+
+    def busy_directories(self) -> frozenset[str]:
+        """The directories in which its feed shows a session at work."""
+        return self.feed.busy_directories()
+
+    async def _ask_version(self, auth: httpx.BasicAuth | None) -> str:
+        health = self._object(await self._ask("GET", "/global/health", None, auth=auth))
+        version = health.get("version")
+        if health.get("healthy") is not True or not isinstance(version, str) or not version:
+            raise ServerAnswerInvalid(f"{self.name} does not answer as an opencode server does.")
+        return version[:64]
+
+    async def _asks(self, path: str, kind: AskKind, directory: str) -> list[Ask]:
+        found = self._json(await self._get(path, directory))
+        if not isinstance(found, list):
+            raise ServerAnswerInvalid(f"{self.name} answered {path} with something that is no list.")
+        try:
+            return [_ask(each, kind) for each in found]
+        except (TypeError, KeyError):
+            raise ServerAnswerInvalid(f"{self.name} answered {path} with an ask that can't be read.") from None
+
+    async def _get(self, path: str, directory: str) -> _Answer:
+        return await self._ask("GET", path, directory)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        directory: str | None,
+        *,
+        content: bytes | None = None,
+        seconds: float | None = None,
+        keep: bool = True,
+        auth: httpx.BasicAuth | _Default | None = _Default.AUTH,
+    ) -> _Answer:
+        """Send one request and read its answer whole, within a time limit for both together."""
+        limit = self._timeout_seconds if seconds is None else seconds
+        exchange = _Exchange()
+        try:
+            with anyio.fail_after(limit):
+                request = self._client.build_request(
+                    method,
+                    path,
+                    params=_parameters(directory),
+                    content=content,
+                    headers=None if content is None else {"content-type": "application/json"},
+                    timeout=limit,
+                )
+                used = self._auth if isinstance(auth, _Default) else auth
+                answer = await exchange.run(self._client, request, auth=used, keep=keep)
+        except (TimeoutError, httpx.TimeoutException) as error:
+            self._version = None
+            raise ServerUnreachable(f"{self.name} did not answer within {limit:g} s.") from error
+        except _TRANSLATED as error:
+            self._version = None
+            raise self._translated(error, begun=exchange.begun) from error
+        except RuntimeError as error:
+            if not self._client.is_closed:
+                raise
+            raise ServerUnreachable(f"{self.name} is not watched any more.") from error
+        self._recognise(exchange.connection)
+        if answer.status in _REFUSALS:
+            self._version = None
+            raise ServerRefused(f"{self.name} answered {answer.status}: its password is missing or wrong.")
+        return answer
+
+    def _recognise(self, connection: object) -> None:
+        """Another program may answer on a new connection: what is known of the version ends with the old one."""
+        if connection is None or connection in self._connections:
+            return
+        self._connections = (
+            {*self._connections, connection} if len(self._connections) < _MOST_CONNECTIONS else {connection}
+        )
+        self._version = None
+
+    def _translated(self, error: Exception, *, begun: bool) -> ServerError:
+        """The error's own text is left out: it may hold an address with credentials."""
+        kind = type(error).__name__
+        if begun and isinstance(error, httpx.NetworkError | httpx.ProtocolError | OSError):
+            return ServerAnswerInvalid(f"{self.name} broke off in the middle of its answer ({kind}).")
+        if isinstance(error, httpx.RemoteProtocolError) and "without sending" not in str(error):
+            return ServerAnswerInvalid(f"{self.name} does not speak HTTP ({kind}).")
+        if isinstance(error, httpx.TransportError | httpx.InvalidURL | OSError):
+            return ServerUnreachable(f"{self.name} can't be reached ({kind}).")
+        return ServerAnswerInvalid(f"{self.name} gave an answer that can't be read ({kind}).")
+
+    def _json(self, answer: _Answer) -> object:
+        if answer.status != _OK:
+            raise self._unexpected(answer)
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError):
+            raise ServerAnswerInvalid(f"{self.name} answered with something that is not JSON.") from None
+
+    def _object(self, answer: _Answer) -> dict[str, Any]:
+        found = self._json(answer)
+        if not isinstance(found, dict):
+            raise ServerAnswerInvalid(f"{self.name} answered with JSON that is not an object.")
+        return found
+
+    def _unexpected(self, answer: _Answer) -> ServerAnswerInvalid:
+        shown = answer.content_type.partition(";")[0][:40] or "nothing"
+        return ServerAnswerInvalid(f"{self.name} answered {answer.status} ({shown}), which its API does not promise.")
+
+
+class _Exchange:
+    """One request and its answer; tells afterwards how far it came."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.connection: object = None
+
+    async def run(
+        self,
+        client: httpx.AsyncClient,
+        request: httpx.Request,
+        *,
+        auth: httpx.BasicAuth | None,
+        keep: bool,
+    ) -> _Answer:
+        response = await client.send(request, stream=True, auth=auth)
+        self.begun = True
+        try:
+            stream = response.extensions.get("network_stream")
+            self.connection = None if stream is None else stream.get_extra_info("client_addr")
+            body = bytearray()
+            async for chunk in response.aiter_bytes():
+                if keep:
+                    body += chunk
+                if len(body) > MOST_BYTES:
+                    raise httpx.DecodingError("an answer without an end")
+        finally:
+            await response.aclose()
+        return _Answer(
+            status=response.status_code, content_type=response.headers.get("content-type", ""), body=bytes(body)
+        )
+
+
+def _split(url: str, username: str, password: str | None) -> tuple[httpx.URL, str, str | None]:
+    shown = url.rpartition("@")[2]
+    try:
+        parsed = httpx.URL(url)
+        usable = parsed.scheme in _DEFAULT_PORTS and bool(parsed.host) and not parsed.query and not parsed.fragment
+    except (httpx.InvalidURL, ValueError, TypeError):
+        usable = False
+        parsed = httpx.URL("http://localhost")
+    if not usable:
+        raise SettingsError(f"The server {shown!r} is no address of the form http://HOST:PORT.")
+    if parsed.userinfo:
+        username, password = parsed.username or username, parsed.password or password
+    return parsed.copy_with(userinfo=b""), username, password
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _parameters(directory: str | None) -> dict[str, str] | None:
+    """The folder for a query: opencode decodes the folder twice: `a%20b` would be taken for `a b`, and another folder's silence for ours."""
+    return None if directory is None else {"directory": directory.replace("%", "%25")}
+
+
+def _session(session_id: str) -> str:
+    return f"/session/{quote(session_id, safe='')}"
+
+
+def _message(session_id: str, message_id: str) -> str:
+    return f"{_session(session_id)}/message/{quote(message_id, safe='')}"
+
+
+def _status(found: object) -> Status:
+    kind = found.get("type") if isinstance(found, dict) else None
+    if kind == Activity.RETRY.value and isinstance(found, dict):
+        after = found.get("next")
+        if not isinstance(after, int | float) or isinstance(after, bool) or not 0 <= after < float("inf"):
+            return Status(activity=Activity.RETRY)
+        return Status(activity=Activity.RETRY, retry_at_ms=int(after))
+    return Status(activity=Activity.IDLE if kind == Activity.IDLE.value else Activity.BUSY)
+
+
+def _ask(found: Mapping[str, Any], kind: AskKind) -> Ask:
+    tool = found.get("tool") or {}
+    turn_id, call_ref = tool.get("messageID"), tool.get("callID")
+    return Ask(
+        id=_text(found["id"]),
+        kind=kind,
+        session_id=SessionId(_text(found["sessionID"])),
+        turn_id=None if turn_id is None else TurnId(_text(turn_id)),
+        call_ref=None if call_ref is None else _text(call_ref),
+    )
+
+
+def _text(found: object) -> str:
+    if not isinstance(found, str) or not found:
+        raise TypeError(type(found))
+    return found
+
+
+def _data(row: Row) -> dict[str, Any]:
+    try:
+        found = json.loads(row.data)
+    except ValueError:
+        found = None
+    if row.table != "part" or not isinstance(found, dict):
+        raise ServerAnswerInvalid(f"{row.id} is no part that could be published.")
+    return found
