@@ -4,12 +4,13 @@ The file is never opened with anything but SQLite: closing any descriptor on it 
 locks, and a peer could then remove the WAL under a live connection.
 """
 
+import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiosqlite
@@ -24,9 +25,12 @@ from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapsh
 from watchdog.opencode import queries
 from watchdog.opencode.identity import FileIdentity, FilesystemType, check_place, filesystem_type
 from watchdog.opencode.look import Fetch, Look, Record, as_ids, whole_row
+from watchdog.opencode.sqlite_errors import primary_code, sentence
 
-CLOSE_SECONDS = 5.0
-"""How long closing a connection may resist a cancellation."""
+END_SECONDS = 10.0
+"""How long a piece of work that was begun may resist a cancellation."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +117,7 @@ class OpencodeDatabase:
             async with database._transaction():
                 return database
         except DatabaseUnavailable as error:
-            if _primary_code(error.__cause__) == sqlite3.SQLITE_NOTADB:
+            if primary_code(error.__cause__) == sqlite3.SQLITE_NOTADB:
                 raise DatabaseUnsupported(
                     f"{path} is not a SQLite database. Name opencode's with --database PATH."
                 ) from error.__cause__
@@ -186,10 +190,9 @@ class OpencodeDatabase:
             return 0
         async with self._lock:
             FileIdentity.of(self.path)
-            # Short, and bounded by the wait for the lock: what was begun is finished even when cancelled.
-            with anyio.move_on_after(self._limits.write_seconds + CLOSE_SECONDS, shield=True), _translated(self.path):
-                return await self._write_all(writes)
-        raise DatabaseUnavailable(f"The database {self.path} took too long to write: whether it did is not known.")
+            with _translated(self.path):
+                # Short, and bounded by the wait for the lock: what was begun is finished even when cancelled.
+                return await _finished(self._write_all(writes))
 
     async def _write_all(self, writes: Sequence[GuardedWrite]) -> int:
         async with self._write_engine.connect() as connection:
@@ -247,11 +250,11 @@ class OpencodeDatabase:
             with _translated(self.path):
                 try:
                     connection = await self._connected()
-                    await _begin(connection, "BEGIN")
+                    await _finished(_begin(connection, "BEGIN"))
                     fetch = _fetch(connection)
                     await self._check_schema(fetch)
                     yield fetch
-                    await connection.rollback()
+                    await _finished(connection.rollback())
                 except BaseException:
                     await self._drop()
                     raise
@@ -263,17 +266,19 @@ class OpencodeDatabase:
         if self._connection is None:
             if identity != self._identity:
                 self._suspects = frozenset()
-            self._connection = await self._read_engine.connect()
             self._identity = identity
+            return await _finished(self._connect())
+        return self._connection
+
+    async def _connect(self) -> AsyncConnection:
+        self._connection = await self._read_engine.connect()
         return self._connection
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         self._seen = self._schema = None
-        if connection is None:
-            return
-        with anyio.move_on_after(CLOSE_SECONDS, shield=True):
-            await connection.close()
+        if connection is not None:
+            await _finished(connection.close())
 
     async def _check_schema(self, fetch: Fetch) -> None:
         """Look at the tables when they are new to this connection or were altered: opencode may be upgraded."""
@@ -330,10 +335,29 @@ async def _begin(connection: AsyncConnection, statement: str) -> None:
 
 def _fetch(connection: AsyncConnection) -> Fetch:
     async def fetch(query: str, parameters: Mapping[str, object]) -> Sequence[Record]:
-        result = await connection.execute(text(query), dict(parameters))
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        result = await _finished(connection.execute(text(query), dict(parameters)), interrupt=driver.interrupt)
         return [dict(row) for row in result.mappings()]
 
     return fetch
+
+
+async def _finished(work: Coroutine[Any, Any, T], *, interrupt: Callable[[], Awaitable[None]] | None = None) -> T:
+    """Do a piece of work to its end. When cancelled, interrupt it, wait for its end, and then be cancelled.
+
+    SQLite works in a thread: a task that just walks away would leave a statement and its transaction behind.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            if interrupt is not None and not task.done():
+                await interrupt()
+            done, _ = await asyncio.wait([task], timeout=END_SECONDS)
+        for ended in done:
+            ended.cancelled() or ended.exception()  # What came of it is of no interest any more.
+        raise
 
 
 async def _single(fetch: Fetch, query: str) -> int:
@@ -352,32 +376,6 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, sqlite3.Warning) as error:
-        _raise_translated(path, error)
-
-
-_SENTENCES = {
-    sqlite3.SQLITE_NOTADB: "is not a SQLite database any more",
-    sqlite3.SQLITE_BUSY: "is locked by another process, for longer than the watchdog waits",
-    sqlite3.SQLITE_LOCKED: "is locked by another connection of this process",
-    sqlite3.SQLITE_CORRUPT: "is damaged: SQLite can't read it",
-    sqlite3.SQLITE_IOERR: "can't be read or written: the disk reports an error",
-    sqlite3.SQLITE_FULL: "can't be written: the disk is full",
-    sqlite3.SQLITE_READONLY: "may not be written by this user",
-    sqlite3.SQLITE_CANTOPEN: "can't be opened: this user needs to read it, and to write in its folder",
-    sqlite3.SQLITE_PERM: "may not be used by this user",
-    sqlite3.SQLITE_AUTH: "may not be used by this user",
-    sqlite3.SQLITE_INTERRUPT: "was being read when the read was interrupted",
-}
-
-
-def _raise_translated(path: Path, error: Exception) -> NoReturn:
-    # SQLAlchemy's own text holds the statement and its parameters: only the driver's code is told.
-    original = getattr(error, "orig", None) or error
-    sentence = _SENTENCES.get(_primary_code(original), "can't be used just now")
-    name = getattr(original, "sqlite_errorname", None) or type(original).__name__
-    raise DatabaseUnavailable(f"The database {path} {sentence} ({name}).") from original
-
-
-def _primary_code(error: BaseException | None) -> int:
-    code = getattr(error, "sqlite_errorcode", None)
-    return code & 0xFF if isinstance(code, int) else 0
+        # SQLAlchemy's own text holds the statement and its parameters: only the driver's error is told.
+        original = getattr(error, "orig", None) or error
+        raise DatabaseUnavailable(f"The database {path} {sentence(original)}") from original

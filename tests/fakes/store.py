@@ -1,0 +1,316 @@
+"""opencode's database in memory, held to the same contract as the real one (`tests/unit/test_store_contract.py`).
+
+It reads rows with plain loops over all of them, so that it can also check the SQL of the real one.
+"""
+
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tests.support.database import OpencodeRows
+from watchdog.errors import DatabaseError
+from watchdog.model import (
+    CallId,
+    CallStatus,
+    Damage,
+    GuardedWrite,
+    Row,
+    Session,
+    SessionId,
+    Snapshot,
+    ToolCall,
+    Turn,
+    TurnId,
+)
+
+Columns = dict[str, Any]
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bad(Exception):
+    problem: str
+
+
+class MemoryRows(OpencodeRows):
+    """Rows in dicts, filled like an `OpencodeFile`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: dict[str, dict[str, Columns]] = {"session": {}, "message": {}, "part": {}}
+        self.commits = 0
+
+    def put(self, table: str, **columns: Any) -> None:  # noqa: ANN401 - as in OpencodeRows
+        self.tables[table][columns["id"]] = columns
+        self.commits += 1
+
+    def set(self, table: str, id_: str, **columns: Any) -> None:  # noqa: ANN401
+        if id_ in self.tables[table]:
+            self.tables[table][id_].update(columns)
+        self.commits += 1
+
+    def delete(self, table: str, id_: str) -> None:
+        self.tables[table].pop(id_, None)
+        self.commits += 1
+
+    def get(self, table: str, id_: str, column: str = "data") -> Any:  # noqa: ANN401
+        row = self.tables[table].get(id_)
+        return None if row is None else row[column]
+
+
+class FakeStore:
+    """A `Store` in memory.
+
+    Attributes:
+        content: what is in it; tests fill it.
+        failure: raised by every method of `Store` while it is set.
+        written: every write that was asked for, with what it returned.
+        before_write: called before each write: what somebody else does between look and write.
+    """
+
+    def __init__(self) -> None:
+        self.content = MemoryRows()
+        self.failure: DatabaseError | None = None
+        self.written: list[tuple[tuple[GuardedWrite, ...], int]] = []
+        self.before_write: Callable[[], None] | None = None
+        self._seen: int | None = None
+        self._remembered: set[str] = set()
+
+    async def changed(self) -> bool:
+        self._fail()
+        return self.content.commits != self._seen
+
+    async def look(self, *, also: Collection[SessionId] = (), full: bool = False) -> Snapshot:
+        self._fail()
+        self._seen = self.content.commits
+        if full:
+            self._remembered |= self.content.tables["part"].keys()
+        return _Reading(self.content.tables, self._remembered).snapshot(also)
+
+    async def session(self, session_id: SessionId) -> Session | None:
+        self._fail()
+        return _Reading(self.content.tables, self._remembered).session(session_id)
+
+    async def directories(self) -> tuple[str, ...]:
+        self._fail()
+        live = [row for row in self.content.tables["session"].values() if row["time_archived"] is None]
+        live.sort(key=lambda row: -row["time_updated"])
+        return tuple(dict.fromkeys(row["directory"] for row in live))
+
+    async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:
+        self._fail()
+        wanted = [("part", id_) for id_ in call_ids] + [("message", id_) for id_ in turn_ids]
+        found = [
+            (table, self.content.tables[table][id_]) for table, id_ in wanted if id_ in self.content.tables[table]
+        ]
+        return tuple(
+            Row(
+                table=table,
+                id=row["id"],
+                message_id=row["message_id"] if table == "part" else row["id"],
+                session_id=row["session_id"],
+                created_ms=row["time_created"],
+                updated_ms=row["time_updated"],
+                data=row["data"],
+            )
+            for table, row in found
+        )
+
+    async def write(self, writes: Sequence[GuardedWrite]) -> int:
+        self._fail()
+        if self.before_write is not None:
+            self.before_write()
+        count = len(writes) if all(self.content.get(w.row.table, w.row.id) == w.row.data for w in writes) else 0
+        for write in writes[:count]:
+            self.content.set(write.row.table, write.row.id, data=write.after)
+        self.written.append((tuple(writes), count))
+        return count
+
+    async def message_exists(self, session_id: SessionId, message_id: str) -> bool:
+        self._fail()
+        found: bool = self.content.get("message", message_id, "session_id") == session_id
+        return found
+
+    def _fail(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+
+class _Reading:
+    """One look, row by row. A row's place in its dict is its rowid."""
+
+    def __init__(self, tables: dict[str, dict[str, Columns]], remembered: Collection[str]) -> None:
+        self.tables = tables
+        self.damaged: dict[tuple[str, str], Damage] = {}
+        self.parsed = {id_: _parsed(row["data"]) for id_, row in tables["message"].items()}
+        self.turns = self._all_turns()
+        self.calls = self._all_calls(remembered)
+
+    def snapshot(self, also: Collection[SessionId]) -> Snapshot:
+        wanted = {*also} | {call.session_id for call in self.calls} | {t.session_id for t in self.turns if t.open}
+        wanted |= {call.child_id for call in self.calls if call.child_id}
+        for call in self.calls:
+            wanted |= {SessionId(id_) for id_, row in self.tables["session"].items() if self._started(call, row)}
+        todo, sessions = [*wanted], dict[SessionId, Session]()
+        while todo:
+            id_ = todo.pop()
+            session = None if id_ in sessions else self.session(id_)
+            if session is not None:
+                sessions[id_] = session
+                todo += [session.parent_id] if session.parent_id else []
+        for table, rows in (("message", [t for t in self.turns if t.open]), ("part", self.calls)):
+            for row in rows:
+                if row.session_id not in sessions:
+                    self._damage(table, self.tables[table][row.id], "its session is missing")
+        return Snapshot(sessions=sessions, damaged=tuple(self.damaged.values()))
+
+    def session(self, id_: SessionId) -> Session | None:
+        row = self.tables["session"].get(id_)
+        if row is None:
+            return None
+        calls = tuple(call for call in self.calls if call.session_id == id_)
+        holding = {call.turn_id for call in calls}
+        messages = self._messages(id_)
+        prompts = [m for m in messages if _role(self.parsed[m["id"]]) == "user"]
+        answers = [m for m in messages if _role(self.parsed[m["id"]]) == "assistant"]
+        turns = tuple(
+            replace(turn, superseded=bool(answers) and answers[-1]["id"] != turn.id)
+            for turn in self.turns
+            if turn.session_id == id_ and (turn.open or turn.id in holding)
+        )
+        return Session(
+            id=id_,
+            directory=row["directory"],
+            created_ms=row["time_created"],
+            parent_id=row["parent_id"],
+            turns=turns,
+            calls=calls,
+            last_life_ms=max([row["time_created"], *self._life(turns, messages[-1:], prompts[-1:], answers[-1:])]),
+            newest_prompt_id=prompts[-1]["id"] if prompts else None,
+            queued_prompts=len(
+                [m for m in prompts if not answers or messages.index(m) > messages.index(answers[-1])]
+            ),
+        )
+
+    def _messages(self, session_id: str) -> list[Columns]:
+        found = [row for row in self.tables["message"].values() if row["session_id"] == session_id]
+        return sorted((row for row in found if not isinstance(row["time_created"], str)), key=_created)
+
+    def _life(
+        self, turns: Sequence[Turn], newest: Sequence[Columns], prompt: Sequence[Columns], answer: Sequence[Columns]
+    ) -> list[int]:
+        written_in = {turn.id for turn in turns} | {row["id"] for row in newest}
+        times = [row["time_created"] for row in (*prompt, *answer)] + [turn.created_ms for turn in turns]
+        times += [_at(self.parsed[row["id"]], "time", "completed") for row in answer]
+        times += [row["time_updated"] for row in self.tables["part"].values() if row["message_id"] in written_in]
+        return [int(time) for time in times if _is_time(time)]
+
+    def _started(self, call: ToolCall, session: Columns) -> bool:
+        mine: bool = session["parent_id"] == call.session_id and session["time_created"] >= call.created_ms
+        return call.tool == "task" and mine
+
+    def _all_turns(self) -> list[Turn]:
+        turns = []
+        for row in sorted(self.tables["message"].values(), key=_created):
+            try:
+                turn = _turn(row, self.parsed[row["id"]])
+            except _Bad as bad:
+                self._damage("message", row, bad.problem)
+            else:
+                turns += [turn] if turn else []
+        return turns
+
+    def _all_calls(self, remembered: Collection[str]) -> list[ToolCall]:
+        turns = {turn.id: turn for turn in self.turns}
+        calls = []
+        for row in sorted(self.tables["part"].values(), key=_created):
+            turn = turns.get(row["message_id"])
+            if row["id"] not in remembered and (turn is None or not turn.open):
+                continue
+            try:
+                call = _call(row, turn)
+            except _Bad as bad:
+                self._damage("part", row, bad.problem)
+            else:
+                calls += [call] if call else []
+        return calls
+
+    def _damage(self, table: str, row: Columns, problem: str) -> None:
+        damage = Damage(table=table, id=row["id"], session_id=row["session_id"], problem=problem)
+        self.damaged.setdefault((table, row["id"]), damage)
+
+
+def _created(row: Columns) -> tuple[bool, Any]:
+    return isinstance(row["time_created"], str), row["time_created"]
+
+
+def _parsed(data: str) -> object:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+def _at(value: object, *path: str) -> Any:  # noqa: ANN401 - JSON
+    for key in path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _role(message: object) -> object:
+    return _at(message, "role")
+
+
+def _check_times(row: Columns, *more: object) -> None:
+    if not all(_is_time(time) for time in (row["time_created"], row["time_updated"])):
+        raise _Bad(problem="the row has no times")
+    if not all(time is None or _is_time(time) for time in more):
+        raise _Bad(problem="a time is no time")
+
+
+def _turn(row: Columns, message: object) -> Turn | None:
+    if not isinstance(_role(message), str):
+        raise _Bad(problem="it is no message")
+    completed = _at(message, "time", "completed")
+    if _role(message) != "assistant":
+        return None
+    if not _is_time(completed):
+        _check_times(row, _at(message, "time", "created"), completed)
+    return Turn(
+        id=row["id"],
+        session_id=row["session_id"],
+        created_ms=row["time_created"],
+        updated_ms=row["time_updated"],
+        size=len(row["data"]),
+        open=completed is None,
+        cwd=_at(message, "path", "cwd"),
+    )
+
+
+def _call(row: Columns, turn: Turn | None) -> ToolCall | None:
+    part = _parsed(row["data"])
+    status = _at(part, "state", "status")
+    if isinstance(part, dict) and (part.get("type") != "tool" or status in ("completed", "error")):
+        return None
+    if status not in tuple(CallStatus) or not _at(part, "tool"):
+        raise _Bad(problem="it is no call")
+    if turn is None or turn.session_id != row["session_id"]:
+        raise _Bad(problem="it belongs to no such turn")
+    _check_times(row, _at(part, "state", "time", "start"))
+    return ToolCall(
+        id=row["id"],
+        turn_id=row["message_id"],
+        session_id=row["session_id"],
+        tool=_at(part, "tool"),
+        status=CallStatus(status),
+        created_ms=row["time_created"],
+        updated_ms=row["time_updated"],
+        size=len(row["data"]),
+        call_ref=_at(part, "callID"),
+        declared_timeout_ms=_at(part, "state", "input", "timeout"),
+        child_id=_at(part, "state", "metadata", "sessionId"),
+    )

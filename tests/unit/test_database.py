@@ -1,0 +1,611 @@
+"""The real database: what is refused, what is translated, and what happens beside other processes."""
+
+# ruff: noqa: ASYNC220, ASYNC240 - a test may block its own event loop for a moment
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import pytest
+import sqlalchemy.exc
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import StaticPool
+
+from tests.support.database import NOW, SCHEMA, OpencodeFile
+from watchdog.errors import (
+    DatabaseError,
+    DatabaseMissing,
+    DatabaseUnavailable,
+    DatabaseUnsupported,
+    SettingsError,
+)
+from watchdog.model import GuardedWrite
+from watchdog.opencode.database import Limits, OpencodeDatabase, _translated
+from watchdog.opencode.identity import filesystem_type, find_database, type_in_mounts
+from watchdog.settle import settled_call
+
+QUICK = Limits(read_seconds=0.05, write_seconds=0.05)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "opencode.db"
+
+
+@pytest.fixture
+def rows(path: Path) -> Iterator[OpencodeFile]:
+    with OpencodeFile(path) as rows:
+        yield rows
+
+
+@pytest.fixture
+async def database(rows: OpencodeFile) -> AsyncIterator[OpencodeDatabase]:
+    async with await OpencodeDatabase.open(rows.path, limits=QUICK) as database:
+        yield database
+
+
+async def refusal(path: Path, error: type[DatabaseError], *, kind: str | None = "ext4") -> str:
+    with pytest.raises(error) as caught:
+        await OpencodeDatabase.open(path, filesystem_type=lambda _: kind)
+    return str(caught.value)
+
+
+# What is refused.
+
+
+async def test_no_database_is_refused(path: Path) -> None:
+    assert await refusal(path, DatabaseMissing) == (
+        f"There is no database {path}. Name the right file with --database PATH."
+    )
+    assert not path.exists()
+
+
+async def test_a_folder_is_refused(tmp_path: Path) -> None:
+    assert "is a folder" in await refusal(tmp_path, DatabaseUnsupported)
+
+
+async def test_a_file_that_is_not_sqlite_is_refused(path: Path) -> None:
+    path.write_text("Dear diary, today I was no database at all. " * 40)
+    assert await refusal(path, DatabaseUnsupported) == (
+        f"{path} is not a SQLite database. Name opencode's with --database PATH."
+    )
+
+
+async def test_an_empty_file_is_refused(path: Path) -> None:
+    path.touch()
+    assert "it has no table `session`" in await refusal(path, DatabaseUnsupported)
+
+
+@pytest.mark.parametrize("table", ["session", "message", "part"])
+async def test_a_database_without_one_of_the_tables_is_refused(path: Path, table: str) -> None:
+    with OpencodeFile(path) as rows:
+        rows.connection.execute(f"ALTER TABLE {table} RENAME TO {table}_old")
+        assert f"it has no table `{table}`" in await refusal(path, DatabaseUnsupported)
+
+
+async def test_a_database_without_one_of_the_columns_is_refused(path: Path) -> None:
+    with OpencodeFile(path) as rows:
+        rows.connection.execute("ALTER TABLE part RENAME COLUMN data TO content")
+        assert "it has no columns data in its table `part`" in await refusal(path, DatabaseUnsupported)
+
+
+@pytest.mark.parametrize("schema", [SCHEMA, ""])
+async def test_a_database_of_the_second_generation_is_refused_by_name(path: Path, schema: str) -> None:
+    with OpencodeFile(path, schema=schema + "CREATE TABLE session_v2 (id text PRIMARY KEY);"):
+        assert "is one of opencode 2.x" in await refusal(path, DatabaseUnsupported)
+
+
+async def test_an_upgrade_to_the_second_generation_while_watching_is_noticed(
+    rows: OpencodeFile, database: OpencodeDatabase
+) -> None:
+    await database.look()
+    rows.connection.execute("CREATE TABLE session_v2 (id text PRIMARY KEY)")
+    with pytest.raises(DatabaseUnsupported, match=r"2\.x"):
+        await database.look()
+
+
+async def test_a_database_that_is_not_in_wal_mode_is_refused(path: Path) -> None:
+    with OpencodeFile(path, journal_mode="delete"):
+        assert "is in journal mode `delete`" in await refusal(path, DatabaseUnsupported)
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse", "fuseblk", "fuse.sshfs"])
+async def test_a_network_or_shared_file_system_is_refused(rows: OpencodeFile, kind: str) -> None:
+    assert f"is on a file system of type {kind}" in await refusal(rows.path, DatabaseUnsupported, kind=kind)
+
+
+@pytest.mark.parametrize("kind", ["ext4", "overlay", "tmpfs", "apfs", None])
+async def test_a_local_file_system_is_accepted(rows: OpencodeFile, kind: str | None) -> None:
+    async with await OpencodeDatabase.open(rows.path, filesystem_type=lambda _: kind):
+        pass
+
+
+@pytest.fixture
+def nobody() -> Iterator[Path]:
+    """A folder that everybody may look into, and for the length of the test no root."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    root = os.geteuid() == 0
+    yield folder
+    if root:
+        os.seteuid(0)
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def become_nobody() -> None:
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+
+
+async def test_a_file_without_permission_is_refused(nobody: Path) -> None:
+    path = nobody / "opencode.db"
+    OpencodeFile(path).close()
+    path.chmod(0o000)
+    become_nobody()
+    assert "This user may not read the database" in await refusal(path, DatabaseUnavailable)
+
+
+async def test_a_file_in_a_folder_without_permission_is_refused(nobody: Path) -> None:
+    path = nobody / "opencode.db"
+    OpencodeFile(path).close()
+    nobody.chmod(0o000)
+    become_nobody()
+    assert "can't be looked at: Permission denied" in await refusal(path, DatabaseUnavailable)
+    with pytest.raises(DatabaseUnavailable, match="may not look into"):
+        find_database({"XDG_DATA_HOME": str(nobody)}, nobody)
+
+
+async def test_a_file_that_may_only_be_read_says_so_when_it_is_written(nobody: Path) -> None:
+    path = nobody / "opencode.db"
+    with OpencodeFile(path) as rows:
+        call = rows.call(rows.turn(rows.session()))
+        become_nobody()
+        async with await OpencodeDatabase.open(path) as database:
+            found = await database.rows(call_ids=[call])
+            with pytest.raises(DatabaseUnavailable, match="may not be written by this user"):
+                await database.write([GuardedWrite(row=found[0], after="{}")])
+
+
+# Where it is.
+
+
+def test_the_database_is_found_where_opencode_keeps_it(tmp_path: Path) -> None:
+    default = tmp_path / ".local/share/opencode/opencode.db"
+    elsewhere = tmp_path / "data/opencode/opencode.db"
+    for file in (default, elsewhere):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert find_database({}, tmp_path) == default
+    assert find_database({"XDG_DATA_HOME": str(tmp_path / "data")}, tmp_path) == elsewhere
+
+
+def data_folder(tmp_path: Path, *files: str) -> dict[str, str]:
+    for file in ("opencode", *files):
+        target = tmp_path / "opencode" / file if file != "opencode" else tmp_path / "opencode"
+        if target.suffix:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch()
+        else:
+            target.mkdir(parents=True, exist_ok=True)
+    return {"XDG_DATA_HOME": str(tmp_path)}
+
+
+def test_the_environment_names_the_database_in_the_data_folder_or_anywhere(tmp_path: Path) -> None:
+    environ = data_folder(tmp_path, "mine.db", "opencode.db")
+    folder = tmp_path / "opencode"
+    assert find_database({**environ, "OPENCODE_DB": "mine.db"}, tmp_path) == folder / "mine.db"
+    assert find_database({"OPENCODE_DB": str(folder / "mine.db")}, tmp_path) == folder / "mine.db"
+    with pytest.raises(DatabaseMissing, match="OPENCODE_DB names"):
+        find_database({**environ, "OPENCODE_DB": "other.db"}, tmp_path)
+
+
+def test_a_database_in_memory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnsupported, match="memory of one process"):
+        find_database({"OPENCODE_DB": ":memory:"}, tmp_path)
+
+
+def test_the_only_channel_is_the_choice(tmp_path: Path) -> None:
+    assert find_database(data_folder(tmp_path, "opencode-dev.db"), tmp_path).name == "opencode-dev.db"
+
+
+@pytest.mark.parametrize("names", [("opencode-beta.db", "opencode-dev.db"), ("opencode.db", "opencode-dev.db")])
+def test_several_databases_without_a_choice_are_listed(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        find_database(data_folder(tmp_path, *names), tmp_path)
+    assert all(str(tmp_path / "opencode" / name) in str(caught.value) for name in names)
+    assert "--database PATH" in str(caught.value)
+
+
+def test_the_json_files_of_opencode_before_1_2_are_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnsupported, match=r"opencode before 1\.2 and no database. Upgrade"):
+        find_database(data_folder(tmp_path, "storage/session/global/ses_1.json"), tmp_path)
+
+
+@pytest.mark.parametrize("files", [(), ("storage",), ("opencode-dev.db-wal",)])
+def test_no_database_at_all_says_where_it_looked(tmp_path: Path, files: tuple[str, ...]) -> None:
+    environ = data_folder(tmp_path, *files)
+    with pytest.raises(DatabaseMissing) as caught:
+        find_database(environ, tmp_path)
+    assert str(tmp_path / "opencode") in str(caught.value)
+    assert "--database PATH" in str(caught.value)
+
+
+MOUNTS = [
+    "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw",
+    "30 22 0:25 / /home rw - xfs /dev/sdb rw",
+    r"31 22 0:26 / /mnt/my\040share rw master:3 propagate_from:2 - nfs4 host:/x rw",
+    "32 22 0:27 / /over rw - ext4 /dev/sdc rw",
+    "33 22 0:28 / /over rw - 9p host rw",
+    "no mount",
+    "",
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/x.db", "ext4"),
+        ("/home/x.db", "xfs"),
+        ("/homestead/x.db", "ext4"),
+        ("/mnt/my share/deep/x.db", "nfs4"),
+        ("/over/x.db", "9p"),
+    ],
+)
+def test_the_longest_mount_tells_the_type_and_the_latest_of_equals(path: str, kind: str) -> None:
+    assert type_in_mounts(Path(path), MOUNTS) == kind
+
+
+def test_this_machine_tells_a_type_or_nothing(tmp_path: Path) -> None:
+    found = filesystem_type(tmp_path)
+    assert found is None or found
+    assert type_in_mounts(tmp_path, []) is None
+
+
+# What others do meanwhile.
+
+
+async def test_a_look_ends_its_transaction(rows: OpencodeFile, database: OpencodeDatabase) -> None:
+    rows.call(rows.turn(rows.session()))
+    await database.look(full=True)
+    await database.changed()
+    busy, _, _ = rows.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    assert busy == 0
+
+
+async def test_a_disconnected_store_holds_no_lock_and_comes_back_by_itself(
+    rows: OpencodeFile, database: OpencodeDatabase
+) -> None:
+    turn = rows.turn(rows.session())
+    call = rows.call(turn)
+    rows.finish_turn(turn)
+    await database.look(full=True)
+    await database.disconnect()
+    await database.disconnect()
+    rows.close()
+    assert not rows.path.with_name("opencode.db-shm").exists()
+    assert await database.changed()
+    assert [c.id for s in (await database.look()).sessions.values() for c in s.calls] == [call]
+    assert not await database.changed()
+
+
+def replace(path: Path, new: Path) -> None:
+    """Restore another file in its place, as a person should: without the old one's WAL."""
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    new.replace(path)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    with OpencodeFile(tmp_path / "other.db") as new:
+        new.turn(new.session("ses_new"))
+    return new.path
+
+
+@pytest.mark.parametrize("ask_first", [True, False])
+async def test_a_replaced_file_is_read_anew(
+    rows: OpencodeFile, database: OpencodeDatabase, other: Path, ask_first: bool
+) -> None:
+    turn = rows.turn(rows.session("ses_old"))
+    rows.call(turn)
+    rows.finish_turn(turn)
+    assert set((await database.look(full=True)).sessions) == {"ses_old"}
+    replace(database.path, other)
+    if ask_first:
+        assert await database.changed()
+    assert set((await database.look()).sessions) == {"ses_new"}
+    assert not await database.changed()
+
+
+async def test_a_file_that_is_gone_is_unavailable_until_it_is_back(
+    rows: OpencodeFile, database: OpencodeDatabase
+) -> None:
+    call = rows.call(rows.turn(rows.session()))
+    (row,) = await database.rows(call_ids=[call])
+    await database.look()
+    aside = rows.path.rename(rows.path.with_name("aside.db"))
+    for ask in (database.changed, database.look, database.directories):
+        with pytest.raises(DatabaseUnavailable, match="is gone"):
+            await ask()
+    with pytest.raises(DatabaseUnavailable, match="is gone"):
+        await database.write([GuardedWrite(row=row, after="{}")])
+    aside.rename(rows.path)
+    assert await database.changed()
+    assert len((await database.look()).sessions) == 1
+
+
+async def test_a_file_that_stops_being_a_database_is_unavailable(
+    rows: OpencodeFile, database: OpencodeDatabase
+) -> None:
+    await database.look()
+    garbage = rows.path.with_name("garbage")
+    garbage.write_bytes(b"garbage!" * 1024)
+    replace(rows.path, garbage)
+    with pytest.raises(DatabaseUnavailable, match="is not a SQLite database any more"):
+        await database.look()
+
+
+async def test_a_lock_longer_than_the_wait_makes_a_write_unavailable_and_not_a_read(
+    rows: OpencodeFile, database: OpencodeDatabase
+) -> None:
+    call = rows.call(rows.turn(rows.session()))
+    (row,) = await database.rows(call_ids=[call])
+    rows.connection.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseUnavailable, match="is locked by another process"):
+        await database.write([GuardedWrite(row=row, after="{}")])
+    assert len((await database.look()).sessions) == 1
+    rows.connection.execute("ROLLBACK")
+    assert await database.write([GuardedWrite(row=row, after="{}")]) == 1
+
+
+async def test_an_exclusive_lock_makes_a_read_unavailable_until_it_ends(
+    rows: OpencodeFile, database: OpencodeDatabase
+) -> None:
+    await database.disconnect()
+    rows.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    rows.session()
+    rows.close()
+    with closing(sqlite3.connect(rows.path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("INSERT INTO project VALUES ('p', '/')")
+        with pytest.raises(DatabaseUnavailable, match="is locked by another process"):
+            await database.look()
+    assert (await database.look()).sessions == {}
+
+
+async def test_a_lock_shorter_than_the_wait_is_waited_out(rows: OpencodeFile) -> None:
+    call = rows.call(rows.turn(rows.session()))
+    async with await OpencodeDatabase.open(rows.path) as database:
+        (row,) = await database.rows(call_ids=[call])
+        rows.connection.execute("BEGIN IMMEDIATE")
+        rows.finish_call(call)
+        release = threading.Timer(0.2, rows.connection.execute, ["COMMIT"])
+        release.start()
+        assert await database.write([GuardedWrite(row=row, after="{}")]) == 0
+        release.join()
+    assert '"completed"' in rows.get("part", call)
+
+
+WRITER = textwrap.dedent(
+    """
+    import sqlite3, sys
+    connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
+    for number in sys.stdin:
+        after = sys.stdin.readline().rstrip()
+        connection.execute("UPDATE part SET data = ? WHERE id = ?", [after, number.strip()])
+        print("done", flush=True)
+    """
+)
+
+
+async def test_a_guarded_write_beside_a_writing_process_leaves_one_of_the_two_whole(rows: OpencodeFile) -> None:
+    session = rows.session()
+    turn = rows.turn(session)
+    theirs = '{"type": "tool", "tool": "bash", "state": {"status": "completed", "output": "theirs"}}'
+    won = lost = 0
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(rows.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        async with await OpencodeDatabase.open(rows.path) as database:
+            for number in range(300):
+                call = rows.call(turn)
+                (row,) = await database.rows(call_ids=[call])
+                ours = settled_call(row, text="ended", now_ms=NOW)
+                assert ours is not None
+                task = asyncio.create_task(database.write([GuardedWrite(row=row, after=ours)]))
+                await asyncio.sleep(number % 10 * 0.0003)
+                writer.stdin.write(f"{call}\n{theirs}\n")
+                writer.stdin.flush()
+                changed = await task
+                # Opencode's own write is not guarded: whenever it comes, the row ends as opencode wrote it.
+                assert await asyncio.to_thread(writer.stdout.readline) == "done\n"
+                assert rows.get("part", call) == theirs
+                won, lost = won + (changed == 1), lost + (changed == 0)
+        writer.stdin.close()
+    assert won + lost == 300
+    assert won
+
+
+async def test_of_two_guarded_writers_exactly_one_wins_each_row(rows: OpencodeFile) -> None:
+    turn = rows.turn(rows.session())
+    async with (
+        await OpencodeDatabase.open(rows.path) as one,
+        await OpencodeDatabase.open(rows.path) as two,
+    ):
+        for _ in range(100):
+            call = rows.call(turn)
+            (row,) = await one.rows(call_ids=[call])
+            writes = [GuardedWrite(row=row, after='{"by":"one"}')], [GuardedWrite(row=row, after='{"by":"two"}')]
+            results = await asyncio.gather(one.write(writes[0]), two.write(writes[1]))
+            assert sorted(results) == [0, 1]
+            assert rows.get("part", call) == writes[results.index(1)][0].after
+
+
+async def test_bytes_that_are_no_utf8_fail_no_look(rows: OpencodeFile, database: OpencodeDatabase) -> None:
+    session = rows.session()
+    turn = rows.turn(session)
+    call = rows.call(turn, tool="x")
+    rows.connection.execute(
+        "UPDATE part SET data = CAST(replace(CAST(data AS BLOB), CAST('\"x\"' AS BLOB), x'22ff22') AS TEXT)"
+    )
+    odd = rows.call(turn, tool="\ud800")
+    blob = rows.call(turn)
+    rows.set("part", blob, data=b'{"type": "tool"}')
+    found = await database.look()
+    assert [c.id for c in found.sessions[session].calls] == [call, odd]
+    assert [c.tool for c in found.sessions[session].calls] == ["\ufffd", "?"]
+    assert [damage.id for damage in found.damaged] == [blob]
+    (row,) = await database.rows(call_ids=[call, blob])
+    assert await database.write([GuardedWrite(row=row, after="{}")]) == 0
+
+
+async def test_a_cancelled_look_leaves_no_transaction_and_the_next_one_works(rows: OpencodeFile) -> None:
+    session = rows.session()
+    turn = rows.turn(session)
+    rows.connection.execute("BEGIN")
+    for _ in range(3000):
+        rows.call(turn)
+    rows.connection.execute("COMMIT")
+    async with await OpencodeDatabase.open(rows.path) as database:
+        for wait in (0.0, 0.001, 0.003, 0.01, 0.02):
+            with anyio.move_on_after(wait):
+                await database.look(full=True)
+            task = asyncio.create_task(database.look(full=True))
+            await asyncio.sleep(wait)
+            task.cancel()
+            await asyncio.wait([task])
+            rows.session()
+            busy, _, _ = rows.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            assert busy == 0
+        assert len((await database.look()).sessions[session].calls) == 3000
+
+
+async def test_a_cancelled_write_is_either_done_or_not(rows: OpencodeFile) -> None:
+    turn = rows.turn(rows.session())
+    async with await OpencodeDatabase.open(rows.path) as database:
+        for wait in (0.0, 0.0005, 0.001, 0.002, 0.004):
+            call = rows.call(turn)
+            (row,) = await database.rows(call_ids=[call])
+            with anyio.move_on_after(wait):
+                await database.write([GuardedWrite(row=row, after="{}")])
+            assert rows.get("part", call) in ("{}", row.data)
+            rows.session()
+
+
+async def test_calls_at_the_same_time_take_turns(rows: OpencodeFile, database: OpencodeDatabase) -> None:
+    session = rows.session()
+    rows.call(rows.turn(session))
+    asks = [database.look(full=True), database.changed(), database.session(session), database.directories()]
+    results = await asyncio.gather(*asks, *[database.look() for _ in range(5)])
+    assert len(results) == 9
+
+
+async def test_many_open_calls_are_all_found(rows: OpencodeFile, database: OpencodeDatabase) -> None:
+    rows.connection.execute("BEGIN")
+    calls = {rows.call(rows.turn(rows.session())) for _ in range(1200)}
+    rows.connection.execute("COMMIT")
+    found = await database.look()
+    assert {call.id for session in found.sessions.values() for call in session.calls} == calls
+
+
+async def test_experimental_sessions_are_counted(rows: OpencodeFile, database: OpencodeDatabase) -> None:
+    assert await database.experimental_sessions() == 0
+    rows.put("session_message", id="m", session_id="s", type="x", time_created=1, time_updated=1, data="{}")
+    assert await database.experimental_sessions() == 1
+    found = await database.describe()
+    assert (found.journal_mode, found.sessions, found.experimental_sessions) == ("wal", 0, 1)
+    assert found.size_bytes > 0
+    rows.connection.execute("DROP TABLE session_message")
+    assert await database.experimental_sessions() == 0
+
+
+# Every error of the driver and of SQLAlchemy.
+
+
+def family(error: type[BaseException]) -> Iterator[type[BaseException]]:
+    yield error
+    for child in error.__subclasses__():
+        yield from family(child)
+
+
+ERRORS = sorted(
+    {*family(sqlite3.Error), *family(sqlite3.Warning), *family(sqlalchemy.exc.SQLAlchemyError)},
+    key=lambda e: e.__qualname__,
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: f"{error.__module__}.{error.__qualname__}")
+def test_every_error_of_the_driver_is_translated_without_its_content(error: type[BaseException]) -> None:
+    raised = error.__new__(error)
+    raised.args = ("UPDATE part SET data = 'secret'",)
+    with pytest.raises(DatabaseUnavailable) as caught, _translated(Path("/x.db")):
+        raise raised
+    assert "secret" not in str(caught.value)
+    assert str(caught.value).startswith("The database /x.db ")
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, "is locked by another process"),
+        (sqlite3.SQLITE_FULL, "the disk is full"),
+        (sqlite3.SQLITE_IOERR_READ, "the disk reports an error"),
+        (sqlite3.SQLITE_READONLY_DBMOVED, "may not be written"),
+        (sqlite3.SQLITE_CORRUPT, "is damaged"),
+        (sqlite3.SQLITE_CANTOPEN, "can't be opened"),
+    ],
+)
+def test_the_code_of_sqlite_chooses_the_sentence(code: int, sentence: str) -> None:
+    error = sqlite3.OperationalError("secret")
+    error.sqlite_errorcode = code
+    with pytest.raises(DatabaseUnavailable, match=sentence), _translated(Path("/x.db")):
+        raise sqlalchemy.exc.OperationalError("SELECT secret", {}, error)
+
+
+# Embedded in a server that owns the engine.
+
+
+def begin_immediately(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@pytest.mark.parametrize("prepare", [lambda _: None, begin_immediately])
+@pytest.mark.parametrize("pool", [None, StaticPool])
+async def test_an_engine_of_the_server_is_used_and_left_alone(
+    rows: OpencodeFile, prepare: Callable[[AsyncEngine], None], pool: type[StaticPool] | None
+) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{rows.path}", poolclass=pool)
+    prepare(engine)
+    session = rows.session()
+    call = rows.call(rows.turn(session))
+    async with await OpencodeDatabase.open(rows.path, engine=engine) as database:
+        assert set((await database.look(full=True)).sessions) == {session}
+        await database.disconnect()
+        assert await database.changed() is (pool is not None)
+        (row,) = await database.rows(call_ids=[call])
+        assert await database.write([GuardedWrite(row=row, after='{"a": 1}')]) == 1
+        assert await database.write([GuardedWrite(row=row, after="{}")]) == 0
+        assert await database.changed()
+        async with engine.begin() as connection:
+            await connection.exec_driver_sql("UPDATE session SET title = 'x'")
+        await database.look()
+    async with engine.connect() as connection:
+        assert (await connection.exec_driver_sql("SELECT title FROM session")).scalar() == "x"
+    await engine.dispose()
+    assert rows.get("part", call) == '{"a": 1}'
