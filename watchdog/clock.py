@@ -1,28 +1,31 @@
 """The clocks, and what to add to a moment so that its age is awake time.
 
-The arithmetic of `Timeline`. Between two looks, 0 and 1, the wall clock moved by `W1 - W0`, and the awake clock by
-`A1 - A0`. What the wall clock moved beyond the awake clock is no age of anything: the machine slept, or somebody
-set the clock. How much later than planned look 1 came is no age either: this process was stopped or starved, and
-so, perhaps, was everything else.
+The arithmetic of `Timeline`. Between two looks, 0 and 1, the wall clock moved by `W1 - W0`, the running clock by
+`R1 - R0` and the awake clock by `A1 - A0`. What the wall clock moved beyond the awake clock is no age of anything:
+somebody set the clock, or the machine slept. How much later than planned look 1 came is no age either: this process
+was stopped or starved, and so, perhaps, was everything else.
 
-    drift    = (W1 - W0) - (A1 - A0)      credited beyond 50 ms; what is less is carried on to the next look
+    step     = (W1 - W0) - (R1 - R0)      credited beyond 50 ms; what is less is carried on to the next look
+    sleep    = (R1 - R0) - (A1 - A0)      likewise
     lateness = A1 - planned               credited beyond 250 ms, at most A1 - A0
 
-A credit moves every moment before it forward, so that `now - shift(moment)` is the moment's awake age:
+A credit moves every moment before it, so that `now - shift(moment)` is the moment's awake age:
 
-    drift or lateness forward:   shift(t) = min(t + credit, W1)   for t before W1
-    drift backward:              shift(t) = t + credit            for t before W0 + credit
+    forward (sleep, lateness, a step forward):   shift(t) = min(t + credit, W1)   for t before W1
+    backward (a step back):                      shift(t) = t + credit            for t before the floor
 
-The rule is that an age may come out too small, never too large. Hence the `min`: a moment between the two looks may
-lie before or after the sleep, and counts as if it lay before. And hence the bound of a backward step: the wall clock
-shows the times from `W0 + credit` to `W0` twice, and a moment among them may be of the second pass, which needs no
-credit. A caller that has known the moment since before the step says so (`known_since`), and the age is exact.
+The rule is that an age may come out too small, never too large (by more than the tolerances). Hence the `min`: a
+moment between the two looks may lie before or after the sleep, and counts as if it lay before. And hence the floor:
+it is the lowest time that the wall clock can have shown since the step back. Times above it may be shown twice, and
+a moment among them may be of the second pass, which needs no credit. A caller that has known the moment since before
+the step says so (`known_since`), and the age is exact. What can't be seen is a step back that is undone before the
+next look.
 """
 
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
@@ -30,6 +33,8 @@ from watchdog.ports import Reading
 
 DRIFT_TOLERANCE_SECONDS = 0.05
 LATENESS_TOLERANCE_SECONDS = 0.25
+FLOOR_MARGIN_MS = 2000 * DRIFT_TOLERANCE_SECONDS
+"""A step back lands this close to its floor: what drifts unseen must not pass below."""
 STEP_SECONDS = 1.0
 MOST_CREDITS = 1000
 PLATFORM: str = sys.platform
@@ -75,19 +80,28 @@ class Advance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Credit:
-    """Time that is no age: `before_ms` and `at_ms` are the wall clock at the looks before and after it."""
+    """Time that is no age.
+
+    Attributes:
+        before_ms: the wall clock at the look before it.
+        at_ms: the wall clock at the look that noted it.
+        at_awake_seconds: the awake clock at that look.
+        floor_ms: the lowest time that the wall clock can have shown since, for a step back.
+    """
 
     before_ms: float
     at_ms: float
     at_awake_seconds: float
     amount_ms: float
+    floor_ms: float
 
-    def shift(self, moment_ms: float, *, lay_before: bool) -> float:
+    def shift(self, shifted_ms: float, moment_ms: float, *, lay_before: bool) -> float:
+        """Move a moment that the credits before this one have moved to `shifted_ms`."""
         if lay_before:
-            return min(moment_ms + self.amount_ms, self.at_ms)
+            return min(shifted_ms + self.amount_ms, self.at_ms)
         if self.amount_ms >= 0:
-            return min(moment_ms + self.amount_ms, self.at_ms) if moment_ms < self.at_ms else moment_ms
-        return moment_ms + self.amount_ms if moment_ms < self.before_ms + self.amount_ms else moment_ms
+            return min(shifted_ms + self.amount_ms, self.at_ms) if shifted_ms < self.at_ms else shifted_ms
+        return shifted_ms + self.amount_ms if moment_ms < self.floor_ms else shifted_ms
 
 
 class Timeline:
@@ -96,10 +110,12 @@ class Timeline:
     def __init__(self) -> None:
         self._credits: deque[_Credit] = deque()
         self._last: Reading | None = None
-        self._settled: Reading | None = None
-        """The reading up to which all drift is credited."""
-        self._unstepped: Reading | None = None
-        """The reading up to which every step is noted."""
+        self._step_seconds = 0.0
+        """What the wall clock was set that is not credited yet."""
+        self._sleep_seconds = 0.0
+        """What the machine slept that is not credited yet."""
+        self._unnoted_seconds = 0.0
+        """What the wall clock was set since the last step that `step_ms` knows of."""
         self._step_ms: int | None = None
 
     @property
@@ -118,29 +134,25 @@ class Timeline:
             planned_awake_seconds: what the awake clock should have shown when this look was due; None for a look
                 that was not planned, such as the first.
         """
-        last, settled, unstepped = self._last, self._settled, self._unstepped
-        self._last = reading
-        if last is None or settled is None or unstepped is None:
-            self._settled = self._unstepped = reading
+        last, self._last = self._last, reading
+        if last is None:
             return Advance()
-        drift = _wall_seconds(settled, reading) - (reading.awake_seconds - settled.awake_seconds)
-        if abs(drift) > DRIFT_TOLERANCE_SECONDS:
-            self._settled = reading
-            self._note(last, reading, drift)
-        late = self._lateness(last, reading, planned_awake_seconds)
-        if late:
-            self._note(last, reading, late)
-        stepped = _wall_seconds(unstepped, reading) - (reading.running_seconds - unstepped.running_seconds)
-        if abs(stepped) > STEP_SECONDS:
-            self._unstepped = reading
-            before_ms = last.wall_ms + round((reading.running_seconds - last.running_seconds) * 1000)
-            self._step_ms = max(self._step_ms or 0, before_ms, reading.wall_ms)
-        slept = (reading.running_seconds - last.running_seconds) - (reading.awake_seconds - last.awake_seconds)
-        return Advance(
-            late_seconds=late,
-            slept_seconds=slept if slept > DRIFT_TOLERANCE_SECONDS else 0.0,
-            stepped_seconds=stepped if abs(stepped) > STEP_SECONDS else 0.0,
+        wall_seconds = (reading.wall_ms - last.wall_ms) / 1000
+        running_seconds = reading.running_seconds - last.running_seconds
+        awake_seconds = reading.awake_seconds - last.awake_seconds
+        self._step_seconds += wall_seconds - running_seconds
+        self._sleep_seconds += running_seconds - awake_seconds
+        advance = Advance(
+            stepped_seconds=self._step_seconds if abs(self._step_seconds) > DRIFT_TOLERANCE_SECONDS else 0.0,
+            slept_seconds=self._sleep_seconds if abs(self._sleep_seconds) > DRIFT_TOLERANCE_SECONDS else 0.0,
+            late_seconds=_lateness(reading, awake_seconds, planned_awake_seconds),
         )
+        self._step_seconds -= advance.stepped_seconds
+        self._sleep_seconds -= advance.slept_seconds
+        for seconds in (advance.stepped_seconds, advance.slept_seconds, advance.late_seconds):
+            self._note(last, reading, seconds)
+        self._note_step(last, reading, wall_seconds - running_seconds)
+        return advance
 
     def shift(self, at_ms: float, *, known_since: float | None = None) -> float:
         """Move a moment forward by all credits noted after it: `now` minus the result is its awake age.
@@ -153,7 +165,7 @@ class Timeline:
         shifted = float(at_ms)
         for credit in self._credits:
             lay_before = known_since is not None and known_since < credit.at_awake_seconds
-            shifted = credit.shift(shifted, lay_before=lay_before)
+            shifted = credit.shift(shifted, at_ms, lay_before=lay_before)
         return shifted
 
     def prune(self, before_ms: float) -> None:
@@ -161,24 +173,38 @@ class Timeline:
         while self._credits and max(self._credits[0].before_ms, self._credits[0].at_ms) < before_ms:
             self._credits.popleft()
 
-    @staticmethod
-    def _lateness(last: Reading, reading: Reading, planned_awake_seconds: float | None) -> float:
-        if planned_awake_seconds is None:
-            return 0.0
-        late = min(reading.awake_seconds - planned_awake_seconds, reading.awake_seconds - last.awake_seconds)
-        return late if late > LATENESS_TOLERANCE_SECONDS else 0.0
+    def _note_step(self, last: Reading, reading: Reading, stepped_seconds: float) -> None:
+        self._unnoted_seconds += stepped_seconds
+        if abs(self._unnoted_seconds) > STEP_SECONDS:
+            self._unnoted_seconds = 0.0
+            before_ms = last.wall_ms + round((reading.running_seconds - last.running_seconds) * 1000)
+            self._step_ms = max(self._step_ms or 0, before_ms, reading.wall_ms)
 
     def _note(self, last: Reading, reading: Reading, seconds: float) -> None:
+        if seconds == 0:
+            return
+        amount_ms = seconds * 1000
+        floor_ms = last.wall_ms + amount_ms - FLOOR_MARGIN_MS
+        if amount_ms < 0:
+            self._credits = deque(replace(each, floor_ms=min(each.floor_ms, floor_ms)) for each in self._credits)
         self._credits.append(
             _Credit(
                 before_ms=last.wall_ms,
                 at_ms=reading.wall_ms,
                 at_awake_seconds=reading.awake_seconds,
-                amount_ms=seconds * 1000,
+                amount_ms=amount_ms,
+                floor_ms=floor_ms,
             )
         )
         if len(self._credits) > MOST_CREDITS:
             self._credits.appendleft(_merged(self._credits.popleft(), self._credits.popleft()))
+
+
+def _lateness(reading: Reading, awake_seconds: float, planned_awake_seconds: float | None) -> float:
+    if planned_awake_seconds is None:
+        return 0.0
+    late = min(reading.awake_seconds - planned_awake_seconds, awake_seconds)
+    return late if late > LATENESS_TOLERANCE_SECONDS else 0.0
 
 
 def _merged(first: _Credit, second: _Credit) -> _Credit:
@@ -188,8 +214,5 @@ def _merged(first: _Credit, second: _Credit) -> _Credit:
         at_ms=max(first.at_ms, second.at_ms),
         at_awake_seconds=second.at_awake_seconds,
         amount_ms=max(first.amount_ms, 0.0) + max(second.amount_ms, 0.0),
+        floor_ms=min(first.floor_ms, second.floor_ms),
     )
-
-
-def _wall_seconds(earlier: Reading, later: Reading) -> float:
-    return (later.wall_ms - earlier.wall_ms) / 1000

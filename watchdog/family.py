@@ -61,7 +61,7 @@ class Family:
     def unfinished_child_of(self, session: Session, call: ToolCall) -> SessionId | None:
         """The session that a task call waits on: its child, while that or anything below it is unfinished."""
         for child in self._candidates(session, call):
-            if child.id != session.id and any(self.unfinished(each) for each in self._walk([child])):
+            if any(self.unfinished(each) for each in self._walk([child])):
                 return child.id
         return None
 
@@ -125,7 +125,7 @@ class Family:
             return []
         if call.child_id is not None:
             child = self._sessions.get(call.child_id)
-            return [child] if child is not None else []
+            return [child] if child is not None and child.id != session.id else []
         return [child for child in self._children[session.id] if child.created_ms >= call.created_ms]
 
     def _linked(self, session: Session) -> list[Session]:

@@ -89,8 +89,7 @@ class _Bench:
         orphaned = self.case.orphaned(session)
         if orphaned:
             self._hear_orphans(session, orphaned)
-        if not self.policy.settle_only:
-            self._hear_living(session, {turn.id for turn, _ in orphaned})
+        self._hear_living(session, {turn.id for turn, _ in orphaned})
 
     # -- orphans ---------------------------------------------------------------------------------------------
 

@@ -43,9 +43,11 @@ class DatabaseLock:
         self._descriptor: int | None = _open(self.path)
 
     def acquire(self) -> bool:
-        """Take the right to act, without waiting; False when another watchdog has it."""
+        """Take the right to act, without waiting. True while it is held; False when another watchdog has it."""
         if sys.platform == "win32":
             raise DatabaseUnsupported("A watchdog can't act on Windows yet.")
+        if self.held():
+            return True
         for _ in range(_ATTEMPTS):
             try:
                 fcntl.flock(self._open_descriptor(), fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -316,7 +316,6 @@ class Policy:
     Attributes:
         tool_timeouts: overrides by tool name or glob pattern; the longest pattern that fits wins.
         orphan_looks: 2, or 1 for a look that only shows what it would do.
-        settle_only: judge orphans and nothing else.
     """
 
     tool_timeout_seconds: float | None = 1800.0
@@ -330,7 +329,6 @@ class Policy:
     birth_margin_seconds: float = 5.0
     sole_owner: bool = False
     orphan_looks: int = 2
-    settle_only: bool = False
 
 
 class VerdictKind(StrEnum):

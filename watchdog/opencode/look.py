@@ -188,6 +188,8 @@ class Look:
             else:
                 self._calls[call.id] = call
                 self._places[call.id] = _moment(record["place"]) or 0
+        holding = {call.turn_id for call in self._calls.values()}
+        self._turns = {id_: turn for id_, turn in self._turns.items() if turn.open or id_ in holding}
 
     def _placed(self, call: ToolCall) -> ToolCall:
         turn = self._turns.get(call.turn_id)
@@ -217,7 +219,8 @@ class Look:
         return sessions
 
     def _report_strays(self, sessions: Mapping[SessionId, Session]) -> None:
-        for table, rows in (("message", self._turns.values()), ("part", self._calls.values())):
+        open_turns = [turn for turn in self._turns.values() if turn.open]
+        for table, rows in (("message", open_turns), ("part", self._calls.values())):
             for row in rows:
                 if row.session_id not in sessions:
                     record = {"id": row.id, "session_id": row.session_id}
@@ -237,11 +240,9 @@ class Look:
         calls: dict[SessionId, list[ToolCall]] = defaultdict(list)
         for call in sorted(self._calls.values(), key=self._age):
             calls[call.session_id].append(call)
-        holding = {call.turn_id for call in self._calls.values()}
         turns: dict[SessionId, list[Turn]] = defaultdict(list)
         for turn in sorted(self._turns.values(), key=self._age):
-            if turn.open or turn.id in holding:
-                turns[turn.session_id].append(turn)
+            turns[turn.session_id].append(turn)
         return {
             id_: _with_rows(session, newest[id_], written, turns[id_], calls[id_])
             for id_, session in sessions.items()

@@ -359,7 +359,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _parameters(directory: str | None) -> dict[str, str] | None:
-    """The folder for a query: opencode decodes the folder twice: `a%20b` would be taken for `a b`, and another folder's silence for ours."""
+    """The folder for a query. opencode decodes it twice: `a%20b` would be taken for `a b`, idle as it is."""
     return None if directory is None else {"directory": directory.replace("%", "%25")}
 
 

@@ -1,0 +1,54 @@
+"""`opencode-watchdog` and `python -m watchdog`."""
+
+import sys
+import traceback
+
+from watchdog.errors import (
+    AlreadyWatched,
+    DatabaseError,
+    ServerError,
+    SettingsError,
+    UsageError,
+    WatchdogError,
+)
+
+FINE, USAGE, UNUSABLE, INTERNAL = 0, 2, 3, 70
+
+
+def main() -> None:
+    """Run the program, and turn what it raises into a sentence and an exit code."""
+    from watchdog.cli import app  # noqa: PLC0415 - what an import raises is told like the rest
+
+    try:
+        app()
+    except BaseExceptionGroup as group:
+        sys.exit(_explain(_first(group)))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is where errors end
+        sys.exit(_explain(error))
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error in a group that says the most: one of the watchdog's own if there is one."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    inner = [_first(each) for each in error.exceptions]
+    return next((each for each in inner if isinstance(each, WatchdogError)), inner[0])
+
+
+def _explain(error: BaseException) -> int:
+    from watchdog.render import complain  # noqa: PLC0415 - needed only when something is wrong
+
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, WatchdogError):
+        complain(str(error))
+        if isinstance(error, SettingsError | UsageError):
+            return USAGE
+        return UNUSABLE if isinstance(error, DatabaseError | ServerError | AlreadyWatched) else INTERNAL
+    traceback.print_exception(error)
+    complain(f"internal error: {type(error).__name__}. Nothing was left half done; please report what stands above.")
+    return INTERNAL
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Puts the rooms together: the only place, beside the commands, that knows them all."""
+
+from collections.abc import Sequence
+
+from watchdog.clock import SystemClock
+from watchdog.ports import Clock, Fleet, Owners, Store
+from watchdog.remedy import Ladder
+from watchdog.settings import Settings
+from watchdog.watch import Listener, Mandate, Pace, Watch
+
+
+def assemble(
+    settings: Settings,
+    *,
+    store: Store,
+    fleet: Fleet,
+    owners: Owners,
+    mandate: Mandate,
+    listeners: Sequence[Listener] = (),
+    dry_run: bool = False,
+    clock: Clock | None = None,
+) -> Watch:
+    """A watch with these settings on these adapters."""
+    return Watch(
+        store=store,
+        fleet=fleet,
+        owners=owners,
+        clock=clock or SystemClock(),
+        mandate=mandate,
+        policy=settings.policy(),
+        pace=Pace(
+            poll_interval_seconds=settings.poll_interval.total_seconds(),
+            full_scan_interval_seconds=settings.full_scan_interval.total_seconds(),
+            shutdown_grace_seconds=settings.shutdown_grace.total_seconds(),
+            max_attempts=settings.max_attempts,
+            recover_on_start=settings.recover_on_start,
+            dry_run=dry_run,
+        ),
+        ladder=Ladder(
+            abort_timeout_seconds=settings.abort_timeout.total_seconds(),
+            abort_grace_seconds=settings.abort_grace.total_seconds(),
+        ),
+        listeners=listeners,
+    )

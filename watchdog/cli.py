@@ -1,0 +1,157 @@
+"""The command line. The rooms behind a command are imported when it is called, so that `--help` is quick."""
+
+import os
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from watchdog.commands import Exit
+    from watchdog.settings import Loaded
+
+app = typer.Typer(
+    name="opencode-watchdog",
+    help="The safety net beside an opencode server: finds work that will never end, ends exactly that, and proves "
+    "that it ended.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 fine, 1 something stuck or not recovered, 2 usage or settings, 3 database or server "
+    "unusable, 70 internal error.",
+)
+
+Config = Annotated[Path | None, typer.Option("--config", help="The TOML file with the settings.", metavar="FILE")]
+Database = Annotated[
+    Path | None, typer.Option("--database", help="opencode's database; found by itself as a rule.", metavar="PATH")
+]
+Servers = Annotated[
+    list[str] | None, typer.Option("--server", help="An opencode server; may be given several times.", metavar="URL")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act.")]
+Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
+Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
+
+
+@app.command()
+def run(config: Config = None, database: Database = None, server: Servers = None, *, dry_run: DryRun = False) -> None:
+    """Watch until told to stop (SIGTERM or Ctrl-C)."""
+    from watchdog import commands, logs
+
+    loaded = _load(config, database, server)
+    logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
+    _go(lambda: commands.run(loaded, dry_run=dry_run))
+
+
+@app.command()
+def scan(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+    full: Annotated[bool, typer.Option("--full", help="Search every part, also in turns that are closed.")] = False,
+) -> None:
+    """Look once; print what is stuck and what is spared, and why."""
+    from watchdog import commands
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, server)
+    _go(lambda: commands.scan(loaded, Screen(as_json=as_json), full=full))
+
+
+@app.command()
+def recover(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Settle once what a crash or a restart left open."""
+    from watchdog import commands
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, server)
+    _go(lambda: commands.recover(loaded, Screen(as_json=as_json), dry_run=dry_run))
+
+
+@app.command()
+def release(
+    session: Session,
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    reason: Annotated[str | None, typer.Option("--reason", help="Kept in what is ended.", metavar="TEXT")] = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """End now whatever is open in a session, whatever the limits say: the way out."""
+    from watchdog import commands
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, server)
+    confirm = None if yes else _confirm
+    _go(lambda: commands.release(loaded, Screen(as_json=as_json), session, reason=reason, confirm=confirm))
+
+
+@app.command("delete-message")
+def delete_message(
+    session: Session,
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="The id of a message: msg_…")],
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Release a session if it is busy, then delete one of its messages, and make sure that it is gone."""
+    from watchdog import commands
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, server)
+    confirm = None if yes else _confirm
+    _go(lambda: commands.delete_message(loaded, Screen(as_json=as_json), session, message, confirm=confirm))
+
+
+@app.command()
+def check(
+    config: Config = None, database: Database = None, server: Servers = None, *, as_json: AsJson = False
+) -> None:
+    """Say whether the settings, the database and the servers are usable, and who has the database open."""
+    from watchdog import checkup
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, server)
+    _go(lambda: checkup.check(loaded, Screen(as_json=as_json)))
+
+
+def _load(config: Path | None, database: Path | None, servers: list[str] | None) -> "Loaded":
+    from watchdog.settings import load_settings
+
+    flags = {"config": config, "database": database, "servers": servers}
+    return load_settings(flags=flags, environ=os.environ, cwd=Path.cwd(), home=Path.home())
+
+
+def _quiet(config: Path | None, database: Path | None, servers: list[str] | None) -> "Loaded":
+    """Settings for a command whose result is what it prints: only what is wrong is logged."""
+    from watchdog import logs
+
+    loaded = _load(config, database, servers)
+    logs.configure(level="error", log_format=loaded.settings.log_format.value)
+    return loaded
+
+
+def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> None:
+    import anyio
+
+    raise typer.Exit(int(anyio.run(command)))
+
+
+def _confirm(question: str) -> bool:
+    return typer.confirm(question, err=True)

@@ -1,0 +1,370 @@
+"""The processes that have opencode's database open.
+
+SQLite keeps a shared lock on byte 128 of the `-shm` file for as long as a connection in WAL mode lives. Linux lists
+its holders in `/proc/locks`; a child process also asks the kernel (`F_GETLK`), which tells of holders that this pid
+namespace can't see. No file of the database is ever opened in this process: closing it would drop SQLite's own locks.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
+import psutil
+
+from watchdog.lock import lock_path
+from watchdog.model import Holder, Holders
+from watchdog.ports import Clock, Reading
+
+LOCKED_BYTE: Final = 128
+QUESTION_SECONDS: Final = 10.0
+INITIAL_NAMESPACE: Final = "pid:[4026531836]"
+"""The host's own pid namespace has this number on every Linux kernel."""
+
+_TRIES: Final = 3
+_COMMANDS: Final = frozenset({"serve", "web", "run", "attach", "acp", "tui"})
+_LONGEST_NAME: Final = 40
+_SOLE_OWNER: Final = "`sole_owner = true` is the operator's word that only the configured servers use the database"
+
+# A line of /proc/locks: `1: POSIX  ADVISORY  READ 4242 fe:00:2148258 128 128`. One with `->` only waits for a lock.
+_LINE: Final = re.compile(
+    r"\d+: (?P<kind>POSIX|OFDLCK)\s+\w+\s+\w+\s+(?P<pid>-?\d+)\s+"
+    r"(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+)\s+(?P<first>\d+)\s+(?P<last>\d+|EOF)\s*\Z"
+)
+
+# The question, for a child process: which device and inode are there, and which pid, if any, would keep a writer out?
+_QUESTION: Final = """
+import fcntl, os, struct, sys
+try:
+    descriptor = os.open(sys.argv[1], os.O_RDONLY)
+except FileNotFoundError:
+    print("missing")
+else:
+    found = os.fstat(descriptor)
+    asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, int(sys.argv[2]), 1, 0).ljust(32, b"\\0")
+    kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(descriptor, fcntl.F_GETLK, asked)[:28])
+    print(found.st_dev, found.st_ino, "free" if kind == fcntl.F_UNLCK else pid)
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileIdentity:
+    """A file by device and inode."""
+
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldLock:
+    """One lock that `/proc/locks` lists. Its last byte is None when it goes to the end of the file."""
+
+    kind: str
+    pid: int
+    device: tuple[int, int]
+    inode: int
+    first: int
+    last: int | None
+
+    def covers(self, file: FileIdentity, byte: int) -> bool:
+        """Whether it lies on this byte of this file."""
+        same = self.inode == file.inode and self.device == (os.major(file.device), os.minor(file.device))
+        return same and self.first <= byte and (self.last is None or byte <= self.last)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What the kernel said of one byte.
+
+    Attributes:
+        file: the file that was asked about; None when there is none.
+        pid: whose lock is on the byte; None when it is free; 0 or less for one of another pid namespace.
+    """
+
+    file: FileIdentity | None = None
+    pid: int | None = None
+
+
+class QuestionFailed(Exception):
+    """The child process did not answer; the text ends a sentence for people."""
+
+
+class ProcessOwners:
+    """Looks up who has the database open.
+
+    Args:
+        database: opencode's database; only its name is used, and `os.stat`.
+        clock: on Linux its running clock must be CLOCK_BOOTTIME, in which the kernel tells births.
+        embedded: this process hosts sessions itself, so it counts as a holder. If not, it is a sidecar.
+        disconnect: closes this process's own connection to the database, which could hide another's lock. Awaited
+            before each look, and never when embedded.
+        lock_file: the watchdog's lock file, on which sidecars announce themselves; beside the database by default.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        *,
+        clock: Clock,
+        embedded: bool,
+        disconnect: Callable[[], Awaitable[None]] | None = None,
+        lock_file: Path | None = None,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._embedded = embedded
+        self._disconnect = disconnect
+        self._lock_file = lock_path(database) if lock_file is None else lock_file
+
+    async def look(self) -> Holders:
+        """Look now. Never raises: what can't be told is said in the answer."""
+        try:
+            if self._disconnect is not None and not self._embedded:
+                await self._disconnect()
+            return await anyio.to_thread.run_sync(self._look, abandon_on_cancel=True)
+        except Exception as error:  # noqa: BLE001 - no proof may come of whatever went wrong here
+            return _unknown(f"The holders of the database can't be looked up ({type(error).__name__}).")
+
+    def supported(self) -> str:
+        """How well this platform tells who has the database open, as a sentence for `check`."""
+        if sys.platform == "linux":
+            if _namespace() == INITIAL_NAMESPACE:
+                return "Linux names every process that has the database open."
+            return (
+                "This is not the host's own pid namespace (a container, perhaps): while anybody has the database open, "
+                f"others may be hidden, and orphans are settled only if nobody has; {_SOLE_OWNER}."
+            )
+        if sys.platform == "darwin":
+            return "macOS names the processes of the same user that have the database open; others are not seen."
+        return "On this platform nobody can tell who has the database open: orphans are never settled."
+
+    def _look(self) -> Holders:
+        real = os.path.realpath(self._database)
+        if sys.platform == "linux":
+            return self._look_linux(Path(f"{real}-shm"))
+        if sys.platform == "darwin":
+            return self._describe(_holders_by_open_files(real), self._clock.read())
+        return _unknown("On this platform nobody can tell who has the database open.")
+
+    def _look_linux(self, shm: Path) -> Holders:
+        for attempt in range(_TRIES):
+            try:
+                answer = ask_kernel(shm, LOCKED_BYTE)
+            except QuestionFailed as error:
+                return self._describe(self._listed(shm), self._clock.read(), f"Locks can't be asked about: {error}.")
+            if answer.file is None:
+                return Holders()
+            locks = held_locks()
+            pids = {lock.pid for lock in locks if lock.covers(answer.file, LOCKED_BYTE)}
+            current = _identity(shm)
+            if current is None:
+                return Holders()
+            explained = answer.pid is None or answer.pid in pids
+            if (current == answer.file and explained) or attempt == _TRIES - 1:
+                doubt = self._doubt(answer, pids) if current == answer.file else "The database keeps being replaced."
+                return self._describe(pids - _sidecars(locks, self._lock_file), self._clock.read(), doubt)
+        raise AssertionError
+
+    def _doubt(self, answer: Answer, pids: Collection[int]) -> str | None:
+        """Why there may be holders that are not seen, or None when there can't be."""
+        if any(pid <= 0 for pid in pids) or (answer.pid is not None and answer.pid not in pids):
+            return f"A process that can't be seen from here has the database open; {_SOLE_OWNER}."
+        namespace = _namespace()
+        if namespace == INITIAL_NAMESPACE or (answer.pid is None and not pids):
+            return None
+        if namespace is None:
+            return "/proc shows another pid namespace than this process's own, or is not there."
+        return (
+            "Not in the host's own pid namespace (a container, perhaps), where a process that is seen may hide another "
+            f"that is not; {_SOLE_OWNER}."
+        )
+
+    def _listed(self, shm: Path) -> set[int]:
+        file, locks = _identity(shm), held_locks()
+        found = set() if file is None else {lock.pid for lock in locks if lock.covers(file, LOCKED_BYTE)}
+        return found - _sidecars(locks, self._lock_file)
+
+    def _describe(self, pids: Iterable[int], now: Reading, doubt: str | None = None) -> Holders:
+        known = []
+        for pid in sorted(set(pids)):
+            if pid <= 0 or (pid == os.getpid() and not self._embedded):
+                continue
+            holder = _holder(pid, now)
+            if holder is not None:
+                known.append(holder)
+            elif _exists(pid):
+                doubt = doubt or f"Process {pid} has the database open, and what it is can't be read."
+        return Holders(known=tuple(known), complete=doubt is None, why_incomplete=doubt)
+
+
+def ask_kernel(file: Path, byte: int) -> Answer:
+    """Ask, from a short-lived child process, whether somebody holds a lock on this byte of the file.
+
+    Raises:
+        QuestionFailed: there was no answer.
+    """
+    if not sys.executable:
+        raise QuestionFailed("this Python can't start a child process of its own")
+    command = [sys.executable, "-I", "-S", "-c", _QUESTION, str(file), str(byte)]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own words, and no shell
+            command, capture_output=True, text=True, timeout=QUESTION_SECONDS, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise QuestionFailed("the child process that asks took too long") from None
+    except OSError as error:
+        raise QuestionFailed(f"the child process that asks can't be started ({type(error).__name__})") from None
+    match done.stdout.split():
+        case ["missing"]:
+            return Answer()
+        case [device, inode, pid]:
+            file_asked = FileIdentity(device=int(device), inode=int(inode))
+            return Answer(file=file_asked, pid=None if pid == "free" else int(pid))
+    reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    raise QuestionFailed(f"the child process that asks failed ({reason[:120]})")
+
+
+def parse_locks(text: str) -> tuple[HeldLock, ...]:
+    """The POSIX and open-file-description locks that `/proc/locks` lists."""
+    return tuple(
+        HeldLock(
+            kind=found["kind"],
+            pid=int(found["pid"]),
+            device=(int(found["major"], 16), int(found["minor"], 16)),
+            inode=int(found["inode"]),
+            first=int(found["first"]),
+            last=None if found["last"] == "EOF" else int(found["last"]),
+        )
+        for found in map(_LINE.match, text.splitlines())
+        if found is not None
+    )
+
+
+def held_locks() -> frozenset[HeldLock]:
+    """Every lock that is held now. Read twice: the list is read in pages, and may shift between two of them."""
+    source = Path("/proc/locks")
+    return frozenset(lock for _ in range(2) for lock in parse_locks(source.read_text(encoding="ascii")))
+
+
+def command_of(arguments: Sequence[str], name: str) -> str:
+    """A short name of a process for people, without any argument that could hold a prompt or a secret."""
+    words = Path(arguments[0]).name.split() if arguments else []
+    program = "".join(filter(str.isprintable, words[0] if words else name))[:_LONGEST_NAME] or "process"
+    if len(arguments) < 2:  # noqa: PLR2004 - the program and one argument
+        return program
+    return f"{program} {arguments[1]}" if arguments[1] in _COMMANDS else f"{program} …"
+
+
+def _sidecars(locks: Iterable[HeldLock], lock_file: Path) -> set[int]:
+    file = _identity(lock_file)
+    return set() if file is None else {lock.pid for lock in locks if lock.kind == "POSIX" and lock.covers(file, 0)}
+
+
+def _holders_by_open_files(database: str) -> set[int]:
+    """Where the kernel has no list of locks: the processes whose open files can be read, and that show this one."""
+    wanted, found = {database, f"{database}-wal", f"{database}-shm"}, set()
+    for process in psutil.process_iter():
+        try:
+            if any(each.path in wanted for each in process.open_files()):
+                found.add(process.pid)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def _holder(pid: int, now: Reading) -> Holder | None:
+    """What is to be known of a process; None when it is gone or hidden."""
+    try:
+        process = psutil.Process(pid)
+        born_ms = _born_ms(process, now)
+        command = command_of(_arguments(process), process.name())
+        ports = _loopback_ports(process)
+        if abs(_born_ms(process, now) - born_ms) > 1:
+            return None
+    except (psutil.Error, OSError, ValueError, IndexError):
+        return None
+    return Holder(pid=pid, born_ms=born_ms, command=command, ports=ports, embeds_us=pid == os.getpid())
+
+
+def _born_ms(process: psutil.Process, now: Reading) -> int:
+    """When it started, by the wall clock as it is set now. psutil's own boot time is of whole seconds, and cached."""
+    if sys.platform != "linux":
+        return int(process.create_time() * 1000)
+    # The program's name is in parentheses and may hold any character; the times come after it.
+    fields = (
+        Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    )
+    age_seconds = now.running_seconds - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return round(now.wall_ms - age_seconds * 1000)
+
+
+def _arguments(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except (psutil.AccessDenied, OSError):
+        return []
+
+
+def _loopback_ports(process: psutil.Process) -> tuple[int, ...]:
+    try:
+        if sys.platform == "linux" and not _same_network(process.pid):
+            return ()
+        found = process.net_connections(kind="tcp")
+    except (psutil.AccessDenied, OSError):
+        return ()
+    return tuple(
+        sorted({each.laddr.port for each in found if each.status == psutil.CONN_LISTEN and _loops(each.laddr.ip)})
+    )
+
+
+def _loops(address: str) -> bool:
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    return found.is_loopback or found.is_unspecified
+
+
+def _same_network(pid: int) -> bool:
+    """Another network namespace has a loopback of its own, whose ports are not ours."""
+    return Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
+
+
+def _identity(path: Path) -> FileIdentity | None:
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return FileIdentity(device=found.st_dev, inode=found.st_ino)
+
+
+def _namespace() -> str | None:
+    """This process's pid namespace; None when /proc is another namespace's, or is missing."""
+    try:
+        if str(Path("/proc/self").readlink()) != str(os.getpid()):
+            return None
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None
+
+
+def _exists(pid: int) -> bool:
+    """Whether a process lives, even one that /proc hides."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _unknown(why: str) -> Holders:
+    return Holders(complete=False, why_incomplete=why)

@@ -1,0 +1,100 @@
+"""Says in the log what the loop does: ids, tool names and times, never content."""
+
+from collections.abc import Iterable
+
+import structlog
+
+from watchdog.clock import Advance
+from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
+from watchdog.errors import DatabaseError
+from watchdog.model import Outcome, Result, Verdict
+from watchdog.watch import Assessment
+
+
+class LogListener:
+    """Writes the loop's doings to the log; what persists is written once, when it begins and when it ends."""
+
+    def __init__(self) -> None:
+        self._log = structlog.get_logger("watchdog")
+        self._degraded: frozenset[str] = frozenset()
+        self._unavailable = False
+        self._acting: bool | None = None
+        self._told: frozenset[frozenset[str]] = frozenset()
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        """Log a look (debug), and every change in what can be seen or done."""
+        self._note_mandate(acting=acting)
+        self._note_health(assessment)
+        judgement = assessment.judgement
+        self._log.debug(
+            "watch.looked",
+            verdicts=len(judgement.verdicts),
+            spared=[
+                {"session_id": each.session_id, "reason": each.reason.value, "part_id": each.call_id}
+                for each in judgement.spared
+            ],
+            seconds=round(assessment.slow_seconds, 4),
+        )
+        if not acting:
+            self._tell_once(judgement.verdicts)
+
+    def held_back(self, advance: Advance, slow_seconds: float) -> None:
+        """Log a look on which nothing was done."""
+        self._log.warning(
+            "watch.held_back",
+            why="this look came late or took long; nothing is done on it",
+            late_seconds=round(advance.late_seconds, 1),
+            slept_seconds=round(advance.slept_seconds, 1),
+            slow_seconds=round(slow_seconds, 1),
+        )
+
+    def found(self, verdict: Verdict) -> None:
+        """Log a verdict that is about to be carried out."""
+        self._log.info("verdict.found", **verdict_fields(verdict))
+
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
+        """Log an outcome; giving up is an alert."""
+        fine = outcome.result in {Result.RECOVERED, Result.UNCHANGED, Result.DRY_RUN}
+        log = self._log.info if fine else self._log.warning
+        log("outcome", **outcome_fields(outcome))
+        if given_up:
+            self._log.error("verdict.given_up", **verdict_fields(verdict))
+
+    def failed(self, verdict: Verdict, error: Exception) -> None:
+        """Log an error of the watchdog's own, with where it happened."""
+        self._log.error("verdict.failed", exc_info=error, **verdict_fields(verdict))
+
+    def unavailable(self, error: DatabaseError, retry_seconds: float) -> None:
+        """Log that the database can't be read, once."""
+        if not self._unavailable:
+            self._log.warning("database.unavailable", why=str(error), retry_seconds=retry_seconds)
+        self._unavailable = True
+
+    def _note_mandate(self, *, acting: bool) -> None:
+        if acting != self._acting:
+            if not acting:
+                self._log.warning(
+                    "watch.observing", why="another watchdog acts on this database; this one only looks"
+                )
+            elif self._acting is not None:
+                self._log.info("watch.acting", why="the other watchdog is gone")
+            self._acting = acting
+
+    def _note_health(self, assessment: Assessment) -> None:
+        if self._unavailable:
+            self._log.info("database.recovered")
+            self._unavailable = False
+        degraded = frozenset([*assessment.observation.degraded, *damage_sentences(assessment.observation)])
+        for sentence in sorted(degraded - self._degraded):
+            self._log.warning("watch.degraded", why=sentence)
+        for sentence in sorted(self._degraded - degraded):
+            self._log.info("watch.recovered", was=sentence)
+        self._degraded = degraded
+
+    def _tell_once(self, verdicts: Iterable[Verdict]) -> None:
+        """Log, once each, the verdicts that this watchdog will not carry out."""
+        verdicts = tuple(verdicts)
+        for verdict in verdicts:
+            if verdict.attempt_keys not in self._told:
+                self._log.info("verdict.observed", **verdict_fields(verdict))
+        self._told = frozenset(verdict.attempt_keys for verdict in verdicts)
