@@ -28,6 +28,7 @@ QUESTION_SECONDS: Final = 10.0
 INITIAL_NAMESPACE: Final = "pid:[4026531836]"
 """The host's own pid namespace has this number on every Linux kernel."""
 
+PLATFORM: str = sys.platform
 _TRIES: Final = 3
 _COMMANDS: Final = frozenset({"serve", "web", "run", "attach", "acp", "tui"})
 _LONGEST_NAME: Final = 40
@@ -61,6 +62,11 @@ class FileIdentity:
     device: int
     inode: int
 
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """The device's major and minor number."""
+        return os.major(self.device), os.minor(self.device)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldLock:
@@ -73,10 +79,10 @@ class HeldLock:
     first: int
     last: int | None
 
-    def covers(self, file: FileIdentity, byte: int) -> bool:
-        """Whether it lies on this byte of this file."""
-        same = self.inode == file.inode and self.device == (os.major(file.device), os.minor(file.device))
-        return same and self.first <= byte and (self.last is None or byte <= self.last)
+    def covers(self, inode: int, byte: int, devices: Collection[tuple[int, int]]) -> bool:
+        """Whether it lies on this byte of the file with this inode on one of these devices."""
+        on_byte = self.first <= byte and (self.last is None or byte <= self.last)
+        return on_byte and self.inode == inode and self.device in devices
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,22 +140,22 @@ class ProcessOwners:
 
     def supported(self) -> str:
         """How well this platform tells who has the database open, as a sentence for `check`."""
-        if sys.platform == "linux":
+        if PLATFORM == "linux":
             if _namespace() == INITIAL_NAMESPACE:
                 return "Linux names every process that has the database open."
             return (
-                "This is not the host's own pid namespace (a container, perhaps): while anybody has the database open, "
-                f"others may be hidden, and orphans are settled only if nobody has; {_SOLE_OWNER}."
+                "This is not the host's own pid namespace (a container, perhaps): while anybody has the database "
+                f"open, others may be hidden, and orphans are settled only if nobody has; {_SOLE_OWNER}."
             )
-        if sys.platform == "darwin":
+        if PLATFORM == "darwin":
             return "macOS names the processes of the same user that have the database open; others are not seen."
         return "On this platform nobody can tell who has the database open: orphans are never settled."
 
     def _look(self) -> Holders:
         real = os.path.realpath(self._database)
-        if sys.platform == "linux":
+        if PLATFORM == "linux":
             return self._look_linux(Path(f"{real}-shm"))
-        if sys.platform == "darwin":
+        if PLATFORM == "darwin":
             return self._describe(_holders_by_open_files(real), self._clock.read())
         return _unknown("On this platform nobody can tell who has the database open.")
 
@@ -162,14 +168,15 @@ class ProcessOwners:
             if answer.file is None:
                 return Holders()
             locks = held_locks()
-            pids = {lock.pid for lock in locks if lock.covers(answer.file, LOCKED_BYTE)}
+            devices = devices_of(locks, answer)
+            pids = {lock.pid for lock in locks if lock.covers(answer.file.inode, LOCKED_BYTE, devices)}
             current = _identity(shm)
             if current is None:
                 return Holders()
             explained = answer.pid is None or answer.pid in pids
             if (current == answer.file and explained) or attempt == _TRIES - 1:
                 doubt = self._doubt(answer, pids) if current == answer.file else "The database keeps being replaced."
-                return self._describe(pids - _sidecars(locks, self._lock_file), self._clock.read(), doubt)
+                return self._describe(pids - self._sidecars(locks, devices), self._clock.read(), doubt)
         raise AssertionError
 
     def _doubt(self, answer: Answer, pids: Collection[int]) -> str | None:
@@ -182,14 +189,24 @@ class ProcessOwners:
         if namespace is None:
             return "/proc shows another pid namespace than this process's own, or is not there."
         return (
-            "Not in the host's own pid namespace (a container, perhaps), where a process that is seen may hide another "
-            f"that is not; {_SOLE_OWNER}."
+            "Not in the host's own pid namespace (a container, perhaps), where a process that is seen may hide "
+            f"another that is not; {_SOLE_OWNER}."
         )
 
     def _listed(self, shm: Path) -> set[int]:
+        """Whom `/proc/locks` names, when that is all there is to go by."""
         file, locks = _identity(shm), held_locks()
-        found = set() if file is None else {lock.pid for lock in locks if lock.covers(file, LOCKED_BYTE)}
-        return found - _sidecars(locks, self._lock_file)
+        if file is None:
+            return set()
+        found = {lock.pid for lock in locks if lock.covers(file.inode, LOCKED_BYTE, {file.numbers})}
+        return found - self._sidecars(locks, {file.numbers})
+
+    def _sidecars(self, locks: Iterable[HeldLock], devices: Collection[tuple[int, int]]) -> set[int]:
+        file = _identity(self._lock_file)
+        if file is None:
+            return set()
+        nearby = {*devices, file.numbers}
+        return {lock.pid for lock in locks if lock.kind == "POSIX" and lock.covers(file.inode, 0, nearby)}
 
     def _describe(self, pids: Iterable[int], now: Reading, doubt: str | None = None) -> Holders:
         known = []
@@ -247,6 +264,19 @@ def parse_locks(text: str) -> tuple[HeldLock, ...]:
     )
 
 
+def devices_of(locks: Iterable[HeldLock], answer: Answer) -> set[tuple[int, int]]:
+    """The device numbers under which the locks of a file are listed.
+
+    On btrfs `stat` and `/proc/locks` give one file different devices; the lock whose holder is known tells which.
+    """
+    if answer.file is None:
+        return set()
+    inode = answer.file.inode
+    named = [lock for lock in locks if lock.pid == answer.pid]
+    told = {lock.device for lock in named if lock.covers(inode, LOCKED_BYTE, {lock.device})}
+    return {answer.file.numbers} if answer.file.numbers in told or not told else {answer.file.numbers, *told}
+
+
 def held_locks() -> frozenset[HeldLock]:
     """Every lock that is held now. Read twice: the list is read in pages, and may shift between two of them."""
     source = Path("/proc/locks")
@@ -260,11 +290,6 @@ def command_of(arguments: Sequence[str], name: str) -> str:
     if len(arguments) < 2:  # noqa: PLR2004 - the program and one argument
         return program
     return f"{program} {arguments[1]}" if arguments[1] in _COMMANDS else f"{program} …"
-
-
-def _sidecars(locks: Iterable[HeldLock], lock_file: Path) -> set[int]:
-    file = _identity(lock_file)
-    return set() if file is None else {lock.pid for lock in locks if lock.kind == "POSIX" and lock.covers(file, 0)}
 
 
 def _holders_by_open_files(database: str) -> set[int]:
@@ -295,7 +320,7 @@ def _holder(pid: int, now: Reading) -> Holder | None:
 
 def _born_ms(process: psutil.Process, now: Reading) -> int:
     """When it started, by the wall clock as it is set now. psutil's own boot time is of whole seconds, and cached."""
-    if sys.platform != "linux":
+    if PLATFORM != "linux":
         return int(process.create_time() * 1000)
     # The program's name is in parentheses and may hold any character; the times come after it.
     fields = (
@@ -314,7 +339,7 @@ def _arguments(process: psutil.Process) -> list[str]:
 
 def _loopback_ports(process: psutil.Process) -> tuple[int, ...]:
     try:
-        if sys.platform == "linux" and not _same_network(process.pid):
+        if PLATFORM == "linux" and not _same_network(process.pid):
             return ()
         found = process.net_connections(kind="tcp")
     except (psutil.AccessDenied, OSError):
