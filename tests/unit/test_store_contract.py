@@ -347,7 +347,7 @@ def _comparable(found: Snapshot) -> tuple[dict[SessionId, Any], set[tuple[str, s
     return dict(found.sessions), {(d.table, d.id, d.session_id) for d in found.damaged}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(parents=PARENTS, plan=ROWS, full=st.booleans())
 async def test_the_real_store_and_the_fake_one_see_the_same_in_any_rows(
     tmp_path_factory: pytest.TempPathFactory, parents: list[str | None], plan: list[tuple[Any, ...]], full: bool
