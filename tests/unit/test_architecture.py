@@ -59,7 +59,8 @@ PROC = {
     "opencode.identity": r"/proc/self/mountinfo",
 }
 TIME = {"clock", "cli", "__main__", "demo", "app"}
-LATE_IMPORTS = {"cli", "__main__"}
+CLOCKS = {"datetime", "date", "anyio"}
+LATE_IMPORTS = {"cli", "__main__", "commands"}
 """Start-up cost: a command imports what only it needs."""
 
 LONGEST_MODULE = 400
@@ -155,15 +156,16 @@ def trespasses(module: Module, known: Iterable[str]) -> Iterator[str]:
 
 
 def readings_of_time(module: Module) -> Iterator[str]:
-    """Uses of the machine's clock or of chance."""
+    """Uses of the machine's clock or of chance. A `random.Random` may be passed in, but not made."""
     for imported in module.imports:
-        if imported.split(".", maxsplit=1)[0] in {"time", "random"}:
+        if imported.startswith(("time.", "random.")) or imported == "time":
             yield f"{module.name} imports {imported}"
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today", "current_time"}:
-            holder = ast.unparse(node.value)
-            if holder.rpartition(".")[2] in {"datetime", "date", "anyio"}:
-                yield f"{module.name} line {node.lineno} calls {holder}.{node.attr}"
+        if isinstance(node, ast.Attribute) and ast.unparse(node).rpartition(".")[0].rpartition(".")[2] in CLOCKS:
+            if node.attr in {"now", "utcnow", "today", "current_time"}:
+                yield f"{module.name} line {node.lineno} uses {ast.unparse(node)}"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).startswith("random."):
+            yield f"{module.name} line {node.lineno} calls {ast.unparse(node.func)}"
 
 
 def mentions_of_proc(module: Module) -> Iterator[str]:
@@ -316,14 +318,24 @@ def test_trespasses_are_seen() -> None:
 
 @pytest.mark.parametrize(
     "source",
-    ["import time", "from random import random", "datetime.now(UTC)", "datetime.datetime.utcnow()", "date.today()"],
+    [
+        "import time",
+        "from time import monotonic",
+        "from random import random",
+        "import random\nrandom.random()",
+        "import random\nrng = random.Random()",
+        "datetime.now(UTC)",
+        "datetime.datetime.utcnow()",
+        "date.today()",
+    ],
 )
 def test_readings_of_time_are_seen(source: str) -> None:
     assert list(readings_of_time(Module("judge", source)))
 
 
-def test_harmless_uses_of_dates_are_not_readings_of_time() -> None:
+def test_harmless_uses_are_not_readings_of_time() -> None:
     source = "from datetime import datetime, timedelta\ndatetime.fromtimestamp(now)\nstate.now\n"
+    source += "import random\ndef wait(rng: random.Random) -> float:\n    return rng.random()\n"
     assert not list(readings_of_time(Module("judge", source)))
 
 
