@@ -274,7 +274,7 @@ def devices_of(locks: Iterable[HeldLock], answer: Answer) -> set[tuple[int, int]
     inode = answer.file.inode
     named = [lock for lock in locks if lock.pid == answer.pid]
     told = {lock.device for lock in named if lock.covers(inode, LOCKED_BYTE, {lock.device})}
-    return {answer.file.numbers} if answer.file.numbers in told or not told else {answer.file.numbers, *told}
+    return {answer.file.numbers} if answer.file.numbers in told else {answer.file.numbers, *told}
 
 
 def held_locks() -> frozenset[HeldLock]:
