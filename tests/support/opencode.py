@@ -134,9 +134,10 @@ class Lab:
 
     def opencode_run(self, prompt: str, *, name: str = "run") -> subprocess.Popen[bytes]:
         """Start `opencode run PROMPT`, which executes its session itself and listens on no port."""
-        command = [str(self.binary), "run", prompt]
-        log = self.home / f"{name}.log"
-        return self.start(command, log, extra=_CLOSED_NETWORK, folder=self.project(name))
+        words = self.home / f"{name}.prompt"
+        words.write_text(prompt)  # by way of stdin: it puts quotes of its own around arguments
+        command, log = [str(self.binary), "run"], self.home / f"{name}.log"
+        return self.start(command, log, extra=_CLOSED_NETWORK, folder=self.project(name), stdin=words)
 
     def start(
         self,
@@ -146,14 +147,15 @@ class Lab:
         extra: dict[str, str] | None = None,
         folder: Path | None = None,
         output: Path | None = None,
+        stdin: Path = Path(os.devnull),
     ) -> subprocess.Popen[bytes]:
         """Start a program in a process group of its own, stderr (and stdout, without `output`) to the log."""
-        with log.open("ab") as errors, (output or log).open("ab") as sink:
+        with log.open("ab") as errors, (output or log).open("ab") as sink, stdin.open("rb") as source:
             process = subprocess.Popen(
                 command,
                 cwd=folder or self.project(),
                 env={**self.environment(), **(extra or {})},
-                stdin=subprocess.DEVNULL,
+                stdin=source,
                 stdout=sink,
                 stderr=errors,
                 start_new_session=True,
@@ -201,7 +203,7 @@ class Lab:
             "provider": {"fake": provider},
             "model": f"fake/{MODEL}",
             "small_model": f"fake/{MODEL}",
-            "permission": {"bash": {"*": "allow", f"{GATED}*": "ask"}, "edit": "allow"},
+            "permission": {"bash": {"*": "allow", f"{GATED}*": "ask"}, "edit": "allow", "question": "allow"},
             "share": "disabled",
             "autoupdate": False,
         }
