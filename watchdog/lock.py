@@ -127,7 +127,7 @@ class DatabaseLock:
         return self._descriptor is not None and _opened.get(self._descriptor) == (there.st_dev, there.st_ino)
 
     def _reopen(self) -> None:
-        announced = self._announced
+        announced, self._held = self._announced, False
         _close(self._open_descriptor())
         self._descriptor = None
         self._descriptor = _open(self.path)

@@ -1,12 +1,17 @@
-"""A server in memory, whose answers and misbehaviour a test decides."""
+"""A server in memory, whose answers and misbehaviour a test decides, and the same one on a loopback port."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import anyio
+import anyio.lowlevel
 
-from watchdog.errors import ServerError
+from watchdog.errors import ServerAnswerInvalid, ServerError
 from watchdog.model import Activity, Ask, Row, ServerName, SessionId, Status, TurnId, Witness
 
 
@@ -19,7 +24,7 @@ class AbortBehaviour(Enum):
     RAISES = "raises `problem`, or an error of its own"
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class FakeServer:
     """A `ports.Server`; its attributes are the script, and what it was asked is kept.
 
@@ -105,7 +110,7 @@ class FakeServer:
         """Delete a message, unless its session is busy."""
         await self._answer()
         if session_id in self.statuses_by.get(directory, {}):
-            raise ServerError(f"{self.name} can't delete {message_id}: session {session_id} is busy.")
+            raise ServerAnswerInvalid(f"{self.name} can't delete {message_id}: session {session_id} is busy.")
         self.turns.discard((session_id, TurnId(message_id)))
         self.deleted.append((session_id, message_id))
 
@@ -125,3 +130,140 @@ class FakeServer:
         await anyio.lowlevel.checkpoint()
         if self.problem is not None:
             raise self.problem
+
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def loopback(handler: Handler) -> AsyncIterator[str]:
+    """A TCP server on loopback; yields its base URL. Its open connections are ended at the exit."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        try:
+            await handler(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass
+        finally:
+            tasks.discard(task)
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A request as it came."""
+
+    method: str
+    path: tuple[str, ...]
+    directory: str | None
+    headers: dict[str, str]
+    body: bytes
+
+
+async def read_request(reader: asyncio.StreamReader) -> Request:
+    """Read one request; the folder is decoded twice, as opencode does."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").splitlines()
+    method, target, _ = head[0].split(" ")
+    headers = {key.lower(): value.strip() for key, _, value in (line.partition(":") for line in head[1:] if line)}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    parts = urlsplit(target)
+    found = parse_qs(parts.query).get("directory")
+    return Request(
+        method=method,
+        path=tuple(unquote(part) for part in parts.path.split("/") if part),
+        directory=unquote(found[0]) if found else None,
+        headers=headers,
+        body=body,
+    )
+
+
+def reply(body: object, *, status: int = 200, content_type: str = "application/json") -> bytes:
+    """A whole HTTP reply."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\ncontent-length: {len(raw)}\r\n\r\n".encode() + raw
+
+
+def over_http(fake: FakeServer, *, version: str = "1.18.33") -> Handler:
+    """The fake as a real server would answer on the wire."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            request = await read_request(reader)
+            writer.write(await _respond(fake, request, version))
+            await writer.drain()
+
+    return handle
+
+
+async def _respond(fake: FakeServer, request: Request, version: str) -> bytes:
+    directory = request.directory or ""
+    try:
+        match request.method, request.path:
+            case "GET", ("global", "health"):
+                await fake.vouches()
+                return reply({"healthy": True, "version": version if fake.vouching else "1.2.27"})
+            case "GET", ("session", "status"):
+                found = await fake.statuses(directory)
+                return reply({key: _wire_status(status) for key, status in found.items()})
+            case "GET", ("question" | "permission" as kind,):
+                asks = await fake.pending_asks(directory)
+                return reply([_wire_ask(ask) for ask in asks if ask.kind == kind])
+            case "POST", ("session", session_id, "abort"):
+                await fake.abort(SessionId(session_id), directory)
+                return reply(body=True)
+            case _, ("session", session_id, *rest):
+                return await _respond_messages(fake, request, SessionId(session_id), rest)
+    except ServerAnswerInvalid:
+        return reply({"name": "SessionBusyError"}, status=409)
+    except ServerError:
+        return reply({"name": "UnknownError"}, status=500)
+    return reply(b"<html></html>", content_type="text/html")
+
+
+async def _respond_messages(fake: FakeServer, request: Request, session_id: SessionId, rest: list[str]) -> bytes:
+    directory = request.directory or ""
+    match request.method, rest:
+        case "GET", ["message"]:
+            readable = await fake.readable(session_id, directory)
+            return reply([], status=200 if readable else 400)
+        case "GET", ["message", turn_id]:
+            if await fake.serves(session_id, TurnId(turn_id), directory):
+                return reply({"info": {"id": turn_id, "sessionID": session_id}, "parts": []})
+            return reply({"name": "NotFoundError"}, status=404)
+        case "DELETE", ["message", message_id]:
+            await fake.delete_message(session_id, message_id, directory)
+            return reply(body=True)
+        case "PATCH", ["message", turn_id, "part", part_id]:
+            data = json.loads(request.body)
+            assert (data.pop("id"), data.pop("messageID"), data.pop("sessionID")) == (part_id, turn_id, session_id)
+            row = Row(
+                table="part", id=part_id, message_id=TurnId(turn_id), session_id=session_id,
+                created_ms=0, updated_ms=0, data=json.dumps(data),
+            )  # fmt: skip
+            await fake.publish(row, directory)
+            return reply(data)
+    return reply({"name": "NotFoundError"}, status=404)
+
+
+def _wire_status(status: Status) -> dict[str, object]:
+    if status.activity is Activity.RETRY:
+        return {"type": "retry", "attempt": 1, "message": "later", "next": status.retry_at_ms}
+    return {"type": status.activity.value}
+
+
+def _wire_ask(ask: Ask) -> dict[str, object]:
+    tool = {"messageID": ask.turn_id, "callID": ask.call_ref} if ask.turn_id else None
+    return {"id": ask.id, "sessionID": ask.session_id, **({"tool": tool} if tool else {})}

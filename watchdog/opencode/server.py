@@ -28,6 +28,7 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 _OK, _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BROKEN = 200, 400, 404, 409, 500
 _MOST_CONNECTIONS: Final = 64
 _REFUSALS: Final = frozenset({401, 403})
+_HIGHEST_PORT: Final = 65_535
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _VERSION: Final = re.compile(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:[-+.].*)?\Z")
 _TRANSLATED: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, ValueError)
@@ -337,7 +338,8 @@ def _split(url: str, username: str, password: str | None) -> tuple[httpx.URL, st
     shown = url.rpartition("@")[2]
     try:
         parsed = httpx.URL(url)
-        usable = parsed.scheme in _DEFAULT_PORTS and bool(parsed.host) and not parsed.query and not parsed.fragment
+        reachable = bool(parsed.host) and (parsed.port is None or 0 < parsed.port <= _HIGHEST_PORT)
+        usable = parsed.scheme in _DEFAULT_PORTS and reachable and not parsed.query and not parsed.fragment
     except (httpx.InvalidURL, ValueError, TypeError):
         usable = False
         parsed = httpx.URL("http://localhost")
@@ -381,8 +383,10 @@ def _status(found: object) -> Status:
     return Status(activity=Activity.IDLE if kind == Activity.IDLE.value else Activity.BUSY)
 
 
-def _ask(found: Mapping[str, Any], kind: AskKind) -> Ask:
-    tool = found.get("tool") or {}
+def _ask(found: object, kind: AskKind) -> Ask:
+    tool = found.get("tool") or {} if isinstance(found, dict) else None
+    if not isinstance(found, dict) or not isinstance(tool, dict):
+        raise TypeError(type(found))
     turn_id, call_ref = tool.get("messageID"), tool.get("callID")
     return Ask(
         id=_text(found["id"]),

@@ -1,0 +1,499 @@
+"""opencode's HTTP API, and what becomes of every wrong answer."""
+
+import asyncio
+import inspect
+import json
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import httpx
+import httpx_sse
+import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.server import AbortBehaviour, FakeServer, Handler, loopback, over_http, read_request, reply
+from watchdog.errors import ServerAnswerInvalid, ServerError, ServerRefused, ServerUnreachable, SettingsError
+from watchdog.model import Activity, Ask, AskKind, Row, SessionId, Status, TurnId
+from watchdog.opencode.server import OpencodeServer
+from watchdog.ports import Server
+
+SECRET = "hunter2-very-secret"  # noqa: S105 - it must show nowhere
+S1, S2, T1 = SessionId("ses_1"), SessionId("ses_2"), TurnId("msg_1")
+FOLDER = "/home/someone/a project"
+
+Question = Callable[[OpencodeServer], Awaitable[object]]
+Way = Callable[[FakeServer], AbstractAsyncContextManager[Server]]
+
+
+def server(url: str = "http://127.0.0.1:4096", **options: object) -> OpencodeServer:
+    return OpencodeServer(url, clock=FakeClock(), rng=random.Random(1), **options)  # type: ignore[arg-type]  # noqa: S311
+
+
+def answering(respond: Callable[[httpx.Request], httpx.Response], *, password: str | None = None) -> OpencodeServer:
+    return server(transport=httpx.MockTransport(respond), password=password)
+
+
+def always(status: int = 200, *, url: str = "http://127.0.0.1:4096", **content: object) -> OpencodeServer:
+    return server(url, transport=httpx.MockTransport(lambda _: httpx.Response(status, **content)))  # type: ignore[arg-type]
+
+
+def part(data: str = '{"type":"tool","state":{"status":"error"}}', table: str = "part") -> Row:
+    return Row(
+        table=table, id="prt_1", message_id=T1, session_id=S1, created_ms=0, updated_ms=0, data=data
+    )  # fmt: skip
+
+
+QUESTIONS: dict[str, Question] = {
+    "version": lambda it: it.version(),
+    "greet": lambda it: it.greet(),
+    "vouches": lambda it: it.vouches(),
+    "statuses": lambda it: it.statuses(FOLDER),
+    "pending_asks": lambda it: it.pending_asks(FOLDER),
+    "abort": lambda it: it.abort(S1, FOLDER),
+    "serves": lambda it: it.serves(S1, T1, FOLDER),
+    "publish": lambda it: it.publish(part(), FOLDER),
+    "readable": lambda it: it.readable(S1, FOLDER),
+    "delete_message": lambda it: it.delete_message(S1, T1, FOLDER),
+}
+each_question = pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS.keys())
+
+
+async def failing(ask: Question, it: OpencodeServer) -> ServerError:
+    with pytest.raises(ServerError) as caught:
+        await ask(it)
+    assert str(it.name) in str(caught.value)
+    assert SECRET not in str(caught.value)
+    return caught.value
+
+
+# --- the contract: the fake in memory, and the real client speaking to the same fake on a port -------------------
+
+
+@asynccontextmanager
+async def in_memory(fake: FakeServer) -> AsyncIterator[Server]:
+    yield fake
+
+
+@asynccontextmanager
+async def on_a_port(fake: FakeServer) -> AsyncIterator[Server]:
+    async with loopback(over_http(fake)) as url, server(url) as it:
+        yield it
+
+
+both = pytest.mark.parametrize("way", [in_memory, on_a_port])
+
+
+@both
+async def test_contract_what_a_server_says(way: Way) -> None:
+    fake = FakeServer(turns={(S1, T1)}, unreadable={S2})
+    fake.busy(S1, FOLDER)
+    fake.statuses_by[FOLDER][S2] = Status(activity=Activity.RETRY, retry_at_ms=1_700_000_600_000)
+    asks = (
+        Ask(id="que_1", kind=AskKind.QUESTION, session_id=S1, turn_id=T1, call_ref="call_1"),
+        Ask(id="per_1", kind=AskKind.PERMISSION, session_id=S2),
+    )
+    fake.asks_by[FOLDER] = list(asks)
+    async with way(fake) as it:
+        assert await it.vouches()
+        assert await it.statuses(FOLDER) == fake.statuses_by[FOLDER]
+        assert await it.statuses("/elsewhere") == {}
+        assert await it.pending_asks(FOLDER) == asks
+        assert await it.pending_asks("/elsewhere") == ()
+        assert await it.serves(S1, T1, FOLDER)
+        assert not await it.serves(S1, TurnId("msg_2"), FOLDER)
+        assert await it.readable(S1, FOLDER)
+        assert not await it.readable(S2, FOLDER)
+
+
+@both
+async def test_contract_what_a_server_does(way: Way) -> None:
+    fake = FakeServer(turns={(S1, T1)}, vouching=False)
+    fake.busy(S1, FOLDER)
+    async with way(fake) as it:
+        assert not await it.vouches()
+        with pytest.raises(ServerError, match="busy"):
+            await it.delete_message(S1, T1, FOLDER)
+        await it.abort(S1, FOLDER)
+        await it.abort(S2, "/elsewhere")
+        assert fake.aborted == [(S1, FOLDER), (S2, "/elsewhere")]
+        assert await it.statuses(FOLDER) == {}
+        await it.delete_message(S1, T1, FOLDER)
+        assert fake.deleted == [(S1, T1)]
+        await it.publish(part(), FOLDER)
+        assert [(row.id, json.loads(row.data), where) for row, where in fake.published] == [
+            ("prt_1", json.loads(part().data), FOLDER)
+        ]
+
+
+@both
+async def test_contract_an_abort_that_lies_and_one_that_breaks(way: Way) -> None:
+    fake = FakeServer(abort_behaviour=AbortBehaviour.LIES)
+    fake.busy(S1, FOLDER)
+    async with way(fake) as it:
+        await it.abort(S1, FOLDER)
+        assert S1 in await it.statuses(FOLDER)
+        fake.abort_behaviour = AbortBehaviour.RAISES
+        with pytest.raises(ServerError):
+            await it.abort(S1, FOLDER)
+        fake.problem = ServerError("down")
+        with pytest.raises(ServerError):
+            await it.statuses(FOLDER)
+
+
+@pytest.mark.parametrize("folder", ["/a%20b", "/100%", "/ä ö&?#+/x", "/a%2520b"])
+async def test_a_folder_arrives_as_it_is_though_opencode_decodes_it_twice(folder: str) -> None:
+    fake = FakeServer()
+    fake.busy(S1, folder)
+    async with on_a_port(fake) as it:
+        assert S1 in await it.statuses(folder)
+
+
+# --- errors ----------------------------------------------------------------------------------------------------
+
+
+def httpx_errors() -> Iterator[type[Exception]]:
+    for module in (httpx, httpx_sse):
+        for _, found in inspect.getmembers(module, inspect.isclass):
+            if issubclass(found, Exception):
+                yield found
+
+
+@pytest.mark.parametrize("kind", sorted(set(httpx_errors()), key=str))
+async def test_every_error_of_httpx_leaves_as_a_server_error_without_its_text(kind: type[Exception]) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        text = f"http://user:{SECRET}@host"
+        if kind in {httpx.StreamConsumed, httpx.StreamClosed, httpx.ResponseNotRead, httpx.RequestNotRead}:
+            raise kind
+        if kind is httpx.HTTPStatusError:
+            raise httpx.HTTPStatusError(text, request=request, response=httpx.Response(500))
+        raise kind(text)
+
+    for ask in QUESTIONS.values():
+        await failing(ask, answering(refuse))
+
+
+@pytest.mark.parametrize(
+    ("error", "becomes"),
+    [
+        (httpx.ConnectError("x"), ServerUnreachable),
+        (httpx.ReadTimeout("x"), ServerUnreachable),
+        (httpx.PoolTimeout("x"), ServerUnreachable),
+        (httpx.RemoteProtocolError("Server disconnected without sending a response."), ServerUnreachable),
+        (httpx.RemoteProtocolError("illegal status line"), ServerAnswerInvalid),
+        (httpx.DecodingError("x"), ServerAnswerInvalid),
+        (OSError("x"), ServerUnreachable),
+        (UnicodeError("x"), ServerAnswerInvalid),
+    ],
+)
+async def test_errors_are_sorted_by_what_they_mean(error: Exception, becomes: type[ServerError]) -> None:
+    def refuse(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    with pytest.raises(becomes):
+        await answering(refuse).statuses(FOLDER)
+
+
+@each_question
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_says_that_the_password_is_missing_or_wrong(ask: Question, status: int) -> None:
+    error = await failing(ask, always(status, text="no"))
+    assert isinstance(error, ServerRefused)
+    assert "password" in str(error)
+
+
+@each_question
+@pytest.mark.parametrize("status", [301, 302, 410, 429, 500, 502, 503])
+async def test_any_other_status_is_no_answer(ask: Question, status: int) -> None:
+    error = await failing(ask, always(status, json={}, headers={"location": "/else"}))
+    assert isinstance(error, ServerAnswerInvalid)
+
+
+@each_question
+async def test_a_page_of_html_is_no_answer(ask: Question) -> None:
+    assert isinstance(await failing(ask, always(html="<html>opencode</html>")), ServerAnswerInvalid)
+
+
+WRONG = [b"", b"{", b"null", b"3", b'"busy"', b'{"a":', b"[[[", b"[" * 100_000, b"\xff\xfe"]
+
+
+@pytest.mark.parametrize("body", WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize("name", sorted(set(QUESTIONS) - {"readable", "publish", "delete_message"}))
+async def test_wrong_json_is_no_answer(name: str, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    assert isinstance(await failing(QUESTIONS[name], always(content=body, headers=headers)), ServerAnswerInvalid)
+
+
+@pytest.mark.parametrize("body", [False, None, {}, "true", 1])
+async def test_an_abort_that_does_not_answer_true_failed(body: object) -> None:
+    await failing(QUESTIONS["abort"], always(json=body))
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        [{}],
+        [{"id": "q"}],
+        [{"id": 1, "sessionID": "s"}],
+        [None],
+        ["x"],
+        {},
+        [{"id": "q", "sessionID": "s", "tool": 3}],
+    ],
+)
+async def test_an_ask_that_cannot_be_read_is_no_answer_at_all(asks: object) -> None:
+    await failing(QUESTIONS["pending_asks"], always(json=asks))
+
+
+@pytest.mark.parametrize(
+    ("found", "status"),
+    [
+        ({"type": "busy"}, Status(activity=Activity.BUSY)),
+        ({"type": "dreaming"}, Status(activity=Activity.BUSY)),
+        ({}, Status(activity=Activity.BUSY)),
+        (None, Status(activity=Activity.BUSY)),
+        ({"type": ["idle"]}, Status(activity=Activity.BUSY)),
+        ({"type": "retry", "next": 5.5}, Status(activity=Activity.RETRY, retry_at_ms=5)),
+        ({"type": "retry", "next": "soon"}, Status(activity=Activity.RETRY)),
+        ({"type": "retry", "next": True}, Status(activity=Activity.RETRY)),
+        ({"type": "retry", "next": -1}, Status(activity=Activity.RETRY)),
+        ({"type": "retry"}, Status(activity=Activity.RETRY)),
+        ({"type": "idle"}, None),
+    ],
+)
+async def test_in_doubt_a_session_is_alive(found: object, status: Status | None) -> None:
+    assert (await always(json={S1: found}).statuses(FOLDER)).get(S1) == status
+
+
+async def test_a_turn_of_another_id_is_not_served() -> None:
+    assert not await always(json={"info": {"id": "msg_9", "sessionID": S1}}).serves(S1, T1, FOLDER)
+    assert not await always(json={"info": {"id": T1, "sessionID": S2}}).serves(S1, T1, FOLDER)
+    assert not await always(json={}).serves(S1, T1, FOLDER)
+
+
+@pytest.mark.parametrize(
+    ("status", "text"), [(409, "x"), (400, "Session ses_1 is busy"), (500, '{"message":"Session is busy"}')]
+)
+async def test_a_delete_in_a_busy_session_says_busy(status: int, text: str) -> None:
+    with pytest.raises(ServerError, match="session ses_1 is busy"):
+        await always(status, text=text).delete_message(S1, T1, FOLDER)
+
+
+async def test_a_delete_of_what_is_not_there_says_so() -> None:
+    with pytest.raises(ServerError, match="knows no message"):
+        await always(404, json={}).delete_message(S1, T1, FOLDER)
+
+
+async def test_half_a_surrogate_pair_in_an_output_can_be_published() -> None:
+    bodies: list[bytes] = []
+
+    def keep(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        return httpx.Response(200, json={})
+
+    await answering(keep).publish(part('{"output":"cut \\ud83d","count":1}'), FOLDER)
+    assert b"\\ud83d" in bodies[0]
+    assert json.loads(bodies[0])["sessionID"] == S1
+
+
+@pytest.mark.parametrize("row", [part("{"), part("[]"), part(table="message")])
+async def test_what_is_no_part_is_not_published(row: Row) -> None:
+    with pytest.raises(ServerAnswerInvalid, match="prt_1"):
+        await always(json={}).publish(row, FOLDER)
+
+
+async def test_an_endless_answer_is_cut_off() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b" " * 1_000_000
+
+    await failing(QUESTIONS["statuses"], always(content=endless()))
+
+
+# --- the version -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "vouches"),
+    [
+        ("1.14.0", True),
+        ("1.14", True),
+        ("1.13.9", False),
+        ("1.2.27", False),
+        ("1.18.33", True),
+        ("2.0.0", True),
+        ("0.0.0-dev-202609010000", False),
+        ("1.15.0-beta.1", True),
+        ("local", False),
+        ("", None),
+        ("1.99999999999999999999.0", False),
+    ],
+)
+async def test_a_version_vouches_from_1_14_on(version: str, vouches: bool | None) -> None:
+    it = always(json={"healthy": True, "version": version})
+    if vouches is None:
+        await failing(QUESTIONS["vouches"], it)
+    else:
+        assert await it.vouches() is vouches
+
+
+async def test_the_version_is_asked_again_after_an_error() -> None:
+    versions = iter(["1.18.33", "1.2.27"])
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/global/health":
+            return httpx.Response(200, json={"healthy": True, "version": next(versions)})
+        raise httpx.ConnectError("x")
+
+    it = answering(respond)
+    assert await it.vouches()
+    assert await it.vouches()
+    await failing(QUESTIONS["statuses"], it)
+    assert not await it.vouches()
+
+
+async def test_the_version_is_asked_again_on_a_new_connection() -> None:
+    versions = iter(["1.18.33", "1.2.27", "1.2.27"])
+
+    async def one_reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await read_request(reader)
+        health = request.path == ("global", "health")
+        writer.write(reply({"healthy": True, "version": next(versions)} if health else {}))
+        await writer.drain()
+
+    async with loopback(one_reply) as url, server(url) as it:
+        assert await it.vouches()
+        await it.statuses(FOLDER)
+        assert not await it.vouches()
+
+
+# --- the address and the secret --------------------------------------------------------------------------------
+
+
+def test_credentials_in_the_address_never_show() -> None:
+    it = server(f"http://me:{SECRET}@127.0.0.1:4096/")
+    assert it.name == "http://127.0.0.1:4096"
+    assert SECRET not in repr(it)
+    assert SECRET not in repr(vars(it))
+
+
+async def test_credentials_in_the_address_are_used_and_win() -> None:
+    seen: list[str] = []
+
+    def keep(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers.get("authorization", ""))
+        return httpx.Response(200, json={})
+
+    transport = httpx.MockTransport(keep)
+    await server("http://me:p%40ss@h:1", transport=transport, password=SECRET).statuses(FOLDER)
+    await server("http://h:1", transport=transport, password=SECRET).statuses(FOLDER)
+    await server("http://h:1", transport=transport).statuses(FOLDER)
+    assert seen == [
+        httpx.BasicAuth("me", "p@ss")._auth_header,
+        httpx.BasicAuth("opencode", SECRET)._auth_header,
+        "",
+    ]
+
+
+async def test_a_stranger_gets_the_password_only_if_it_asks_for_one() -> None:
+    seen: list[bool] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        seen.append("authorization" in request.headers)
+        return httpx.Response(200 if seen[-1] or not guarded else 401, json={"healthy": True, "version": "1.18.33"})
+
+    guarded = False
+    await answering(respond, password=SECRET).greet()
+    assert seen == [False]
+    guarded = True
+    await answering(respond, password=SECRET).greet()
+    assert seen == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost:4096", "ftp://x", "http://", "http://h:99999", "http://h/?x=1", "x@y"]
+)
+def test_an_address_that_is_none_is_a_setting_to_correct(url: str) -> None:
+    with pytest.raises(SettingsError, match="http://HOST:PORT"):
+        server(url)
+
+
+def test_a_wrong_address_with_a_password_does_not_show_it() -> None:
+    with pytest.raises(SettingsError) as caught:
+        server(f"htp://me:{SECRET}@host")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "port"),
+    [
+        ("http://localhost:4096", 4096),
+        ("http://127.0.0.1", 80),
+        ("https://127.9.9.9", 443),
+        ("http://[::1]:5", 5),
+        ("http://0.0.0.0:6", 6),
+        ("http://10.0.0.1:4096", None),
+        ("http://example.org:4096", None),
+    ],
+)
+def test_only_a_loopback_address_has_a_port(url: str, port: int | None) -> None:
+    assert server(url).port == port
+
+
+# --- a real socket that misbehaves -------------------------------------------------------------------------------
+
+
+def sends(raw: bytes, *, hang: bool = False) -> Handler:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(raw)
+        await writer.drain()
+        if hang:
+            await asyncio.Event().wait()
+
+    return handle
+
+
+@each_question
+async def test_half_a_reply_is_no_answer(ask: Question) -> None:
+    half = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{"
+    async with loopback(sends(half)) as url, server(url) as it:
+        assert isinstance(await failing(ask, it), ServerAnswerInvalid)
+
+
+@each_question
+@pytest.mark.parametrize("raw", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"], ids=["nothing", "half"])
+async def test_a_server_that_hangs_has_its_time_limit(ask: Question, raw: bytes) -> None:
+    limits = {"timeout_seconds": 0.05, "abort_timeout_seconds": 0.05, "read_timeout_seconds": 0.05}
+    async with loopback(sends(raw, hang=True)) as url, server(url, **limits) as it:
+        error = await failing(ask, it)
+        assert isinstance(error, ServerUnreachable)
+        assert "within 0.05 s" in str(error)
+
+
+async def test_a_server_that_trickles_has_the_same_time_limit() -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 99999\r\n\r\n")
+        while True:
+            writer.write(b" ")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async with loopback(trickle) as url, server(url, timeout_seconds=0.1) as it:
+        assert isinstance(await failing(QUESTIONS["statuses"], it), ServerUnreachable)
+
+
+async def test_a_closed_connection_a_foreign_protocol_and_a_reset() -> None:
+    async with loopback(sends(b"")) as url, server(url) as it:
+        assert isinstance(await failing(QUESTIONS["statuses"], it), ServerUnreachable)
+    async with loopback(sends(b"220 smtp ready\r\n\r\n")) as url, server(url) as it:
+        assert isinstance(await failing(QUESTIONS["statuses"], it), ServerAnswerInvalid)
+    async with server(url) as it:  # nobody listens there any more
+        assert isinstance(await failing(QUESTIONS["statuses"], it), ServerUnreachable)
+
+
+async def test_a_server_that_was_closed_is_unreachable() -> None:
+    it = server()
+    await it.aclose()
+    assert isinstance(await failing(QUESTIONS["statuses"], it), ServerUnreachable)
