@@ -60,7 +60,9 @@ class OpencodeFleet:
         self._clock = clock
         self._discover = discover
         self._feeds = feeds
-        self._configured = _distinct([connect(url) for url in urls])
+        made = [connect(url) for url in urls]
+        self._configured = _distinct(made)
+        self._doubles = [server for server in made if server not in self._configured]
         self._found: dict[Place, OpencodeServer] = {}
         self._refused: dict[Place, float] = {}
         self._group: anyio.abc.TaskGroup | None = None
@@ -78,7 +80,7 @@ class OpencodeFleet:
 
     async def aclose(self) -> None:
         """Stop listening and close every connection."""
-        for server in self.servers():
+        for server in (*self.servers(), *self._doubles):
             await self._dismiss(server)
         self._found.clear()
 

@@ -16,6 +16,7 @@ import httpx
 from watchdog.errors import ServerAnswerInvalid, ServerError, ServerRefused, ServerUnreachable, SettingsError
 from watchdog.model import Activity, Ask, AskKind, Row, ServerName, SessionId, Status, TurnId, Witness
 from watchdog.opencode.feed import Feed
+from watchdog.opencode.shapes import part_of, read_ask, read_status
 from watchdog.ports import Clock
 
 TIMEOUT_SECONDS: Final = 5.0
@@ -136,7 +137,7 @@ class OpencodeServer:
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
         """The sessions of a directory that are not idle. One of an unknown kind is busy: in doubt, it lives."""
         found = self._object(await self._get("/session/status", directory))
-        statuses = {SessionId(key): _status(value) for key, value in found.items()}
+        statuses = {SessionId(key): read_status(value) for key, value in found.items()}
         return {key: status for key, status in statuses.items() if status.activity is not Activity.IDLE}
 
     async def pending_asks(self, directory: str) -> tuple[Ask, ...]:
@@ -164,10 +165,12 @@ class OpencodeServer:
 
     async def publish(self, row: Row, directory: str) -> None:
         """Write the identical row of a part once more, so that its clients hear of it."""
-        body = json.dumps({**_data(row), "id": row.id, "messageID": row.message_id, "sessionID": row.session_id})
+        part = part_of(row)
+        if part is None:
+            raise ServerAnswerInvalid(f"{row.id} is no part that could be published through {self.name}.")
         path = f"{_message(row.session_id, row.message_id)}/part/{quote(row.id, safe='')}"
         # ASCII with escapes: half a surrogate pair, which a cut-off output may hold, has no UTF-8.
-        self._json(await self._ask("PATCH", path, directory, content=body.encode("ascii")))
+        self._json(await self._ask("PATCH", path, directory, content=json.dumps(part).encode("ascii")))
 
     async def readable(self, session_id: SessionId, directory: str) -> bool:
         """Whether the session's messages can be read through it: 200 is yes, 400 is no."""
@@ -213,7 +216,7 @@ class OpencodeServer:
         if not isinstance(found, list):
             raise ServerAnswerInvalid(f"{self.name} answered {path} with something that is no list.")
         try:
-            return [_ask(each, kind) for each in found]
+            return [read_ask(each, kind) for each in found]
         except (TypeError, KeyError):
             raise ServerAnswerInvalid(f"{self.name} answered {path} with an ask that can't be read.") from None
 
@@ -371,43 +374,3 @@ def _session(session_id: str) -> str:
 
 def _message(session_id: str, message_id: str) -> str:
     return f"{_session(session_id)}/message/{quote(message_id, safe='')}"
-
-
-def _status(found: object) -> Status:
-    kind = found.get("type") if isinstance(found, dict) else None
-    if kind == Activity.RETRY.value and isinstance(found, dict):
-        after = found.get("next")
-        if not isinstance(after, int | float) or isinstance(after, bool) or not 0 <= after < float("inf"):
-            return Status(activity=Activity.RETRY)
-        return Status(activity=Activity.RETRY, retry_at_ms=int(after))
-    return Status(activity=Activity.IDLE if kind == Activity.IDLE.value else Activity.BUSY)
-
-
-def _ask(found: object, kind: AskKind) -> Ask:
-    tool = found.get("tool") or {} if isinstance(found, dict) else None
-    if not isinstance(found, dict) or not isinstance(tool, dict):
-        raise TypeError(type(found))
-    turn_id, call_ref = tool.get("messageID"), tool.get("callID")
-    return Ask(
-        id=_text(found["id"]),
-        kind=kind,
-        session_id=SessionId(_text(found["sessionID"])),
-        turn_id=None if turn_id is None else TurnId(_text(turn_id)),
-        call_ref=None if call_ref is None else _text(call_ref),
-    )
-
-
-def _text(found: object) -> str:
-    if not isinstance(found, str) or not found:
-        raise TypeError(type(found))
-    return found
-
-
-def _data(row: Row) -> dict[str, Any]:
-    try:
-        found = json.loads(row.data)
-    except ValueError:
-        found = None
-    if row.table != "part" or not isinstance(found, dict):
-        raise ServerAnswerInvalid(f"{row.id} is no part that could be published.")
-    return found

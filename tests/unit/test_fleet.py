@@ -1,0 +1,201 @@
+"""Which servers are asked: the configured ones, and those found on the ports of the database's holders."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import anyio
+import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.server import FakeServer, Handler, loopback, over_http, read_request, reply
+from tests.support.waiting import wait_until
+from watchdog.errors import SettingsError
+from watchdog.model import Holder, Holders
+from watchdog.opencode.fleet import OpencodeFleet
+from watchdog.opencode.server import OpencodeServer
+
+BORN = 1_700_000_000_000
+
+
+class World:
+    """A fleet's surroundings."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.made: list[OpencodeServer] = []
+
+    def connect(self, url: str) -> OpencodeServer:
+        made = OpencodeServer(url, clock=self.clock, rng=random.Random(3), password="pw")  # noqa: S311, S106
+        self.made.append(made)
+        return made
+
+    @asynccontextmanager
+    async def fleet(self, *urls: str, discover: bool = True, feeds: bool = False) -> AsyncIterator[OpencodeFleet]:
+        fleet = OpencodeFleet(urls, connect=self.connect, clock=self.clock, discover=discover, feeds=feeds)
+        async with anyio.create_task_group() as group:
+            fleet.start(group)
+            yield fleet
+            await fleet.aclose()
+        assert all(made._client.is_closed for made in self.made)
+
+
+def port_of(url: str) -> int:
+    port = urlsplit(url).port
+    assert port is not None
+    return port
+
+
+def holding(*ports: int, pid: int = 4242, born_ms: int = BORN, embeds_us: bool = False) -> Holders:
+    return Holders(
+        known=(Holder(pid=pid, born_ms=born_ms, command="opencode serve", ports=ports, embeds_us=embeds_us),)
+    )
+
+
+def names(fleet: OpencodeFleet) -> list[str]:
+    return [str(server.name) for server in fleet.servers()]
+
+
+async def test_a_server_on_a_holders_port_is_found_once_and_forgotten_with_its_process() -> None:
+    async with loopback(over_http(FakeServer())) as url, World().fleet("http://127.0.0.1:1") as fleet:
+        await fleet.discover(holding(port_of(url)))
+        assert names(fleet) == ["http://127.0.0.1:1", url]
+        found = fleet.servers()[1]
+        await fleet.discover(holding(port_of(url), born_ms=BORN + 1500))  # a birth moves a little with the clock
+        assert fleet.servers()[1] is found
+        await fleet.discover(Holders())
+        assert names(fleet) == ["http://127.0.0.1:1"]
+        assert found._client.is_closed
+
+
+async def test_another_process_on_the_same_port_with_the_same_pid_is_another_server() -> None:
+    async with loopback(over_http(FakeServer())) as url, World().fleet() as fleet:
+        await fleet.discover(holding(port_of(url)))
+        found = fleet.servers()[0]
+        await fleet.discover(holding(port_of(url), born_ms=BORN + 60_000))
+        assert names(fleet) == [url]
+        assert fleet.servers()[0] is not found
+
+
+async def test_a_server_that_closed_its_port_is_forgotten() -> None:
+    async with loopback(over_http(FakeServer())) as url, World().fleet() as fleet:
+        await fleet.discover(holding(port_of(url)))
+        await fleet.discover(holding())
+        assert names(fleet) == []
+
+
+async def test_a_configured_server_is_not_found_a_second_time_under_another_name() -> None:
+    async with loopback(over_http(FakeServer())) as url:
+        configured = f"http://localhost:{port_of(url)}"
+        async with World().fleet(configured) as fleet:
+            await fleet.discover(holding(port_of(url)))
+            assert names(fleet) == [configured]
+
+
+async def test_two_names_of_one_port_are_one_server_and_the_unused_one_is_closed() -> None:
+    world = World()
+    urls = ("http://127.0.0.1:5", "http://localhost:5", "http://10.0.0.1:5", "http://10.0.0.1:5/", "http://[::1]:6")
+    async with world.fleet(*urls) as fleet:
+        assert names(fleet) == ["http://127.0.0.1:5", "http://10.0.0.1:5", "http://[::1]:6"]
+
+
+async def test_with_discovery_off_nobody_is_asked() -> None:
+    world = World()
+    async with loopback(over_http(FakeServer())) as url, world.fleet(discover=False) as fleet:
+        await fleet.discover(holding(port_of(url)))
+        assert world.made == []
+
+
+async def test_the_process_that_embeds_the_watchdog_is_not_asked_over_http() -> None:
+    async with loopback(over_http(FakeServer())) as url, World().fleet() as fleet:
+        await fleet.discover(holding(port_of(url), embeds_us=True))
+        assert names(fleet) == []
+
+
+async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    writer.write(reply({"not": "opencode"}))
+    await writer.drain()
+
+
+async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await read_request(reader)
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("handler", [refuse, hang])
+async def test_a_port_that_is_not_opencodes_is_left_alone_for_a_minute(
+    handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watchdog.opencode.fleet.GREETING_SECONDS", 0.1)
+    world = World()
+    async with loopback(handler) as url, world.fleet() as fleet:
+        await fleet.discover(holding(port_of(url)))
+        await fleet.discover(holding(port_of(url)))
+        assert (names(fleet), len(world.made)) == ([], 1)
+        world.clock.advance(61)
+        await fleet.discover(holding(port_of(url)))
+        assert (names(fleet), len(world.made)) == ([], 2)
+
+
+async def test_the_password_goes_only_to_a_server_that_asks_for_one() -> None:
+    seen: list[bool] = []
+
+    async def watch(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await read_request(reader)
+        seen.append("authorization" in request.headers)
+        writer.write(reply({"not": "opencode"}))
+        await writer.drain()
+
+    async with loopback(watch) as url, World().fleet() as fleet:
+        await fleet.discover(holding(port_of(url)))
+    assert seen == [False]
+
+
+async def stream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        request = await read_request(reader)
+        if request.path == ("global", "event"):
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            writer.write(b'data: {"payload":{"type":"server.connected","properties":{}}}\n\n')
+            await asyncio.Event().wait()
+        writer.write(reply({"healthy": True, "version": "1.18.33"}))
+        await writer.drain()
+
+
+def heard(server: OpencodeServer) -> bool:
+    return server.witness().connected
+
+
+async def test_every_feed_is_listened_to_and_ends_with_its_server() -> None:
+    async with loopback(stream) as one, loopback(stream) as two, World().fleet(one, feeds=True) as fleet:
+        await fleet.discover(holding(port_of(two)))
+        first, second = fleet.servers()
+        await wait_until(lambda: heard(first) and heard(second), "both feeds")
+        await fleet.discover(Holders())
+        await wait_until(lambda: not heard(second), "the end of the second feed")
+        assert heard(first)
+
+
+async def test_a_command_that_looks_once_listens_to_nothing() -> None:
+    async with loopback(stream) as url, World().fleet(url) as fleet:
+        assert await fleet.servers()[0].vouches()
+        assert not heard(fleet.servers()[0])
+        assert fleet.servers()[0].witness().since_ms is None
+
+
+async def test_cancelling_in_the_middle_of_a_greeting_leaves_nothing_open() -> None:
+    world = World()
+    async with loopback(hang) as url, world.fleet() as fleet:
+        with anyio.move_on_after(0.05):
+            await fleet.discover(holding(port_of(url)))
+        assert names(fleet) == []
+        assert world.made[0]._client.is_closed
+
+
+def test_a_wrong_address_is_a_setting_to_correct() -> None:
+    world = World()
+    with pytest.raises(SettingsError):
+        OpencodeFleet(["nonsense"], connect=world.connect, clock=world.clock, discover=True)
