@@ -279,6 +279,19 @@ async def test_a_delete_in_a_busy_session_says_busy(status: int, text: str) -> N
         await always(status, text=text).delete_message(S1, T1, FOLDER)
 
 
+@pytest.mark.parametrize(("statuses", "says"), [({S1: {"type": "busy"}}, "is busy"), ({}, "answered 400")])
+async def test_a_delete_that_1_15_refuses_without_a_reason_is_busy_if_the_session_is(
+    statuses: object, says: str
+) -> None:
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.method == "DELETE":
+            return httpx.Response(400, json={"_tag": "BadRequest"})
+        return httpx.Response(200, json=statuses)
+
+    with pytest.raises(ServerAnswerInvalid, match=says):
+        await answering(respond).delete_message(S1, T1, FOLDER)
+
+
 async def test_a_delete_of_what_is_not_there_says_so() -> None:
     with pytest.raises(ServerError, match="knows no message"):
         await always(404, json={}).delete_message(S1, T1, FOLDER)

@@ -28,6 +28,7 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 
 _OK, _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BROKEN = 200, 400, 404, 409, 500
 _MOST_CONNECTIONS: Final = 64
+_OLD_REFUSALS: Final = frozenset({_BAD_REQUEST, _BROKEN})
 _REFUSALS: Final = frozenset({401, 403})
 _HIGHEST_PORT: Final = 65_535
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -185,8 +186,10 @@ class OpencodeServer:
     async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
         """Delete a message; a session that is busy is an error that says so."""
         answer = await self._ask("DELETE", _message(session_id, message_id), directory)
-        busy = answer.status in {_BAD_REQUEST, _BROKEN} and b"is busy" in answer.body
-        if busy or answer.status == _CONFLICT:
+        busy = answer.status == _CONFLICT or (answer.status in _OLD_REFUSALS and b"is busy" in answer.body)
+        if not busy and answer.status == _BAD_REQUEST:
+            busy = session_id in await self.statuses(directory)  # 1.15 gives no reason
+        if busy:
             raise ServerAnswerInvalid(f"{self.name} can't delete {message_id}: session {session_id} is busy.")
         if answer.status == _NOT_FOUND:
             raise ServerAnswerInvalid(f"{self.name} knows no message {message_id} in session {session_id}.")
