@@ -7,8 +7,8 @@ import pytest
 from tests.e2e.conftest import OpenLab
 from tests.support.binaries import VERSIONS
 from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Lab
-from tests.support.prompts import QUESTION, bash, gated, sleep
-from tests.support.scripted_model import FINAL_TEXT, call, refuse, script, stream, streamed_words, task, use
+from tests.support.prompts import QUESTION, gated, sleep
+from tests.support.scripted_model import call, refuse, script, stream, streamed_words, use
 
 pytestmark = pytest.mark.parametrize("version", VERSIONS)
 
@@ -27,26 +27,6 @@ async def test_what_a_crash_leaves_open_stays_open_and_the_next_server_calls_it_
     assert await restarted.status() == {}
     assert await session.on(restarted).abort() is True
     assert lab.rows() == left
-
-
-async def test_aborting_a_child_lets_its_parent_and_its_sibling_finish(lab: Lab) -> None:
-    parent = await (await lab.serve()).create_session()
-    healthy = bash("sleep 2; echo healthy")
-    await parent.prompt(script(use(task("hung", use(sleep())), task("healthy", use(healthy)))))
-    hung = await parent.wait_for_child("hung")
-    await (await parent.wait_for_child("healthy")).wait_for_call("bash")
-    await hung.wait_for_bash()
-
-    assert await hung.abort() is True
-    await hung.wait_closed(seconds=5)
-    turn = await parent.wait_finished(turns=2)
-
-    assert (await hung.turns())[-1]["info"]["error"]["name"] == "MessageAbortedError"
-    assert "error" not in turn["info"]
-    assert await parent.text() == FINAL_TEXT
-    tasks = {part["state"]["input"]["description"]: part["state"]["status"] for part in await parent.calls("task")}
-    assert tasks["healthy"] == "completed"
-    await hung.finish_prompt("go on")
 
 
 async def test_an_abort_ends_calls_that_ignore_it_from_1_14_on_and_before_only_forgets_them(

@@ -1,10 +1,14 @@
 """The way out for a person: release a session, delete the message that could not be deleted."""
 
+import pytest
+
+from tests.support.binaries import VERSIONS
 from tests.support.opencode import Lab, Session
 from tests.support.prompts import QUESTION
 from tests.support.watchdog_run import Watchdog
 
 
+@pytest.mark.parametrize("version", VERSIONS)
 async def test_a_message_of_a_stuck_question_can_be_deleted_by_command_or_after_a_release(lab: Lab) -> None:
     server = await lab.serve()
     watchdog = Watchdog.for_lab(lab, server)
@@ -15,7 +19,9 @@ async def test_a_message_of_a_stuck_question_can_be_deleted_by_command_or_after_
         refused = await session.delete_message(await _stuck_message(session))
         assert not refused.is_success, refused.text
 
-    deleted = await watchdog.command("delete-message", by_command.id, await _stuck_message(by_command), "--json")
+    deleted = await watchdog.command(
+        "delete-message", by_command.id, await _stuck_message(by_command), "--yes", "--json"
+    )
     assert deleted.code == 0, deleted
     assert [message["info"]["role"] for message in await by_command.messages()] == ["user"]
 

@@ -257,7 +257,8 @@ class Server:
     async def _health(self) -> Json | None:
         assert self.process.poll() is None, f"opencode ended with {self.process.returncode}\n{self.tail()}"
         try:
-            response = await self.client.get("/global/health", timeout=2.0)
+            # A request that comes in the first moments after it listens is never answered: ask again soon.
+            response = await self.client.get("/global/health", timeout=0.25)
         except httpx.TransportError:
             return None
         document: Json | None = response.json() if response.is_success else None
