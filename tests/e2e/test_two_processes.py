@@ -70,6 +70,39 @@ async def test_a_call_of_opencode_run_is_unreachable_until_that_process_is_dead(
     await session.finish_prompt("go on")
 
 
+async def test_when_one_of_two_servers_crashes_and_restarts_only_its_own_call_is_settled(lab: Lab) -> None:
+    first, second = await lab.serve(), await lab.serve()
+    lost, alive = await first.create_session(), await second.create_session()
+    for session in (lost, alive):
+        await session.prompt(script(use(sleep())))
+        await session.wait_for_bash()
+    before = lab.rows().of_session(alive.id)
+
+    watchdog = Watchdog.for_lab(lab, first, discover=True)
+    async with watchdog.run() as running:
+        first.kill9()
+        restarted = await first.restart()
+        await running.wait_outcome(lost.id, "recovered", kind="orphan")
+        await running.watch_for(3)
+        assert running.outcomes(alive.id) == []
+
+    assert lab.rows().of_session(alive.id) == before
+    assert (await alive.status())["type"] == "busy"
+    await lost.on(restarted).finish_prompt("go on")
+
+
+async def test_of_two_watchdogs_on_one_database_only_the_first_acts(lab: Lab) -> None:
+    server = await lab.serve()
+    session = await server.create_session()
+    watchdog = Watchdog.for_lab(lab, server, tool_timeout=3)
+    async with watchdog.run() as first, watchdog.run() as second:
+        await session.prompt(script(use(sleep())))
+        await first.wait_outcome(session.id, "recovered", kind="stuck_tool")
+        await second.wait_looks(4)
+        assert second.outcomes() == []
+    await session.finish_prompt("go on")
+
+
 async def _running_session(lab: Lab) -> Session:
     """The session that `opencode run` made, once its command runs; any server shows what is stored."""
     server, folder = lab.servers[0], lab.project("run")
