@@ -17,7 +17,7 @@ FINE, USAGE, UNUSABLE, INTERNAL = 0, 2, 3, 70
 
 def main() -> None:
     """Run the program, and turn what it raises into a sentence and an exit code."""
-    from watchdog.cli import app  # noqa: PLC0415 - what an import raises is told like the rest
+    from watchdog.cli import app
 
     try:
         app()
@@ -36,7 +36,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _explain(error: BaseException) -> int:
-    from watchdog.render import complain  # noqa: PLC0415 - needed only when something is wrong
+    from watchdog.render import complain
 
     if isinstance(error, KeyboardInterrupt):
         return 130

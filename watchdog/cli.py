@@ -124,11 +124,11 @@ def check(
     config: Config = None, database: Database = None, server: Servers = None, *, as_json: AsJson = False
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
-    from watchdog import checkup
+    from watchdog.checkup import check as look_at
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, server)
-    _go(lambda: checkup.check(loaded, Screen(as_json=as_json)))
+    _go(lambda: look_at(loaded, Screen(as_json=as_json)))
 
 
 def _load(config: Path | None, database: Path | None, servers: list[str] | None) -> "Loaded":

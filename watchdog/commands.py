@@ -12,6 +12,7 @@ from anyio.abc import TaskStatus
 
 from watchdog.contract import outcomes_document, scan_document
 from watchdog.errors import AlreadyWatched, ServerError, ServerUnreachable, UsageError
+from watchdog.family import Family
 from watchdog.judge import release as release_verdict
 from watchdog.limits import duration
 from watchdog.model import (
@@ -55,7 +56,6 @@ async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
     log = structlog.get_logger("watchdog")
     async with sidecar(loaded, feeds=True) as car:
         watch = car.watch(listeners=[LogListener()], dry_run=dry_run)
-        car.on_change(watch.wake)
         stop = anyio.Event()
         settings = loaded.settings
         log.info(
@@ -104,8 +104,8 @@ async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
     async with sidecar(loaded, feeds=False) as car:
         if not dry_run and not car.mandate.acquire():
             raise AlreadyWatched(
-                f"another watchdog{car.whose_mandate()} acts on {car.path} and settles orphans by itself; stop it "
-                "first, or leave the work to it"
+                f"another watchdog (pid {car.mandate.holder()}) acts on {car.path} and settles orphans by itself; "
+                "stop it first, or leave the work to it"
             )
         watch = car.watch(dry_run=dry_run)
         outcomes: list[Outcome] = []
@@ -159,8 +159,7 @@ async def _release(
     outcomes = [await _release_one(watch, assessment, session, screen, reason=reason)]
     # What was below an orphan is an orphan too, and nobody else will end it. What a server ran below the session
     # was ended with it.
-    below = watch.family(assessment.observation).below(session)
-    for child_id in sorted(below):
+    for child_id in sorted(Family(assessment.observation).below(session)):
         assessment = await watch.assess(also=[child_id], fresh=True)
         child = assessment.observation.snapshot.sessions.get(child_id)
         if child is not None and child.has_open_rows and outcomes[0].result is Result.RECOVERED:
@@ -200,7 +199,9 @@ async def _release_one(
     """Climb the ladder for one session; where a proof needs a second look, wait for it."""
     while True:
         verdict = release_verdict(assessment.observation, watch.policy, session)
-        claimed = any(session.id in found for each in assessment.observation.reports for found in each.statuses.values())
+        claimed = any(
+            session.id in found for each in assessment.observation.reports for found in each.statuses.values()
+        )
         if not verdict.row_ids and not claimed:
             return Outcome(
                 session_id=session.id,
@@ -234,12 +235,14 @@ async def delete_message(
         await _delete(server, session, message_id)
         gone = not await car.store.message_exists(session.id, message_id)
         if screen.as_json:
-            screen.document({
-                **outcomes_document(str(car.path), outcomes),
-                "session_id": session.id,
-                "message_id": message_id,
-                "deleted": gone,
-            })
+            screen.document(
+                {
+                    **outcomes_document(str(car.path), outcomes),
+                    "session_id": session.id,
+                    "message_id": message_id,
+                    "deleted": gone,
+                }
+            )
         else:
             screen.line(f"{message_id} is {'deleted' if gone else 'still there'}", "green" if gone else "red")
         return Exit.FINE if gone else Exit.STUCK

@@ -17,7 +17,7 @@ def moment(at_ms: float) -> str:
 def scan_document(database: str, observation: Observation, judgement: Judgement) -> dict[str, Any]:
     """What `scan --json` prints."""
     sessions = observation.snapshot.sessions.values()
-    unfinished = {each.session_id for each in (*judgement.verdicts, *judgement.spared)}
+    unfinished = {each.session_id for each in judgement.verdicts} | {each.session_id for each in judgement.spared}
     return {
         "version": VERSION,
         "database": database,

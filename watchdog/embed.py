@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.app import assemble
+from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseMissing, ServerAnswerInvalid, ServerUnreachable
 from watchdog.lock import DatabaseLock
 from watchdog.model import (
@@ -154,7 +155,7 @@ async def running(
                 settings,
                 store=store,
                 fleet=EmbeddedFleet(server),
-                owners=ProcessOwners(path, lock=lock, embedded=True, disconnect=store.disconnect),
+                owners=ProcessOwners(path, clock=SystemClock(), embedded=True),
                 mandate=lock,
                 listeners=[LogListener(), *listeners],
                 dry_run=dry_run,

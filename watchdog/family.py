@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from watchdog.model import Ask, Observation, Session, SessionId, ToolCall
-from watchdog.proof import claims
+from watchdog.proof import claims, stands
 
 TASK = "task"
 
@@ -18,6 +18,7 @@ class Family:
         for session in sorted(self._sessions.values(), key=lambda each: (each.created_ms, each.id)):
             if session.parent_id is not None and session.parent_id != session.id:
                 self._children[session.parent_id].append(session)
+        self._damaged = {damage.session_id for damage in observation.snapshot.damaged}
         self._busy = {
             session.id
             for session in self._sessions.values()
@@ -27,7 +28,13 @@ class Family:
         for report in observation.reports:
             for asks in report.asks.values():
                 for ask in asks:
-                    self._asks[ask.session_id].append(ask)
+                    asking = self._sessions.get(ask.session_id)
+                    if asking is not None and stands(ask, asking):
+                        self._asks[asking.id].append(ask)
+
+    def damaged(self, session: Session) -> bool:
+        """Whether a row of the session can't be read, so that it may hold more than it shows."""
+        return session.id in self._damaged
 
     def unfinished(self, session: Session) -> bool:
         """Whether something is open in it, or a server is at work on it."""
@@ -103,8 +110,6 @@ class Family:
 
     def human_below(self, child_id: SessionId) -> bool:
         """Whether a human is asked for anything in this session or below it."""
-        if self._asks[child_id]:
-            return True
         child = self._sessions.get(child_id)
         return child is not None and any(self._asks[each.id] for each in self._walk([child]))
 
@@ -130,8 +135,9 @@ class Family:
 
     def _linked(self, session: Session) -> list[Session]:
         """The children of a session, by the database's word and by that of its open task calls."""
-        named = [self._sessions[call.child_id] for call in session.calls if call.child_id in self._sessions]
-        return list({child.id: child for child in [*self._children[session.id], *named]}.values())
+        named = [self._sessions.get(call.child_id) for call in session.calls if call.child_id is not None]
+        children = [*self._children[session.id], *(child for child in named if child is not None)]
+        return list({child.id: child for child in children}.values())
 
     def _walk(self, roots: list[Session]) -> Iterator[Session]:
         """The sessions and all below them, each once."""

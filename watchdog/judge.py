@@ -270,6 +270,9 @@ class _Bench:
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"session {first} below it is ended first")
         elif below := self.family.unfinished_below(session):
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"its child session {below} is unfinished")
+        elif self.family.damaged(session):
+            why = "a row of it can't be read, so it may be at work on something that does not show"
+            self._spare(session, SpareReason.NO_WITNESS, why)
         elif self._may_try(verdict, session):
             self.verdicts.append(verdict)
 

@@ -4,8 +4,9 @@ The memory is folded forward by values that are passed in; it reads no clock. It
 everything about a call, a turn or a session that is no longer open is forgotten.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from watchdog.family import Family
 from watchdog.model import (
@@ -25,8 +26,19 @@ from watchdog.model import (
     Witness,
 )
 
-Shift = Callable[[float], float]
-"""Moves a moment forward by everything that is to be credited to it (sleep, steps, lateness)."""
+
+class Shift(Protocol):
+    """Moves a moment forward by everything that is to be credited to it: sleep, steps, lateness."""
+
+    def __call__(self, at_ms: float, *, known_since: float | None = None) -> float:
+        """The moment, moved.
+
+        Args:
+            at_ms: a moment as the wall clock showed it.
+            known_since: what the awake clock showed when the moment was first known, if that is known.
+        """
+        ...
+
 
 _LONGEST_PAUSE_MS = 600_000
 
@@ -36,8 +48,18 @@ class _CallMemory:
     """What is remembered of an open call: where its clock starts, and how long it stood still."""
 
     start_ms: float
+    known_since: float
     paused_ms: float = 0.0
     paused: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Look:
+    """When a row was first seen as it is, while nobody seemed to execute it."""
+
+    at_ms: int
+    known_since: float
+    fingerprint: tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -45,33 +67,46 @@ class Memory:
     """The watchdog's memory between looks, kept in the process."""
 
     calls: dict[CallId, _CallMemory] = field(default_factory=dict)
-    looks: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    looks: dict[str, _Look] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     _claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
-    _folded_at_ms: int | None = None
+    _folded_at: float | None = None
 
-    def fold(self, observation: Observation, shift: Shift) -> Observation:
+    def fold(self, observation: Observation, shift: Shift, awake_seconds: float) -> Observation:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
 
         Args:
             observation: what was gathered, with no clocks in it.
             shift: adds the credits that were noted after a moment to it.
+            awake_seconds: what the awake clock shows.
         """
         now = observation.at_ms
-        elapsed = 0.0 if self._folded_at_ms is None else max(0.0, now - shift(self._folded_at_ms))
-        self._folded_at_ms = now
+        elapsed = 0.0 if self._folded_at is None else max(0.0, awake_seconds - self._folded_at) * 1000
+        self._folded_at = awake_seconds
         family = Family(observation)
         sessions = observation.snapshot.sessions.values()
         for session in sessions:
             for call in session.calls:
-                self._fold_call(call, now, elapsed, paused=self._paused(family, observation, session, call))
+                known = self.calls.get(call.id)
+                paused = self._paused(family, observation, session, call)
+                if known is None:
+                    self.calls[call.id] = _first_sight(call, now, awake_seconds, paused=paused)
+                elif paused or known.paused:
+                    known.paused_ms += elapsed
+                self.calls[call.id].paused = paused
         self._note_claims(observation)
         self._forget(observation)
         return replace(
             observation,
-            call_clocks={id_: min(now, shift(call.start_ms)) + call.paused_ms for id_, call in self.calls.items()},
+            call_clocks={
+                id_: shift(call.start_ms, known_since=call.known_since) + call.paused_ms
+                for id_, call in self.calls.items()
+            },
             idle_clocks=idle_clocks(observation, shift),
-            looks=self._valid_looks(observation),
+            looks={
+                row: shift(look.at_ms, known_since=look.known_since)
+                for row, look in self._valid_looks(observation).items()
+            },
             attempts=dict(self.attempts),
         )
 
@@ -79,7 +114,12 @@ class Memory:
         """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew."""
         prints = _fingerprints(observation)
         known = self._valid_looks(observation)
-        self.looks = {row: (known.get(row, observation.at_ms), *prints[row]) for row in unclaimed if row in prints}
+        now, since = observation.at_ms, self._folded_at or 0.0
+        self.looks = {
+            row: known.get(row) or _Look(at_ms=now, known_since=since, fingerprint=prints[row])
+            for row in unclaimed
+            if row in prints
+        }
 
     def note_outcome(self, verdict: Verdict, outcome: Outcome, *, now_ms: int, pause_ms: float, most: int) -> bool:
         """Count an attempt.
@@ -114,18 +154,6 @@ class Memory:
                 newest_prompt_id=before.newest_prompt_id,
             )
         return given_up
-
-    def _fold_call(self, call: ToolCall, now: int, elapsed: float, *, paused: bool) -> None:
-        known = self.calls.get(call.id)
-        if known is None:
-            # Until its row was last written the call may have waited for an approval; if it waits now, it may
-            # have done so all the time.
-            start = now if paused else min(now, max(call.created_ms, call.updated_ms))
-            self.calls[call.id] = _CallMemory(start_ms=start, paused=paused)
-            return
-        if paused or known.paused:
-            known.paused_ms += elapsed
-        known.paused = paused
 
     def _paused(self, family: Family, observation: Observation, session: Session, call: ToolCall) -> bool:
         """Whether a call's clock stands still: it or something below it waits for a human or for a retry."""
@@ -164,9 +192,9 @@ class Memory:
                 kept.update(dict.fromkeys(statuses, report.name))
         self._claimed_by = kept
 
-    def _valid_looks(self, observation: Observation) -> Mapping[str, int]:
+    def _valid_looks(self, observation: Observation) -> Mapping[str, _Look]:
         prints = _fingerprints(observation)
-        return {row: since for row, (since, *seen) in self.looks.items() if prints.get(row) == tuple(seen)}
+        return {row: look for row, look in self.looks.items() if prints.get(row) == look.fingerprint}
 
     def _forget(self, observation: Observation) -> None:
         """Drop what is about calls, turns and sessions that are no longer unfinished."""
@@ -175,6 +203,12 @@ class Memory:
         open_ids = {*sessions, *open_calls, *(turn.id for each in sessions.values() for turn in each.turns)}
         self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
         self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}
+
+
+def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool) -> _CallMemory:
+    """A call may have waited for an approval until its row was last written; if it waits now, all the time."""
+    start = now if paused else min(now, max(call.created_ms, call.updated_ms))
+    return _CallMemory(start_ms=start, known_since=awake_seconds, paused=paused)
 
 
 def idle_clocks(observation: Observation, shift: Shift) -> dict[SessionId, float]:

@@ -81,7 +81,7 @@ class ToolCall:
 
     Attributes:
         call_ref: the model's `callID`, by which asks name the call.
-        tool: the tool's name; empty when the row does not tell.
+        tool: the tool's name, never empty: a row that does not tell it is damaged.
         created_ms: the row's `time_created`, which never moves.
         updated_ms: the row's `time_updated`.
         size: length of the row's JSON in characters; with `updated_ms` it tells whether the row changed.
@@ -291,7 +291,7 @@ class Observation:
         idle_clocks: for each session whose silence somebody can witness, the moment from which its idle
             time counts. A session that is missing here has no witness.
         looks: for each open call and turn, when the row was first seen as it is now while nobody was known
-            to run it. The second look of a proof counts from there.
+            to run it, in awake time. The second look of a proof counts from there.
         attempts: what was tried, by the keys of `Verdict.attempt_keys`.
         step_ms: rows created before this moment can't be compared with births: the wall clock was set.
         degraded: what could not be asked or read, a sentence each.
@@ -303,7 +303,7 @@ class Observation:
     holders: Holders | None = None
     call_clocks: Mapping[CallId, float] = field(default_factory=dict)
     idle_clocks: Mapping[SessionId, float] = field(default_factory=dict)
-    looks: Mapping[str, int] = field(default_factory=dict)
+    looks: Mapping[str, float] = field(default_factory=dict)
     attempts: Mapping[str, Attempts] = field(default_factory=dict)
     step_ms: int | None = None
     degraded: tuple[str, ...] = ()

@@ -48,6 +48,7 @@ class Observer:
         at_ms: int,
         shift: Shift,
         *,
+        awake_seconds: float,
         step_ms: int | None = None,
         also: Collection[SessionId] = (),
         full: bool = False,
@@ -59,6 +60,7 @@ class Observer:
         Args:
             at_ms: the wall clock now.
             shift: credits the time that the machine slept, the clock was set, or the watchdog was stopped.
+            awake_seconds: the awake clock now.
             step_ms: rows created before this moment can't be compared with births of processes.
             also: sessions to read even if nothing is open in them.
             full: read again even if nothing changed, and ask for busy sessions in every known directory.
@@ -82,7 +84,7 @@ class Observer:
                 step_ms=step_ms,
                 degraded=tuple(report.problem for report in reports if report.problem is not None),
             )
-            return self._memory.fold(observation, shift)
+            return self._memory.fold(observation, shift, awake_seconds)
 
     async def _read(self, also: Collection[SessionId], *, full: bool, scan_parts: bool) -> Snapshot:
         known = self._snapshot

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from watchdog.model import Holder, Observation, Policy, ServerReport, Session, Turn
+from watchdog.model import Ask, Holder, Observation, Policy, ServerReport, Session, Turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +25,19 @@ class Proof:
 def claims(report: ServerReport, session: Session) -> bool:
     """Whether the server says that it is at work on the session."""
     return any(session.id in statuses for statuses in report.statuses.values())
+
+
+def stands(ask: Ask, session: Session) -> bool:
+    """Whether somebody may still wait for the answer to an ask of this session.
+
+    Servers go on listing the asks of what was aborted: one that names a call or a turn which is no longer open is
+    left over. One that names neither counts.
+    """
+    if ask.session_id != session.id:
+        return False
+    if ask.call_ref is not None:
+        return any(call.call_ref == ask.call_ref for call in session.calls)
+    return ask.turn_id is None or any(turn.id == ask.turn_id for turn in session.turns)
 
 
 def describe(holder: Holder) -> str:
@@ -83,7 +96,7 @@ def _denies(report: ServerReport, session: Session, turn: Turn) -> bool:
         and turn.id in report.served
         and all(directory in report.statuses and directory in report.asks for directory in session.directories)
         and not claims(report, session)
-        and not any(ask.session_id == session.id for asks in report.asks.values() for ask in asks)
+        and not any(stands(ask, session) for asks in report.asks.values() for ask in asks)
     )
 
 

@@ -23,6 +23,7 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.ports import Clock, Fleet, Server, Store
+from watchdog.proof import stands
 from watchdog.settle import settle
 
 Reprove = Callable[[SessionId], Awaitable[Reproof]]
@@ -155,6 +156,23 @@ class _Climb:
             return self.outcome(Result.DRY_RUN, f"would abort session {session.id} at {place.server.name}")
         await self._abort(place, session)
         return await self._verify(place, session)
+
+    async def _last_doubt(self, place: _Place, session: Session) -> Outcome | None:
+        """Right before the abort: is a person asked for something, and do the rows still read as they did?"""
+        try:
+            asks = await place.server.pending_asks(place.directory)
+        except ServerError as error:
+            self._step("find", ok=False, detail=str(error))
+            return self.outcome(
+                Result.UNREACHABLE, f"it is not known whether a person is asked for something: {error}"
+            )
+        now = await self.remedy.store.session(session.id)
+        against = self._against(now)
+        if against is not None or now is None:
+            return self.outcome(Result.UNCHANGED, against or "the session is gone")
+        if not self.verdict.released and any(stands(ask, now) for ask in asks):
+            return self.outcome(Result.UNCHANGED, "a person is asked for something in it")
+        return None
 
     async def _find(self, session: Session) -> tuple[_Place | None, list[str]]:
         """Find the server that says it is at work on the session, and the servers that say nothing at all."""

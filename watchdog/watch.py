@@ -160,6 +160,7 @@ class Watch:
         observation = await self.observer.look(
             reading.wall_ms,
             self.timeline.shift,
+            awake_seconds=reading.awake_seconds,
             step_ms=self.timeline.step_ms,
             also=also,
             full=full,

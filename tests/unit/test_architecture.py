@@ -30,7 +30,7 @@ ROOMS: Mapping[str, set[str]] = {
     "settle": {"model"},
     "memory": {"model", "family"},
     "observe": {"ports", "model", "memory", "clock", "errors", "proof"},
-    "remedy": {"ports", "model", "errors", "settle"},
+    "remedy": {"ports", "model", "errors", "settle", "proof"},
     "watch": {"ports", "observe", "judge", "remedy", "memory", "model", "errors", "clock"},
     "contract": {"model"},
     "journal": {"model", "errors"},
@@ -58,9 +58,9 @@ PROC = {
     "opencode.database": r"/proc/self/mountinfo",
     "opencode.identity": r"/proc/self/mountinfo",
 }
-TIME = {"clock", "cli", "__main__", "demo", "app"}
+TIME = {"clock", "cli", "__main__", "demo", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
-LATE_IMPORTS = {"cli", "__main__", "commands"}
+LATE_IMPORTS = {"", "cli", "__main__", "commands"}
 """Start-up cost: a command imports what only it needs."""
 
 LONGEST_MODULE = 400

@@ -302,9 +302,9 @@ async def main():
     first = clock.read()
     timeline.advance(first, planned_awake_seconds=None)
     print("ready", flush=True)
-    late = 0.0
+    late, now = 0.0, first
     while late == 0.0:
-        planned = clock.read().awake_seconds + 0.1
+        planned = now.awake_seconds + 0.1  # from the look before, so that a stop at any point is noticed
         await clock.sleep(0.1)
         now = clock.read()
         late = timeline.advance(now, planned_awake_seconds=planned).late_seconds

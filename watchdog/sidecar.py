@@ -1,0 +1,110 @@
+"""The watchdog as a process of its own: opens the database, the servers and the lock, and closes them."""
+
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+
+from watchdog.app import assemble
+from watchdog.clock import SystemClock
+from watchdog.lock import DatabaseLock
+from watchdog.opencode.database import OpencodeDatabase
+from watchdog.opencode.fleet import OpencodeFleet
+from watchdog.opencode.identity import find_database
+from watchdog.opencode.owners import ProcessOwners
+from watchdog.opencode.server import OpencodeServer
+from watchdog.settings import Loaded, Settings
+from watchdog.watch import Listener, Watch
+
+
+@dataclass(kw_only=True, slots=True)
+class _Bell:
+    """Rings the loop awake once there is a loop."""
+
+    wake: Callable[[], None] | None = None
+
+    def ring(self) -> None:
+        if self.wake is not None:
+            self.wake()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecar:
+    """Everything that a command works with."""
+
+    path: Path
+    settings: Settings
+    store: OpencodeDatabase
+    fleet: OpencodeFleet
+    owners: ProcessOwners
+    mandate: DatabaseLock
+    bell: _Bell = field(default_factory=_Bell)
+
+    def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
+        """A watch on these, which the servers' feeds wake."""
+        watch = assemble(
+            self.settings,
+            store=self.store,
+            fleet=self.fleet,
+            owners=self.owners,
+            mandate=self.mandate,
+            listeners=listeners,
+            dry_run=dry_run,
+        )
+        self.bell.wake = watch.wake
+        return watch
+
+
+def locate(loaded: Loaded) -> Path:
+    """The database that is set, or the one that opencode would use.
+
+    Raises:
+        DatabaseError: there is none, or it is no database.
+        SettingsError: there are several and no choice was made.
+    """
+    return loaded.settings.database or find_database(os.environ, Path.home())
+
+
+@asynccontextmanager
+async def sidecar(loaded: Loaded, *, feeds: bool) -> AsyncIterator[Sidecar]:
+    """Open everything that the settings name.
+
+    Args:
+        feeds: listen to the servers' event feeds; a command that looks once needs none.
+
+    Raises:
+        DatabaseError: the database can't be used.
+        SettingsError: a server's URL can't be used.
+    """
+    settings, path, clock, bell = loaded.settings, locate(loaded), SystemClock(), _Bell()
+    rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
+    password = settings.server_password.get_secret_value() if settings.server_password else None
+
+    def connect(url: str) -> OpencodeServer:
+        return OpencodeServer(
+            url,
+            clock=clock,
+            rng=rng,
+            username=settings.server_username,
+            password=password,
+            abort_timeout_seconds=settings.abort_timeout.total_seconds(),
+            on_change=bell.ring,
+        )
+
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(await OpencodeDatabase.open(path))
+        mandate = stack.enter_context(DatabaseLock(path))
+        mandate.announce()
+        fleet = OpencodeFleet(settings.servers, connect=connect, clock=clock, discover=settings.discover, feeds=feeds)
+        stack.push_async_callback(fleet.aclose)
+        owners = ProcessOwners(path, clock=clock, embedded=False, disconnect=store.disconnect)
+        async with anyio.create_task_group() as group:
+            fleet.start(group)
+            yield Sidecar(
+                path=path, settings=settings, store=store, fleet=fleet, owners=owners, mandate=mandate, bell=bell
+            )
+            group.cancel_scope.cancel()
