@@ -10,7 +10,7 @@ READY := $(VENV)/.ready
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-$(READY): requirements-dev.lock pyproject.toml
+$(READY): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit("opencode-watchdog needs Python 3.11 or later; set PYTHON=python3.12, say") if sys.version_info < (3, 11) else None'
 	@echo "preparing $(VENV) from the lock file (once)"
 	@$(PYTHON) -m venv --clear $(VENV)
