@@ -143,15 +143,8 @@ class _Climb:
             return await self._without_server(session, silent)
         if self.verdict.rests_on_silence and (place.status.last_life_ms or 0) > self.verdict.life_ms:
             return self.outcome(Result.UNCHANGED, "it showed life again")
-        try:
-            asks = await place.server.pending_asks(place.directory)
-        except ServerError as error:
-            self._step("find", ok=False, detail=str(error))
-            return self.outcome(
-                Result.UNREACHABLE, f"it is not known whether a person is asked for something: {error}"
-            )
-        if not self.verdict.released and any(ask.session_id == session.id for ask in asks):
-            return self.outcome(Result.UNCHANGED, "a person is asked for something in it")
+        if (spared := await self._last_doubt(place, session)) is not None:
+            return spared
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would abort session {session.id} at {place.server.name}")
         await self._abort(place, session)
@@ -160,7 +153,7 @@ class _Climb:
     async def _last_doubt(self, place: _Place, session: Session) -> Outcome | None:
         """Right before the abort: is a person asked for something, and do the rows still read as they did?"""
         try:
-            asks = await place.server.pending_asks(place.directory)
+            asks = [ask for where in session.directories for ask in await place.server.pending_asks(where)]
         except ServerError as error:
             self._step("find", ok=False, detail=str(error))
             return self.outcome(
@@ -262,6 +255,9 @@ class _Climb:
             turn_ids=[id_ for id_ in self.verdict.turn_ids if id_ in ids],
         )
         writes = settle(rows, text=self._text(), now_ms=self.remedy.clock.read().wall_ms)
+        left = _still_open(await self.remedy.store.session(session.id), self.verdict) & ids
+        if broken := left - {write.row.id for write in writes}:
+            return self.outcome(Result.FAILED, f"{_names(broken)} can't be written in a shape that opencode reads")
         if not writes:
             return self.outcome(Result.UNCHANGED, "it ended by itself")
         if self.dry_run:
@@ -328,9 +324,14 @@ class _Climb:
         return not readable
 
     async def _put_back(self, server: Server, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
-        before = {write.row.id: write.row.data for write in writes}
+        """Undo what was written, except where somebody has written since."""
+        ours = {write.row.id: write for write in writes}
         rows = await self.remedy.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
-        back = [GuardedWrite(row=row, after=before[row.id]) for row in rows if row.id in before]
+        back = [
+            GuardedWrite(row=row, after=ours[row.id].row.data)
+            for row in rows
+            if row.id in ours and row.data == ours[row.id].after
+        ]
         changed = await self.remedy.store.write(back)
         self._step("put_back", ok=changed > 0, detail=f"{changed} of {len(back)} rows put back")
         return self.outcome(

@@ -1,0 +1,29 @@
+"""The servers that can be asked, as a test lists them."""
+
+from watchdog.model import Holders
+from watchdog.ports import Server
+
+
+class FakeFleet:
+    """A `Fleet` in memory.
+
+    Attributes:
+        known: the servers that are known.
+        hidden: servers that the next `discover` finds.
+        discovered: the holders that every `discover` was given.
+    """
+
+    def __init__(self, *known: Server) -> None:
+        self.known: list[Server] = list(known)
+        self.hidden: list[Server] = []
+        self.discovered: list[Holders] = []
+
+    def servers(self) -> tuple[Server, ...]:
+        """The known ones, and those found so far."""
+        return tuple(self.known)
+
+    async def discover(self, holders: Holders) -> None:
+        """Find what is hidden."""
+        self.discovered.append(holders)
+        self.known.extend(self.hidden)
+        self.hidden.clear()
