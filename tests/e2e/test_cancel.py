@@ -27,7 +27,7 @@ async def test_a_hung_child_is_cancelled_and_its_parent_finishes_by_itself_besid
         assert (await healthy.calls("bash"))[0]["state"]["status"] == "running"
         turn = await parent.wait_finished(turns=2)
 
-        assert running.outcomes() == [outcome]
+        assert running.acts() == [outcome]
     assert "error" not in turn["info"]
     assert await parent.text() == FINAL_TEXT
     assert "error" not in (await parent.turns())[0]["info"]
@@ -89,7 +89,7 @@ async def test_slow_streams_come_through_whole_and_a_model_that_goes_silent_is_c
         outcome = await running.wait_outcome(silent.id, "recovered", kind="idle_session")
         said, thought = await talking.wait_finished(), await thinking.wait_finished()
 
-        assert running.outcomes() == [outcome]
+        assert running.acts() == [outcome]
     assert (await talking.text()).split() == streamed_words(text).split()
     assert "error" not in said["info"]
     [part] = [part["text"] for part in thought["parts"] if part["type"] == "reasoning"]
@@ -133,7 +133,7 @@ async def test_a_prompt_sent_right_after_the_watchdogs_abort_runs_undisturbed(la
 
         await running.wait_outcome(session.id, "recovered", kind="stuck_tool")
         await running.wait_looks(4)
-        assert [outcome["result"] for outcome in running.outcomes()] == ["recovered"]
+        assert [outcome["result"] for outcome in running.acts()] == ["recovered"]
     assert "error" not in turn["info"]
     assert "second" in (await session.calls("bash"))[-1]["state"]["output"]
 

@@ -1,5 +1,6 @@
 """A server dies with work open: the watchdog settles what provably nobody executes any more."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from tests.support.rows import Rows
 from tests.support.scripted_model import FINAL_TEXT, go_silent, script, task, use
 from tests.support.watchdog_run import Watchdog
 
-BIRTH_MARGIN = 2
+BIRTH_MARGIN = 1
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -36,7 +37,7 @@ async def test_after_a_crash_and_a_restart_nothing_stays_open_and_clients_see_it
         for call in before.open_calls:
             await events.wait_for_state(call.part_id, "error")
         await _finish_next_prompts(sessions)
-        assert {outcome["result"] for outcome in running.outcomes()} == {"recovered"}
+        assert {outcome["result"] for outcome in running.acts()} == {"recovered"}
     assert not lab.rows().open_ids
 
 
@@ -87,7 +88,7 @@ async def test_a_watchdog_that_runs_while_its_server_crashes_and_restarts_settle
             await running.wait_outcome(session.id, "recovered", kind="orphan")
         server = await first.restart()
         await _finish_next_prompts([session.on(server) for session in left])
-        assert {outcome["result"] for outcome in running.outcomes()} == {"recovered"}
+        assert {outcome["result"] for outcome in running.acts()} == {"recovered"}
     assert not lab.rows().open_ids
 
 
@@ -102,7 +103,7 @@ async def _leave_work_open(server: Server) -> list[Session]:
     await asking.wait_for_ask()
     for session in (bash, child):
         await session.wait_for_bash()
-    await silent.wait_for_status("busy")
+    await silent.wait_for_turn()
     return [bash, asking, parent, child, silent]
 
 
@@ -132,6 +133,6 @@ def _assert_settled(before: Rows, after: Rows) -> None:
 
 async def _finish_next_prompts(sessions: Sequence[Session]) -> None:
     """Each session accepts its next prompt and finishes it, a tool call and all."""
+    await asyncio.gather(*(session.finish_prompt(script(use(sleep(0)))) for session in sessions))
     for session in sessions:
-        await session.finish_prompt(script(use(sleep(0))))
         assert await session.text() == FINAL_TEXT

@@ -12,7 +12,7 @@ ONE_SECOND: dict[str, Setting] = {
     "idle_timeout": 1,
     "declared_timeout_grace": 0,
 }
-LONG_PAST_EVERY_LIMIT = 5.0
+LONG_PAST_EVERY_LIMIT = 3.5
 
 
 async def test_asks_in_a_second_directory_and_in_a_child_are_left_to_their_human(lab: Lab) -> None:

@@ -182,9 +182,10 @@ class Lab:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
             process.wait(timeout=10)
-        for _ in range(5):  # a child may have been forked while we looked
+        for _ in range(20):  # a child may be forked while we look; a killed one may take a moment to die
             if not _kill_marked(self.mark):
                 return
+            time.sleep(0.02)
 
     def _configure(self, *, mcp: bool) -> None:
         config = self.home / ".config" / "opencode"
@@ -394,6 +395,14 @@ class Session:
         what = f"a {status} call of {tool} in {self.id}"
         return await wait_until(look, what, seconds=seconds, explain=self.server.tail)
 
+    async def wait_for_turn(self, *, seconds: float = 30.0) -> Json:
+        """Wait until the model has begun to answer, and give that turn."""
+
+        async def look() -> Json | None:
+            return next((turn for turn in await self.turns() if turn["parts"]), None)
+
+        return await wait_until(look, f"a turn of {self.id}", seconds=seconds, explain=self.server.tail)
+
     async def wait_for_bash(self, *, count: int = 1, seconds: float = 30.0) -> list[Json]:
         """Wait until that many bash calls have said `STARTED`: their commands really run, and can be ended."""
 
@@ -493,13 +502,12 @@ def _where(directory: Path | None) -> dict[str, str]:
 
 def _kill_marked(mark: str) -> int:
     """Kill what carries the mark in its environment: what this laboratory started, and nothing else."""
-    killed = []
+    killed = 0
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == mark:
                 process.kill()
-                killed.append(process)
+                killed += 1
         except (psutil.Error, OSError):
             continue  # gone meanwhile, or somebody else's
-    psutil.wait_procs(killed, timeout=5)
-    return len(killed)
+    return killed

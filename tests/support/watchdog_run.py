@@ -176,6 +176,10 @@ class Running:
         """The interventions so far, in one session or all."""
         return [line for line in self.events("outcome") if session_id in {None, line.get("session_id")}]
 
+    def acts(self, session_id: str | None = None) -> list[Json]:
+        """The outcomes without the harmless ones: `unchanged` says that there was nothing left to do."""
+        return [line for line in self.outcomes(session_id) if line["result"] != "unchanged"]
+
     async def wait_for(
         self,
         event: str,
