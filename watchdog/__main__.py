@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from io import TextIOWrapper
 
 from watchdog.errors import (
     AlreadyWatched,
@@ -12,19 +13,27 @@ from watchdog.errors import (
     WatchdogError,
 )
 
-FINE, USAGE, UNUSABLE, INTERNAL = 0, 2, 3, 70
+USAGE, UNUSABLE, INTERNAL, INTERRUPTED = 2, 3, 70, 130
 
 
 def main() -> None:
     """Run the program, and turn what it raises into a sentence and an exit code."""
     from watchdog.cli import app
 
+    _take_any_text()
     try:
-        app()
+        app(prog_name="opencode-watchdog")
     except BaseExceptionGroup as group:
         sys.exit(_explain(_first(group)))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is where errors end
         sys.exit(_explain(error))
+
+
+def _take_any_text() -> None:
+    """A path that is no UTF-8, or a terminal that knows no UTF-8, must not end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _first(error: BaseException) -> BaseException:
@@ -39,7 +48,7 @@ def _explain(error: BaseException) -> int:
     from watchdog.render import complain
 
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return INTERRUPTED
     if isinstance(error, WatchdogError):
         complain(str(error))
         if isinstance(error, SettingsError | UsageError):

@@ -1,27 +1,39 @@
 """`check`: whether the settings, the database and the servers are usable, and who has the database open."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from watchdog.commands import Exit
-from watchdog.errors import ServerError, WatchdogError
+from watchdog.contract import VERSION
+from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError
 from watchdog.installation import mixed_installation
-from watchdog.model import Holder, Observation
+from watchdog.model import Holder, Holders, Session, Turn
 from watchdog.opencode.server import OpencodeServer
+from watchdog.progress import busy
 from watchdog.proof import describe
 from watchdog.render import Screen
 from watchdog.settings import Loaded, effective
 from watchdog.sidecar import Sidecar, locate, sidecar
 
+LOOKING = "looking at the database and its servers, which takes a while"
+UNKNOWN_PID = "another watchdog, whose pid is not known"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerFinding:
-    """What `check` found of one server."""
+    """What `check` found of one server.
+
+    Attributes:
+        problem: why it can't be used, and what to do.
+        doubt: what can't be told of it.
+    """
 
     name: str
-    version: str | None
-    pid: int | None
-    problem: str | None
+    version: str | None = None
+    pid: int | None = None
+    problem: str | None = None
+    doubt: str | None = None
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,7 +45,8 @@ class Findings:
     database: dict[str, Any] = field(default_factory=dict)
     servers: list[ServerFinding] = field(default_factory=list)
     holders: list[Holder] = field(default_factory=list)
-    proofs: str = ""
+    provable: bool = False
+    proofs: str = "not known: the database can't be used"
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -49,10 +62,10 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
         findings.problems.append(mixed)
     try:
         findings.database = {"path": str(locate(loaded))}
-        async with sidecar(loaded, feeds=False) as car:
-            await _look(car, findings)
-    except WatchdogError as error:
-        findings.problems.append(str(error))
+        async with busy(LOOKING), sidecar(loaded, feeds=False) as car:
+            await _look(car, findings, insisted=_insisted(loaded))
+    except* WatchdogError as group:
+        findings.problems.extend(_sentences(group))
     if screen.as_json:
         screen.document(_document(findings))
     else:
@@ -60,7 +73,41 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
     return Exit.UNUSABLE if findings.problems else Exit.FINE
 
 
-async def _look(car: Sidecar, findings: Findings) -> None:
+def _sentences(error: BaseException) -> list[str]:
+    if isinstance(error, BaseExceptionGroup):
+        return [sentence for each in error.exceptions for sentence in _sentences(each)]
+    return [str(error)]
+
+
+def _insisted(loaded: Loaded) -> frozenset[str]:
+    """The servers that somebody named: what is wrong with one of them is wrong, whatever else there is."""
+    return frozenset() if loaded.sources["servers"] == "default" else frozenset(loaded.settings.servers)
+
+
+async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) -> None:
+    await _look_at_database(car, findings)
+    # A server opens its database when it is first asked for a folder in it; so ask, and then look who has it open.
+    observation = (await car.watch().assess(full=True, fresh=True)).observation
+    holders = await car.owners.look()
+    await car.fleet.discover(holders)
+    findings.holders = list(holders.known)
+    findings.provable = holders.complete
+    findings.proofs = holders.why_incomplete or car.owners.supported()
+    if not holders.complete:
+        findings.warnings.append(f"no orphan can be proven and settled now: {findings.proofs}")
+    turns = [(session, turn) for session in observation.snapshot.sessions.values() for turn in session.turns]
+    findings.servers = [await _server(server, turns, holders) for server in car.fleet.servers()]
+    findings.warnings.extend(each.doubt for each in findings.servers if each.doubt)
+    usable = any(server.problem is None for server in findings.servers)
+    for server in findings.servers:
+        if server.problem:
+            hard = server.name in insisted or not usable
+            (findings.problems if hard else findings.warnings).append(server.problem)
+    if not usable:
+        findings.problems.append("no server can be used: nothing that is alive can be ended, only orphans settled.")
+
+
+async def _look_at_database(car: Sidecar, findings: Findings) -> None:
     description = await car.store.describe()
     findings.database = {
         "path": str(description.path),
@@ -69,37 +116,66 @@ async def _look(car: Sidecar, findings: Findings) -> None:
         "filesystem": description.filesystem,
         "sqlite": description.sqlite_version,
         "sessions": description.sessions,
-        "watched_by": car.mandate.holder(),
+        "watched_by": _who_watches(car),
     }
     if description.experimental_sessions:
         findings.warnings.append(
-            f"{description.experimental_sessions} rows are of opencode's experimental sessions, which are not watched"
+            f"{description.experimental_sessions} rows are of opencode's experimental sessions, which nobody watches."
         )
-    holders = await car.owners.look()
-    await car.fleet.discover(holders)
-    findings.holders = list(holders.known)
-    findings.proofs = holders.why_incomplete or car.owners.supported()
-    observation = (await car.watch().assess(full=True, fresh=True)).observation
-    findings.servers = [await _server(server, observation, holders.known) for server in car.fleet.servers()]
-    if not any(server.problem is None for server in findings.servers):
-        findings.problems.append("no server can be used: nothing that is alive can be ended, only orphans settled")
 
 
-async def _server(server: OpencodeServer, observation: Observation, known: tuple[Holder, ...]) -> ServerFinding:
-    pid = next((holder.pid for holder in known if server.port in holder.ports), None)
+def _who_watches(car: Sidecar) -> dict[str, int | None] | None:
+    """Who acts on the database. What the lock file says counts only while somebody holds the lock."""
+    if car.mandate.acquire():
+        car.mandate.release()
+        return None
+    return {"pid": car.mandate.holder()}
+
+
+async def _server(server: OpencodeServer, turns: Collection[tuple[Session, Turn]], holders: Holders) -> ServerFinding:
+    pid = next((holder.pid for holder in holders.known if server.port in holder.ports), None)
     try:
         version = await server.version()
+        own = await _has_one_of(server, turns)
+        vouches = await server.vouches()
     except ServerError as error:
-        return ServerFinding(name=server.name, version=None, pid=pid, problem=str(error))
-    problem = None
-    if pid is None and server.port is not None and observation.holders is not None and observation.holders.complete:
-        problem = f"{server.name} does not have this database open: it serves another one"
-    return ServerFinding(name=server.name, version=version, pid=pid, problem=problem)
+        return ServerFinding(name=server.name, pid=pid, problem=f"{error} {_what_to_do(error)}")
+    problem = doubt = None
+    if not own and pid is None:
+        # A holder whose ports can't be seen (in a container, say) may be this server.
+        sure = own is False or (
+            server.port is not None and holders.complete and all(each.ports for each in holders.known)
+        )
+        if sure:
+            problem = (
+                f"{server.name} does not use this database: it serves another one. "
+                "Name its database with --database, or the right server with --server."
+            )
+        else:
+            doubt = f"whether {server.name} uses this database can't be told."
+    elif not vouches:
+        doubt = f"{server.name} is older than opencode 1.14: its silence about a session proves nothing."
+    return ServerFinding(name=server.name, version=version, pid=pid, problem=problem, doubt=doubt)
+
+
+async def _has_one_of(server: OpencodeServer, turns: Collection[tuple[Session, Turn]]) -> bool | None:
+    """Whether it returns an open turn of this database by its id; None when there is none to ask for."""
+    for session, turn in turns:
+        return await server.serves(session.id, turn.id, session.directory)
+    return None
+
+
+def _what_to_do(error: ServerError) -> str:
+    if isinstance(error, ServerRefused):
+        return "Set server_password, or OPENCODE_SERVER_PASSWORD, to the one that the server was started with."
+    if isinstance(error, ServerUnreachable):
+        return "Start `opencode serve` there, or name the right address with --server."
+    return "Is it an opencode server? Name the right address with --server."
 
 
 def _document(findings: Findings) -> dict[str, Any]:
     return {
-        "version": 1,
+        "version": VERSION,
         "usable": not findings.problems,
         "problems": findings.problems,
         "warnings": findings.warnings,
@@ -108,28 +184,48 @@ def _document(findings: Findings) -> dict[str, Any]:
         "database": findings.database,
         "servers": [asdict(server) for server in findings.servers],
         "holders": [{"pid": holder.pid, "command": holder.command} for holder in findings.holders],
-        "proofs": findings.proofs,
+        "proofs": {"possible": findings.provable, "why": findings.proofs},
     }
 
 
 def _print(screen: Screen, findings: Findings) -> None:
     screen.rows("settings", ("setting", "value", "from"), findings.settings)
-    screen.rows(
-        "database",
-        ("", ""),
-        [(name, "-" if value is None else str(value)) for name, value in findings.database.items()],
-    )
+    screen.rows("database", ("", ""), [(name, _in_words(name, value)) for name, value in findings.database.items()])
     screen.rows(
         "servers",
-        ("server", "version", "pid", "problem"),
-        [(each.name, each.version or "-", str(each.pid or "-"), each.problem or "-") for each in findings.servers],
-        colours=["red" if each.problem else "green" for each in findings.servers],
+        ("server", "version", "pid"),
+        [
+            ((each.name, "red" if each.problem else "green"), each.version or "-", str(each.pid or "-"))
+            for each in findings.servers
+        ],
     )
     screen.rows("holders", ("has the database open",), [(describe(holder),) for holder in findings.holders])
-    if findings.proofs:
-        screen.line(f"proofs: {findings.proofs}")
+    if findings.database and not findings.holders and findings.provable:
+        screen.line("holders", "nobody has the database open")
+    screen.line("proofs", findings.proofs)
     for warning in findings.warnings:
-        screen.line(f"warning: {warning}", "yellow")
+        screen.line("warning", warning, "yellow")
     for problem in findings.problems:
-        screen.line(f"problem: {problem}", "red")
-    screen.line("not usable" if findings.problems else "usable", "bold red" if findings.problems else "bold green")
+        screen.line("problem", problem, "red")
+    screen.line("summary", _verdict(findings), "bold red" if findings.problems else "bold green")
+
+
+def _in_words(name: str, value: object) -> str:
+    if name == "watched_by":
+        if not isinstance(value, dict):
+            return "nobody"
+        return f"pid {value['pid']}" if value["pid"] else UNKNOWN_PID
+    return "-" if value is None else str(value)
+
+
+def _verdict(findings: Findings) -> str:
+    """The one line that says how it is."""
+
+    def count(number: int, what: str) -> str:
+        return f"{number} {what}{'' if number == 1 else 's'}"
+
+    warnings = count(len(findings.warnings), "warning")
+    if findings.problems:
+        beside = f" and {warnings}" if findings.warnings else ""
+        return f"not usable: {count(len(findings.problems), 'problem')}{beside} above"
+    return f"usable, with {warnings} above" if findings.warnings else "usable"

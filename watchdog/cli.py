@@ -1,6 +1,7 @@
 """The command line. The rooms behind a command are imported when it is called, so that `--help` is quick."""
 
 import os
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +20,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 fine, 1 something stuck or not recovered, 2 usage or settings, 3 database or server "
-    "unusable, 70 internal error.",
+    "unusable, 70 internal error, 130 interrupted.",
 )
 
-Config = Annotated[Path | None, typer.Option("--config", help="The TOML file with the settings.", metavar="FILE")]
+# Whether a path can be read is not the command line's to judge: the rooms behind it say what to do.
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The TOML file with the settings.", metavar="FILE", readable=False),
+]
 Database = Annotated[
-    Path | None, typer.Option("--database", help="opencode's database; found by itself as a rule.", metavar="PATH")
+    Path | None,
+    typer.Option(
+        "--database", help="opencode's database; found by itself as a rule.", metavar="PATH", readable=False
+    ),
 ]
 Servers = Annotated[
     list[str] | None, typer.Option("--server", help="An opencode server; may be given several times.", metavar="URL")
@@ -154,4 +162,11 @@ def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> None:
 
 
 def _confirm(question: str) -> bool:
-    return typer.confirm(question, err=True)
+    """Ask a person. Ctrl-C and Ctrl-D are a no, at once: asyncio's own handler would wait for an answer first."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        return False
+    finally:
+        signal.signal(signal.SIGINT, before)

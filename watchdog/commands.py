@@ -1,8 +1,8 @@
 """What each command does, once its settings are read. Each returns its exit code."""
 
-import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
 
@@ -28,14 +28,18 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.ports import Server
+from watchdog.progress import busy, countdown
 from watchdog.record import LogListener
-from watchdog.render import Screen, is_interactive, note
+from watchdog.render import Screen, is_interactive
 from watchdog.settings import Loaded
 from watchdog.sidecar import Sidecar, sidecar
 from watchdog.watch import Assessment, Watch
 
+_FINE = frozenset({Result.RECOVERED, Result.UNCHANGED})
 _BUSY_SECONDS = 5.0
-_LOOK_EVERY_SECONDS = 1.0
+_LOOKING = "looking at the database and its servers, which takes a while"
+_ENDING = "ending it, and waiting until the database shows that it ended"
+_PATIENCE_IN_GRACES = 4
 
 
 class Exit(IntEnum):
@@ -54,24 +58,24 @@ Confirm = Callable[[str], bool]
 async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
     """Watch until SIGTERM or SIGINT; a second signal kills."""
     log = structlog.get_logger("watchdog")
-    async with sidecar(loaded, feeds=True) as car:
-        watch = car.watch(listeners=[LogListener()], dry_run=dry_run)
-        stop = anyio.Event()
-        settings = loaded.settings
-        log.info(
-            "watch.started",
-            database=str(car.path),
-            servers=[server.name for server in car.fleet.servers()],
-            dry_run=dry_run,
-            poll_seconds=settings.poll_interval.total_seconds(),
-        )
-        for warning in loaded.warnings:
-            log.warning("settings.warning", why=warning)
-        async with anyio.create_task_group() as group:
-            await group.start(_stop_on_signal, stop, name="wait for a signal")
+    stop = anyio.Event()
+    async with anyio.create_task_group() as group:
+        # Before anything is opened, so that a signal ends it properly at any moment.
+        await group.start(_stop_on_signal, stop, name="wait for a signal")
+        async with sidecar(loaded, feeds=True) as car:
+            watch = car.watch(listeners=[LogListener()], dry_run=dry_run)
+            log.info(
+                "watch.started",
+                database=str(car.path),
+                servers=[server.name for server in car.fleet.servers()],
+                dry_run=dry_run,
+                poll_seconds=loaded.settings.poll_interval.total_seconds(),
+            )
+            for warning in loaded.warnings:
+                log.warning("settings.warning", why=warning)
             await watch.run(stop)
-            group.cancel_scope.cancel()
         log.info("watch.stopped")
+        group.cancel_scope.cancel()
     return Exit.FINE
 
 
@@ -91,7 +95,8 @@ async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
     async with sidecar(loaded, feeds=False) as car:
         watch = car.watch()
         watch.policy = replace(watch.policy, orphan_looks=1)
-        assessment = await watch.assess(full=True, scan_parts=full, fresh=True)
+        async with busy(_LOOKING):
+            assessment = await watch.assess(full=True, scan_parts=full, fresh=True)
         if screen.as_json:
             screen.document(scan_document(str(car.path), assessment.observation, assessment.judgement))
         else:
@@ -103,28 +108,44 @@ async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
     """Settle every orphan once; wait for the second look where a proof needs one."""
     async with sidecar(loaded, feeds=False) as car:
         if not dry_run and not car.mandate.acquire():
+            pid = car.mandate.holder()
             raise AlreadyWatched(
-                f"another watchdog (pid {car.mandate.holder()}) acts on {car.path} and settles orphans by itself; "
-                "stop it first, or leave the work to it"
+                f"another watchdog ({f'pid {pid}' if pid else 'of unknown pid'}) acts on {car.path} and settles "
+                "orphans by itself; stop it first, or leave the work to it"
             )
-        watch = car.watch(dry_run=dry_run)
         outcomes: list[Outcome] = []
+        spared: list[Spared] = []
+        whole = False
+        try:
+            await _recover(car.watch(dry_run=dry_run), outcomes, spared)
+            whole = True
+        finally:
+            # What was done before an interruption is told all the same.
+            if whole or outcomes:
+                _print_outcomes(screen, car, outcomes, spared)
+        return _exit_for(outcomes)
+
+
+async def _recover(watch: Watch, outcomes: list[Outcome], spared: list[Spared]) -> None:
+    """Settle orphans until none is left, and note what came of each, and what was left alone in the end."""
+    patience = _PATIENCE_IN_GRACES * watch.policy.orphan_grace_seconds
+    give_up_at = watch.clock.read().awake_seconds + patience
+    settled: set[str] = set()
+    async with busy(_LOOKING):
         assessment = await watch.assess(full=True, scan_parts=True, fresh=True)
-        settled: set[str] = set()
-        while True:
+    while True:
+        async with busy(_ENDING):
             for verdict in _orphans(assessment, settled):
                 outcomes.append(await watch.act(verdict))
                 settled |= verdict.row_ids
-            first_looks = [each for each in assessment.judgement.spared if each.reason is SpareReason.FIRST_LOOK]
-            if not first_looks and not _orphans(assessment, settled):
-                break
-            await _wait(watch, first_looks, screen)
+        first_looks = [each for each in assessment.judgement.spared if each.reason is SpareReason.FIRST_LOOK]
+        # A row that keeps changing gets a first look again and again: somebody is at work on it after all.
+        if not first_looks or watch.clock.read().awake_seconds > give_up_at:
+            break
+        await _wait(watch, first_looks)
+        async with busy(_LOOKING):
             assessment = await watch.assess(fresh=True)
-        _print_outcomes(screen, car, outcomes)
-        left = [each for each in assessment.judgement.spared if each.reason is SpareReason.NO_WITNESS]
-        if left and not screen.as_json:
-            screen.judgement(assessment.observation, replace(assessment.judgement, verdicts=(), spared=tuple(left)))
-        return _exit_for(outcomes)
+    spared.extend(assessment.judgement.spared)
 
 
 def _orphans(assessment: Assessment, settled: set[str]) -> list[Verdict]:
@@ -145,26 +166,33 @@ async def release(
     """
     async with sidecar(loaded, feeds=False) as car:
         watch = car.watch()
-        outcomes = await _release(watch, SessionId(session_id), screen, reason=reason, confirm=confirm)
+        outcomes = await _release(watch, SessionId(session_id), reason=reason, confirm=confirm)
         _print_outcomes(screen, car, outcomes)
         return _exit_for(outcomes)
 
 
 async def _release(
-    watch: Watch, session_id: SessionId, screen: Screen, *, reason: str | None, confirm: Confirm | None
+    watch: Watch, session_id: SessionId, *, reason: str | None, confirm: Confirm | None
 ) -> list[Outcome]:
-    assessment = await watch.assess(also=[session_id], fresh=True)
-    session = _existing(assessment.observation, session_id)
-    _ask_if_alive(assessment, session, confirm)
-    outcomes = [await _release_one(watch, assessment, session, screen, reason=reason)]
+    assessment, session = await _look_at(watch, session_id)
+    if _ask_if_alive(assessment, session, confirm):
+        # It went on while the person thought.
+        assessment, session = await _look_at(watch, session_id)
+    outcomes = [await _release_one(watch, assessment, session, reason=reason)]
     # What was below an orphan is an orphan too, and nobody else will end it. What a server ran below the session
     # was ended with it.
     for child_id in sorted(Family(assessment.observation).below(session)):
         assessment = await watch.assess(also=[child_id], fresh=True)
         child = assessment.observation.snapshot.sessions.get(child_id)
         if child is not None and child.has_open_rows and outcomes[0].result is Result.RECOVERED:
-            outcomes.append(await _release_one(watch, assessment, child, screen, reason=reason))
+            outcomes.append(await _release_one(watch, assessment, child, reason=reason))
     return outcomes
+
+
+async def _look_at(watch: Watch, session_id: SessionId) -> tuple[Assessment, Session]:
+    async with busy(_LOOKING):
+        assessment = await watch.assess(also=[session_id], fresh=True)
+    return assessment, _existing(assessment.observation, session_id)
 
 
 def _existing(observation: Observation, session_id: SessionId) -> Session:
@@ -174,35 +202,49 @@ def _existing(observation: Observation, session_id: SessionId) -> Session:
     return session
 
 
-def _ask_if_alive(assessment: Assessment, session: Session, confirm: Confirm | None) -> None:
-    """Ask a person before something that shows life is ended."""
-    signs = [
-        each.why
-        for each in assessment.judgement.spared
-        if each.session_id == session.id and each.reason not in {SpareReason.FIRST_LOOK, SpareReason.NO_WITNESS}
-    ]
-    stuck = any(each.cancel_session_id == session.id for each in assessment.judgement.verdicts)
-    if confirm is None or stuck or not signs:
-        return
+def _ask_if_alive(assessment: Assessment, session: Session, confirm: Confirm | None) -> bool:
+    """Ask a person before something that shows life is ended. True when a person was asked, and said yes.
+
+    Raises:
+        UsageError: they said no, or there is nobody to ask.
+    """
+    signs = _signs_of_life(assessment, session)
+    if confirm is None or not signs:
+        return False
+    shows = f"Session {session.id} may be alive: {'; '.join(signs)}."
     if not is_interactive():
-        raise UsageError(
-            f"session {session.id} shows life ({'; '.join(signs)}) and there is no terminal to ask at; --yes ends it "
-            "all the same"
+        raise UsageError(f"{shows} There is no terminal to ask at; --yes ends it all the same.")
+    if not confirm(f"{shows} End it all the same?"):
+        raise UsageError(f"Session {session.id} was left alone, as you said.")
+    return True
+
+
+def _signs_of_life(assessment: Assessment, session: Session) -> list[str]:
+    """Why a session may be alive; nothing if it is stuck, or if nobody could end it anyhow."""
+    if any(each.cancel_session_id == session.id for each in assessment.judgement.verdicts):
+        return []
+    harmless = {SpareReason.FIRST_LOOK}
+    if not _is_claimed(assessment.observation, session):
+        harmless.add(SpareReason.NO_WITNESS)
+    return list(
+        dict.fromkeys(
+            each.why
+            for each in assessment.judgement.spared
+            if each.session_id == session.id and each.reason not in harmless
         )
-    if not confirm(f"Session {session.id} shows life: {'; '.join(signs)}. End it all the same?"):
-        raise UsageError("left alone, as you said")
+    )
 
 
-async def _release_one(
-    watch: Watch, assessment: Assessment, session: Session, screen: Screen, *, reason: str | None
-) -> Outcome:
+def _is_claimed(observation: Observation, session: Session) -> bool:
+    """Whether a server says that it is at work on a session."""
+    return any(session.id in found for report in observation.reports for found in report.statuses.values())
+
+
+async def _release_one(watch: Watch, assessment: Assessment, session: Session, *, reason: str | None) -> Outcome:
     """Climb the ladder for one session; where a proof needs a second look, wait for it."""
     while True:
         verdict = release_verdict(assessment.observation, watch.policy, session)
-        claimed = any(
-            session.id in found for each in assessment.observation.reports for found in each.statuses.values()
-        )
-        if not verdict.row_ids and not claimed:
+        if not verdict.row_ids and not _is_claimed(assessment.observation, session):
             return Outcome(
                 session_id=session.id,
                 kind=verdict.kind,
@@ -211,10 +253,10 @@ async def _release_one(
                 why="nothing is open in it, and no server is at work on it",
             )
         if verdict.confirmed:
-            return await watch.act(verdict, reason=reason)
-        await _wait(watch, [each for each in assessment.judgement.spared if each.session_id == session.id], screen)
-        assessment = await watch.assess(also=[session.id], fresh=True)
-        session = _existing(assessment.observation, session.id)
+            async with busy(_ENDING):
+                return await watch.act(verdict, reason=reason)
+        await _wait(watch, [each for each in assessment.judgement.spared if each.session_id == session.id])
+        assessment, session = await _look_at(watch, session.id)
 
 
 async def delete_message(
@@ -223,11 +265,10 @@ async def delete_message(
     """Release the session if it is busy, delete the message through the server that has it, and verify."""
     async with sidecar(loaded, feeds=False) as car:
         watch = car.watch()
-        assessment = await watch.assess(also=[SessionId(session_id)], fresh=True)
-        session = _existing(assessment.observation, SessionId(session_id))
+        _, session = await _look_at(watch, SessionId(session_id))
         if not await car.store.message_exists(session.id, message_id):
             raise UsageError(f"session {session_id} has no message {message_id}")
-        outcomes = await _release(watch, session.id, screen, reason="to delete a message", confirm=confirm)
+        outcomes = await _release(watch, session.id, reason="to delete a message", confirm=confirm)
         if _exit_for(outcomes) is not Exit.FINE:
             _print_outcomes(screen, car, outcomes)
             return Exit.STUCK
@@ -244,7 +285,8 @@ async def delete_message(
                 }
             )
         else:
-            screen.line(f"{message_id} is {'deleted' if gone else 'still there'}", "green" if gone else "red")
+            text = f"{message_id} is {'deleted' if gone else 'still there'}"
+            screen.line("summary", text, "bold green" if gone else "bold red")
         return Exit.FINE if gone else Exit.STUCK
 
 
@@ -274,50 +316,37 @@ async def _delete(server: Server, session: Session, message_id: str) -> None:
     return await server.delete_message(session.id, message_id, session.directory)
 
 
-async def _wait(watch: Watch, first_looks: list[Spared], screen: Screen) -> None:
+async def _wait(watch: Watch, first_looks: list[Spared]) -> None:
     """Wait until a second look may confirm the first, with progress."""
     until = max((each.until_ms or 0 for each in first_looks), default=0)
     left = (until - watch.clock.read().wall_ms) / 1000
     if left <= 0:
         await anyio.sleep(0.05)
         return
-    async with _progress(f"a second look at {len(first_looks)} session(s) comes in {duration(left)}", left, screen):
+    count = len({each.session_id for each in first_looks})
+    sessions = "1 session" if count == 1 else f"{count} sessions"
+    async with countdown(f"a second look at {sessions} comes in {duration(left)}", left):
         await anyio.sleep(left + 0.01)
 
 
-@contextlib.asynccontextmanager
-async def _progress(text: str, seconds: float, screen: Screen) -> AsyncIterator[None]:
-    """Show a bar on a terminal while something takes longer than two seconds; else say it once."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415 - rarely needed
-
-    if not screen.fancy:
-        note(text)
-        yield
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen.console, transient=True) as progress:
-        task = progress.add_task(text, total=seconds)
-
-        async def advance() -> None:
-            while True:
-                await anyio.sleep(0.1)
-                progress.advance(task, 0.1)
-
-        async with anyio.create_task_group() as group:
-            group.start_soon(advance)
-            yield
-            group.cancel_scope.cancel()
-
-
-def _print_outcomes(screen: Screen, car: Sidecar, outcomes: list[Outcome]) -> None:
+def _print_outcomes(
+    screen: Screen, car: Sidecar, outcomes: list[Outcome], spared: list[Spared] | None = None
+) -> None:
+    """Print what was done; and of what is spared, only what might be an orphan."""
     if screen.as_json:
-        screen.document(outcomes_document(str(car.path), outcomes))
-    elif outcomes:
-        screen.outcomes(outcomes)
-    else:
-        screen.line("nothing to recover", "green")
+        screen.document(outcomes_document(str(car.path), outcomes, spared))
+        return
+    screen.outcomes(outcomes)
+    screen.spared([each for each in spared or () if each.reason in {SpareReason.NO_WITNESS, SpareReason.FIRST_LOOK}])
+    screen.line("summary", _summary(outcomes), f"bold {'green' if _exit_for(outcomes) is Exit.FINE else 'red'}")
+
+
+def _summary(outcomes: list[Outcome]) -> str:
+    if not outcomes:
+        return "nothing to recover"
+    counts = Counter(each.result for each in outcomes)
+    return ", ".join(f"{counts[result]} {result.value}" for result in Result if counts[result])
 
 
 def _exit_for(outcomes: list[Outcome]) -> Exit:
-    fine = {Result.RECOVERED, Result.UNCHANGED}
-    return Exit.FINE if all(each.result in fine for each in outcomes) else Exit.STUCK
+    return Exit.FINE if all(each.result in _FINE for each in outcomes) else Exit.STUCK

@@ -33,13 +33,16 @@ def scan_document(database: str, observation: Observation, judgement: Judgement)
     }
 
 
-def outcomes_document(database: str, outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """What `recover --json` and `release --json` print."""
-    return {
+def outcomes_document(
+    database: str, outcomes: Iterable[Outcome], spared: Iterable[Spared] | None = None
+) -> dict[str, Any]:
+    """What `recover --json` and `release --json` print; only `recover` says what it left alone."""
+    document: dict[str, Any] = {
         "version": VERSION,
         "database": database,
         "outcomes": [outcome_fields(outcome) for outcome in outcomes],
     }
+    return document if spared is None else {**document, "spared": [spared_fields(each) for each in spared]}
 
 
 def damage_sentences(observation: Observation) -> list[str]:
