@@ -42,7 +42,7 @@ ROOMS: Mapping[str, set[str]] = {
 """What each module may import of ours. A folder's modules may also import each other."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
-    "sqlalchemy": ("opencode.database", "opencode.tracker", "opencode.queries", "journal"),
+    "sqlalchemy": ("opencode.database", "opencode.tracker", "opencode.queries", "journal", "demo.book"),
     "httpx": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "psutil": ("opencode.owners",),
@@ -58,7 +58,7 @@ PROC = {
     "opencode.database": r"/proc/self/mountinfo",
     "opencode.identity": r"/proc/self/mountinfo",
 }
-TIME = {"clock", "cli", "__main__", "demo", "app", "sidecar"}
+TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
 LATE_IMPORTS = {"", "cli", "__main__", "commands"}
 """Start-up cost: a command imports what only it needs."""
