@@ -1,30 +1,38 @@
 """What is known of each session at the moment of judgement: ages, limits, life, and who claims it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from watchdog.family import Family
 from watchdog.limits import limit_of
-from watchdog.model import Observation, Policy, ServerReport, Session, Status, ToolCall, Turn
+from watchdog.model import Activity, Observation, Policy, ServerReport, Session, Status, ToolCall, Turn
 from watchdog.proof import Proof, prove
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
-    """The server that says it is at work on a session, and what it says."""
+    """The server that says it is at work on a session, and what it says.
+
+    Attributes:
+        knows_asks: it said, wherever the session may be, which asks wait for a human; and so did every other
+            server that claims the session.
+    """
 
     report: ServerReport
     status: Status
-
-    def knows_asks(self, session: Session) -> bool:
-        """Whether the server said which asks wait for a human, wherever the session may be."""
-        return all(directory in self.report.asks for directory in session.directories)
+    knows_asks: bool
 
 
 class Case:
     """One observation, one policy and one moment, as answers to the questions that a judge asks."""
 
     def __init__(self, observation: Observation, policy: Policy, now_ms: int) -> None:
-        self.observation = observation
+        # What is decided, and said, must not depend on the order in which things were told.
+        holders = observation.holders
+        self.observation = observation = replace(
+            observation,
+            reports=tuple(sorted(observation.reports, key=lambda report: report.name)),
+            holders=holders and replace(holders, known=tuple(sorted(holders.known, key=lambda each: each.pid))),
+        )
         self.policy = policy
         self.now_ms = now_ms
         self.family = Family(observation)
@@ -42,17 +50,25 @@ class Case:
     def life_ms(self, session: Session) -> int:
         """The last sign of life that anybody knows of."""
         heard = [report.life.get(session.id, 0) for report in self.observation.reports]
-        claim = self.claim(session)
-        said = claim.status.last_life_ms if claim is not None else None
-        return max([session.last_life_ms, *heard, said or 0])
+        said = [status.last_life_ms or 0 for _, status in self._claims(session)]
+        return max([session.last_life_ms, *heard, *said])
 
     def claim(self, session: Session) -> Claim | None:
-        """Who says that it is at work on the session."""
-        for report in self.observation.reports:
-            for statuses in report.statuses.values():
-                if status := statuses.get(session.id):
-                    return Claim(report=report, status=status)
-        return None
+        """Who says that it is at work on the session. If several do, what counts is what spares it the most."""
+        claims = self._claims(session)
+        if not claims:
+            return None
+        silent = [report for report, _ in claims if any(each not in report.asks for each in session.directories)]
+        report, status = max(claims, key=lambda claim: _patience(claim[1]))
+        return Claim(report=silent[0] if silent else report, status=status, knows_asks=not silent)
+
+    def _claims(self, session: Session) -> list[tuple[ServerReport, Status]]:
+        return [
+            (report, status)
+            for report in self.observation.reports
+            for _, statuses in sorted(report.statuses.items())
+            if (status := statuses.get(session.id)) is not None
+        ]
 
     def leaf_limit(self, session: Session, call: ToolCall) -> float | None:
         """The limit of a call that waits on no child; `tool_timeout` for a task whose child has ended."""
@@ -91,3 +107,7 @@ class Case:
         if turn is None:
             return "no server answers for it"
         return f"no server answers for it, and {prove(self.observation, self.policy, session, turn).why}"
+
+
+def _patience(status: Status) -> tuple[bool, int]:
+    return status.activity is Activity.RETRY, status.retry_at_ms or 0

@@ -13,9 +13,10 @@ class Family:
     """The sessions of an observation as a forest, with the asks that wait for a human."""
 
     def __init__(self, observation: Observation) -> None:
-        self._sessions = observation.snapshot.sessions
+        by_age = sorted(observation.snapshot.sessions.values(), key=lambda each: (each.created_ms, each.id))
+        self._sessions = {session.id: session for session in by_age}
         self._children: dict[SessionId, list[Session]] = defaultdict(list)
-        for session in sorted(self._sessions.values(), key=lambda each: (each.created_ms, each.id)):
+        for session in by_age:
             if session.parent_id is not None and session.parent_id != session.id:
                 self._children[session.parent_id].append(session)
         self._damaged = {damage.session_id for damage in observation.snapshot.damaged}
@@ -66,21 +67,27 @@ class Family:
         return candidates[-1] if candidates else None
 
     def unfinished_child_of(self, session: Session, call: ToolCall) -> SessionId | None:
-        """The session that a task call waits on: its child, while that or anything below it is unfinished."""
+        """The session that a task call waits on: its child, while that or anything below it is unfinished.
+
+        An ask alone keeps it waiting, too: who asks may be at work where no server says so.
+        """
         for child in self._candidates(session, call):
-            if any(self.unfinished(each) for each in self._walk([child])):
+            if any(self._matters(each) for each in self._walk([child])):
                 return child.id
         return None
 
     def unfinished_below(self, session: Session) -> SessionId | None:
-        """An unfinished session below this one that its current turn may have started."""
+        """An unfinished session below this one that its current turn may have started.
+
+        Below a child of an earlier turn only what is at work or asks a person counts: the rest was left behind.
+        """
         began = min([turn.created_ms for turn in session.turns if not turn.superseded], default=session.created_ms)
         named = {call.child_id for call in session.calls if call.child_id}
         for child in self._linked(session):
-            if child.created_ms < began and child.id not in named and child.id not in self._busy:
-                continue
+            earlier = child.created_ms < began and child.id not in named
             for each in self._walk([child]):
-                if each.id != session.id and self.unfinished(each):
+                counts = self._at_work(each) if earlier else self._matters(each)
+                if each.id != session.id and counts:
                     return each.id
         return None
 
@@ -112,6 +119,12 @@ class Family:
         """Whether a human is asked for anything in this session or below it."""
         child = self._sessions.get(child_id)
         return child is not None and any(self._asks[each.id] for each in self._walk([child]))
+
+    def _at_work(self, session: Session) -> bool:
+        return session.id in self._busy or bool(self._asks[session.id])
+
+    def _matters(self, session: Session) -> bool:
+        return self.unfinished(session) or self._at_work(session)
 
     def _task_over(self, session: Session) -> tuple[Session, ToolCall] | None:
         for parent in self._sessions.values():

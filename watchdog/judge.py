@@ -165,7 +165,7 @@ class _Bench:
         elif child is not None:
             reason, why = SpareReason.WAITING_ON_CHILD, f"its child session {child} is unfinished"
             until = self.case.task_deadline_ms(call)
-        elif claim is not None and not claim.knows_asks(session):
+        elif claim is not None and not claim.knows_asks:
             why = f"{claim.report.name} does not say whether a person is asked for something"
         elif claim is None and call.tool == QUESTION:
             why = "it asks a person something, and no server says whether the question still stands"
@@ -200,7 +200,7 @@ class _Bench:
         elif claim is None:
             turn = next((turn for turn in reversed(session.turns) if turn.open), None)
             self._spare(session, SpareReason.NO_WITNESS, self.case.who_may_run(session, turn))
-        elif not claim.knows_asks(session):
+        elif not claim.knows_asks:
             why = f"{claim.report.name} does not say whether a person is asked for something"
             self._spare(session, SpareReason.NO_WITNESS, why)
         else:

@@ -8,6 +8,7 @@ from tests.unit.observations import (
     DIRECTORY,
     NOW,
     POLICY,
+    SERVER,
     ago,
     busy,
     call,
@@ -29,11 +30,13 @@ from watchdog.model import (
     Judgement,
     Observation,
     Policy,
+    ServerName,
     Session,
     SessionId,
     SpareReason,
     Status,
     ToolCall,
+    TurnId,
     VerdictKind,
 )
 
@@ -263,6 +266,20 @@ class TestIdle:
         )
         assert kinds(judged(seen)) == [("idle_session", "ses_1", "ses_1")]
 
+    def test_what_is_at_work_two_below_a_child_of_an_earlier_turn_keeps_the_session_alive(self) -> None:
+        parent, middle = session(age=5000), session("ses_2", parent="ses_1", age=4000, turns=())
+        lowest = session("ses_3", parent="ses_2", age=10)
+        seen = observation(parent, middle, lowest, reports=[busy("ses_1", "ses_3")], idle={"ses_1": 99, "ses_3": 1})
+        assert reasons(judged(seen)) == {"waiting_on_child"}
+
+    def test_of_two_servers_that_claim_a_session_the_one_that_spares_it_counts(self) -> None:
+        later = ServerName("http://127.0.0.1:4097")
+        retry = report(statuses={"ses_1": Status(activity=Activity.RETRY, retry_at_ms=ago(-60))}, name=later)
+        mute = replace(busy("ses_1", name=later), asks={})
+        for reports, reason in (([busy("ses_1"), retry], "retrying"), ([busy("ses_1"), mute], "no_witness")):
+            for told in (reports, reports[::-1]):
+                assert reasons(judged(observation(session(), reports=told, idle={"ses_1": 99}))) == {reason}
+
     @pytest.mark.parametrize(("due", "spared"), [(1200, True), (-29, True), (-31, False)])
     def test_a_retry_is_waited_out_until_its_next_try_plus_the_limit(self, due: float, spared: bool) -> None:
         retry = report(statuses={"ses_1": Status(activity=Activity.RETRY, retry_at_ms=ago(-due))})
@@ -292,6 +309,13 @@ class TestHumans:
     def test_an_ask_that_is_left_over_from_an_aborted_call_spares_nothing(self) -> None:
         stale = busy("ses_1", asks=[question("ses_1", turn="msg_0", call_ref="call_gone")])
         assert kinds(judged(observation(session(calls=[call(age=61)]), reports=[stale])))
+
+    def test_an_ask_in_a_child_that_shows_nothing_open_spares_the_task_above_it(self) -> None:
+        parent, child = parent_and_child(task_age=1000)
+        ended = replace(child, turns=(), last_life_ms=ago(900))
+        judgement = judged(observation(parent, ended, reports=[busy("ses_1", asks=[question("ses_2")])]))
+        assert not judgement.verdicts
+        assert reasons(judgement) == {"waiting_on_human"}
 
     def test_an_ask_for_one_call_spares_the_hung_one_beside_it_as_its_sibling(self) -> None:
         asked = busy("ses_1", asks=[question("ses_1", call_ref="call_prt_2")])
@@ -346,6 +370,16 @@ class TestOrphans:
     def test_the_youngest_call_of_the_turn_counts_for_the_birth(self) -> None:
         seen = observation(session(turns=[turn(age=500)], calls=[call(age=10)]), holders=[holder(age=100)])
         assert not judged(seen).unclaimed
+
+    def test_an_old_server_that_let_go_at_our_abort_is_excluded_at_once_whatever_it_still_asks(self) -> None:
+        old = report(served=["msg_1"], vouches=False, asks=[question("ses_1")])
+        seen = observation(session(), reports=[old], holders=[holder()], let_go={TurnId("msg_1"): SERVER})
+        (verdict,) = judged(seen).verdicts
+        assert (verdict.kind, verdict.confirmed) == (VerdictKind.ORPHAN, True)
+        assert not judged(replace(seen, let_go={TurnId("msg_1"): ServerName("http://other")})).unclaimed
+        assert not judged(replace(seen, let_go={TurnId("msg_0"): SERVER})).unclaimed
+        again = report(served=["msg_1"], statuses={"ses_1": Status(activity=Activity.BUSY)})
+        assert not judged(replace(seen, reports=(again,))).unclaimed
 
     def test_after_a_clock_step_births_exclude_nobody(self) -> None:
         seen = observation(session(turns=[turn(age=50)]), holders=[holder(age=10)], step_ms=ago(40))
