@@ -22,6 +22,7 @@ from watchdog.model import (
     SessionId,
     Status,
     ToolCall,
+    TurnId,
     Verdict,
     Witness,
 )
@@ -69,6 +70,7 @@ class Memory:
     calls: dict[CallId, _CallMemory] = field(default_factory=dict)
     looks: dict[str, _Look] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
+    let_go: dict[TurnId, ServerName] = field(default_factory=dict)
     _claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
     _folded_at: float | None = None
 
@@ -108,6 +110,7 @@ class Memory:
                 for row, look in self._valid_looks(observation).items()
             },
             attempts=dict(self.attempts),
+            let_go=dict(self.let_go),
         )
 
     def note_looks(self, observation: Observation, unclaimed: Collection[str]) -> None:
@@ -203,6 +206,7 @@ class Memory:
         open_ids = {*sessions, *open_calls, *(turn.id for each in sessions.values() for turn in each.turns)}
         self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
         self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}
+        self.let_go = {turn: server for turn, server in self.let_go.items() if turn in open_ids}
 
 
 def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool) -> _CallMemory:

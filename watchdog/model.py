@@ -294,6 +294,7 @@ class Observation:
             to run it, in awake time. The second look of a proof counts from there.
         attempts: what was tried, by the keys of `Verdict.attempt_keys`.
         step_ms: rows created before this moment can't be compared with births: the wall clock was set.
+        let_go: turns that a server was at work on, and let go of at an abort of ours, by the server's name.
         degraded: what could not be asked or read, a sentence each.
     """
 
@@ -306,6 +307,7 @@ class Observation:
     looks: Mapping[str, float] = field(default_factory=dict)
     attempts: Mapping[str, Attempts] = field(default_factory=dict)
     step_ms: int | None = None
+    let_go: Mapping[TurnId, ServerName] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
 
 

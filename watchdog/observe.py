@@ -146,7 +146,12 @@ class Observer:
         servers = {server.name: server for server in self._fleet.servers()}
         named = [_with_pid(report, servers.get(report.name), holders) for report in reports]
         unclaimed = unclaimed_turns(snapshot, named)
-        return [await self._with_served(report, servers, unclaimed) for report in named], holders
+        return [
+            await self._with_served(report, servers, unclaimed)
+            if report.vouches or report.name in self._memory.let_go.values()
+            else report
+            for report in named
+        ], holders
 
     def _reusable(self, key: frozenset[object], at_ms: int) -> Holders | None:
         if self._holders is None:
@@ -159,7 +164,7 @@ class Observer:
     ) -> ServerReport:
         """Ask a server whose silence means something for the turns that nobody claims, by their ids."""
         server = servers.get(report.name)
-        if server is None or report.problem is not None or not report.vouches:
+        if server is None or report.problem is not None:
             return report
         served = self._served.setdefault((report.name, report.pid), set())
         served &= {turn.id for _, turn in unclaimed}

@@ -11,14 +11,15 @@ class Proof:
 
     Attributes:
         holds: every process that could execute it is excluded.
-        nobody: no process has the database open at all, so that one look is enough.
+        at_once: one look is enough: no process has the database open at all, or the server that was at work on
+            the turn let go of it at an abort of ours.
         why: what excludes them, or what stands against it: a clause for people.
         blockers: the processes and servers that are not excluded.
     """
 
     holds: bool
     why: str
-    nobody: bool = False
+    at_once: bool = False
     blockers: tuple[str, ...] = ()
 
 
@@ -62,19 +63,22 @@ def prove(observation: Observation, policy: Policy, session: Session, turn: Turn
     if holders is None:
         return Proof(holds=False, why="it is not known which processes have the database open")
     if not holders.known and holders.complete:
-        return Proof(holds=True, nobody=True, why="no process has the database open")
+        return Proof(holds=True, at_once=True, why="no process has the database open")
     began = began_ms(session, turn)
     left = [
         holder
         for holder in holders.known
         if not _born_too_late(holder, began, observation, policy)
-        and not any(report.pid == holder.pid and _denies(report, session, turn) for report in observation.reports)
+        and not any(
+            report.pid == holder.pid and _denies(report, session, turn, observation) for report in observation.reports
+        )
     ]
     if left:
         names = tuple(describe(holder) for holder in left)
         return Proof(holds=False, why=f"{' and '.join(names)} may be at work on it", blockers=names)
     if holders.complete or _operator_vouches(observation, policy, session, turn):
-        return Proof(holds=True, why=_grounds(holders.known, began, observation, policy))
+        why = _grounds(holders.known, began, observation, policy)
+        return Proof(holds=True, at_once=turn.id in observation.let_go, why=why)
     hidden = holders.why_incomplete or "a process that can't be seen may have the database open"
     return Proof(holds=False, why=hidden, blockers=("a process that can't be seen",))
 
@@ -88,20 +92,25 @@ def _born_too_late(holder: Holder, began: int, observation: Observation, policy:
     return holder.born_ms > began + policy.birth_margin_seconds * 1000
 
 
-def _denies(report: ServerReport, session: Session, turn: Turn) -> bool:
-    """Whether the server's own answer excludes it: it serves this very turn, and is not at work on the session."""
+def _denies(report: ServerReport, session: Session, turn: Turn, observation: Observation) -> bool:
+    """Whether the server's own answer excludes it: it serves this very turn, and is not at work on the session.
+
+    Before 1.14 an idle answer means nothing by itself. It does where the same server said that it was busy with the
+    session, took an abort for it, and is idle now; what it asked a human then is left over.
+    """
+    let_go = observation.let_go.get(turn.id) == report.name
     return (
         report.problem is None
-        and report.vouches
+        and (report.vouches or let_go)
         and turn.id in report.served
         and all(directory in report.statuses and directory in report.asks for directory in session.directories)
         and not claims(report, session)
-        and not any(stands(ask, session) for asks in report.asks.values() for ask in asks)
+        and (let_go or not any(stands(ask, session) for asks in report.asks.values() for ask in asks))
     )
 
 
 def _operator_vouches(observation: Observation, policy: Policy, session: Session, turn: Turn) -> bool:
-    return policy.sole_owner and any(_denies(report, session, turn) for report in observation.reports)
+    return policy.sole_owner and any(_denies(report, session, turn, observation) for report in observation.reports)
 
 
 def _grounds(known: tuple[Holder, ...], began: int, observation: Observation, policy: Policy) -> str:

@@ -4,8 +4,10 @@ The ladder: re-read the rows; find the server that holds the session; abort ther
 that the observed rows closed; settle what is left if it is provably an orphan; read again.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
 
 import anyio
 
@@ -15,10 +17,12 @@ from watchdog.model import (
     Outcome,
     Reproof,
     Result,
+    ServerName,
     Session,
     SessionId,
     Status,
     Step,
+    TurnId,
     Verdict,
     VerdictKind,
 )
@@ -26,8 +30,21 @@ from watchdog.ports import Clock, Fleet, Server, Store
 from watchdog.proof import stands
 from watchdog.settle import settle
 
-Reprove = Callable[[SessionId], Awaitable[Reproof]]
-"""Looks at a session afresh, holders and lock included, and tries to prove that nobody executes it."""
+
+class Reprove(Protocol):
+    """Looks at a session afresh, holders and lock included, and tries to prove that nobody executes it."""
+
+    async def __call__(
+        self, session_id: SessionId, /, *, let_go: Mapping[TurnId, ServerName] = MappingProxyType({})
+    ) -> Reproof:
+        """Look.
+
+        Args:
+            session_id: the session.
+            let_go: its turns that a server was at work on, and let go of when it was told to abort.
+        """
+        ...
+
 
 _POLL_SECONDS = 0.1
 _SETTLE_SECONDS = 30.0
@@ -218,7 +235,8 @@ class _Climb:
                 break
             await self.remedy.clock.sleep(_POLL_SECONDS)
         self._step("verify", ok=False, detail=f"still open after the abort: {_names(left) or session.id}")
-        reproof = await self.remedy.reprove(session.id)
+        turns = self.verdict.turn_ids if await self._is_idle(place, session) else ()
+        reproof = await self.remedy.reprove(session.id, let_go=dict.fromkeys(turns, place.server.name))
         if reproof.orphan is not None and reproof.orphan.confirmed:
             return await self._settle(session, reproof)
         self._step("prove", ok=False, detail=reproof.why)
@@ -227,9 +245,10 @@ class _Climb:
         )
 
     async def _is_idle(self, place: _Place, session: Session) -> bool:
-        """Whether the server let go of a session that has nothing open in the database."""
+        """Whether the server let go of the session, in every directory."""
         try:
-            return session.id not in await place.server.statuses(place.directory)
+            where = {place.directory, *session.directories}
+            return not any([session.id in await place.server.statuses(directory) for directory in sorted(where)])
         except ServerError:
             return False
 

@@ -28,7 +28,7 @@ def orphan(case: Case, session: Session, orphaned: list[tuple[Turn, Proof]]) -> 
     looks = [case.observation.looks.get(row) for row in (*call_ids, *turn_ids)]
     grace_ms = case.policy.orphan_grace_seconds * 1000
     agreed = all(look is not None and case.now_ms - look >= grace_ms for look in looks)
-    confirmed = agreed or all(proof.nobody for _, proof in orphaned)
+    confirmed = agreed or all(proof.at_once for _, proof in orphaned)
     age = max(0.0, (case.now_ms - min(turn.created_ms for turn in turns)) / 1000)
     why = f"nobody executes it: {orphaned[-1][1].why}; it began {duration(age)} ago"
     if not confirmed and case.policy.orphan_looks == 1:

@@ -1,7 +1,8 @@
 """The loop: look, judge, act, and look again, until it is told to stop."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import anyio
@@ -18,7 +19,9 @@ from watchdog.model import (
     Policy,
     Reproof,
     Result,
+    ServerName,
     SessionId,
+    TurnId,
     Verdict,
     VerdictKind,
 )
@@ -38,12 +41,14 @@ class Assessment:
     """One look and what was judged of it.
 
     Attributes:
+        began_at: what the awake clock showed when it began.
         slow_seconds: how long the look itself took, in awake time.
     """
 
     observation: Observation
     judgement: Judgement
     advance: Advance
+    began_at: float
     slow_seconds: float = 0.0
 
 
@@ -135,6 +140,7 @@ class Watch:
         self.remedy = Remedy(store=store, fleet=fleet, clock=clock, reprove=self.reprove, ladder=ladder)
         self._wakeup = anyio.Event()
         self._acting: set[SessionId] = set()
+        self._acted: dict[SessionId, float] = {}
         self._left: frozenset[str] | None = None if not pace.recover_on_start else frozenset()
         self._limiter = anyio.CapacityLimiter(pace.max_concurrency)
 
@@ -170,10 +176,19 @@ class Watch:
         judgement = judge(observation, self.policy, reading.wall_ms)
         self.memory.note_looks(observation, judgement.unclaimed)
         slow = self.clock.read().awake_seconds - reading.awake_seconds
-        return Assessment(observation=observation, judgement=judgement, advance=advance, slow_seconds=slow)
+        return Assessment(
+            observation=observation,
+            judgement=judgement,
+            advance=advance,
+            began_at=reading.awake_seconds,
+            slow_seconds=slow,
+        )
 
-    async def reprove(self, session_id: SessionId) -> Reproof:
+    async def reprove(
+        self, session_id: SessionId, *, let_go: Mapping[TurnId, ServerName] = MappingProxyType({})
+    ) -> Reproof:
         """Look afresh, at holders and lock too, and try to prove that nobody executes what is open in a session."""
+        self.memory.let_go.update(let_go)
         assessment = await self.assess(also=[session_id], fresh=True)
         return reprove(assessment.observation, self.policy, session_id)
 
@@ -281,15 +296,19 @@ class Watch:
             return
         if not acting:
             return
+        # What a look saw before the last climb on a session ended is out of date.
+        self._acted = {id_: ended for id_, ended in self._acted.items() if ended >= assessment.began_at}
+        busy = self._acting | self._acted.keys()
         for verdict in assessment.judgement.verdicts:
             was_there = verdict.kind is VerdictKind.ORPHAN and bool(verdict.row_ids & self._left)
-            if verdict.cancel_session_id not in self._acting and not was_there:
+            if verdict.cancel_session_id not in busy and not was_there:
                 self._acting.add(verdict.cancel_session_id)
                 acts.start_soon(self._act_in_turn, verdict, name=f"act on {verdict.cancel_session_id}")
 
     async def _act_in_turn(self, verdict: Verdict) -> None:
         async with self._limiter:
             await self.act(verdict)
+        self._acted[verdict.cancel_session_id] = self.clock.read().awake_seconds
         self._acting.discard(verdict.cancel_session_id)
         self.wake()
 

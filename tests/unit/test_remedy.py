@@ -1,8 +1,9 @@
 """The ladder: every rung, and every outcome. What is asked for never counts; only what is seen."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -84,8 +85,9 @@ class World:
             self.store.content.finish_call(CALL)
         self.store.content.finish_turn(TURN)
 
-    async def reprove(self, _: SessionId) -> Reproof:
+    async def reprove(self, _: SessionId, *, let_go: Mapping[TurnId, ServerName] = MappingProxyType({})) -> Reproof:
         self.reproved += 1
+        self.let_go = dict(let_go)
         return self.reproof
 
     async def carry_out(

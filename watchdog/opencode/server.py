@@ -28,6 +28,8 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 
 _OK, _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BROKEN = 200, 400, 404, 409, 500
 _MOST_CONNECTIONS: Final = 64
+_FIRST_TRY: Final = 0.2
+"""The share of the time limit that the first of two questions gets."""
 _OLD_REFUSALS: Final = frozenset({_BAD_REQUEST, _BROKEN})
 _REFUSALS: Final = frozenset({401, 403})
 _HIGHEST_PORT: Final = 65_535
@@ -224,7 +226,14 @@ class OpencodeServer:
             raise ServerAnswerInvalid(f"{self.name} answered {path} with an ask that can't be read.") from None
 
     async def _get(self, path: str, directory: str) -> _Answer:
-        return await self._ask("GET", path, directory)
+        """Ask, and ask again: what a server is asked in the first moments after it listens, it never answers."""
+        for share in (_FIRST_TRY, 1 - _FIRST_TRY):
+            try:
+                return await self._ask("GET", path, directory, seconds=self._timeout_seconds * share)
+            except ServerUnreachable as error:
+                if not isinstance(error.__cause__, TimeoutError | httpx.TimeoutException):
+                    raise
+        raise ServerUnreachable(f"{self.name} did not answer within {self._timeout_seconds:g} s.")
 
     async def _ask(
         self,
