@@ -94,7 +94,7 @@ async def test_a_host_that_does_not_abort_makes_it_fail(tmp_path: Path) -> None:
     code = await play(tmp_path, console, make_host=IdleAborts, pace=Pace(longest_seconds=7.5))
     assert code == 1
     assert "wrong: hung tool call: it must be ended by an abort" in text_of(console)
-    assert "ineffective" in text_of(console)
+    assert "log: warning outcome msg_hung" in text_of(console)
     assert "wrong: crashed" not in text_of(console)
     assert "Right, after" not in text_of(console)
     assert structlog.get_config() == before

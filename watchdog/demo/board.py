@@ -12,6 +12,7 @@ from watchdog.model import Judgement, Outcome, Result, SessionId, Spared, SpareR
 from watchdog.watch import Assessment
 
 _POLICY = SETTINGS.policy()
+_AFTER_AN_ATTEMPT = {SpareReason.COOLING_DOWN, SpareReason.GIVEN_UP}
 
 
 class Mark(StrEnum):
@@ -127,6 +128,8 @@ class Board:
             if standing is None or spared.session_id in seen or standing.is_over or standing.mark is Mark.ENDING:
                 continue
             seen.add(spared.session_id)
+            if standing.mark is Mark.LEFT and spared.reason in _AFTER_AN_ATTEMPT:
+                continue  # what came of the attempt says more
             standing.mark, standing.word, standing.why = Mark.SPARED, spared.reason.value, spared.why
             standing.paused = spared.reason is SpareReason.WAITING_ON_HUMAN
             standing.age_seconds, standing.limit_seconds = _clock(spared, assessment)
