@@ -46,11 +46,11 @@ Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a ses
 @app.command()
 def run(config: Config = None, database: Database = None, server: Servers = None, *, dry_run: DryRun = False) -> None:
     """Watch until told to stop (SIGTERM or Ctrl-C)."""
-    from watchdog import commands, logs
+    from watchdog import logs, service
 
     loaded = _load(config, database, server)
     logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
-    _go(lambda: commands.run(loaded, dry_run=dry_run))
+    _go(lambda: service.run(loaded, dry_run=dry_run))
 
 
 @app.command()

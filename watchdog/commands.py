@@ -1,14 +1,11 @@
-"""What each command does, once its settings are read. Each returns its exit code."""
+"""What each command but `run` does, once its settings are read. Each returns its exit code."""
 
-import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
 
 import anyio
-import structlog
-from anyio.abc import TaskStatus
 
 from watchdog.contract import outcomes_document, scan_document
 from watchdog.errors import AlreadyWatched, ServerError, ServerUnreachable, UsageError
@@ -29,7 +26,6 @@ from watchdog.model import (
 )
 from watchdog.ports import Server
 from watchdog.progress import busy, countdown
-from watchdog.record import LogListener
 from watchdog.render import Screen, is_interactive
 from watchdog.settings import Loaded
 from watchdog.sidecar import Sidecar, sidecar
@@ -55,41 +51,6 @@ class Exit(IntEnum):
 Confirm = Callable[[str], bool]
 
 
-async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
-    """Watch until SIGTERM or SIGINT; a second signal kills."""
-    log = structlog.get_logger("watchdog")
-    stop = anyio.Event()
-    async with anyio.create_task_group() as group:
-        # Before anything is opened, so that a signal ends it properly at any moment.
-        await group.start(_stop_on_signal, stop, name="wait for a signal")
-        async with sidecar(loaded, feeds=True) as car:
-            watch = car.watch(listeners=[LogListener()], dry_run=dry_run)
-            log.info(
-                "watch.started",
-                database=str(car.path),
-                servers=[server.name for server in car.fleet.servers()],
-                dry_run=dry_run,
-                poll_seconds=loaded.settings.poll_interval.total_seconds(),
-            )
-            for warning in loaded.warnings:
-                log.warning("settings.warning", why=warning)
-            await watch.run(stop)
-        log.info("watch.stopped")
-        group.cancel_scope.cancel()
-    return Exit.FINE
-
-
-async def _stop_on_signal(stop: anyio.Event, *, task_status: TaskStatus[None]) -> None:
-    """Set `stop` at the first signal; then the handlers are as before, so that a second one kills."""
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for received in signals:
-            structlog.get_logger("watchdog").info("watch.stopping", signal=received.name)
-            break
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    stop.set()
-
-
 async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
     """Look once, and print what would be done and what is spared."""
     async with sidecar(loaded, feeds=False) as car:
@@ -110,8 +71,8 @@ async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
         if not dry_run and not car.mandate.acquire():
             pid = car.mandate.holder()
             raise AlreadyWatched(
-                f"another watchdog ({f'pid {pid}' if pid else 'of unknown pid'}) acts on {car.path} and settles "
-                "orphans by itself; stop it first, or leave the work to it"
+                f"Another watchdog ({f'pid {pid}' if pid else 'of unknown pid'}) acts on {car.path} and settles "
+                "orphans by itself. Stop it first, or leave the work to it."
             )
         outcomes: list[Outcome] = []
         spared: list[Spared] = []
@@ -134,10 +95,12 @@ async def _recover(watch: Watch, outcomes: list[Outcome], spared: list[Spared]) 
     async with busy(_LOOKING):
         assessment = await watch.assess(full=True, scan_parts=True, fresh=True)
     while True:
-        async with busy(_ENDING):
-            for verdict in _orphans(assessment, settled):
+        orphans = _orphans(assessment, settled)
+        async with busy(f"settling {_sessions(len(orphans))}", total=len(orphans)) as step:
+            for verdict in orphans:
                 outcomes.append(await watch.act(verdict))
                 settled |= verdict.row_ids
+                step()
         first_looks = [each for each in assessment.judgement.spared if each.reason is SpareReason.FIRST_LOOK]
         # A row that keeps changing gets a first look again and again: somebody is at work on it after all.
         if not first_looks or watch.clock.read().awake_seconds > give_up_at:
@@ -198,7 +161,7 @@ async def _look_at(watch: Watch, session_id: SessionId) -> tuple[Assessment, Ses
 def _existing(observation: Observation, session_id: SessionId) -> Session:
     session = observation.snapshot.sessions.get(session_id)
     if session is None:
-        raise UsageError(f"there is no session {session_id} in this database; `scan` lists the unfinished ones")
+        raise UsageError(f"There is no session {session_id} in this database; `scan` lists the unfinished ones.")
     return session
 
 
@@ -267,7 +230,7 @@ async def delete_message(
         watch = car.watch()
         _, session = await _look_at(watch, SessionId(session_id))
         if not await car.store.message_exists(session.id, message_id):
-            raise UsageError(f"session {session_id} has no message {message_id}")
+            raise UsageError(f"Session {session_id} has no message {message_id}.")
         outcomes = await _release(watch, session.id, reason="to delete a message", confirm=confirm)
         if _exit_for(outcomes) is not Exit.FINE:
             _print_outcomes(screen, car, outcomes)
@@ -299,7 +262,7 @@ async def _server_that_has(car: Sidecar, session: Session, message_id: str) -> S
         except ServerError as error:
             silent.append(str(error))
     raise ServerUnreachable(
-        "; ".join(["no server that answers has this message, and only a server can delete it", *silent])
+        " ".join(["No server that answers has this message, and only a server can delete it.", *silent])
     )
 
 
@@ -323,10 +286,13 @@ async def _wait(watch: Watch, first_looks: list[Spared]) -> None:
     if left <= 0:
         await anyio.sleep(0.05)
         return
-    count = len({each.session_id for each in first_looks})
-    sessions = "1 session" if count == 1 else f"{count} sessions"
+    sessions = _sessions(len({each.session_id for each in first_looks}))
     async with countdown(f"a second look at {sessions} comes in {duration(left)}", left):
         await anyio.sleep(left + 0.01)
+
+
+def _sessions(count: int) -> str:
+    return "1 session" if count == 1 else f"{count} sessions"
 
 
 def _print_outcomes(
@@ -345,7 +311,7 @@ def _summary(outcomes: list[Outcome]) -> str:
     if not outcomes:
         return "nothing to recover"
     counts = Counter(each.result for each in outcomes)
-    return ", ".join(f"{counts[result]} {result.value}" for result in Result if counts[result])
+    return ", ".join(f"{counts[result]} {result.value.replace('_', ' ')}" for result in Result if counts[result])
 
 
 def _exit_for(outcomes: list[Outcome]) -> Exit:

@@ -14,37 +14,40 @@ _STEP_SECONDS = 0.1
 
 
 @asynccontextmanager
-async def busy(text: str, *, patience_seconds: float = PATIENCE_SECONDS) -> AsyncIterator[None]:
-    """Say what is done if it takes longer than a person waits without a word: a spinner, or one line when piped.
+async def busy(
+    text: str, *, total: int | None = None, patience_seconds: float = PATIENCE_SECONDS
+) -> AsyncIterator[Callable[[], None]]:
+    """Say what is done if it takes longer than a person waits without a word; piped, one line says it.
 
-    An error of the block is raised as it is.
+    Args:
+        text: what is done.
+        total: how many steps there are, if that is known; the block calls what it is given after each.
+        patience_seconds: how long to be silent.
     """
+    done = 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
 
     async def show() -> None:
         await anyio.sleep(patience_seconds)
-        console = Paper(stderr=True)
-        if not console.is_terminal:
-            note(text)
-            return
-        with Progress(SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True) as progress:
-            progress.add_task(text, total=None)
-            await anyio.sleep_forever()
+        with _progress(text, BarColumn() if total else SpinnerColumn()) as progress:
+            task = progress.add_task(text, total=total)
+            while True:
+                progress.update(task, completed=done)
+                await anyio.sleep(_STEP_SECONDS)
 
     async with _beside(show):
-        yield
+        yield step
 
 
 @asynccontextmanager
 async def countdown(text: str, seconds: float) -> AsyncIterator[None]:
-    """Show a bar for a wait whose length is known, or say it once when piped."""
+    """Show a bar for a wait whose length is known; piped, one line says it."""
 
     async def show() -> None:
-        console = Paper(stderr=True)
-        if not console.is_terminal:
-            note(text)
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
+        with _progress(text, BarColumn(), TimeRemainingColumn()) as progress:
             task = progress.add_task(text, total=seconds)
             while True:
                 await anyio.sleep(_STEP_SECONDS)
@@ -52,6 +55,14 @@ async def countdown(text: str, seconds: float) -> AsyncIterator[None]:
 
     async with _beside(show):
         yield
+
+
+def _progress(text: str, *columns: SpinnerColumn | BarColumn | TimeRemainingColumn) -> Progress:
+    console = Paper(stderr=True)
+    if not console.is_terminal:
+        note(text)
+    shown = (TextColumn("{task.description}"), *columns)
+    return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
 
 
 @asynccontextmanager

@@ -216,8 +216,8 @@ async def test_recover_refuses_beside_another_watchdog(program: Program, rows: O
     with DatabaseLock(rows.path) as lock:
         assert lock.acquire()
         message = await refused(program, "recover", "--database", rows.path, "--server", NOWHERE, code=3)
-        assert f"another watchdog (pid {os.getpid()}) acts on {rows.path}" in message
-        assert "stop it first, or leave the work to it" in message
+        assert f"Another watchdog (pid {os.getpid()}) acts on {rows.path}" in message
+        assert "Stop it first, or leave the work to it" in message
     assert '"running"' in rows.get("part", call)
 
 

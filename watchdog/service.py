@@ -1,0 +1,95 @@
+"""`run`: the watchdog as a service, from its start to the signal that ends it."""
+
+import signal
+
+import anyio
+import structlog
+from anyio.abc import TaskStatus
+
+from watchdog.commands import Exit
+from watchdog.errors import ShutdownTimedOut
+from watchdog.model import Outcome, Verdict
+from watchdog.record import LogListener
+from watchdog.settings import Loaded
+from watchdog.sidecar import sidecar
+
+_CUT_SECONDS = 0.5
+"""How much later than the loop's own grace the whole is cut."""
+
+
+async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
+    """Watch until SIGTERM or SIGINT; a second signal kills."""
+    log = structlog.get_logger("watchdog")
+    stop = anyio.Event()
+    async with anyio.create_task_group() as group:
+        # Before anything is opened, so that a signal ends it properly at any moment.
+        await group.start(_stop_on_signal, stop, name="wait for a signal")
+        async with sidecar(loaded, feeds=True) as car:
+            listener = _LogOfRun()
+            watch = car.watch(listeners=[listener], dry_run=dry_run)
+            log.info(
+                "watch.started",
+                database=str(car.path),
+                servers=[server.name for server in car.fleet.servers()],
+                dry_run=dry_run,
+                poll_seconds=loaded.settings.poll_interval.total_seconds(),
+            )
+            for warning in loaded.warnings:
+                log.warning("settings.warning", why=warning)
+            with anyio.CancelScope() as scope:
+                group.start_soon(_cut, scope, stop, listener, loaded.settings.shutdown_grace.total_seconds())
+                await watch.run(stop)
+        log.info("watch.stopped")
+        group.cancel_scope.cancel()
+    return Exit.FINE
+
+
+class _LogOfRun(LogListener):
+    """The log, which also knows how many interventions are under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = 0
+        self.at_rest = anyio.Event()
+        self.at_rest.set()
+
+    def found(self, verdict: Verdict) -> None:
+        """An intervention begins."""
+        super().found(verdict)
+        self.under_way += 1
+        if self.at_rest.is_set():
+            self.at_rest = anyio.Event()
+
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
+        """An intervention ended."""
+        super().ended(verdict, outcome, given_up=given_up)
+        self.under_way -= 1
+        if not self.under_way:
+            self.at_rest.set()
+
+
+async def _cut(scope: anyio.CancelScope, stop: anyio.Event, listener: _LogOfRun, grace_seconds: float) -> None:
+    """Cut a look short once the watch is to stop: it may wait long for a silent server, and nobody needs it now.
+
+    What was begun gets the grace.
+
+    Raises:
+        ShutdownTimedOut: an intervention is still under way after it.
+    """
+    await stop.wait()
+    with anyio.move_on_after(grace_seconds + _CUT_SECONDS):
+        await listener.at_rest.wait()
+    if listener.under_way:
+        raise ShutdownTimedOut(f"{listener.under_way} interventions were still under way after {grace_seconds:g} s")
+    scope.cancel()
+
+
+async def _stop_on_signal(stop: anyio.Event, *, task_status: TaskStatus[None]) -> None:
+    """Set `stop` at the first signal; then the handlers are as before, so that a second one kills."""
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for received in signals:
+            structlog.get_logger("watchdog").info("watch.stopping", signal=received.name)
+            break
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    stop.set()
