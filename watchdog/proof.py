@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from watchdog.model import Ask, Holder, Observation, Policy, ServerReport, Session, Turn
+from watchdog.model import EMBEDDED, Ask, Holder, Observation, Policy, ServerReport, Session, Turn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +43,8 @@ def stands(ask: Ask, session: Session) -> bool:
 
 def describe(holder: Holder) -> str:
     """A process, for people."""
+    if holder.embeds_us:
+        return f"this server (pid {holder.pid})"
     return f"{holder.command} (pid {holder.pid})"
 
 
@@ -58,7 +60,8 @@ def prove(observation: Observation, policy: Policy, session: Session, turn: Turn
     """
     busy = [report.name for report in observation.reports if claims(report, session)]
     if busy and not turn.superseded:
-        return Proof(holds=False, why=f"{busy[0]} says that it is at work on it", blockers=tuple(busy))
+        who = "the host" if busy[0] == EMBEDDED else busy[0]
+        return Proof(holds=False, why=f"{who} says that it is at work on it", blockers=tuple(busy))
     holders = observation.holders
     if holders is None:
         return Proof(holds=False, why="it is not known which processes have the database open")

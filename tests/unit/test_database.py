@@ -64,6 +64,20 @@ async def refusal(path: Path, error: type[DatabaseError], *, kind: str | None = 
 # What is refused.
 
 
+async def test_a_server_that_is_cancelled_gets_its_connection_back(tmp_path: Path) -> None:
+    path = tmp_path / "opencode.db"
+    OpencodeFile(path).close()
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    with anyio.CancelScope() as scope:
+        async with await OpencodeDatabase.open(path, engine=engine) as database:
+            await database.look()
+            scope.cancel()
+            await anyio.sleep(1)
+    assert scope.cancelled_caught
+    assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    await engine.dispose()
+
+
 async def test_no_database_is_refused(path: Path) -> None:
     assert await refusal(path, DatabaseMissing) == (
         f"There is no database {path}. Name the right file with --database PATH."

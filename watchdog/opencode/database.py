@@ -131,9 +131,11 @@ class OpencodeDatabase:
 
     async def close(self) -> None:
         """Close every connection. Used again, it opens them again."""
-        async with self._lock:
-            with _translated(self.path):
-                await self._drop()
+        # A server that shuts down by cancellation gets its connection back, too.
+        with anyio.move_on_after(END_SECONDS, shield=True):
+            async with self._lock:
+                with _translated(self.path):
+                    await self._drop()
 
     async def disconnect(self) -> None:
         """Close the reading connection, so that this process holds no lock; the next call opens it again.
