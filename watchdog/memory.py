@@ -42,6 +42,7 @@ class Shift(Protocol):
 
 
 _LONGEST_PAUSE_MS = 600_000
+_MOST_DOUBLINGS = 20
 
 
 @dataclass(slots=True)
@@ -137,17 +138,19 @@ class Memory:
         Returns:
             Whether this was the attempt after which it is given up.
         """
-        if outcome.result in {Result.RECOVERED, Result.UNCHANGED}:
+        if outcome.result is Result.RECOVERED or (outcome.result is Result.UNCHANGED and not verdict.row_ids):
             for key in verdict.attempt_keys:
                 self.attempts.pop(key, None)
             return False
+        if outcome.result is Result.UNCHANGED:
+            return False  # rows that are still open keep their attempts, or they would never be given up
         given_up = False
         for key in verdict.attempt_keys:
             before = self.attempts.get(key, Attempts(newest_prompt_id=verdict.newest_prompt_id))
             counted = outcome.result in {Result.INEFFECTIVE, Result.FAILED}
             count = before.count + (1 if counted else 0)
             tries = before.tries + 1
-            pause = min(pause_ms * 2 ** (tries - 1), max(_LONGEST_PAUSE_MS, pause_ms))
+            pause = min(pause_ms * 2 ** min(tries - 1, _MOST_DOUBLINGS), max(_LONGEST_PAUSE_MS, pause_ms))
             given_up = given_up or (counted and count >= most)
             self.attempts[key] = Attempts(
                 count=count,
@@ -203,7 +206,9 @@ class Memory:
         """Drop what is about calls, turns and sessions that are no longer unfinished."""
         sessions = observation.snapshot.sessions
         open_calls = {call.id for session in sessions.values() for call in session.calls}
-        open_ids = {*sessions, *open_calls, *(turn.id for each in sessions.values() for turn in each.turns)}
+        open_turns = {turn.id for session in sessions.values() for turn in session.turns}
+        unfinished = {id_ for id_, session in sessions.items() if session.has_open_rows or id_ in self._claimed_by}
+        open_ids = {*unfinished, *open_calls, *open_turns}
         self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
         self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}
         self.let_go = {turn: server for turn, server in self.let_go.items() if turn in open_ids}

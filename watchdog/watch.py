@@ -33,6 +33,7 @@ _LATE_SECONDS = 10.0
 _LATE_INTERVALS = 3
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_BACK_OFF_SECONDS = 60.0
+_MOST_DOUBLINGS = 16
 _FORGET_CREDITS_MS = 30 * 24 * 3600 * 1000
 
 
@@ -233,18 +234,17 @@ class Watch:
         Raises:
             ShutdownTimedOut: what was under way did not end within the grace, and was cancelled.
         """
-        try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._wake_on, stop, name="watch for the stop")
-                async with anyio.create_task_group() as acts:
-                    await self._loop(stop, acts)
-                    with anyio.move_on_after(self.pace.shutdown_grace_seconds) as grace:
-                        while self._acting:
-                            await self._rest(_SHORTEST_PAUSE_SECONDS)
-                    acts.cancel_scope.cancel()
-        finally:
-            unfinished = sorted(self._acting)
-        if grace.cancelled_caught:
+        unfinished: list[SessionId] = []
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._wake_on, stop, name="watch for the stop")
+            async with anyio.create_task_group() as acts:
+                await self._loop(stop, acts)
+                with anyio.move_on_after(self.pace.shutdown_grace_seconds):
+                    while self._acting:
+                        await self._rest(_SHORTEST_PAUSE_SECONDS)
+                unfinished = sorted(self._acting)
+                acts.cancel_scope.cancel()
+        if unfinished:
             raise ShutdownTimedOut(
                 f"stopped while {len(unfinished)} interventions were still under way after "
                 f"{self.pace.shutdown_grace_seconds:g} s: {', '.join(unfinished)}"
@@ -266,24 +266,24 @@ class Watch:
                 assessment = await self.assess(
                     full=full, scan_parts=first and self.pace.recover_on_start, planned_awake_seconds=planned
                 )
+                acting = self.pace.dry_run or self.mandate.acquire()
             except DatabaseError as error:
-                failures += 1
-                delay = min(self.pace.poll_interval_seconds * 2 ** (failures - 1), _LONGEST_BACK_OFF_SECONDS)
+                delay = min(self.pace.poll_interval_seconds * 2**failures, _LONGEST_BACK_OFF_SECONDS)
+                failures = min(failures + 1, _MOST_DOUBLINGS)
                 for listener in self.listeners:
                     listener.unavailable(error, delay)
             else:
                 first, failures = False, 0
                 full_at = now + self.pace.full_scan_interval_seconds if full else full_at
-                self._take_up(assessment, acts)
+                self._take_up(assessment, acts, acting=acting)
                 delay = self._delay(assessment.judgement)
             if stop.is_set():
                 break
             planned = self.clock.read().awake_seconds + delay
             await self._rest(delay)
 
-    def _take_up(self, assessment: Assessment, acts: TaskGroup) -> None:
+    def _take_up(self, assessment: Assessment, acts: TaskGroup, *, acting: bool) -> None:
         """Start to act on the verdicts of a look, unless it came too late or took too long to be trusted."""
-        acting = self.pace.dry_run or self.mandate.acquire()
         for listener in self.listeners:
             listener.looked(assessment, acting=acting)
         if self._left is None:
@@ -306,11 +306,14 @@ class Watch:
                 acts.start_soon(self._act_in_turn, verdict, name=f"act on {verdict.cancel_session_id}")
 
     async def _act_in_turn(self, verdict: Verdict) -> None:
-        async with self._limiter:
-            await self.act(verdict)
-        self._acted[verdict.cancel_session_id] = self.clock.read().awake_seconds
-        self._acting.discard(verdict.cancel_session_id)
-        self.wake()
+        try:
+            async with self._limiter:
+                outcome = await self.act(verdict)
+        finally:
+            self._acted[verdict.cancel_session_id] = self.clock.read().awake_seconds
+            self._acting.discard(verdict.cancel_session_id)
+        if outcome.result is not Result.UNCHANGED:  # or a verdict that is dropped each time would be passed at once
+            self.wake()
 
     def _delay(self, judgement: Judgement) -> float:
         """Seconds until the next look: the poll interval, or less if a limit is reached before."""

@@ -1,0 +1,455 @@
+"""What is remembered between looks: clocks, waits, looks and attempts."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.unit.observations import DIRECTORY, SERVER, busy, call, question, report, session, turn
+from watchdog.clock import Timeline
+from watchdog.memory import Memory
+from watchdog.model import (
+    Activity,
+    Ask,
+    AskKind,
+    Attempts,
+    CallId,
+    Observation,
+    Outcome,
+    Result,
+    ServerName,
+    ServerReport,
+    Session,
+    SessionId,
+    Snapshot,
+    Status,
+    Verdict,
+    VerdictKind,
+    Witness,
+)
+
+CALL = CallId("prt_1")
+SESSION = SessionId("ses_1")
+ASKED = question("ses_1", turn="msg_1", call_ref="call_prt_1")
+
+
+@dataclass(kw_only=True)
+class World:
+    """A memory with a real timeline on a clock that the test moves."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    memory: Memory = field(default_factory=Memory)
+    timeline: Timeline = field(default_factory=Timeline)
+    planned: float | None = None
+
+    def look(self, *sessions: Session, reports: tuple[ServerReport, ...] = ()) -> Observation:
+        reading = self.clock.read()
+        self.timeline.advance(reading, planned_awake_seconds=self.planned)
+        self.planned = None
+        seen = Observation(
+            at_ms=reading.wall_ms, snapshot=Snapshot(sessions={each.id: each for each in sessions}), reports=reports
+        )
+        return self.memory.fold(seen, self.timeline.shift, reading.awake_seconds)
+
+    def began(self, *, age: float = 0, written: float | None = None) -> Session:
+        """A session whose call was created some seconds ago, and last written some seconds ago."""
+        now = self.clock.now_ms
+        made = call(
+            created_ms=now - int(age * 1000),
+            updated_ms=now - int((age if written is None else written) * 1000),
+        )
+        return session(calls=[made])
+
+    def age(self, seen: Observation, id_: str = "prt_1") -> float:
+        return (self.clock.now_ms - seen.call_clocks[CallId(id_)]) / 1000
+
+    def idle(self, seen: Observation, id_: str = "ses_1") -> float:
+        return (self.clock.now_ms - seen.idle_clocks[SessionId(id_)]) / 1000
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def parent_and_child(world: World) -> tuple[Session, Session]:
+    now = world.clock.now_ms
+    task = call("prt_task", tool="task", created_ms=now, updated_ms=now, child_id=SessionId("ses_2"))
+    bash = call("prt_2", session="ses_2", turn="msg_2", created_ms=now, updated_ms=now)
+    return session(calls=[task]), session("ses_2", parent="ses_1", calls=[bash])
+
+
+class TestFirstSight:
+    def test_a_call_counts_from_its_creation(self, world: World) -> None:
+        assert world.age(world.look(world.began(age=100))) == 100
+
+    def test_a_call_that_was_written_later_counts_from_then_because_it_may_have_waited_for_an_approval(
+        self, world: World
+    ) -> None:
+        assert world.age(world.look(world.began(age=100, written=40))) == 40
+
+    def test_what_is_written_after_the_first_sight_moves_nothing(self, world: World) -> None:
+        known = world.began(age=100)
+        world.look(known)
+        world.clock.advance(10)
+        written = replace(known.calls[0], updated_ms=world.clock.now_ms)
+        assert world.age(world.look(replace(known, calls=(written,)))) == 110
+
+    def test_a_call_that_waits_for_a_person_now_counts_from_now(self, world: World) -> None:
+        asked = (busy("ses_1", asks=[ASKED]),)
+        assert world.age(world.look(world.began(age=10_800), reports=asked)) == 0
+
+    def test_a_call_of_the_future_counts_from_now(self, world: World) -> None:
+        assert world.age(world.look(world.began(age=-3600))) == 0
+
+
+class TestWaits:
+    def test_an_approval_after_three_hours_leaves_a_fresh_clock(self, world: World) -> None:
+        gated, asked = world.began(), (busy("ses_1", asks=[ASKED]),)
+        for _ in range(37):
+            world.look(gated, reports=asked)
+            world.clock.advance(300)
+        seen = world.look(gated, reports=(busy("ses_1"),))
+        assert world.age(seen) == 0
+        world.clock.advance(60)
+        assert world.age(world.look(gated, reports=(busy("ses_1"),))) == 60
+
+    def test_a_wait_does_not_count_and_what_was_before_it_does(self, world: World) -> None:
+        gated = world.began(age=50)
+        world.look(gated, reports=(busy("ses_1"),))
+        world.clock.advance(5)
+        world.look(gated, reports=(busy("ses_1", asks=[ASKED]),))
+        world.clock.advance(600)
+        world.look(gated, reports=(busy("ses_1", asks=[ASKED]),))
+        world.clock.advance(5)
+        assert world.age(world.look(gated, reports=(busy("ses_1"),))) == 50
+        world.clock.advance(7)
+        assert world.age(world.look(gated, reports=(busy("ses_1"),))) == 57
+
+    def test_an_ask_for_another_call_of_the_turn_stops_only_that_ones_clock(self, world: World) -> None:
+        now = world.clock.now_ms
+        two = session(
+            calls=[call(created_ms=now, updated_ms=now), call("prt_2", created_ms=now, updated_ms=now)],
+        )
+        asked = (busy("ses_1", asks=[ASKED]),)
+        world.look(two, reports=asked)
+        world.clock.advance(30)
+        seen = world.look(two, reports=asked)
+        assert (world.age(seen), world.age(seen, "prt_2")) == (0, 30)
+
+    @pytest.mark.parametrize("waits", ["human", "retry"])
+    def test_a_wait_below_does_not_count_for_the_task_above(self, world: World, waits: str) -> None:
+        parent, child = parent_and_child(world)
+        retry = Status(activity=Activity.RETRY, retry_at_ms=world.clock.now_ms + 10**6)
+        waiting = {
+            "human": busy("ses_1", "ses_2", asks=[question("ses_2")]),
+            "retry": report(statuses={"ses_1": Status(activity=Activity.BUSY), "ses_2": retry}),
+        }[waits]
+        for _ in range(3):
+            world.look(parent, child, reports=(waiting,))
+            world.clock.advance(100)
+        seen = world.look(parent, child, reports=(waiting,))
+        assert (world.age(seen, "prt_task"), world.age(seen, "prt_2")) == (0, 0)
+        world.clock.advance(10)
+        seen = world.look(parent, child, reports=(busy("ses_1", "ses_2"),))
+        world.clock.advance(10)
+        seen = world.look(parent, child, reports=(busy("ses_1", "ses_2"),))
+        assert (world.age(seen, "prt_task"), world.age(seen, "prt_2")) == (10, 10)
+
+    def test_a_wait_above_or_beside_counts(self, world: World) -> None:
+        parent, child = parent_and_child(world)
+        asked = (busy("ses_1", "ses_2", asks=[Ask(id="q", kind=AskKind.PERMISSION, session_id=SessionId("ses_1"))]),)
+        world.look(parent, child, reports=asked)
+        world.clock.advance(30)
+        seen = world.look(parent, child, reports=asked)
+        assert (world.age(seen, "prt_task"), world.age(seen, "prt_2")) == (0, 30)
+
+    def test_a_retry_of_its_own_session_stops_a_calls_clock(self, world: World) -> None:
+        known = world.began()
+        retry = (report(statuses={"ses_1": Status(activity=Activity.RETRY)}),)
+        world.look(known, reports=retry)
+        world.clock.advance(30)
+        assert world.age(world.look(known, reports=retry)) == 0
+
+
+class TestSilentServers:
+    def test_a_server_that_stops_answering_stops_the_clocks_of_what_it_held(self, world: World) -> None:
+        known = world.began()
+        world.look(known, reports=(busy("ses_1"),))
+        world.clock.advance(10)
+        silent = ServerReport(name=SERVER, problem="nobody answers")
+        for _ in range(3):
+            world.look(known, reports=(silent,))
+            world.clock.advance(100)
+        seen = world.look(known, reports=(busy("ses_1"),))
+        assert world.age(seen) == 0
+        world.clock.advance(10)
+        assert world.age(world.look(known, reports=(busy("ses_1"),))) == 10
+
+    def test_a_server_that_held_nothing_stops_no_clock_by_its_silence(self, world: World) -> None:
+        known, other = world.began(), ServerName("http://127.0.0.1:4097")
+        world.look(known, reports=(busy("ses_1"), report(name=other)))
+        world.clock.advance(10)
+        silent = ServerReport(name=other, problem="nobody answers")
+        assert world.age(world.look(known, reports=(busy("ses_1"), silent))) == 10
+
+    def test_a_server_that_does_not_say_what_it_asks_stops_the_clock(self, world: World) -> None:
+        known, mute = world.began(), replace(busy("ses_1"), asks={})
+        world.look(known, reports=(mute,))
+        world.clock.advance(30)
+        assert world.age(world.look(known, reports=(mute,))) == 0
+
+
+class TestTime:
+    def test_sleep_does_not_age_a_call(self, world: World) -> None:
+        known = world.began(age=20)
+        world.look(known)
+        world.clock.advance(5)
+        world.clock.sleep_machine(540)
+        assert world.age(world.look(known)) == pytest.approx(25, abs=0.1)
+
+    @pytest.mark.parametrize("step", [3600, -3600])
+    def test_a_step_of_the_wall_clock_does_not_age_a_call_that_was_known_before(
+        self, world: World, step: float
+    ) -> None:
+        known = world.began(age=20)
+        world.look(known)
+        world.clock.advance(5)
+        world.clock.step(step)
+        assert world.age(world.look(known)) == pytest.approx(25, abs=0.2)
+
+    def test_the_time_for_which_the_watchdog_was_stopped_does_not_age_a_call(self, world: World) -> None:
+        known = world.began(age=20)
+        world.look(known)
+        world.planned = world.clock.read().awake_seconds + 5
+        world.clock.advance(305)
+        assert world.age(world.look(known)) == pytest.approx(25, abs=0.1)
+
+    def test_sleep_while_a_person_is_asked_is_credited_and_the_call_never_gets_older_by_it(
+        self, world: World
+    ) -> None:
+        known, asked = world.began(age=0), (busy("ses_1", asks=[ASKED]),)
+        world.look(known, reports=asked)
+        world.clock.advance(60)
+        world.clock.sleep_machine(540)
+        world.look(known, reports=asked)
+        world.clock.advance(60)
+        assert world.age(world.look(known, reports=(busy("ses_1"),))) <= 0.1
+
+    def test_sleep_does_not_count_as_silence(self, world: World) -> None:
+        quiet = replace(session(), last_life_ms=world.clock.now_ms)
+        heard = (busy("ses_1", witness=Witness(connected=True, since_ms=world.clock.now_ms - 10_000)),)
+        world.look(quiet, reports=heard)
+        world.clock.advance(5)
+        world.clock.sleep_machine(540)
+        assert world.idle(world.look(quiet, reports=heard)) == pytest.approx(5, abs=0.1)
+
+
+class TestIdleClocks:
+    def look(self, world: World, **more: Any) -> Observation:  # noqa: ANN401 - fields of a report
+        now = world.clock.now_ms
+        fields: dict[str, Any] = {"witness": Witness(connected=True, since_ms=now - 500_000), **more}
+        quiet = replace(session(), last_life_ms=now - 100_000)
+        return world.look(quiet, reports=(replace(busy("ses_1"), **fields),))
+
+    def test_silence_counts_from_the_last_sign_of_life_in_the_database(self, world: World) -> None:
+        assert world.idle(self.look(world)) == 100
+
+    def test_a_later_sign_of_life_on_the_feed_counts(self, world: World) -> None:
+        assert world.idle(self.look(world, life={SESSION: world.clock.now_ms - 7000})) == 7
+
+    def test_the_life_of_another_session_does_not(self, world: World) -> None:
+        assert world.idle(self.look(world, life={SessionId("ses_2"): world.clock.now_ms})) == 100
+
+    def test_silence_counts_only_since_the_feed_is_heard(self, world: World) -> None:
+        late = Witness(connected=True, since_ms=world.clock.now_ms - 30_000)
+        assert world.idle(self.look(world, witness=late)) == 30
+
+    @pytest.mark.parametrize(
+        ("gaps", "idle"),
+        [(((-50_000, -40_000),), 90), (((-110_000, -90_000),), 90), (((-200_000, -150_000),), 100)],
+    )
+    def test_gaps_of_the_feed_do_not_count(
+        self, world: World, gaps: tuple[tuple[int, int], ...], idle: float
+    ) -> None:
+        now = world.clock.now_ms
+        gappy = Witness(
+            connected=True, since_ms=now - 500_000, gaps=tuple((now + start, now + end) for start, end in gaps)
+        )
+        assert world.idle(self.look(world, witness=gappy)) == idle
+
+    @pytest.mark.parametrize("witness", [None, Witness(connected=False, since_ms=0), Witness(connected=True)])
+    def test_without_a_connected_feed_there_is_no_clock(self, world: World, witness: Witness | None) -> None:
+        assert self.look(world, witness=witness).idle_clocks == {}
+
+    def test_a_host_that_knows_the_last_sign_of_life_is_a_witness_without_a_feed(self, world: World) -> None:
+        now = world.clock.now_ms
+        lively = Status(activity=Activity.BUSY, last_life_ms=now - 4000)
+        said = {DIRECTORY: {SESSION: lively}}
+        assert world.idle(self.look(world, witness=None, statuses=said)) == 4
+
+    def test_a_session_that_no_server_claims_has_no_clock(self, world: World) -> None:
+        assert world.look(session(), reports=(report(),)).idle_clocks == {}
+
+    def test_of_two_witnesses_the_one_that_saw_life_last_counts(self, world: World) -> None:
+        now = world.clock.now_ms
+        quiet = replace(session(), last_life_ms=now - 100_000)
+        first = busy("ses_1", witness=Witness(connected=True, since_ms=0))
+        second = busy("ses_1", witness=Witness(connected=True, since_ms=0), life={SESSION: now - 3000})
+        assert world.idle(world.look(quiet, reports=(first, second))) == 3
+
+
+class TestLooks:
+    def test_a_row_that_nobody_executes_is_dated_from_the_look_that_found_it_so(self, world: World) -> None:
+        known = world.began(age=100)
+        first = world.look(known)
+        world.memory.note_looks(first, {"prt_1", "msg_1"})
+        world.clock.advance(30)
+        assert world.look(known).looks == {"prt_1": first.at_ms, "msg_1": first.at_ms}
+
+    @pytest.mark.parametrize("change", [{"updated_ms": 5}, {"size": 5}])
+    def test_a_row_that_changed_starts_anew(self, world: World, change: dict[str, Any]) -> None:
+        known = world.began(age=100)
+        world.memory.note_looks(world.look(known), {"prt_1", "msg_1"})
+        world.clock.advance(30)
+        written = replace(known, calls=(replace(known.calls[0], **change),))
+        seen = world.look(written)
+        assert set(seen.looks) == {"msg_1"}
+        world.memory.note_looks(seen, {"prt_1", "msg_1"})
+        world.clock.advance(30)
+        assert world.look(written).looks["prt_1"] == seen.at_ms
+
+    def test_a_row_that_somebody_may_execute_in_between_starts_anew(self, world: World) -> None:
+        known = world.began(age=100)
+        world.memory.note_looks(world.look(known), {"prt_1"})
+        world.memory.note_looks(world.look(known), set())
+        assert world.look(known).looks == {}
+
+    def test_sleep_is_no_second_look(self, world: World) -> None:
+        known = world.began(age=100)
+        world.memory.note_looks(world.look(known), {"prt_1"})
+        world.clock.sleep_machine(3600)
+        seen = world.look(known)
+        assert world.clock.now_ms - seen.looks["prt_1"] <= 100
+
+    def test_a_row_that_is_gone_is_forgotten(self, world: World) -> None:
+        known = world.began(age=100)
+        world.memory.note_looks(world.look(known), {"prt_1", "prt_gone"})
+        assert set(world.memory.looks) == {"prt_1"}
+
+
+def verdict(kind: VerdictKind = VerdictKind.STUCK_TOOL, *, rows: bool = True, prompt: str = "msg_0") -> Verdict:
+    return Verdict(
+        session_id=SESSION,
+        kind=kind,
+        cancel_session_id=SESSION,
+        why="it ran too long",
+        age_seconds=1,
+        call_ids=(CALL,) if rows else (),
+        newest_prompt_id=prompt,
+    )
+
+
+def outcome(result: Result) -> Outcome:
+    return Outcome(session_id=SESSION, kind=VerdictKind.STUCK_TOOL, result=result, steps=(), why="")
+
+
+class TestAttempts:
+    def note(self, world: World, result: Result, at: int = 0, what: Verdict | None = None) -> bool:
+        return world.memory.note_outcome(what or verdict(), outcome(result), now_ms=at, pause_ms=10_000, most=3)
+
+    @pytest.mark.parametrize("result", [Result.INEFFECTIVE, Result.FAILED])
+    def test_pauses_grow_and_the_last_attempt_gives_up(self, world: World, result: Result) -> None:
+        told = [(self.note(world, result), world.memory.attempts[f"cancel:{CALL}"]) for _ in range(3)]
+        assert [given_up for given_up, _ in told] == [False, False, True]
+        assert [tried.not_before_ms for _, tried in told] == [10_000, 20_000, 40_000]
+        assert [tried.count for _, tried in told] == [1, 2, 3]
+        assert [tried.given_up for _, tried in told] == [False, False, True]
+
+    def test_a_pause_is_never_longer_than_ten_minutes_however_long_it_goes_on(self, world: World) -> None:
+        for _ in range(2000):
+            self.note(world, Result.UNREACHABLE)
+        assert world.memory.attempts[f"cancel:{CALL}"].not_before_ms == 600_000
+
+    @pytest.mark.parametrize("result", [Result.UNREACHABLE, Result.DRY_RUN])
+    def test_what_could_not_be_tried_counts_as_no_attempt_and_waits_longer_each_time(
+        self, world: World, result: Result
+    ) -> None:
+        for _ in range(5):
+            assert not self.note(world, result)
+        tried = world.memory.attempts[f"cancel:{CALL}"]
+        assert (tried.count, tried.tries, tried.given_up) == (0, 5, False)
+        assert tried.not_before_ms == 160_000
+
+    def test_the_prompt_of_the_first_attempt_is_kept(self, world: World) -> None:
+        self.note(world, Result.INEFFECTIVE, what=verdict(prompt="msg_0"))
+        self.note(world, Result.INEFFECTIVE, what=verdict(prompt="msg_9"))
+        assert world.memory.attempts[f"cancel:{CALL}"].newest_prompt_id == "msg_0"
+
+    def test_settling_and_cancelling_are_counted_apart(self, world: World) -> None:
+        self.note(world, Result.FAILED, what=verdict(VerdictKind.ORPHAN))
+        assert set(world.memory.attempts) == {f"settle:{CALL}"}
+
+    def test_a_recovery_forgets_the_attempts(self, world: World) -> None:
+        self.note(world, Result.INEFFECTIVE)
+        self.note(world, Result.RECOVERED)
+        assert world.memory.attempts == {}
+
+    def test_a_row_that_is_still_open_keeps_its_attempts_when_a_verdict_is_dropped(self, world: World) -> None:
+        for _ in range(2):
+            self.note(world, Result.INEFFECTIVE)
+        self.note(world, Result.UNCHANGED)
+        assert self.note(world, Result.INEFFECTIVE)
+        assert world.memory.attempts[f"cancel:{CALL}"].given_up
+
+    def test_a_session_without_open_rows_is_counted_by_its_id_and_let_go_when_it_changes(self, world: World) -> None:
+        bare = verdict(VerdictKind.IDLE_SESSION, rows=False)
+        self.note(world, Result.INEFFECTIVE, what=bare)
+        assert set(world.memory.attempts) == {f"cancel:{SESSION}"}
+        self.note(world, Result.UNCHANGED, what=bare)
+        assert world.memory.attempts == {}
+
+    def test_attempts_are_part_of_the_next_observation(self, world: World) -> None:
+        known = world.began()
+        world.look(known)
+        self.note(world, Result.INEFFECTIVE)
+        assert world.look(known).attempts == {
+            f"cancel:{CALL}": Attempts(count=1, tries=1, not_before_ms=10_000, newest_prompt_id="msg_0")
+        }
+
+
+class TestForgetting:
+    def test_everything_about_what_closed_is_forgotten(self, world: World) -> None:
+        known = world.began()
+        world.memory.note_looks(world.look(known, reports=(busy("ses_1"),)), {"prt_1", "msg_1"})
+        world.memory.note_outcome(verdict(), outcome(Result.INEFFECTIVE), now_ms=0, pause_ms=1, most=3)
+        seen = world.look()
+        world.memory.note_looks(seen, set())
+        assert (world.memory.calls, world.memory.looks, world.memory.attempts) == ({}, {}, {})
+        assert (seen.call_clocks, seen.looks, seen.attempts) == ({}, {}, {})
+        assert world.memory._claimed_by == {}
+
+    def test_a_session_that_is_no_longer_unfinished_is_forgotten_though_it_is_still_in_sight(
+        self, world: World
+    ) -> None:
+        idle = replace(session(), turns=())
+        world.look(idle, reports=(busy("ses_1"),))
+        bare = verdict(VerdictKind.IDLE_SESSION, rows=False)
+        world.memory.note_outcome(bare, outcome(Result.INEFFECTIVE), now_ms=0, pause_ms=1, most=3)
+        assert world.look(idle, reports=(busy("ses_1"),)).attempts
+        assert not world.look(idle, reports=(report(),)).attempts
+
+    def test_a_server_that_is_silent_for_a_look_loses_no_attempts(self, world: World) -> None:
+        idle = replace(session(), turns=())
+        world.look(idle, reports=(busy("ses_1"),))
+        bare = verdict(VerdictKind.IDLE_SESSION, rows=False)
+        world.memory.note_outcome(bare, outcome(Result.INEFFECTIVE), now_ms=0, pause_ms=1, most=3)
+        assert world.look(idle, reports=(ServerReport(name=SERVER, problem="down"),)).attempts
+
+    def test_a_closed_turn_with_an_open_call_is_remembered_by_its_call(self, world: World) -> None:
+        now = world.clock.now_ms
+        left = session(turns=[replace(turn(), open=False)], calls=[call(created_ms=now, updated_ms=now)])
+        world.memory.note_looks(world.look(left), {"prt_1"})
+        world.clock.advance(10)
+        assert "prt_1" in world.look(left).looks
