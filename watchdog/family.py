@@ -106,7 +106,7 @@ class Family:
     def asks_for(self, session: Session, call: ToolCall) -> bool:
         """Whether a human is asked for this call. An ask that names no open call counts for every call."""
         for ask in self._asks[session.id]:
-            named = [each.id for each in session.calls if _names(ask, each)]
+            named = [each.id for each in session.calls if names(ask, each)]
             if call.id in named or not named:
                 return True
         return False
@@ -173,7 +173,7 @@ class Family:
         return len(seen)
 
 
-def _names(ask: Ask, call: ToolCall) -> bool:
+def names(ask: Ask, call: ToolCall) -> bool:
     """Whether an ask names a call."""
     if ask.call_ref is not None:
         return ask.call_ref == call.call_ref and ask.turn_id in (None, call.turn_id)

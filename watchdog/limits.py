@@ -9,17 +9,20 @@ _SECONDS_UP_TO = 120
 _MINUTES_UP_TO = 7200
 
 
+def pattern_of(tool: str, policy: Policy) -> str | None:
+    """The pattern of `tool_timeouts` that decides for a tool: the longest that fits; None where none fits."""
+    fitting = [pattern for pattern in policy.tool_timeouts if fnmatchcase(tool, pattern)]
+    return max(fitting, key=lambda pattern: (len(pattern), pattern == tool, pattern), default=None)
+
+
 def limit_of(call: ToolCall, policy: Policy) -> float | None:
     """How many seconds a call may run, or None for no limit.
 
     The longest pattern of `tool_timeouts` that fits the tool wins over `tool_timeout`; what the call declares
     for itself, up to a cap and with a grace, can only lengthen it.
     """
-    fitting = [pattern for pattern in policy.tool_timeouts if fnmatchcase(call.tool, pattern)]
-    limit = policy.tool_timeout_seconds
-    if fitting:
-        longest = max(fitting, key=lambda pattern: (len(pattern), pattern == call.tool, pattern))
-        limit = policy.tool_timeouts[longest]
+    pattern = pattern_of(call.tool, policy)
+    limit = policy.tool_timeout_seconds if pattern is None else policy.tool_timeouts[pattern]
     if limit is None:
         return None
     declared = (call.declared_timeout_ms or 0) / 1000

@@ -71,9 +71,9 @@ def prove(observation: Observation, policy: Policy, session: Session, turn: Turn
     left = [
         holder
         for holder in holders.known
-        if not _born_too_late(holder, began, observation, policy)
+        if not born_too_late(holder, began, observation, policy)
         and not any(
-            report.pid == holder.pid and _denies(report, session, turn, observation) for report in observation.reports
+            report.pid == holder.pid and denies(report, session, turn, observation) for report in observation.reports
         )
     ]
     if left:
@@ -86,7 +86,7 @@ def prove(observation: Observation, policy: Policy, session: Session, turn: Turn
     return Proof(holds=False, why=hidden, blockers=("a process that can't be seen",))
 
 
-def _born_too_late(holder: Holder, began: int, observation: Observation, policy: Policy) -> bool:
+def born_too_late(holder: Holder, began: int, observation: Observation, policy: Policy) -> bool:
     """Whether the process can't be executing it, because it was born after it began."""
     if holder.embeds_us:
         return False
@@ -95,7 +95,7 @@ def _born_too_late(holder: Holder, began: int, observation: Observation, policy:
     return holder.born_ms > began + policy.birth_margin_seconds * 1000
 
 
-def _denies(report: ServerReport, session: Session, turn: Turn, observation: Observation) -> bool:
+def denies(report: ServerReport, session: Session, turn: Turn, observation: Observation) -> bool:
     """Whether the server's own answer excludes it: it serves this very turn, and is not at work on the session.
 
     Before 1.14 an idle answer means nothing by itself. It does where the same server said that it was busy with the
@@ -113,7 +113,7 @@ def _denies(report: ServerReport, session: Session, turn: Turn, observation: Obs
 
 
 def _operator_vouches(observation: Observation, policy: Policy, session: Session, turn: Turn) -> bool:
-    return policy.sole_owner and any(_denies(report, session, turn, observation) for report in observation.reports)
+    return policy.sole_owner and any(denies(report, session, turn, observation) for report in observation.reports)
 
 
 def _grounds(known: tuple[Holder, ...], began: int, observation: Observation, policy: Policy) -> str:
@@ -121,7 +121,7 @@ def _grounds(known: tuple[Holder, ...], began: int, observation: Observation, po
         return "the only servers that use the database say that they are not at work on it"
     clauses = [
         f"{describe(holder)} started after it began"
-        if _born_too_late(holder, began, observation, policy)
+        if born_too_late(holder, began, observation, policy)
         else f"{describe(holder)} says that it is not at work on it"
         for holder in known
     ]
