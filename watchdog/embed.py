@@ -1,9 +1,9 @@
 """The watchdog inside a Python server's own event loop: `async with watchdog.running(settings, host=host, …)`."""
 
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import structlog
@@ -31,6 +31,9 @@ from watchdog.record import LogListener
 from watchdog.settings import Settings
 from watchdog.watch import Listener, Watch
 
+ANSWER_SECONDS = 5.0
+"""How long a host may take to say what it is at work on. An abort has the limit of the ladder."""
+
 Answer = TypeVar("Answer")
 
 
@@ -52,15 +55,21 @@ class EmbeddedServer:
 
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
         """See `Host.statuses`."""
-        return await _answer("statuses", self._host.statuses(directory))
+        answer: Any = await _answer("statuses", lambda: self._host.statuses(directory), ANSWER_SECONDS)
+        if not isinstance(answer, Mapping) or not all(isinstance(each, Status) for each in answer.values()):
+            raise ServerAnswerInvalid("the host answered statuses with no mapping of session ids to Status")
+        return answer
 
     async def pending_asks(self, directory: str) -> Sequence[Ask]:
         """See `Host.pending_asks`."""
-        return await _answer("pending_asks", self._host.pending_asks(directory))
+        answer: Any = await _answer("pending_asks", lambda: self._host.pending_asks(directory), ANSWER_SECONDS)
+        if not isinstance(answer, Sequence) or not all(isinstance(each, Ask) for each in answer):
+            raise ServerAnswerInvalid("the host answered pending_asks with no sequence of Ask")
+        return answer
 
     async def abort(self, session_id: SessionId, directory: str) -> None:
         """See `Host.abort`."""
-        await _answer("abort", self._host.abort(session_id, directory))
+        await _answer("abort", lambda: self._host.abort(session_id, directory), None)
 
     async def vouches(self) -> bool:
         """The host runs the sessions of this process, so its word about them counts."""
@@ -147,14 +156,13 @@ async def running(
         DatabaseError: the database can't be used.
     """
     path = settings.database or _path_of(engine)
-    server = EmbeddedServer(host)
-    lock = DatabaseLock(path)
+    failure: Exception | None = None
     async with await OpencodeDatabase.open(path, engine=engine) as store:
-        try:
+        with DatabaseLock(path) as lock:
             watch = assemble(
                 settings,
                 store=store,
-                fleet=EmbeddedFleet(server),
+                fleet=EmbeddedFleet(EmbeddedServer(host)),
                 owners=ProcessOwners(path, clock=SystemClock(), embedded=True),
                 mandate=lock,
                 listeners=[LogListener(), *listeners],
@@ -166,12 +174,12 @@ async def running(
                 group.start_soon(_run, state, stop, name="watchdog")
                 try:
                     yield state
+                except Exception as error:  # noqa: BLE001 - the server's own: it leaves as it came, in no group
+                    failure = error
                 finally:
                     stop.set()
-            if state.failure is not None:
-                raise state.failure
-        finally:
-            lock.close()
+    if failure := failure or state.failure:
+        raise failure
 
 
 async def _run(state: Running, stop: anyio.Event) -> None:
@@ -182,11 +190,29 @@ async def _run(state: Running, stop: anyio.Event) -> None:
         structlog.get_logger("watchdog").exception("watch.failed")
 
 
-async def _answer(what: str, answer: Awaitable[Answer]) -> Answer:
+async def _answer(what: str, ask: Callable[[], Awaitable[Answer]], seconds: float | None) -> Answer:
+    """Ask the host. In a task of its own, so that a cancellation which escapes the host ends nothing but the answer.
+
+    Args:
+        what: the question, for people.
+        ask: asks it.
+        seconds: how long the answer may take; None when the caller has a limit.
+    """
+    answers: list[Answer] = []
+
+    async def run() -> None:
+        answers.append(await ask())
+
     try:
-        return await answer
+        with anyio.fail_after(seconds):
+            async with anyio.create_task_group() as group:
+                group.start_soon(run, name=f"ask the host for {what}")
     except Exception as error:
-        raise ServerUnreachable(f"the host could not answer {what}: {type(error).__name__}") from error
+        cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+        raise ServerUnreachable(f"the host could not answer {what}: {type(cause).__name__}") from error
+    if not answers:
+        raise ServerUnreachable(f"the host could not answer {what}: it was cancelled")
+    return answers[0]
 
 
 def _path_of(engine: AsyncEngine) -> Path:
