@@ -232,25 +232,24 @@ async def delete_message(
         if not await car.store.message_exists(session.id, message_id):
             raise UsageError(f"Session {session_id} has no message {message_id}.")
         outcomes = await _release(watch, session.id, reason="to delete a message", confirm=confirm)
-        if _exit_for(outcomes) is not Exit.FINE:
-            _print_outcomes(screen, car, outcomes)
-            return Exit.STUCK
-        server = await _server_that_has(car, session, message_id)
-        await _delete(server, session, message_id)
-        gone = not await car.store.message_exists(session.id, message_id)
-        if screen.as_json:
-            screen.document(
-                {
-                    **outcomes_document(str(car.path), outcomes),
-                    "session_id": session.id,
-                    "message_id": message_id,
-                    "deleted": gone,
-                }
-            )
-        else:
-            text = f"{message_id} is {'deleted' if gone else 'still there'}"
-            screen.line("summary", text, "bold green" if gone else "bold red")
+        gone = False
+        if _exit_for(outcomes) is Exit.FINE:
+            server = await _server_that_has(car, session, message_id)
+            await _delete(server, session, message_id)
+            gone = not await car.store.message_exists(session.id, message_id)
+        _print_deletion(screen, car, outcomes, message_id, gone=gone)
         return Exit.FINE if gone else Exit.STUCK
+
+
+def _print_deletion(screen: Screen, car: Sidecar, outcomes: list[Outcome], message_id: str, *, gone: bool) -> None:
+    if screen.as_json:
+        document = outcomes_document(str(car.path), outcomes)
+        session_id = outcomes[0].session_id
+        screen.document({**document, "session_id": session_id, "message_id": message_id, "deleted": gone})
+        return
+    screen.outcomes([each for each in outcomes if each.result is not Result.UNCHANGED])
+    what = f"{message_id} is {'deleted' if gone else 'still there'}"
+    screen.line("summary", what, "bold green" if gone else "bold red")
 
 
 async def _server_that_has(car: Sidecar, session: Session, message_id: str) -> Server:

@@ -378,6 +378,17 @@ async def test_a_message_that_stays_is_no_success(program: Program, rows: Openco
     assert done.stdout == f"summary\t{turn} is still there\n"
 
 
+async def test_a_session_that_can_not_be_released_keeps_its_message(program: Program, rows: OpencodeFile) -> None:
+    fake = FakeServer(abort_behaviour=AbortBehaviour.LIES)
+    turn = rows.get("part", at_work(rows, fake), "message_id")
+    async with serving(program, rows, fake):
+        done = await program.run("delete-message", "ses_busy", turn, "--yes", "--json")
+    assert done.code == 1
+    assert done.document["deleted"] is False
+    assert [each["result"] for each in done.document["outcomes"]] == ["ineffective"]
+    assert fake.deleted == []
+
+
 async def test_without_a_server_a_message_can_not_be_deleted(program: Program, rows: OpencodeFile) -> None:
     turn = rows.turn(rows.session("ses_done"), completed_at=now_ms())
     done = await program.run("delete-message", "ses_done", turn, "--database", rows.path, "--server", NOWHERE)
