@@ -40,6 +40,7 @@ class Observer:
         self._reuse_holders_ms = min(reuse_holders_ms, HOLDERS_STAY_VALID_MS)
         self._turn = anyio.Lock()
         self._snapshot: Snapshot | None = None
+        self._strangers: set[SessionId] = set()  # at work, and not in this database when it was last read
         self._holders: tuple[int, frozenset[object], Holders] | None = None
         self._served: dict[tuple[ServerName, int | None], set[TurnId]] = {}
 
@@ -91,6 +92,7 @@ class Observer:
         changed = await self._store.changed() or full or scan_parts
         if known is None or changed or not all(id_ in known.sessions for id_ in also):
             known = self._snapshot = await self._store.look(also=also, full=scan_parts)
+            self._strangers = set()
         return known
 
     async def _read_busy(
@@ -98,9 +100,10 @@ class Observer:
     ) -> Snapshot:
         """Read the sessions, too, that a server is at work on while nothing is open in the database."""
         busy = {id_ for report in reports for statuses in report.statuses.values() for id_ in statuses}
-        if busy <= set(snapshot.sessions):
+        if busy <= snapshot.sessions.keys() | self._strangers:
             return snapshot
         self._snapshot = await self._store.look(also={*also, *busy})
+        self._strangers = busy - self._snapshot.sessions.keys()
         return self._snapshot
 
     async def _ask(
@@ -166,7 +169,8 @@ class Observer:
         server = servers.get(report.name)
         if server is None or report.problem is not None:
             return report
-        served = self._served.setdefault((report.name, report.pid), set())
+        # Who can't be told from the one that listens there next is asked each time.
+        served = self._served.setdefault((report.name, report.pid), set()) if report.pid is not None else set()
         served &= {turn.id for _, turn in unclaimed}
         try:
             for session, turn in unclaimed:

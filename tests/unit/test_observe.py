@@ -1,0 +1,398 @@
+"""One look: who is asked what, what is read again, and what is missing when somebody does not answer."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.fleet import FakeFleet
+from tests.fakes.owners import FakeOwners
+from tests.fakes.server import FakeServer
+from tests.fakes.store import FakeStore
+from watchdog.clock import Timeline
+from watchdog.errors import DatabaseUnavailable, ServerUnreachable
+from watchdog.memory import Memory
+from watchdog.model import (
+    EMBEDDED,
+    Activity,
+    Holder,
+    Holders,
+    Observation,
+    ServerName,
+    SessionId,
+    Snapshot,
+    Status,
+    TurnId,
+)
+from watchdog.observe import Observer
+
+PLACE = "/project"
+SERVER = Holder(pid=100, born_ms=0, command="opencode serve", ports=(4096,))
+
+
+class Listening(FakeServer):
+    """A server that keeps what it was asked."""
+
+    def __init__(self, name: str = "http://127.0.0.1:4096", port: int | None = 4096) -> None:
+        super().__init__(name=ServerName(name), port=port)
+        self.asked: list[tuple[str, str]] = []
+        self.unserved: set[TurnId] = set()
+
+    async def statuses(self, directory: str) -> dict[SessionId, Status]:
+        self.asked.append(("statuses", directory))
+        return await super().statuses(directory)
+
+    async def vouches(self) -> bool:
+        self.asked.append(("vouches", ""))
+        return await super().vouches()
+
+    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
+        self.asked.append(("serves", turn_id))
+        await super().serves(session_id, turn_id, directory)
+        return turn_id not in self.unserved
+
+    def take(self, what: str) -> list[str]:
+        """What it was asked of this since the last time."""
+        taken = sorted(detail for kind, detail in self.asked if kind == what)
+        self.asked = [each for each in self.asked if each[0] != what]
+        return taken
+
+
+class CountingStore(FakeStore):
+    """A store that keeps the sessions that each look was also for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looks: list[tuple[set[SessionId], bool]] = []
+
+    async def look(self, *, also: Collection[SessionId] = (), full: bool = False) -> Snapshot:
+        self.looks.append((set(also), full))
+        return await super().look(also=also, full=full)
+
+
+@dataclass(kw_only=True)
+class World:
+    """An observer on a database, a server and its processes, all in memory."""
+
+    store: CountingStore = field(default_factory=CountingStore)
+    server: Listening = field(default_factory=Listening)
+    fleet: FakeFleet = field(default_factory=FakeFleet)
+    owners: FakeOwners = field(default_factory=lambda: FakeOwners(Holders(known=(SERVER,))))
+    memory: Memory = field(default_factory=Memory)
+    clock: FakeClock = field(default_factory=lambda: FakeClock(wall_ms=1_790_000_100_000))
+
+    def __post_init__(self) -> None:
+        self.fleet.known.append(self.server)
+        self.observer = Observer(
+            store=self.store, fleet=self.fleet, owners=self.owners, memory=self.memory, reuse_holders_ms=10_000
+        )
+        self.timeline = Timeline()
+
+    async def look(
+        self, *, also: Collection[SessionId] = (), full: bool = False, scan: bool = False, fresh: bool = False
+    ) -> Observation:
+        reading = self.clock.read()
+        self.timeline.advance(reading, planned_awake_seconds=None)
+        return await self.observer.look(
+            reading.wall_ms,
+            self.timeline.shift,
+            awake_seconds=reading.awake_seconds,
+            also=also,
+            full=full,
+            scan_parts=scan,
+            fresh=fresh,
+        )
+
+    def unfinished(
+        self, name: str = "1", *, directory: str = PLACE, cwd: str | None = None, busy: bool = False
+    ) -> SessionId:
+        session = self.store.content.session(f"ses_{name}", directory=directory)
+        turn = self.store.content.turn(session, f"msg_{name}", cwd=cwd)
+        self.store.content.call(turn, f"prt_{name}")
+        if busy:
+            self.server.busy(session, directory)
+        return session
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+class TestAsking:
+    async def test_only_folders_with_something_unfinished_are_asked_for(self, world: World) -> None:
+        world.unfinished("1", directory="/a", cwd="/a/deep", busy=True)
+        done = world.store.content.session("ses_done", directory="/b")
+        world.store.content.turn(done, completed_at=1)
+        parent = world.store.content.session("ses_parent", directory="/c")
+        world.store.content.set("session", "ses_1", parent_id=parent)
+        await world.look()
+        assert world.server.take("statuses") == ["/a", "/a/deep"]
+
+    async def test_a_quiet_system_causes_no_request_and_no_look_at_processes(self, world: World) -> None:
+        world.store.content.turn(world.store.content.session(), completed_at=1)
+        for _ in range(3):
+            assert (await world.look()).snapshot.sessions == {}
+        assert world.server.asked == []
+        assert world.owners.looks == 0
+        assert len(world.store.looks) == 1
+
+    async def test_what_the_feed_shows_at_work_is_asked_for_although_nothing_is_open(self, world: World) -> None:
+        session = world.store.content.session("ses_busy", directory="/c")
+        world.server.busy(session, "/c")
+        seen = await world.look()
+        assert world.server.take("statuses") == ["/c"]
+        assert session in seen.snapshot.sessions
+        assert world.store.looks[-1] == ({session}, False)
+        assert session in seen.idle_clocks
+
+    async def test_a_full_look_asks_for_every_folder_and_reads_again(self, world: World) -> None:
+        world.store.content.session("ses_1", directory="/a")
+        world.store.content.session("ses_2", directory="/b")
+        await world.look()
+        await world.look(full=True)
+        assert world.server.take("statuses") == ["/a", "/b"]
+        assert len(world.store.looks) == 2
+
+    async def test_nothing_is_read_again_while_nothing_was_committed(self, world: World) -> None:
+        world.unfinished(busy=True)
+        first = await world.look()
+        second = await world.look()
+        assert len(world.store.looks) == 1
+        assert first.snapshot == second.snapshot
+        world.store.content.text("msg_1")
+        await world.look()
+        assert len(world.store.looks) == 2
+
+    async def test_a_scan_of_all_parts_is_handed_on(self, world: World) -> None:
+        await world.look(scan=True)
+        assert world.store.looks == [(set(), True)]
+
+    async def test_sessions_that_are_asked_for_are_read(self, world: World) -> None:
+        session = world.store.content.session("ses_1")
+        await world.look()
+        assert session in (await world.look(also=[session])).snapshot.sessions
+
+    async def test_what_a_server_says_is_in_the_report(self, world: World) -> None:
+        session = world.unfinished(busy=True)
+        world.server.signs[session] = 5
+        (report,) = (await world.look()).reports
+        assert report.statuses == {PLACE: {session: Status(activity=Activity.BUSY)}}
+        assert report.asks == {PLACE: ()}
+        assert (report.vouches, report.problem, report.life) == (True, None, {session: 5})
+        assert report.witness == world.server.heard
+
+
+class TestFailing:
+    async def test_a_server_that_does_not_answer_is_reported_and_missing_from_the_evidence(
+        self, world: World
+    ) -> None:
+        world.unfinished(busy=True)
+        world.server.problem = ServerUnreachable("nobody answers")
+        seen = await world.look()
+        assert seen.degraded == ("nobody answers",)
+        (report,) = seen.reports
+        assert (report.statuses, report.asks, report.served, report.vouches) == ({}, {}, frozenset(), False)
+        assert seen.idle_clocks == {}
+
+    async def test_a_folder_that_is_not_answered_is_missing_and_the_others_are_there(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.unfinished("1", directory="/a")
+        world.unfinished("2", directory="/b")
+        statuses = world.server.statuses
+
+        async def half(directory: str) -> dict[SessionId, Status]:
+            if directory == "/b":
+                raise ServerUnreachable("too late")
+            return await statuses(directory)
+
+        monkeypatch.setattr(world.server, "statuses", half)
+        seen = await world.look()
+        (report,) = seen.reports
+        assert "/b" not in report.statuses
+        assert "/b" not in report.asks
+        assert "/a" in report.statuses
+        assert not report.vouches
+        assert seen.degraded == ("too late",)
+
+    async def test_asks_that_are_not_answered_are_missing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.unfinished(busy=True)
+
+        async def fail(_: str) -> tuple[()]:
+            raise ServerUnreachable("too late")
+
+        monkeypatch.setattr(world.server, "pending_asks", fail)
+        (report,) = (await world.look()).reports
+        assert set(report.statuses) == {PLACE}
+        assert report.asks == {}
+
+    async def test_a_version_that_is_not_told_vouches_for_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.unfinished()
+
+        async def fail() -> bool:
+            raise ServerUnreachable("no version")
+
+        monkeypatch.setattr(world.server, "vouches", fail)
+        (report,) = (await world.look()).reports
+        assert (report.vouches, report.problem, report.served) == (False, "no version", frozenset())
+
+    async def test_one_server_that_fails_hides_no_other(self, world: World) -> None:
+        dead = Listening("http://127.0.0.1:1", port=1)
+        dead.problem = ServerUnreachable("dead")
+        world.fleet.known.insert(0, dead)
+        session = world.unfinished(busy=True)
+        seen = await world.look()
+        assert [report.problem for report in seen.reports] == ["dead", None]
+        assert session in seen.reports[1].statuses[PLACE]
+
+    async def test_a_database_that_fails_is_raised_and_read_again_afterwards(self, world: World) -> None:
+        world.unfinished(busy=True)
+        world.store.failure = DatabaseUnavailable("locked")
+        with pytest.raises(DatabaseUnavailable):
+            await world.look()
+        world.store.failure = None
+        assert (await world.look()).snapshot.sessions
+
+
+class TestHolders:
+    async def test_while_a_server_claims_everything_nobody_is_looked_up(self, world: World) -> None:
+        world.unfinished(busy=True)
+        seen = await world.look()
+        assert (seen.holders, world.owners.looks, world.server.take("serves")) == (None, 0, [])
+
+    async def test_holders_are_reused_while_nothing_changes_and_for_a_while_only(self, world: World) -> None:
+        world.unfinished()
+        await world.look()
+        await world.look()
+        assert world.owners.looks == 1
+        world.clock.advance(10)
+        await world.look()
+        assert world.owners.looks == 2
+
+    async def test_holders_are_looked_up_anew_when_a_row_changed_or_a_proof_is_acted_on(self, world: World) -> None:
+        world.unfinished()
+        await world.look()
+        world.store.content.set("message", "msg_1", time_updated=1_790_000_000_500)
+        await world.look()
+        assert world.owners.looks == 2
+        await world.look(fresh=True)
+        assert world.owners.looks == 3
+        await world.look()
+        assert world.owners.looks == 3
+
+    async def test_what_was_claimed_in_between_is_looked_up_anew(self, world: World) -> None:
+        session = world.unfinished()
+        await world.look()
+        world.server.busy(session, PLACE)
+        assert (await world.look()).holders is None
+        world.server.statuses_by.clear()
+        await world.look()
+        assert world.owners.looks == 2
+
+    async def test_a_turn_that_a_newer_one_superseded_is_unclaimed_although_its_session_is_busy(
+        self, world: World
+    ) -> None:
+        session = world.unfinished(busy=True)
+        world.store.content.turn(session, "msg_newer", at=1_790_000_000_500)
+        assert (await world.look()).holders is not None
+        assert world.server.take("serves") == ["msg_1"]
+
+    async def test_the_process_behind_a_server_is_named_by_its_port(self, world: World) -> None:
+        world.unfinished()
+        other = Holder(pid=7, born_ms=0, command="opencode run")
+        world.owners.holders = Holders(known=(other, SERVER))
+        far = Listening("http://10.0.0.1:4096", port=None)
+        world.fleet.known.append(far)
+        assert [report.pid for report in (await world.look()).reports] == [100, None]
+
+    async def test_the_embedded_server_is_this_process(self, world: World) -> None:
+        world.unfinished()
+        world.fleet.known = [Listening(EMBEDDED, port=None)]
+        ours = Holder(pid=42, born_ms=0, command="a server", embeds_us=True)
+        world.owners.holders = Holders(known=(SERVER, ours))
+        assert [report.pid for report in (await world.look()).reports] == [42]
+
+    async def test_a_server_that_is_found_among_the_holders_is_asked_in_the_same_look(self, world: World) -> None:
+        session = world.unfinished()
+        found = Listening("http://127.0.0.1:5", port=5)
+        found.busy(session, PLACE)
+        world.fleet.hidden.append(found)
+        seen = await world.look()
+        assert world.fleet.discovered == [world.owners.holders]
+        assert session in seen.reports[1].statuses[PLACE]
+        assert found.take("serves") == world.server.take("serves") == []  # it is claimed now
+
+
+class TestServed:
+    async def test_a_turn_that_a_server_served_is_not_asked_for_again(self, world: World) -> None:
+        world.unfinished()
+        for _ in range(2):
+            (report,) = (await world.look()).reports
+            assert report.served == {"msg_1"}
+        assert world.server.take("serves") == ["msg_1"]
+
+    async def test_another_process_at_the_same_address_is_asked_again(self, world: World) -> None:
+        world.unfinished()
+        await world.look()
+        world.server.unserved.add(TurnId("msg_1"))
+        world.owners.holders = Holders(known=(Holder(pid=101, born_ms=5, command="opencode serve", ports=(4096,)),))
+        (report,) = (await world.look(fresh=True)).reports
+        assert (report.pid, report.served) == (101, frozenset())
+
+    async def test_a_server_whose_process_is_not_visible_is_asked_each_time(self, world: World) -> None:
+        world.unfinished()
+        world.owners.holders = Holders(complete=False)
+        await world.look()
+        world.server.unserved.add(TurnId("msg_1"))
+        (report,) = (await world.look()).reports
+        assert (report.pid, report.served) == (None, frozenset())
+
+    async def test_a_server_of_another_database_is_asked_for_one_turn_only(self, world: World) -> None:
+        for name in ("1", "2", "3"):
+            world.unfinished(name)
+            world.server.unserved.add(TurnId(f"msg_{name}"))
+        (report,) = (await world.look()).reports
+        assert (report.served, report.problem) == (frozenset(), None)
+        assert len(world.server.take("serves")) == 1
+
+    async def test_a_server_that_fails_on_the_way_has_served_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.unfinished()
+
+        async def fail(*_: object) -> bool:
+            raise ServerUnreachable("cut")
+
+        monkeypatch.setattr(world.server, "serves", fail)
+        seen = await world.look()
+        assert (seen.reports[0].served, seen.degraded) == (frozenset(), ("cut",))
+
+    async def test_a_server_that_vouches_for_nothing_is_not_asked_for_turns(self, world: World) -> None:
+        world.unfinished()
+        world.server.vouching = False
+        await world.look()
+        assert world.server.take("serves") == []
+
+    async def test_an_old_server_that_let_go_at_our_abort_is_asked(self, world: World) -> None:
+        world.unfinished()
+        world.server.vouching = False
+        world.memory.let_go[TurnId("msg_1")] = world.server.name
+        seen = await world.look()
+        assert seen.reports[0].served == {"msg_1"}
+        assert seen.let_go == {"msg_1": world.server.name}
+
+
+async def test_a_server_that_is_busy_with_sessions_of_another_database_costs_no_read_at_each_look(
+    world: World,
+) -> None:
+    world.unfinished(busy=True)
+    world.server.busy(SessionId("ses_elsewhere"), PLACE)
+    for _ in range(4):
+        assert "ses_elsewhere" not in (await world.look()).snapshot.sessions
+    assert len(world.store.looks) == 2
