@@ -13,7 +13,7 @@ from watchdog.errors import (
     WatchdogError,
 )
 
-USAGE, UNUSABLE, INTERNAL, INTERRUPTED = 2, 3, 70, 130
+USAGE, UNUSABLE, INTERNAL = 2, 3, 70
 
 
 def main() -> None:
@@ -45,6 +45,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _explain(error: BaseException) -> int:
+    from watchdog.cli import INTERRUPTED
     from watchdog.render import complain
 
     if isinstance(error, KeyboardInterrupt):

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from watchdog.commands import Exit
     from watchdog.settings import Loaded
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="opencode-watchdog",
     help="The safety net beside an opencode server: finds work that will never end, ends exactly that, and proves "
@@ -41,6 +43,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act.")]
 Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
+
+
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"opencode-watchdog {version('opencode-watchdog')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everything(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -135,7 +155,7 @@ def check(
     from watchdog.checkup import check as look_at
     from watchdog.render import Screen
 
-    loaded = _quiet(config, database, server)
+    loaded = _quiet(config, database, server, warn=False)
     _go(lambda: look_at(loaded, Screen(as_json=as_json)))
 
 
@@ -146,19 +166,26 @@ def _load(config: Path | None, database: Path | None, servers: list[str] | None)
     return load_settings(flags=flags, environ=os.environ, cwd=Path.cwd(), home=Path.home())
 
 
-def _quiet(config: Path | None, database: Path | None, servers: list[str] | None) -> "Loaded":
+def _quiet(config: Path | None, database: Path | None, servers: list[str] | None, *, warn: bool = True) -> "Loaded":
     """Settings for a command whose result is what it prints: only what is wrong is logged."""
     from watchdog import logs
+    from watchdog.render import note
 
     loaded = _load(config, database, servers)
     logs.configure(level="error", log_format=loaded.settings.log_format.value)
+    for warning in loaded.warnings if warn else ():
+        note(f"warning: {warning}")
     return loaded
 
 
 def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> None:
     import anyio
 
-    raise typer.Exit(int(anyio.run(command)))
+    try:
+        code = int(anyio.run(command))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(code)
 
 
 def _confirm(question: str) -> bool:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,11 @@ async def test_the_help_tells_the_commands_and_the_exit_codes(program: Program) 
         assert words in text
 
 
+async def test_it_tells_its_version(program: Program) -> None:
+    done = await program.run("--version")
+    assert (done.code, done.stdout) == (0, f"opencode-watchdog {version('opencode-watchdog')}\n")
+
+
 async def test_without_a_command_it_shows_its_help(program: Program) -> None:
     done = await program.run()
     assert done.code == 2
@@ -201,7 +207,16 @@ async def test_help_is_quick(program: Program) -> None:
         assert f" {slow}\n" not in done.stderr
 
 
-# What goes wrong inside.
+# What goes wrong inside, and beside.
+
+
+async def test_a_warning_of_the_settings_goes_to_standard_error(program: Program, rows: OpencodeFile) -> None:
+    program.more = {"OPENCODE_CONFIG": "nowhere.json"}
+    done = await program.run("scan", "--json", "--database", rows.path, "--server", NOWHERE)
+    assert done.code == 0
+    assert done.stderr.startswith("warning: ")
+    assert "nowhere.json" in done.stderr
+    assert done.document["verdicts"] == []
 
 
 async def test_an_error_of_its_own_is_exit_code_70_and_asks_for_a_report(

@@ -10,11 +10,25 @@ import anyio
 
 from tests.fakes.server import AbortBehaviour, FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
-from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
+from tests.support.program import NOWHERE, Program, now_ms, path, program, python, rows
 from watchdog.model import SessionId
 
 __all__ = ["path", "program", "rows"]
 
+WAITS_AFTER_THE_FIRST = """
+import time
+import watchdog.commands as commands
+from dataclasses import replace
+from watchdog.model import Spared, SpareReason
+from watchdog.watch import Watch
+
+assess = Watch.assess
+async def assess_and_doubt(self, **more):
+    found = await assess(self, **more)
+    doubt = Spared(session_id='ses_x', reason=SpareReason.FIRST_LOOK, why='', until_ms=(time.time() + 60) * 1000)
+    return replace(found, judgement=replace(found.judgement, spared=(doubt,)))
+Watch.assess = assess_and_doubt
+"""
 CTRL_C = "\x03"
 
 
@@ -201,6 +215,30 @@ async def test_an_interrupted_recover_ends_at_once_without_a_traceback(program: 
         done = await process.finished(5)
     assert (done.code, done.stdout) == (130, "")
     assert '"running"' in rows.get("part", call)
+
+
+async def test_an_interrupted_recover_tells_what_it_had_done(program: Program, path: Path) -> None:
+    """The wait for the second look of one orphan comes after another was settled at once."""
+    with OpencodeFile(path) as rows:
+        rows.call(rows.turn(rows.session("ses_old")))
+        program.line = python(WAITS_AFTER_THE_FIRST)
+        program.settings(database=str(path), servers=[NOWHERE])
+    async with program.started("recover", "--json") as process:
+        await process.said("a second look at 1 session comes in")
+        process.signal(signal.SIGINT)
+        done = await process.finished(5)
+    assert done.code == 130
+    assert [each["session_id"] for each in done.document["outcomes"]] == ["ses_old"]
+
+
+async def test_on_a_terminal_a_wait_shows_as_a_bar_that_goes_away(program: Program, rows: OpencodeFile) -> None:
+    rows.call(rows.turn(rows.session("ses_old")))
+    program.settings(orphan_grace="1s", servers=[NOWHERE], database=str(rows.path))
+    with program.at_a_terminal("recover") as terminal:
+        await terminal.showed("a second look at 1 session comes in")
+        assert await terminal.ended() == 0
+    assert "━" in terminal.text
+    assert terminal.lines[-1] == "1 recovered"
 
 
 # release
