@@ -74,6 +74,10 @@ class DatabaseLock:
         except (OSError, ValueError):
             return None
 
+    def beat(self) -> None:
+        """Say that the loop has just looked: the file's time of change is its sign of life, for health checks."""
+        os.utime(self._open_descriptor())
+
     def announce(self) -> None:
         """Say that this process is a sidecar. A process that hosts sessions must never call this.
 
@@ -139,6 +143,14 @@ def lock_path(database: Path) -> Path:
     """Where the lock file of a database is: beside the file that a symbolic link leads to, as SQLite's own."""
     real = Path(os.path.realpath(database))
     return real.with_name(real.name + SUFFIX)
+
+
+def last_beat_ms(database: Path) -> int | None:
+    """When a watchdog of this database last looked at it, by the wall clock; None when none ever did."""
+    try:
+        return lock_path(database).stat().st_mtime_ns // 1_000_000
+    except OSError:
+        return None
 
 
 def _open(path: Path) -> int:
