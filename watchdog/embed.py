@@ -75,6 +75,10 @@ class EmbeddedServer:
         """The host runs the sessions of this process, so its word about them counts."""
         return True
 
+    async def reject(self, ask: Ask, directory: str) -> None:  # noqa: ARG002
+        """Refused: the embedding server turns down its asks itself."""
+        raise ServerAnswerInvalid("the embedding server turns down its asks itself")
+
     async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:  # noqa: ARG002
         """The host uses this database by definition."""
         return True

@@ -12,6 +12,7 @@ WatchdogError
 │   ├── ServerUnreachable       nothing answered: refused, cut, or too late
 │   ├── ServerRefused           it answered 401 or 403: the password is missing or wrong
 │   └── ServerAnswerInvalid     it answered, but not with what its API promises
+├── JournalUnusable         the watchdog's own journal can't be used              exit code 3
 ├── AlreadyWatched          another watchdog acts on this database                 exit code 3
 └── ShutdownTimedOut        work was still going on when the grace ended           exit code 70
 ```
@@ -60,6 +61,10 @@ class ServerRefused(ServerError):
 
 class ServerAnswerInvalid(ServerError):
     """The server answered something that its API does not promise: another status, not JSON, half a reply."""
+
+
+class JournalUnusable(WatchdogError):
+    """The watchdog's own journal can't be made, read or written. Without it nothing is done."""
 
 
 class AlreadyWatched(WatchdogError):

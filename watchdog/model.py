@@ -324,6 +324,7 @@ class Policy:
     task_timeout_seconds: float | None = 7200.0
     idle_timeout_seconds: float | None = 900.0
     task_hard_timeout_seconds: float | None = None
+    human_timeout_seconds: float | None = None
     tool_timeouts: Mapping[str, float | None] = field(default_factory=dict)
     declared_timeout_grace_seconds: float = 60.0
     max_declared_timeout_seconds: float = 21600.0
@@ -340,6 +341,7 @@ class VerdictKind(StrEnum):
     STUCK_TOOL = "stuck_tool"
     STUCK_TASK = "stuck_task"
     IDLE_SESSION = "idle_session"
+    UNANSWERED = "unanswered"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -359,6 +361,7 @@ class Verdict:
         life_ms: the last sign of life that was known.
         rests_on_silence: any sign of life after `life_ms` drops it.
         released: a person asked for it; no limit was compared.
+        ask: the ask to turn down, for one that nobody answered.
         confirmed: false for an orphan that was seen only once and will need a second look.
         why: one sentence for people, without any content of the session.
     """
@@ -378,6 +381,7 @@ class Verdict:
     life_ms: int = 0
     rests_on_silence: bool = False
     released: bool = False
+    ask: Ask | None = None
     confirmed: bool = True
 
     @property

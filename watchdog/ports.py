@@ -125,6 +125,10 @@ class Server(Host, Protocol):
         """Whether its silence about a session means something: version 1.14 or later, or embedded."""
         ...
 
+    async def reject(self, ask: Ask, directory: str) -> None:
+        """Turn down a question or a permission, as a person would."""
+        ...
+
     async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
         """Whether it returns this turn by its id: it really serves this database."""
         ...

@@ -35,6 +35,7 @@ class FakeServer:
         turns: the turns of its database.
         unreadable: sessions whose messages can't be read.
         on_abort: what the rest of the world does when an abort works; the database closes its rows, say.
+        on_reject: the same when an ask is turned down.
         aborted: the aborts that were asked for, with their directories.
     """
 
@@ -53,6 +54,8 @@ class FakeServer:
     aborted: list[tuple[SessionId, str]] = field(default_factory=list)
     published: list[tuple[Row, str]] = field(default_factory=list)
     deleted: list[tuple[SessionId, str]] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    on_reject: Callable[[Ask], None] | None = None
 
     def busy(self, session_id: SessionId, directory: str) -> None:
         """Let a session be at work."""
@@ -72,6 +75,17 @@ class FakeServer:
         """The asks of a directory."""
         await self._answer()
         return tuple(self.asks_by.get(directory, ()))
+
+    async def reject(self, ask: Ask, directory: str) -> None:
+        """Turn an ask down, and forget it."""
+        await self._answer()
+        self.rejected.append((ask.id, directory))
+        left = [each for each in self.asks_by.get(directory, ()) if each.id != ask.id]
+        if len(left) == len(self.asks_by.get(directory, ())):
+            raise ServerAnswerInvalid(f"{self.name} knows no such ask.")
+        self.asks_by[directory] = left
+        if self.on_reject is not None:
+            self.on_reject(ask)
 
     async def abort(self, session_id: SessionId, directory: str) -> None:
         """Do what the script says. Like a real one, it agrees for any session."""
@@ -221,6 +235,13 @@ async def _respond(fake: FakeServer, request: Request, version: str) -> bytes:
             case "GET", ("question" | "permission" as kind,):
                 asks = await fake.pending_asks(directory)
                 return reply([_wire_ask(ask) for ask in asks if ask.kind == kind])
+            case "POST", (("question", ask_id, "reject") | ("permission", ask_id, "reply")):
+                asks = [ask for ask in await fake.pending_asks(directory) if ask.id == ask_id]
+                assert request.path[0] == "question" or json.loads(request.body) == {"reply": "reject"}
+                if not asks:
+                    return reply({"name": "NotFoundError"}, status=404)
+                await fake.reject(asks[0], directory)
+                return reply(body=True)
             case "POST", ("session", session_id, "abort"):
                 await fake.abort(SessionId(session_id), directory)
                 return reply(body=True)

@@ -127,6 +127,19 @@ async def test_contract_what_a_server_does(way: Way) -> None:
 
 
 @both
+async def test_contract_an_ask_that_is_turned_down_is_gone_and_one_that_is_gone_is_an_error(way: Way) -> None:
+    asks = [Ask(id=f"{kind}_1", kind=kind, session_id=S1, call_ref="call_1") for kind in AskKind]
+    fake = FakeServer(asks_by={FOLDER: list(asks)})
+    async with way(fake) as it:
+        for ask in asks:
+            await it.reject(ask, FOLDER)
+        assert await it.pending_asks(FOLDER) == ()
+        assert fake.rejected == [("question_1", FOLDER), ("permission_1", FOLDER)]
+        with pytest.raises(ServerError):
+            await it.reject(asks[0], FOLDER)
+
+
+@both
 async def test_contract_an_abort_that_lies_and_one_that_breaks(way: Way) -> None:
     fake = FakeServer(abort_behaviour=AbortBehaviour.LIES)
     fake.busy(S1, FOLDER)

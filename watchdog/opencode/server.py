@@ -158,6 +158,16 @@ class OpencodeServer:
         if self._json(answer) is not True:
             raise ServerAnswerInvalid(f"{self.name} did not agree to the abort.")
 
+    async def reject(self, ask: Ask, directory: str) -> None:
+        """Turn down a question or a permission, as a person would; true is all that is taken for an answer."""
+        if ask.kind is AskKind.QUESTION:
+            path, content = f"/question/{quote(ask.id, safe='')}/reject", None
+        else:
+            path, content = f"/permission/{quote(ask.id, safe='')}/reply", b'{"reply":"reject"}'
+        answer = await self._ask("POST", path, directory, content=content)
+        if self._json(answer) is not True:
+            raise self._unexpected(answer)
+
     async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
         """Whether it returns this turn by its id."""
         answer = await self._ask("GET", _message(session_id, turn_id), directory)

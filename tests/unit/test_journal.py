@@ -1,0 +1,233 @@
+"""The journal: what goes in comes out, survives, is private, and is refused when it can't be trusted."""
+
+import shutil
+import sqlite3
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from watchdog.errors import JournalUnusable
+from watchdog.interventions import EVERYTHING, Actor, Hold, InterventionId, Kept
+from watchdog.journal import VERSION, SqliteJournal, journal_path
+from watchdog.model import (
+    Ask,
+    AskKind,
+    CallId,
+    GuardedWrite,
+    Outcome,
+    Result,
+    Row,
+    SessionId,
+    Step,
+    TurnId,
+    Verdict,
+    VerdictKind,
+)
+
+SES = SessionId("ses_1")
+VERDICT = Verdict(
+    session_id=SES,
+    kind=VerdictKind.ORPHAN,
+    cancel_session_id=SES,
+    why="nobody executes it",
+    age_seconds=12.5,
+    call_ids=(CallId("prt_1"),),
+    turn_ids=(TurnId("msg_1"),),
+    ask=Ask(id="que_1", kind=AskKind.QUESTION, session_id=SES),
+)
+OUTCOME = Outcome(
+    session_id=SES,
+    kind=VerdictKind.ORPHAN,
+    result=Result.RECOVERED,
+    steps=(Step(step="settle", at_ms=7, ok=True, detail="1 of 1 rows written"),),
+    why="nobody executes it",
+)
+WRITE = GuardedWrite(
+    row=Row(
+        table="part",
+        id="prt_1",
+        message_id=TurnId("msg_1"),
+        session_id=SES,
+        created_ms=1,
+        updated_ms=2,
+        data='{"type":"tool","a":"ü"}',
+    ),
+    after='{"type":"tool"}',
+)
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
+    async with await SqliteJournal.open(tmp_path / "state" / "a.journal.db") as opened:
+        yield opened
+
+
+async def test_an_intervention_comes_out_as_it_went_in(journal: SqliteJournal) -> None:
+    number = await journal.begin(VERDICT, at_ms=5, actor=Actor.PERSON, reason="because")
+    await journal.keep(number, [WRITE])
+    (begun,) = await journal.begun()
+    assert (begun.verdict, begun.actor, begun.reason, begun.outcome) == (VERDICT, Actor.PERSON, "because", None)
+    await journal.end(number, OUTCOME, at_ms=9)
+
+    assert await journal.begun() == ()
+    found = await journal.intervention(number)
+    assert found is not None
+    assert (found.outcome, found.began_ms, found.ended_ms) == (OUTCOME, 5, 9)
+    assert await journal.kept(number) == (Kept(row=WRITE.row, after=WRITE.after),)
+    assert await journal.intervention(InterventionId(99)) is None
+
+
+async def test_interventions_are_found_by_session_and_time_the_newest_first(journal: SqliteJournal) -> None:
+    from dataclasses import replace  # noqa: PLC0415
+
+    first = await journal.begin(VERDICT, at_ms=10)
+    other = await journal.begin(replace(VERDICT, session_id=SessionId("ses_2")), at_ms=20)
+    last = await journal.begin(VERDICT, at_ms=30)
+    assert [each.id for each in await journal.interventions()] == [last, other, first]
+    assert [each.id for each in await journal.interventions(session_id=SES)] == [last, first]
+    assert [each.id for each in await journal.interventions(since_ms=20)] == [last, other]
+    assert [each.id for each in await journal.interventions(limit=1)] == [last]
+
+
+async def test_what_was_written_is_there_for_another_process_and_after_a_reopen(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    async with await SqliteJournal.open(path) as journal:
+        number = await journal.begin(VERDICT, at_ms=5)
+        async with await SqliteJournal.open(path) as second:
+            assert [each.id for each in await second.begun()] == [number]
+    async with await SqliteJournal.open(path) as journal:
+        assert [each.id for each in await journal.begun()] == [number]
+
+
+async def test_old_interventions_are_pruned_with_their_rows_and_begun_ones_are_kept(journal: SqliteJournal) -> None:
+    old, begun, young = [await journal.begin(VERDICT, at_ms=at) for at in (1, 2, 100)]
+    for number in (old, young):
+        await journal.keep(number, [WRITE])
+        await journal.end(number, OUTCOME, at_ms=101)
+    assert await journal.prune(50) == 1
+    assert [each.id for each in await journal.interventions()] == [young, begun]
+    assert await journal.kept(old) == ()
+    assert len(await journal.kept(young)) == 1
+
+
+async def test_holds_stand_until_they_end_or_are_taken_back(journal: SqliteJournal) -> None:
+    forever = Hold(session_id=SES, since_ms=1, until_ms=None, why="a person said so")
+    short = Hold(session_id=EVERYTHING, since_ms=1, until_ms=10, why="a person paused everything")
+    await journal.hold(short)
+    await journal.hold(forever)
+    assert await journal.holds(9) == {SES: forever, EVERYTHING: short}
+    assert await journal.holds(10) == {SES: forever}
+    await journal.hold(Hold(session_id=SES, since_ms=3, until_ms=None, why="again"))
+    assert (await journal.holds(10))[SES].why == "again"
+    assert await journal.unhold(SES)
+    assert not await journal.unhold(SES)
+    assert await journal.holds(10) == {}
+
+
+async def test_what_was_undone_is_marked_and_held_at_once(journal: SqliteJournal) -> None:
+    number = await journal.begin(VERDICT, at_ms=5)
+    hold = Hold(session_id=SES, since_ms=7, until_ms=None, why="it was undone")
+    await journal.mark_undone(number, hold, at_ms=7)
+    found = await journal.intervention(number)
+    assert found is not None
+    assert found.undone_ms == 7
+    assert await journal.holds(8) == {SES: hold}
+
+
+async def test_values_are_kept_under_their_keys_and_rubbish_reads_as_nothing(journal: SqliteJournal) -> None:
+    assert await journal.load("memory") is None
+    await journal.save("memory", {"a": 1})
+    await journal.save("memory", {"a": 2})
+    assert await journal.load("memory") == {"a": 2}
+    connection = sqlite3.connect(journal.path)
+    connection.execute("UPDATE state SET value = '{'")
+    connection.commit()
+    connection.close()
+    assert await journal.load("memory") is None
+
+
+async def test_nobody_else_can_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "j.db"
+    async with await SqliteJournal.open(path) as journal:
+        await journal.begin(VERDICT, at_ms=1)
+        modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+        assert modes
+        assert set(modes.values()) == {0o600}, modes
+    path.chmod(0o644)
+    async with await SqliteJournal.open(path):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_every_write_is_durable_before_it_returns(journal: SqliteJournal) -> None:
+    async with journal._engine.connect() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2
+        assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar() == "wal"
+        assert (await connection.exec_driver_sql("PRAGMA user_version")).scalar() == VERSION
+
+
+class TestRefusals:
+    async def test_a_journal_of_a_newer_version(self, tmp_path: Path) -> None:
+        path = tmp_path / "j.db"
+        await (await SqliteJournal.open(path)).close()
+        connection = sqlite3.connect(path)
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
+        connection.close()
+        with pytest.raises(JournalUnusable, match="newer opencode-watchdog"):
+            await SqliteJournal.open(path)
+
+    async def test_a_database_of_somebody_else(self, tmp_path: Path) -> None:
+        path = tmp_path / "opencode.db"
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE message (id)")
+        connection.close()
+        before = path.read_bytes()
+        with pytest.raises(JournalUnusable, match="no journal"):
+            await SqliteJournal.open(path)
+        assert sqlite3.connect(path).execute("SELECT count(*) FROM sqlite_master").fetchone() == (1,)
+        assert len(before) == path.stat().st_size
+
+    async def test_a_file_that_is_no_database(self, tmp_path: Path) -> None:
+        path = tmp_path / "j.db"
+        path.write_text("this is a text of some length, and no database at all " * 40)
+        with pytest.raises(JournalUnusable, match="not a SQLite database"):
+            await SqliteJournal.open(path)
+
+    async def test_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(JournalUnusable, match="is a folder"):
+            await SqliteJournal.open(tmp_path)
+
+    async def test_a_place_that_can_not_be_made(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(JournalUnusable, match="can't be made or read"):
+            await SqliteJournal.open(tmp_path / "file" / "j.db")
+
+    async def test_a_damaged_file_while_in_use(self, tmp_path: Path) -> None:
+        path = tmp_path / "j.db"
+        journal = await SqliteJournal.open(path)
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+        path.write_text("no database any more, and of some length " * 40)
+        with pytest.raises(JournalUnusable):
+            await journal.begin(VERDICT, at_ms=1)
+        await journal.close()
+
+    async def test_a_locked_journal_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("watchdog.journal._BUSY_SECONDS", 0.05)
+        path = tmp_path / "j.db"
+        async with await SqliteJournal.open(path) as journal:
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(JournalUnusable, match="locked"):
+                await journal.begin(VERDICT, at_ms=1)
+            other.close()
+            await journal.begin(VERDICT, at_ms=1)
+
+
+def test_each_database_has_a_journal_of_its_own(tmp_path: Path) -> None:
+    one, two = (journal_path(tmp_path / name / "opencode.db", {}, tmp_path) for name in "ab")
+    assert one != two
+    assert one.parent == tmp_path / ".local" / "state" / "opencode-watchdog"
+    moved = journal_path(tmp_path / "a" / "opencode.db", {"XDG_STATE_HOME": "/state"}, tmp_path)
+    assert moved.parent == Path("/state/opencode-watchdog")

@@ -1,0 +1,62 @@
+"""What the journal keeps: interventions with the rows as they were, and what people said to leave alone."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+from watchdog.model import Outcome, Row, SessionId, Verdict
+
+InterventionId = NewType("InterventionId", int)
+
+EVERYTHING = SessionId("*")
+"""Stands in a hold for all sessions: the watchdog is paused."""
+
+
+class Actor(StrEnum):
+    """Who decided."""
+
+    WATCHDOG = "watchdog"
+    PERSON = "person"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """A row of opencode's as it was before the watchdog wrote it, and as the watchdog wrote it."""
+
+    row: Row
+    after: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Intervention:
+    """One thing that was done, or begun.
+
+    Attributes:
+        ended_ms: when its outcome was noted; None while it is begun.
+        outcome: None while it is begun.
+        undone_ms: when its rows were put back.
+    """
+
+    id: InterventionId
+    began_ms: int
+    actor: Actor
+    verdict: Verdict
+    reason: str | None = None
+    ended_ms: int | None = None
+    outcome: Outcome | None = None
+    undone_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """A person's "leave it".
+
+    Attributes:
+        until_ms: when it ends by itself; None for never.
+        why: a clause for people, such as `a person said so`.
+    """
+
+    session_id: SessionId
+    since_ms: int
+    until_ms: int | None
+    why: str
