@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from watchdog.family import Family
 from watchdog.limits import limit_of
-from watchdog.model import Activity, Observation, Policy, ServerReport, Session, Status, ToolCall, Turn
+from watchdog.model import EVERYTHING, Activity, Observation, Policy, ServerReport, Session, Status, ToolCall, Turn
 from watchdog.proof import Proof, prove
 
 
@@ -88,6 +88,16 @@ class Case:
         limits = (self.policy.task_timeout_seconds, self.policy.task_hard_timeout_seconds)
         left = [limit - self.age(call) for limit in limits if limit is not None and limit > self.age(call)]
         return self.now_ms + min(left) * 1000 if left else None
+
+    def hold(self, session: Session, *, with_below: bool) -> str | None:
+        """Why a session is to be left alone, because a person said so of it, of all, or of one below it.
+
+        Args:
+            with_below: what is to be done would end the sessions below it, too.
+        """
+        held = self.observation.on_hold
+        ids = [EVERYTHING, session.id, *(sorted(self.family.below(session)) if with_below else ())]
+        return next((held[id_] for id_ in ids if id_ in held), None)
 
     def proofs(self, session: Session) -> list[tuple[Turn, Proof]]:
         """For each turn of the session that is open or holds open calls: whether nobody executes it."""

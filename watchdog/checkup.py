@@ -62,7 +62,7 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
         findings.problems.append(mixed)
     try:
         findings.database = {"path": str(locate(loaded))}
-        async with busy(LOOKING), sidecar(loaded, feeds=False) as car:
+        async with busy(LOOKING), sidecar(loaded, feeds=False, acts=False) as car:
             await _look(car, findings, insisted=_insisted(loaded))
     except* WatchdogError as group:
         findings.problems.extend(_sentences(group))

@@ -22,10 +22,14 @@ the step says so (`known_since`), and the age is exact. What can't be seen is a 
 next look.
 """
 
+import subprocess
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import anyio
 
@@ -52,6 +56,17 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds` of awake time."""
         await anyio.sleep(seconds)
+
+
+def boot_id() -> str:
+    """What tells one boot of the machine from another; empty where nothing does, and every start is a new boot."""
+    try:
+        if sys.platform == "darwin":
+            command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
+            return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()  # noqa: S603 - fixed
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _running_seconds() -> float:
@@ -167,6 +182,26 @@ class Timeline:
             lay_before = known_since is not None and known_since < credit.at_awake_seconds
             shifted = credit.shift(shifted, at_ms, lay_before=lay_before)
         return shifted
+
+    def dump(self) -> dict[str, Any]:
+        """Everything that is noted, for another process of the same boot."""
+        readings = {"last": self._last, "settled": self._settled, "unstepped": self._unstepped}
+        return {
+            "credits": [asdict(credit) for credit in self._credits],
+            "readings": {name: asdict(reading) if reading else None for name, reading in readings.items()},
+            "step_ms": self._step_ms,
+        }
+
+    def restore(self, value: Mapping[str, Any]) -> None:
+        """Take up what another process of the same boot noted: what happened since is found at the next look.
+
+        Raises:
+            KeyError, TypeError: it is not what `dump` gave.
+        """
+        readings = {name: Reading(**each) if each else None for name, each in value["readings"].items()}
+        noted = deque(_Credit(**credit) for credit in value["credits"])
+        self._last, self._settled, self._unstepped = (readings[name] for name in ("last", "settled", "unstepped"))
+        self._credits, self._step_ms = noted, value["step_ms"]
 
     def prune(self, before_ms: float) -> None:
         """Forget the credits that no moment at or after `before_ms` needs."""

@@ -10,6 +10,7 @@ import anyio
 from watchdog.contract import outcomes_document, scan_document
 from watchdog.errors import AlreadyWatched, ServerError, ServerUnreachable, UsageError
 from watchdog.family import Family
+from watchdog.interventions import Actor
 from watchdog.judge import release as release_verdict
 from watchdog.limits import duration
 from watchdog.model import (
@@ -53,7 +54,7 @@ Confirm = Callable[[str], bool]
 
 async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
     """Look once, and print what would be done and what is spared."""
-    async with sidecar(loaded, feeds=False) as car:
+    async with sidecar(loaded, feeds=False, acts=False) as car:
         watch = car.watch()
         watch.policy = replace(watch.policy, orphan_looks=1)
         async with busy(_LOOKING):
@@ -77,8 +78,11 @@ async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
         outcomes: list[Outcome] = []
         spared: list[Spared] = []
         whole = False
+        watch = car.watch(dry_run=dry_run)
         try:
-            await _recover(car.watch(dry_run=dry_run), outcomes, spared)
+            if not dry_run:
+                await watch.close_begun()
+            await _recover(watch, outcomes, spared)
             whole = True
         finally:
             # What was done before an interruption is told all the same.
@@ -137,6 +141,8 @@ async def release(
 async def _release(
     watch: Watch, session_id: SessionId, *, reason: str | None, confirm: Confirm | None
 ) -> list[Outcome]:
+    # A release is the end of a hold: whoever says "end it" no longer says "leave it".
+    await watch.journal.unhold(session_id)
     assessment, session = await _look_at(watch, session_id)
     if _ask_if_alive(assessment, session, confirm):
         # It went on while the person thought.
@@ -217,7 +223,7 @@ async def _release_one(watch: Watch, assessment: Assessment, session: Session, *
             )
         if verdict.confirmed:
             async with busy(_ENDING):
-                return await watch.act(verdict, reason=reason)
+                return await watch.act(verdict, reason=reason, actor=Actor.PERSON)
         await _wait(watch, [each for each in assessment.judgement.spared if each.session_id == session.id])
         assessment, session = await _look_at(watch, session.id)
 

@@ -1,5 +1,6 @@
 """The watchdog inside a Python server's own event loop: `async with watchdog.running(settings, host=host, …)`."""
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import anyio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from watchdog.app import assemble
+from watchdog.app import assemble, open_journal
 from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseMissing, ServerAnswerInvalid, ServerUnreachable
 from watchdog.lock import DatabaseLock
@@ -158,10 +159,14 @@ async def running(
 
     Raises:
         DatabaseError: the database can't be used.
+        JournalUnusable: the journal can't be used, and `journal = "off"` was not chosen.
     """
     path = settings.database or _path_of(engine)
     failure: Exception | None = None
-    async with await OpencodeDatabase.open(path, engine=engine) as store:
+    async with (
+        await OpencodeDatabase.open(path, engine=engine) as store,
+        open_journal(settings, path, os.environ, Path.home()) as journal,
+    ):
         with DatabaseLock(path) as lock:
             watch = assemble(
                 settings,
@@ -169,6 +174,7 @@ async def running(
                 fleet=EmbeddedFleet(EmbeddedServer(host)),
                 owners=ProcessOwners(path, clock=SystemClock(), embedded=True),
                 mandate=lock,
+                journal=journal,
                 listeners=[LogListener(), *listeners],
                 dry_run=dry_run,
             )

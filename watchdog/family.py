@@ -111,6 +111,10 @@ class Family:
                 return True
         return False
 
+    def asks_at(self, session: Session) -> tuple[Ask, ...]:
+        """The asks of a session that a human may still answer."""
+        return tuple(self._asks[session.id])
+
     def human_at(self, session: Session) -> bool:
         """Whether a human is asked for anything in this session."""
         return bool(self._asks[session.id])

@@ -8,9 +8,6 @@ from watchdog.model import Outcome, Row, SessionId, Verdict
 
 InterventionId = NewType("InterventionId", int)
 
-EVERYTHING = SessionId("*")
-"""Stands in a hold for all sessions: the watchdog is paused."""
-
 
 class Actor(StrEnum):
     """Who decided."""

@@ -87,9 +87,30 @@ class _Bench:
     def hear(self, session: Session) -> None:
         """Judge one session: first what nobody executes in it, then what is alive."""
         orphaned = self.case.orphaned(session)
+        if (held := self.case.hold(session, with_below=False)) is not None:
+            self._spare(session, SpareReason.ON_HOLD, held)
+            return
         if orphaned:
             self._hear_orphans(session, orphaned)
         self._hear_living(session, {turn.id for turn, _ in orphaned})
+        self._hear_asks(session)
+
+    def _hear_asks(self, session: Session) -> None:
+        """Whether a human has been asked for longer than `human_timeout`; one ask of a session at a time."""
+        limit = self.policy.human_timeout_seconds
+        clocks = self.case.observation.ask_clocks
+        asks = [ask for ask in self.family.asks_at(session) if ask.id in clocks]
+        if limit is None or not asks:
+            return
+        ask = min(asks, key=lambda each: (clocks[each.id], each.id))
+        age = max(0.0, (self.case.now_ms - clocks[ask.id]) / 1000)
+        if age < limit:
+            why = f"human_timeout turns its {ask.kind.value} down in {duration(limit - age)}"
+            self._spare(session, SpareReason.WAITING_ON_HUMAN, why, until_ms=self.case.now_ms + (limit - age) * 1000)
+            return
+        verdict = verdicts.unanswered(self.case, session, ask, age, limit)
+        if self._may_try(verdict, session):
+            self.verdicts.append(verdict)
 
     # -- orphans ---------------------------------------------------------------------------------------------
 
@@ -282,6 +303,10 @@ class _Bench:
 
     def _may_try(self, verdict: Verdict, session: Session) -> bool:
         """Whether earlier attempts leave room for another one now."""
+        cancels = verdict.kind not in {VerdictKind.ORPHAN, VerdictKind.UNANSWERED}
+        if (held := self.case.hold(session, with_below=cancels)) is not None:
+            self._spare(session, SpareReason.ON_HOLD, held)
+            return False
         attempts = self.case.observation.attempts
         tried: list[Attempts] = [attempts[key] for key in sorted(verdict.attempt_keys) if key in attempts]
         count = max((each.count for each in tried), default=0)

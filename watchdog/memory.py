@@ -46,13 +46,21 @@ _MOST_DOUBLINGS = 20
 
 
 @dataclass(slots=True)
-class _CallMemory:
+class CallMemory:
     """What is remembered of an open call: where its clock starts, and how long it stood still."""
 
     start_ms: float
     known_since: float
     paused_ms: float = 0.0
     paused: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskMemory:
+    """When an ask was first seen."""
+
+    at_ms: int
+    known_since: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,14 +74,15 @@ class _Look:
 
 @dataclass(slots=True)
 class Memory:
-    """The watchdog's memory between looks, kept in the process."""
+    """The watchdog's memory between looks; `recollection` carries it over to the next process."""
 
-    calls: dict[CallId, _CallMemory] = field(default_factory=dict)
+    calls: dict[CallId, CallMemory] = field(default_factory=dict)
+    asks: dict[str, AskMemory] = field(default_factory=dict)
     looks: dict[str, _Look] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     let_go: dict[TurnId, ServerName] = field(default_factory=dict)
-    _claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
-    _folded_at: float | None = None
+    claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
+    folded_at: float | None = None
 
     def fold(self, observation: Observation, shift: Shift, awake_seconds: float) -> Observation:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
@@ -84,8 +93,8 @@ class Memory:
             awake_seconds: what the awake clock shows.
         """
         now = observation.at_ms
-        elapsed = 0.0 if self._folded_at is None else max(0.0, awake_seconds - self._folded_at) * 1000
-        self._folded_at = awake_seconds
+        elapsed = 0.0 if self.folded_at is None else max(0.0, awake_seconds - self.folded_at) * 1000
+        self.folded_at = awake_seconds
         family = Family(observation)
         sessions = observation.snapshot.sessions.values()
         for session in sessions:
@@ -97,6 +106,7 @@ class Memory:
                 elif paused or known.paused:
                     known.paused_ms += elapsed
                 self.calls[call.id].paused = paused
+        self._note_asks(observation, awake_seconds)
         self._note_claims(observation)
         self._forget(observation)
         return replace(
@@ -106,6 +116,7 @@ class Memory:
                 for id_, call in self.calls.items()
             },
             idle_clocks=idle_clocks(observation, shift),
+            ask_clocks={id_: shift(ask.at_ms, known_since=ask.known_since) for id_, ask in self.asks.items()},
             looks={
                 row: shift(look.at_ms, known_since=look.known_since)
                 for row, look in self._valid_looks(observation).items()
@@ -114,11 +125,21 @@ class Memory:
             let_go=dict(self.let_go),
         )
 
+    def state(self) -> object:
+        """What changes when there is something new to keep: not the clocks that merely run on."""
+        return (
+            {id_: call.paused for id_, call in self.calls.items()},
+            frozenset(self.asks),
+            dict(self.attempts),
+            dict(self.let_go),
+            dict(self.claimed_by),
+        )
+
     def note_looks(self, observation: Observation, unclaimed: Collection[str]) -> None:
         """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew."""
         prints = _fingerprints(observation)
         known = self._valid_looks(observation)
-        now, since = observation.at_ms, self._folded_at or 0.0
+        now, since = observation.at_ms, self.folded_at or 0.0
         self.looks = {
             row: known.get(row) or _Look(at_ms=now, known_since=since, fingerprint=prints[row])
             for row in unclaimed
@@ -181,22 +202,30 @@ class Memory:
             claims = any(session.id in statuses for statuses in report.statuses.values())
             if claims and not all(directory in report.asks for directory in session.directories):
                 return True
-            if report.problem is not None and self._claimed_by.get(session.id) == report.name:
+            if report.problem is not None and self.claimed_by.get(session.id) == report.name:
                 return True
         return False
+
+    def _note_asks(self, observation: Observation, awake_seconds: float) -> None:
+        """Remember since when each ask is known. A server that does not answer keeps what it asked."""
+        listed = {ask.id for report in observation.reports for asks in report.asks.values() for ask in asks}
+        silent = any(report.problem is not None for report in observation.reports)
+        kept = {id_: ask for id_, ask in self.asks.items() if silent or id_ in listed}
+        fresh = AskMemory(at_ms=observation.at_ms, known_since=awake_seconds)
+        self.asks = kept | {id_: fresh for id_ in listed if id_ not in kept}
 
     def _note_claims(self, observation: Observation) -> None:
         """Remember which server holds each session; a server that does not answer keeps what it held."""
         silent = {report.name for report in observation.reports if report.problem is not None}
         kept = {
             id_: name
-            for id_, name in self._claimed_by.items()
+            for id_, name in self.claimed_by.items()
             if name in silent and id_ in observation.snapshot.sessions
         }
         for report in observation.reports:
             for statuses in report.statuses.values():
                 kept.update(dict.fromkeys(statuses, report.name))
-        self._claimed_by = kept
+        self.claimed_by = kept
 
     def _valid_looks(self, observation: Observation) -> Mapping[str, _Look]:
         prints = _fingerprints(observation)
@@ -207,17 +236,17 @@ class Memory:
         sessions = observation.snapshot.sessions
         open_calls = {call.id for session in sessions.values() for call in session.calls}
         open_turns = {turn.id for session in sessions.values() for turn in session.turns}
-        unfinished = {id_ for id_, session in sessions.items() if session.has_open_rows or id_ in self._claimed_by}
+        unfinished = {id_ for id_, session in sessions.items() if session.has_open_rows or id_ in self.claimed_by}
         open_ids = {*unfinished, *open_calls, *open_turns}
         self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
         self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}
         self.let_go = {turn: server for turn, server in self.let_go.items() if turn in open_ids}
 
 
-def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool) -> _CallMemory:
+def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool) -> CallMemory:
     """A call may have waited for an approval until its row was last written; if it waits now, all the time."""
     start = now if paused else min(now, max(call.created_ms, call.updated_ms))
-    return _CallMemory(start_ms=start, known_since=awake_seconds, paused=paused)
+    return CallMemory(start_ms=start, known_since=awake_seconds, paused=paused)
 
 
 def idle_clocks(observation: Observation, shift: Shift) -> dict[SessionId, float]:

@@ -15,6 +15,8 @@ TurnId = NewType("TurnId", str)
 """The id of a turn: of an assistant message."""
 CallId = NewType("CallId", str)
 """The id of a tool call's part (`prt_…`), not the model's `callID`."""
+EVERYTHING = SessionId("*")
+"""Stands for all sessions where some are on hold: the watchdog is paused."""
 ServerName = NewType("ServerName", str)
 """A server's base URL without credentials, or `embedded`."""
 EMBEDDED = ServerName("embedded")
@@ -294,6 +296,8 @@ class Observation:
             to run it, in awake time. The second look of a proof counts from there.
         attempts: what was tried, by the keys of `Verdict.attempt_keys`.
         step_ms: rows created before this moment can't be compared with births: the wall clock was set.
+        ask_clocks: for each ask that a server lists, when it was first seen, in awake time.
+        on_hold: the sessions that are to be left alone, with a clause that says why; all, under `EVERYTHING`.
         let_go: turns that a server was at work on, and let go of at an abort of ours, by the server's name.
         degraded: what could not be asked or read, a sentence each.
     """
@@ -307,6 +311,8 @@ class Observation:
     looks: Mapping[str, float] = field(default_factory=dict)
     attempts: Mapping[str, Attempts] = field(default_factory=dict)
     step_ms: int | None = None
+    ask_clocks: Mapping[str, float] = field(default_factory=dict)
+    on_hold: Mapping[SessionId, str] = field(default_factory=dict)
     let_go: Mapping[TurnId, ServerName] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
 
@@ -409,6 +415,7 @@ class SpareReason(StrEnum):
     FIRST_LOOK = "first_look"
     COOLING_DOWN = "cooling_down"
     GIVEN_UP = "given_up"
+    ON_HOLD = "on_hold"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,13 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.model import (
     Ask,
     CallId,
     GuardedWrite,
     Holders,
+    Outcome,
     Row,
     ServerName,
     Session,
@@ -16,6 +18,7 @@ from watchdog.model import (
     Snapshot,
     Status,
     TurnId,
+    Verdict,
     Witness,
 )
 
@@ -155,6 +158,52 @@ class Server(Host, Protocol):
 
     def busy_directories(self) -> Collection[str]:
         """The directories in which its feed shows a session at work."""
+        ...
+
+
+class Journal(Protocol):
+    """The watchdog's own record. Every method raises `JournalUnusable` when it can't be used."""
+
+    async def begin(
+        self, verdict: Verdict, *, at_ms: int, actor: Actor = Actor.WATCHDOG, reason: str | None = None
+    ) -> InterventionId:
+        """Note, durably, that an intervention begins."""
+        ...
+
+    async def keep(self, intervention: InterventionId, writes: Sequence[GuardedWrite]) -> None:
+        """Keep, durably, the rows as they are before they are written."""
+        ...
+
+    async def end(self, intervention: InterventionId, outcome: Outcome, *, at_ms: int) -> None:
+        """Note how an intervention ended."""
+        ...
+
+    async def begun(self) -> Sequence[Intervention]:
+        """The interventions that have no outcome."""
+        ...
+
+    async def kept(self, intervention: InterventionId) -> Sequence[Kept]:
+        """The rows that an intervention wrote, or was about to write."""
+        ...
+
+    async def holds(self, now_ms: int) -> Mapping[SessionId, Hold]:
+        """What people said to leave alone, as it stands at a moment."""
+        ...
+
+    async def unhold(self, session_id: SessionId) -> bool:
+        """End a hold. Returns whether there was one."""
+        ...
+
+    async def save(self, key: str, value: Mapping[str, Any]) -> None:
+        """Keep a JSON value under a key."""
+        ...
+
+    async def load(self, key: str) -> dict[str, Any] | None:
+        """What was kept under a key."""
+        ...
+
+    async def prune(self, before_ms: int) -> int:
+        """Forget the interventions that began before a moment and have ended. Returns how many."""
         ...
 
 

@@ -6,7 +6,7 @@ import structlog
 
 from watchdog.clock import Advance
 from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
-from watchdog.errors import DatabaseError
+from watchdog.errors import WatchdogError
 from watchdog.model import Outcome, Result, Verdict
 from watchdog.watch import Assessment
 
@@ -64,8 +64,8 @@ class LogListener:
         """Log an error of the watchdog's own, with where it happened."""
         self._log.error("verdict.failed", exc_info=error, **verdict_fields(verdict))
 
-    def unavailable(self, error: DatabaseError, retry_seconds: float) -> None:
-        """Log that the database can't be read, once."""
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
+        """Log that the database or the journal can't be used, once."""
         if not self._unavailable:
             self._log.warning("database.unavailable", why=str(error), retry_seconds=retry_seconds)
         self._unavailable = True

@@ -4,15 +4,17 @@ The ladder: re-read the rows; find the server that holds the session; abort ther
 that the observed rows closed; settle what is left if it is provably an orphan; read again.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
 import anyio
 
-from watchdog.errors import ServerError, WatchdogError
+from watchdog.errors import JournalUnusable, ServerError, WatchdogError
+from watchdog.interventions import Actor, Intervention, InterventionId, Kept
 from watchdog.model import (
+    Ask,
     GuardedWrite,
     Outcome,
     Reproof,
@@ -26,7 +28,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
-from watchdog.ports import Clock, Fleet, Server, Store
+from watchdog.ports import Clock, Fleet, Journal, Server, Store
 from watchdog.proof import stands
 from watchdog.settle import settle
 
@@ -75,36 +77,69 @@ class _Place:
 class Remedy:
     """Carries verdicts out on one database and its servers."""
 
-    def __init__(self, *, store: Store, fleet: Fleet, clock: Clock, reprove: Reprove, ladder: Ladder) -> None:
+    def __init__(
+        self, *, store: Store, fleet: Fleet, clock: Clock, reprove: Reprove, ladder: Ladder, journal: Journal
+    ) -> None:
         self.store = store
+        self.journal = journal
         self.fleet = fleet
         self.clock = clock
         self.reprove = reprove
         self.ladder = ladder
 
-    async def carry_out(self, verdict: Verdict, *, dry_run: bool = False, reason: str | None = None) -> Outcome:
+    async def carry_out(
+        self,
+        verdict: Verdict,
+        *,
+        dry_run: bool = False,
+        reason: str | None = None,
+        actor: Actor = Actor.WATCHDOG,
+    ) -> Outcome:
         """Climb the ladder for one verdict. Errors of the database and of servers become part of the outcome.
 
         Args:
             verdict: what to end.
             dry_run: do everything but act.
             reason: a person's words for why, kept in the settled rows.
+            actor: who decided, for the journal.
         """
-        climb = _Climb(self, verdict, dry_run=dry_run, reason=reason)
+        climb = _Climb(self, verdict, dry_run=dry_run, reason=reason, actor=actor)
         try:
-            return await climb.run()
+            outcome = await climb.run()
+        except JournalUnusable as error:
+            # Nothing is done without a record; and nothing was tried, so no attempt counts.
+            outcome = climb.outcome(Result.UNREACHABLE, str(error))
         except WatchdogError as error:
-            return climb.outcome(Result.FAILED, str(error))
+            outcome = climb.outcome(Result.FAILED, str(error))
+        return await climb.noted(outcome)
+
+    async def resume(self, intervention: Intervention) -> Outcome:
+        """Say how an intervention ended that a crash of the watchdog left begun, by looking at the rows.
+
+        It is never carried on: what is still open needs a fresh verdict. Only what was written before the crash and
+        perhaps not shown is shown and read back now.
+        """
+        climb = _Climb(
+            self, intervention.verdict, dry_run=False, reason=intervention.reason, actor=intervention.actor
+        )
+        climb.intervention = intervention.id
+        try:
+            outcome = await climb.resume([*(await self.journal.kept(intervention.id))])
+        except WatchdogError as error:
+            outcome = climb.outcome(Result.FAILED, str(error))
+        return await climb.noted(outcome)
 
 
 class _Climb:
     """One verdict on its way up the ladder."""
 
-    def __init__(self, remedy: Remedy, verdict: Verdict, *, dry_run: bool, reason: str | None) -> None:
+    def __init__(self, remedy: Remedy, verdict: Verdict, *, dry_run: bool, reason: str | None, actor: Actor) -> None:
         self.remedy = remedy
         self.verdict = verdict
         self.dry_run = dry_run
         self.reason = reason
+        self.actor = actor
+        self.intervention: InterventionId | None = None
         self.steps: list[Step] = []
 
     async def run(self) -> Outcome:
@@ -115,7 +150,44 @@ class _Climb:
             return self.outcome(Result.UNCHANGED, against or "the session is gone")
         if self.verdict.kind is VerdictKind.ORPHAN:
             return await self._settle(session)
+        if self.verdict.ask is not None:
+            return await self._turn_down(session, self.verdict.ask)
         return await self._cancel(session)
+
+    async def resume(self, kept: Sequence[Kept]) -> Outcome:
+        session = await self.remedy.store.session(self.verdict.cancel_session_id)
+        rows = await self.remedy.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
+        now = {row.id: row.data for row in rows}
+        writes = tuple(GuardedWrite(row=each.row, after=each.after) for each in kept)
+        if session is not None and writes and all(now.get(write.row.id) == write.after for write in writes):
+            self._step("settle", ok=True, detail="the rows read as they were settled before the watchdog stopped")
+            return await self._show(session, writes)
+        left = _still_open(session, self.verdict)
+        self._step(
+            "verify", ok=not left, detail=f"still open: {_names(left)}" if left else "nothing is open any more"
+        )
+        if left:
+            return self.outcome(Result.INEFFECTIVE, "the watchdog stopped in the middle, and it is still open")
+        return self.outcome(Result.RECOVERED, self.verdict.why)
+
+    async def noted(self, outcome: Outcome) -> Outcome:
+        """Note the outcome of what was begun. An act that was done stays done if that fails; the next start looks."""
+        if self.intervention is None:
+            return outcome
+        try:
+            await self.remedy.journal.end(self.intervention, outcome, at_ms=self.remedy.clock.read().wall_ms)
+        except JournalUnusable as error:
+            self._step("journal", ok=False, detail=str(error))
+            return self.outcome(outcome.result, outcome.why)
+        return outcome
+
+    async def _begin(self) -> InterventionId:
+        """Note, before anything is done, that it begins."""
+        if self.intervention is None:
+            self.intervention = await self.remedy.journal.begin(
+                self.verdict, at_ms=self.remedy.clock.read().wall_ms, actor=self.actor, reason=self.reason
+            )
+        return self.intervention
 
     def outcome(self, result: Result, why: str) -> Outcome:
         return Outcome(
@@ -138,7 +210,7 @@ class _Climb:
         left = _still_open(session, verdict)
         if verdict.row_ids and not left:
             return "it ended by itself"
-        if verdict.released or verdict.kind is VerdictKind.ORPHAN:
+        if verdict.released or verdict.kind in {VerdictKind.ORPHAN, VerdictKind.UNANSWERED}:
             return None
         if any(call not in left for call in verdict.call_ids):
             return "the call ended by itself"
@@ -164,6 +236,7 @@ class _Climb:
             return spared
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would abort session {session.id} at {place.server.name}")
+        await self._begin()
         await self._abort(place, session)
         return await self._verify(place, session)
 
@@ -260,6 +333,47 @@ class _Climb:
         self._step("verify", ok=True, detail=detail)
         return self.outcome(Result.RECOVERED, self.verdict.why)
 
+    # -- what nobody answers ---------------------------------------------------------------------------------
+
+    async def _turn_down(self, session: Session, ask: Ask) -> Outcome:
+        """Reject a question or a permission at the server that still asks it, and wait until its call closed."""
+        place = await self._asking(session, ask)
+        if place is None:
+            return self.outcome(Result.UNCHANGED, "no server that answers asks it any more")
+        server, directory = place
+        if self.dry_run:
+            return self.outcome(Result.DRY_RUN, f"would turn down a {ask.kind.value} of session {session.id}")
+        await self._begin()
+        try:
+            await server.reject(ask, directory)
+        except ServerError as error:
+            self._step("reject", ok=False, detail=str(error))
+        else:
+            self._step("reject", ok=True, detail=f"{server.name} took it")
+        deadline = self.remedy.clock.read().awake_seconds + self.remedy.ladder.abort_grace_seconds
+        while self.remedy.clock.read().awake_seconds < deadline:
+            left = _still_open(await self.remedy.store.session(session.id), self.verdict)
+            if not left and await self._asking(session, ask, quiet=True) is None:
+                self._step("verify", ok=True, detail="it is asked no more, and its call is closed")
+                return self.outcome(Result.RECOVERED, self.verdict.why)
+            await self.remedy.clock.sleep(_POLL_SECONDS)
+        self._step("verify", ok=False, detail="it is still asked, or its call is still open")
+        return self.outcome(Result.INEFFECTIVE, "it was turned down and still waits")
+
+    async def _asking(self, session: Session, ask: Ask, *, quiet: bool = False) -> tuple[Server, str] | None:
+        """The server that asks it, and the directory under which it does."""
+        for server in self.remedy.fleet.servers():
+            for directory in session.directories:
+                try:
+                    asks = await server.pending_asks(directory)
+                except ServerError:
+                    continue  # it is looked for at the others; no answer is no evidence
+                if any(each.id == ask.id for each in asks):
+                    if not quiet:
+                        self._step("find", ok=True, detail=f"{server.name} asks it")
+                    return server, directory
+        return None
+
     # -- rungs 4 to 6: settle what nobody executes -----------------------------------------------------------
 
     async def _settle(self, session: Session, reproof: Reproof | None = None) -> Outcome:
@@ -287,6 +401,7 @@ class _Climb:
         return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
 
     async def _write(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
+        await self.remedy.journal.keep(await self._begin(), writes)
         changed = await self.remedy.store.write(writes)
         self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
         if not changed:

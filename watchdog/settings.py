@@ -12,7 +12,7 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
@@ -90,6 +90,15 @@ def _path(value: object) -> object:
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         raise ValueError("it is the path of a file, in quotes")
     return Path(value)
+
+
+def _journal(value: object) -> object:
+    if isinstance(value, str) and value.strip().lower() == "off":
+        return "off"
+    try:
+        return _path(value)
+    except ValueError:
+        raise ValueError('it is the path of a file, in quotes, or "off"') from None
 
 
 def _username(value: object) -> object:
@@ -214,6 +223,8 @@ class Settings(BaseSettings):
     birth_margin: Duration = timedelta(seconds=5)
     max_attempts: Annotated[int, BeforeValidator(_attempts)] = 3
     recover_on_start: Flag = True
+    journal: Annotated[Path | Literal["off"] | None, BeforeValidator(_journal)] = None
+    journal_retention: Timeout = timedelta(days=90)
     sole_owner: Flag = False
     full_scan_interval: Duration = timedelta(minutes=10)
     shutdown_grace: Duration = timedelta(seconds=10)
@@ -306,6 +317,8 @@ def effective(loaded: Loaded) -> list[tuple[str, str, str]]:
 def _in_words(name: str, value: object) -> str:
     if name == "server_password":
         return "set" if value else "not set"
+    if name == "journal" and value is None:
+        return "in the user's state folder"
     if name == "database":
         return "found as opencode does" if value is None else str(value)
     if value is None or isinstance(value, timedelta):

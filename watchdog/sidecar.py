@@ -9,9 +9,11 @@ from pathlib import Path
 
 import anyio
 
-from watchdog.app import assemble
+from watchdog.app import assemble, open_journal
 from watchdog.clock import SystemClock
+from watchdog.journal import SqliteJournal
 from watchdog.lock import DatabaseLock
+from watchdog.no_journal import NoJournal
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.fleet import OpencodeFleet
 from watchdog.opencode.identity import find_database
@@ -42,6 +44,7 @@ class Sidecar:
     fleet: OpencodeFleet
     owners: ProcessOwners
     mandate: DatabaseLock
+    journal: SqliteJournal | NoJournal
     bell: _Bell = field(default_factory=_Bell)
 
     def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
@@ -52,6 +55,7 @@ class Sidecar:
             fleet=self.fleet,
             owners=self.owners,
             mandate=self.mandate,
+            journal=self.journal,
             listeners=listeners,
             dry_run=dry_run,
         )
@@ -70,15 +74,18 @@ def locate(loaded: Loaded) -> Path:
 
 
 @asynccontextmanager
-async def sidecar(loaded: Loaded, *, feeds: bool) -> AsyncIterator[Sidecar]:
+async def sidecar(loaded: Loaded, *, feeds: bool, acts: bool = True) -> AsyncIterator[Sidecar]:
     """Open everything that the settings name.
 
     Args:
         feeds: listen to the servers' event feeds; a command that looks once needs none.
 
+        acts: something may be done, so that the journal is needed.
+
     Raises:
         DatabaseError: the database can't be used.
         SettingsError: a server's URL can't be used.
+        JournalUnusable: the journal can't be used.
     """
     settings, path, clock, bell = loaded.settings, locate(loaded), SystemClock(), _Bell()
     rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
@@ -97,6 +104,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool) -> AsyncIterator[Sidecar]:
 
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(await OpencodeDatabase.open(path))
+        journal = await stack.enter_async_context(open_journal(settings, path, os.environ, Path.home(), acts=acts))
         mandate = stack.enter_context(DatabaseLock(path))
         mandate.announce()
         fleet = OpencodeFleet(settings.servers, connect=connect, clock=clock, discover=settings.discover, feeds=feeds)
@@ -105,6 +113,13 @@ async def sidecar(loaded: Loaded, *, feeds: bool) -> AsyncIterator[Sidecar]:
         async with anyio.create_task_group() as group:
             fleet.start(group)
             yield Sidecar(
-                path=path, settings=settings, store=store, fleet=fleet, owners=owners, mandate=mandate, bell=bell
+                path=path,
+                settings=settings,
+                store=store,
+                fleet=fleet,
+                owners=owners,
+                mandate=mandate,
+                journal=journal,
+                bell=bell,
             )
             group.cancel_scope.cancel()

@@ -74,8 +74,10 @@ class Surroundings:
         return base / path
 
     def placed(self, name: str, value: object, base: Path) -> object:
-        """The value; if it is the database's path, made absolute."""
-        if name != "database" or not isinstance(value, str | Path) or not str(value).strip():
+        """The value; if it is the path of a file, made absolute."""
+        if name not in {"database", "journal"} or not isinstance(value, str | Path) or not str(value).strip():
+            return value
+        if name == "journal" and str(value).strip().lower() == "off":
             return value
         return self.located(str(value), base)
 

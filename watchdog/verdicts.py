@@ -1,8 +1,9 @@
 """Verdicts, written out: what is to be ended, and the sentence that says why."""
 
 from watchdog.case import Case
+from watchdog.family import names
 from watchdog.limits import duration
-from watchdog.model import CallId, Session, ToolCall, Turn, TurnId, Verdict, VerdictKind
+from watchdog.model import Ask, CallId, Session, ToolCall, Turn, TurnId, Verdict, VerdictKind
 from watchdog.proof import Proof
 
 
@@ -124,6 +125,26 @@ def idle(case: Case, session: Session, silent: float, limit: float) -> Verdict:
         message_id=turns[-1] if turns else None,
         life_ms=case.life_ms(session),
         rests_on_silence=True,
+    )
+
+
+def unanswered(case: Case, session: Session, ask: Ask, age: float, limit: float) -> Verdict:
+    """An ask that no human answered in time: it is turned down, and its session goes on with that answer."""
+    call = next((each for each in session.calls if names(ask, each)), None)
+    return Verdict(
+        session_id=session.id,
+        kind=VerdictKind.UNANSWERED,
+        cancel_session_id=session.id,
+        why=f"nobody answered its {ask.kind.value} for {duration(age)}, past the limit of {duration(limit)}",
+        age_seconds=age,
+        limit_seconds=limit,
+        call_ids=(call.id,) if call else (),
+        newest_prompt_id=session.newest_prompt_id,
+        message_id=call.turn_id if call else ask.turn_id,
+        call_id=call.id if call else None,
+        tool=call.tool if call else None,
+        life_ms=case.life_ms(session),
+        ask=ask,
     )
 
 

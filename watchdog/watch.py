@@ -1,7 +1,8 @@
 """The loop: look, judge, act, and look again, until it is told to stop."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
 
@@ -9,7 +10,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from watchdog.clock import Advance, Timeline
-from watchdog.errors import DatabaseError, ShutdownTimedOut
+from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut, WatchdogError
+from watchdog.interventions import Actor
 from watchdog.judge import judge, reprove
 from watchdog.memory import Memory
 from watchdog.model import (
@@ -26,7 +28,8 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.observe import Observer
-from watchdog.ports import Clock, Fleet, Owners, Store
+from watchdog.ports import Clock, Fleet, Journal, Owners, Store
+from watchdog.recollection import dump, restore
 from watchdog.remedy import Ladder, Remedy
 
 _LATE_SECONDS = 10.0
@@ -34,6 +37,8 @@ _LATE_INTERVALS = 3
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _MOST_DOUBLINGS = 16
+_MEMORY = "memory"
+_SAVE_EVERY_SECONDS = 60.0
 _FORGET_CREDITS_MS = 30 * 24 * 3600 * 1000
 
 
@@ -76,8 +81,8 @@ class Listener(Protocol):
         """An error of the watchdog's own was contained."""
         ...
 
-    def unavailable(self, error: DatabaseError, retry_seconds: float) -> None:
-        """The database could not be read; the next look comes after `retry_seconds`."""
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
+        """The database or the journal could not be used; the next look comes after `retry_seconds`."""
         ...
 
 
@@ -95,6 +100,7 @@ class Pace:
 
     Attributes:
         recover_on_start: settle also the orphans that were there when the watch began.
+        journal_retention_seconds: how long interventions are kept; None for ever.
         max_concurrency: how many verdicts are carried out at the same time.
     """
 
@@ -104,6 +110,7 @@ class Pace:
     max_attempts: int = 3
     max_concurrency: int = 8
     recover_on_start: bool = True
+    journal_retention_seconds: float | None = None
     dry_run: bool = False
 
 
@@ -118,6 +125,8 @@ class Watch:
         owners: Owners,
         clock: Clock,
         mandate: Mandate,
+        journal: Journal,
+        boot_id: str,
         policy: Policy,
         pace: Pace,
         ladder: Ladder,
@@ -129,6 +138,7 @@ class Watch:
         self.listeners = listeners
         self.clock = clock
         self.mandate = mandate
+        self.journal = journal
         self.memory = Memory()
         self.timeline = Timeline()
         self.observer = Observer(
@@ -138,7 +148,13 @@ class Watch:
             memory=self.memory,
             reuse_holders_ms=int(policy.orphan_grace_seconds * 500),
         )
-        self.remedy = Remedy(store=store, fleet=fleet, clock=clock, reprove=self.reprove, ladder=ladder)
+        self.remedy = Remedy(
+            store=store, fleet=fleet, clock=clock, reprove=self.reprove, ladder=ladder, journal=journal
+        )
+        self._boot_id = boot_id
+        self._resumed = False
+        self._writes_memory = False
+        self._saved: tuple[object, float] | None = None
         self._wakeup = anyio.Event()
         self._acting: set[SessionId] = set()
         self._acted: dict[SessionId, float] = {}
@@ -160,8 +176,11 @@ class Watch:
 
         Raises:
             DatabaseError: the database can't be read.
+            JournalUnusable: the journal can't be read, so it is not known what is on hold.
         """
+        await self._recall()
         reading = self.clock.read()
+        holds = await self.journal.holds(reading.wall_ms)
         advance = self.timeline.advance(reading, planned_awake_seconds=planned_awake_seconds)
         self.timeline.prune(reading.wall_ms - _FORGET_CREDITS_MS)
         observation = await self.observer.look(
@@ -174,6 +193,7 @@ class Watch:
             scan_parts=scan_parts,
             fresh=fresh,
         )
+        observation = replace(observation, on_hold={id_: hold.why for id_, hold in holds.items()})
         judgement = judge(observation, self.policy, reading.wall_ms)
         self.memory.note_looks(observation, judgement.unclaimed)
         slow = self.clock.read().awake_seconds - reading.awake_seconds
@@ -193,14 +213,47 @@ class Watch:
         assessment = await self.assess(also=[session_id], fresh=True)
         return reprove(assessment.observation, self.policy, session_id)
 
+    # -- remembering -----------------------------------------------------------------------------------------
+
+    async def _recall(self) -> None:
+        """Take up, once, what an earlier process remembered."""
+        if self._resumed:
+            return
+        remembered = await self.journal.load(_MEMORY)
+        if remembered is not None:
+            restore(remembered, self.memory, self.timeline, self._boot_id)
+        self._resumed = True
+
+    async def _remember(self) -> None:
+        """Keep what must survive a restart: when it changed, and once a minute for the clocks. Only for who acts."""
+        now = self.clock.read().awake_seconds
+        state = self.memory.state()
+        if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
+            return
+        await self.journal.save(_MEMORY, dump(self.memory, self.timeline, self._boot_id))
+        self._saved = (state, now)
+
+    async def close_begun(self) -> None:
+        """Say of each intervention that a crash left begun how it ended, by looking; count it if it did not work."""
+        await self._recall()
+        for intervention in await self.journal.begun():
+            outcome = await self.remedy.resume(intervention)
+            self._note(intervention.verdict, outcome)
+        await self._prune()
+
+    async def _prune(self) -> None:
+        keep = self.pace.journal_retention_seconds
+        if keep is not None:
+            await self.journal.prune(self.clock.read().wall_ms - int(keep * 1000))
+
     # -- acting ----------------------------------------------------------------------------------------------
 
-    async def act(self, verdict: Verdict, *, reason: str | None = None) -> Outcome:
+    async def act(self, verdict: Verdict, *, reason: str | None = None, actor: Actor = Actor.WATCHDOG) -> Outcome:
         """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
         for listener in self.listeners:
             listener.found(verdict)
         try:
-            outcome = await self.remedy.carry_out(verdict, dry_run=self.pace.dry_run, reason=reason)
+            outcome = await self.remedy.carry_out(verdict, dry_run=self.pace.dry_run, reason=reason, actor=actor)
         except Exception as error:  # noqa: BLE001 - one verdict must not take the others down; it is counted and told
             for listener in self.listeners:
                 listener.failed(verdict, error)
@@ -211,6 +264,13 @@ class Watch:
                 steps=(),
                 why=f"an error of the watchdog's own: {type(error).__name__}",
             )
+        self._note(verdict, outcome)
+        if self._writes_memory:
+            with suppress(JournalUnusable):  # the next look says so, and does nothing until it is mended
+                await self._remember()
+        return outcome
+
+    def _note(self, verdict: Verdict, outcome: Outcome) -> None:
         given_up = self.memory.note_outcome(
             verdict,
             outcome,
@@ -220,7 +280,6 @@ class Watch:
         )
         for listener in self.listeners:
             listener.ended(verdict, outcome, given_up=given_up)
-        return outcome
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -267,20 +326,31 @@ class Watch:
                     full=full, scan_parts=first and self.pace.recover_on_start, planned_awake_seconds=planned
                 )
                 acting = self.pace.dry_run or self.mandate.acquire()
-            except DatabaseError as error:
+                if acting and not self.pace.dry_run:
+                    await self._take_over()
+                    await self._remember()
+            except (DatabaseError, JournalUnusable) as error:
                 delay = min(self.pace.poll_interval_seconds * 2**failures, _LONGEST_BACK_OFF_SECONDS)
                 failures = min(failures + 1, _MOST_DOUBLINGS)
                 for listener in self.listeners:
                     listener.unavailable(error, delay)
             else:
                 first, failures = False, 0
-                full_at = now + self.pace.full_scan_interval_seconds if full else full_at
+                if full:
+                    full_at = now + self.pace.full_scan_interval_seconds
+                    await self._prune()
                 self._take_up(assessment, acts, acting=acting)
                 delay = self._delay(assessment.judgement)
             if stop.is_set():
                 break
             planned = self.clock.read().awake_seconds + delay
             await self._rest(delay)
+
+    async def _take_over(self) -> None:
+        """What the one who acts does first: close what a crash left begun."""
+        if not self._writes_memory:
+            await self.close_begun()
+            self._writes_memory = True
 
     def _take_up(self, assessment: Assessment, acts: TaskGroup, *, acting: bool) -> None:
         """Start to act on the verdicts of a look, unless it came too late or took too long to be trusted."""

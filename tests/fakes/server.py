@@ -236,11 +236,11 @@ async def _respond(fake: FakeServer, request: Request, version: str) -> bytes:
                 asks = await fake.pending_asks(directory)
                 return reply([_wire_ask(ask) for ask in asks if ask.kind == kind])
             case "POST", (("question", ask_id, "reject") | ("permission", ask_id, "reply")):
-                asks = [ask for ask in await fake.pending_asks(directory) if ask.id == ask_id]
+                found_asks = [ask for ask in await fake.pending_asks(directory) if ask.id == ask_id]
                 assert request.path[0] == "question" or json.loads(request.body) == {"reply": "reject"}
-                if not asks:
+                if not found_asks:
                     return reply({"name": "NotFoundError"}, status=404)
-                await fake.reject(asks[0], directory)
+                await fake.reject(found_asks[0], directory)
                 return reply(body=True)
             case "POST", ("session", session_id, "abort"):
                 await fake.abort(SessionId(session_id), directory)

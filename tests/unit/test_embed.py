@@ -30,6 +30,7 @@ from watchdog.errors import (
     ServerAnswerInvalid,
     ServerError,
     ShutdownTimedOut,
+    WatchdogError,
 )
 from watchdog.model import (
     Activity,
@@ -106,7 +107,7 @@ class Notes:
 
     def failed(self, verdict: Verdict, error: Exception) -> None: ...
 
-    def unavailable(self, error: DatabaseError, retry_seconds: float) -> None: ...
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None: ...
 
     def reasons(self, session_id: str) -> set[SpareReason]:
         if not self.looks:
@@ -134,7 +135,7 @@ class World:
             "abort_timeout": timedelta(seconds=1),
             **more,
         }
-        return Settings(**fields)
+        return Settings(**{"journal": "off", **fields})
 
     @asynccontextmanager
     async def running(self, **more: Any) -> AsyncIterator[Running]:  # noqa: ANN401

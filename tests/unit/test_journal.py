@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from watchdog.errors import JournalUnusable
-from watchdog.interventions import EVERYTHING, Actor, Hold, InterventionId, Kept
+from watchdog.interventions import Actor, Hold, InterventionId, Kept
 from watchdog.journal import VERSION, SqliteJournal, journal_path
 from watchdog.model import (
+    EVERYTHING,
     Ask,
     AskKind,
     CallId,
@@ -206,9 +207,7 @@ class TestRefusals:
     async def test_a_damaged_file_while_in_use(self, tmp_path: Path) -> None:
         path = tmp_path / "j.db"
         journal = await SqliteJournal.open(path)
-        shutil.rmtree(tmp_path)
-        tmp_path.mkdir()
-        path.write_text("no database any more, and of some length " * 40)
+        _replace_by_text(path)
         with pytest.raises(JournalUnusable):
             await journal.begin(VERDICT, at_ms=1)
         await journal.close()
@@ -223,6 +222,12 @@ class TestRefusals:
                 await journal.begin(VERDICT, at_ms=1)
             other.close()
             await journal.begin(VERDICT, at_ms=1)
+
+
+def _replace_by_text(path: Path) -> None:
+    shutil.rmtree(path.parent)
+    path.parent.mkdir()
+    path.write_text("no database any more, and of some length " * 40)
 
 
 def test_each_database_has_a_journal_of_its_own(tmp_path: Path) -> None:

@@ -428,7 +428,7 @@ class TestForgetting:
         world.memory.note_looks(seen, set())
         assert (world.memory.calls, world.memory.looks, world.memory.attempts) == ({}, {}, {})
         assert (seen.call_clocks, seen.looks, seen.attempts) == ({}, {}, {})
-        assert world.memory._claimed_by == {}
+        assert world.memory.claimed_by == {}
 
     def test_a_session_that_is_no_longer_unfinished_is_forgotten_though_it_is_still_in_sight(
         self, world: World

@@ -10,6 +10,7 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
+from tests.fakes.journal import FakeJournal
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW
@@ -63,6 +64,7 @@ class World:
     """One session with an open turn and an open call, a server that is at work on it, and what is proven."""
 
     store: FakeStore = field(default_factory=FakeStore)
+    journal: FakeJournal = field(default_factory=FakeJournal)
     server: FakeServer = field(default_factory=FakeServer)
     fleet: FakeFleet = field(default_factory=FakeFleet)
     clock: FakeClock = field(default_factory=lambda: FakeClock(wall_ms=NOW + 60_000, auto=True))
@@ -99,6 +101,7 @@ class World:
             clock=self.clock,
             reprove=self.reprove,
             ladder=Ladder(abort_timeout_seconds=0.05, abort_grace_seconds=1.0),
+            journal=self.journal,
         )
         return await remedy.carry_out(verdict, dry_run=dry_run, reason=reason)
 

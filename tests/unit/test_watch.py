@@ -14,11 +14,12 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
+from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
 from watchdog.clock import Advance, SystemClock
-from watchdog.errors import DatabaseError, DatabaseUnavailable, ServerUnreachable, ShutdownTimedOut
+from watchdog.errors import DatabaseError, DatabaseUnavailable, ServerUnreachable, ShutdownTimedOut, WatchdogError
 from watchdog.model import (
     Activity,
     Holder,
@@ -75,7 +76,7 @@ class Diary:
     def failed(self, verdict: Verdict, error: Exception) -> None:  # noqa: ARG002
         self._note(self.failures, error)
 
-    def unavailable(self, error: DatabaseError, retry_seconds: float) -> None:
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
         self._note(self.outages, (str(error), retry_seconds))
 
     def reasons(self) -> set[SpareReason]:
@@ -123,6 +124,7 @@ class World:
     fleet: FakeFleet = field(default_factory=FakeFleet)
     owners: FakeOwners = field(default_factory=lambda: FakeOwners(SERVER_HOLDS))
     mandate: FakeMandate = field(default_factory=FakeMandate)
+    journal: FakeJournal = field(default_factory=FakeJournal)
     diary: Diary = field(default_factory=Diary)
     clock: Clock = field(default_factory=SystemClock)
 
@@ -137,6 +139,8 @@ class World:
             owners=self.owners,
             clock=self.clock,
             mandate=self.mandate,
+            journal=self.journal,
+            boot_id="this boot",
             policy=policy,
             pace=pace,
             ladder=ladder,

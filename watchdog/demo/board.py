@@ -7,7 +7,7 @@ from enum import StrEnum
 from watchdog.clock import Advance
 from watchdog.demo.book import Scene
 from watchdog.demo.stories import SETTINGS, STORIES, Story, is_open
-from watchdog.errors import DatabaseError
+from watchdog.errors import WatchdogError
 from watchdog.model import Judgement, Outcome, Result, SessionId, Spared, SpareReason, Verdict
 from watchdog.watch import Assessment
 
@@ -101,7 +101,7 @@ class Board:
         """See `Listener.failed`."""
         self.note(f"an error on {verdict.cancel_session_id}: {error!r}")
 
-    def unavailable(self, error: DatabaseError, retry_seconds: float) -> None:
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
         """See `Listener.unavailable`."""
         self.note(f"{error} Next try in {retry_seconds:g} s.")
 

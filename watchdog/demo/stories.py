@@ -11,6 +11,7 @@ from watchdog.model import SessionId
 from watchdog.settings import Settings
 
 SETTINGS = Settings(
+    journal="off",
     poll_interval=timedelta(milliseconds=250),
     tool_timeout=timedelta(seconds=4),
     task_timeout=timedelta(seconds=6),
