@@ -247,7 +247,7 @@ def _reasons(findings: tuple[Finding, ...]) -> str:
     clauses = []
     for name, whys in grouped.items():
         more = f", and {len(whys) - 1} more like it" if len(whys) > 1 else ""
-        clauses.append(f"{whys[0]}{more} ({name})")
+        clauses.append(f"{whys[0].rstrip('.')}{more} ({name})")
     return "; ".join(clauses)
 
 
@@ -276,7 +276,7 @@ def _doubt(case: Case, page: SessionPage) -> str:
         return ""
     session = case.observation.snapshot.sessions[page.id]
     doubts = [proof.why for _, proof in proofs_to_give(case, session) if not proof.holds]
-    return f" That nobody is at work on it can't be proven: {doubts[-1]}." if doubts else ""
+    return f" That nobody is at work on it can't be proven: {doubts[-1].rstrip('.')}." if doubts else ""
 
 
 # -- what this look can't tell -------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """What a person can do about a session that is stuck, or that can't be judged."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from watchdog.case import Case
 from watchdog.explain_witnesses import blocking, proofs_to_give, server_name, why_its_answer_is_worth_little
 from watchdog.limits import duration
-from watchdog.model import Holder, Judgement, Session, Spared, SpareReason, Turn, VerdictKind
+from watchdog.model import Holder, Judgement, Session, Spared, SpareReason, Turn, TurnId, VerdictKind
 from watchdog.proof import claims, describe
 
 
@@ -16,7 +17,7 @@ def advice(case: Case, judgement: Judgement, sessions: Iterable[Session]) -> tup
     for session in sessions:
         found.extend(_about_verdicts(case, judgement, session))
         found.extend(_about_looks(case, judgement, session))
-        found.extend(_about_proofs(case, session))
+    found.extend(_about_proofs(case, sessions))
     ids = {session.id for session in sessions}
     by_id = {session.id: session for session in sessions}
     for spared in judgement.spared:
@@ -56,51 +57,57 @@ def _about_looks(case: Case, judgement: Judgement, session: Session) -> Iterator
         )
 
 
-def _about_proofs(case: Case, session: Session) -> Iterator[str]:
-    """Each process that stands against a proof, and how it would cease to."""
+def _about_proofs(case: Case, sessions: Iterable[Session]) -> Iterator[str]:
+    """Each process that stands against a proof, and how it would cease to; with all that it may be at work on."""
+    found: dict[tuple[str, str], list[TurnId]] = defaultdict(list)
+    for session in sessions:
+        for turn, proof in proofs_to_give(case, session):
+            if not proof.holds:
+                for blocker in _blockers(case, session, turn):
+                    found[blocker].append(turn.id)
+    for (who, remedy), turns in found.items():
+        more = f" and {len(turns) - 1} more" if len(turns) > 1 else ""
+        yield f"{who} may be at work on {turns[0]}{more}{remedy}"
+
+
+def _blockers(case: Case, session: Session, turn: Turn) -> Iterator[tuple[str, str]]:
+    """Who stands against a proof, and what to do about it, as the end of a sentence."""
+    left = blocking(case, session, turn)
+    for holder in left:
+        yield describe(holder), _about_blocker(case, holder, session, turn)
     holders = case.observation.holders
-    for turn, proof in proofs_to_give(case, session):
-        if proof.holds:
-            continue
-        left = blocking(case, session, turn)
-        yield from (_about_blocker(case, holder, session, turn) for holder in left)
-        if not left and holders is not None and not holders.complete:
-            yield _about_hidden(case, turn)
+    if not left and holders is not None and not holders.complete:
+        yield "A process that can't be seen", _about_hidden(case)
 
 
 def _about_blocker(case: Case, holder: Holder, session: Session, turn: Turn) -> str:
-    who = describe(holder)
-    blocks = f"{who} may be at work on {turn.id}"
     report = next((each for each in case.observation.reports if each.pid == holder.pid), None)
     if report is not None:
-        why = why_its_answer_is_worth_little(case, report, session, turn)
         name = server_name(report.name)
         if report.problem is not None:
-            return f"{blocks}: make {name} answer. {report.problem}"
+            return f": make {name} answer. {report.problem}"
         if not report.vouches:
             return (
-                f"{blocks}, and {name} can't exclude it before version 1.14: upgrade it, or restart it when it is "
-                "idle; what was born later excludes itself."
+                f", and {name} can't exclude it before version 1.14: upgrade it, or restart it when it is idle; what "
+                "was born later excludes itself."
             )
-        return f"{blocks}: {name} does not exclude it ({why}). Restart it when it is idle."
+        why = why_its_answer_is_worth_little(case, report, session, turn)
+        return f": {name} does not exclude it ({why}). Restart it when it is idle."
     if holder.ports:
         ports = " or ".join(f"http://127.0.0.1:{port}" for port in holder.ports)
-        return f"{blocks}: if it is a server, name it (`servers` or --server {ports}), so that its answer counts."
-    return (
-        f"{blocks}, and it can't be asked: look there. If nothing runs there, quit it; what it leaves open is then "
-        "settled."
-    )
+        return f": if it is a server, name it (`servers` or --server {ports}), so that its answer counts."
+    return ", and it can't be asked: look there. If nothing runs there, quit it; what it leaves open is then settled."
 
 
-def _about_hidden(case: Case, turn: Turn) -> str:
+def _about_hidden(case: Case) -> str:
     if case.policy.sole_owner:
         return (
-            f"A process that can't be seen may be at work on {turn.id}, and no configured server excludes itself: "
-            "name the server that uses this database (`servers` or --server)."
+            ", and no configured server excludes itself: name the server that uses this database (`servers` or "
+            "--server)."
         )
     return (
-        f"A process that can't be seen may be at work on {turn.id}: run the watchdog where it sees all processes; "
-        "or, if only the configured servers use this database, set `sole_owner = true`."
+        ": run the watchdog where it sees all processes; or, if only the configured servers use this database, set "
+        "`sole_owner = true`."
     )
 
 

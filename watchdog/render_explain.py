@@ -95,7 +95,7 @@ def _page(found: Explanation, *, ascii_only: bool) -> Iterator[RenderableType]:
     yield Panel(Text(_shown(found.sentence)), title=_mono(found.session_id), title_align="left", border_style=colour)
     if found.sessions:
         yield _tree(found.sessions, ascii_only=ascii_only)
-    for page in found.sessions:
+    for page in sorted(found.sessions, key=lambda each: not each.asked):
         if page.testimonies:
             yield _witnesses(page, found.at_ms)
     titles = {"advice": "what to do", "intervention": "earlier interventions", "note": "mind"}
