@@ -91,6 +91,23 @@ def scan(
 
 
 @app.command()
+def explain(
+    session: Session,
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Say of one session why it is stuck or left alone: its tree, each clock, each witness, and what to do."""
+    from watchdog import explaining
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, server)
+    _go(lambda: explaining.explain(loaded, Screen(as_json=as_json), session))
+
+
+@app.command()
 def recover(
     config: Config = None,
     database: Database = None,

@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = "watchdog"
 
-PURE = {"model", "judge", "case", "family", "limits", "proof", "verdicts", "settle", "memory"}
+EXPLAINING = {"explanation", "explain", "explain_clocks", "explain_witnesses", "explain_advice"}
+PURE = {"model", "judge", "case", "family", "limits", "proof", "verdicts", "settle", "memory", *EXPLAINING}
 """Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
 
 JUDGING = {"judge", "case", "family", "limits", "proof", "verdicts"}
@@ -27,12 +28,15 @@ ROOMS: Mapping[str, set[str]] = {
     "sources": set(),
     "settings": {"model", "errors", "durations", "sources"},
     **{name: {"model", *JUDGING} for name in JUDGING},
+    **{name: {"model", "case", "family", "limits", "proof", *EXPLAINING} for name in EXPLAINING},
     "settle": {"model"},
     "memory": {"model", "family"},
     "observe": {"ports", "model", "memory", "clock", "errors", "proof"},
     "remedy": {"ports", "model", "errors", "settle", "proof"},
     "watch": {"ports", "observe", "judge", "remedy", "memory", "model", "errors", "clock"},
     "contract": {"model"},
+    "contract_explain": {"contract", "explanation"},
+    "render_explain": {"contract", "explanation", "limits", "render"},
     "journal": {"model", "errors"},
     "metrics": {"model"},
     "logs": {"model"},

@@ -19,7 +19,7 @@ from watchdog.model import SessionId
 
 __all__ = ["path", "program", "rows"]
 
-COMMANDS = ["run", "scan", "recover", "release", "delete-message", "check"]
+COMMANDS = ["run", "scan", "explain", "recover", "release", "delete-message", "check"]
 SECRET = "correct-horse-battery-staple"  # noqa: S105
 
 

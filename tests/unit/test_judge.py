@@ -266,6 +266,14 @@ class TestIdle:
         )
         assert kinds(judged(seen)) == [("idle_session", "ses_1", "ses_1")]
 
+    def test_a_verdict_on_what_an_earlier_turn_left_behind_below_comes_first(self) -> None:
+        hung = call("prt_2", session="ses_2", turn="msg_2", age=4000)
+        parent, stale = session(age=5000), session("ses_2", parent="ses_1", age=4000, calls=[hung])
+        seen = observation(parent, stale, reports=[busy("ses_1")], idle={"ses_1": 99}, holders=[holder(8, age=6000)])
+        judgement = judged(seen)
+        assert kinds(judgement) == [("stuck_tool", "ses_2", "ses_2")]
+        assert [each.why for each in judgement.spared] == ["session ses_2 below it is ended first"]
+
     def test_what_is_at_work_two_below_a_child_of_an_earlier_turn_keeps_the_session_alive(self) -> None:
         parent, middle = session(age=5000), session("ses_2", parent="ses_1", age=4000, turns=())
         lowest = session("ses_3", parent="ses_2", age=10)

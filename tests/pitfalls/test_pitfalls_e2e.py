@@ -1,0 +1,162 @@
+"""What others fell into, on a real server: those entries that it shows cheaply and that `tests/e2e` does not.
+
+The number in a docstring is the entry's.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from tests.pitfalls.pester import pestering
+from tests.support.opencode import Lab
+from tests.support.prompts import bash, sleep
+from tests.support.scripted_model import FINAL_TEXT, call, go_silent, script, stream, streamed_words, task, use
+from tests.support.watchdog_run import Watchdog
+
+pytestmark = pytest.mark.e2e
+
+LONG_PAST_EVERY_LIMIT = 3.0
+
+
+async def test_a_watchdog_that_was_stopped_for_longer_than_the_limit_kills_nothing_when_it_goes_on(lab: Lab) -> None:
+    """5: on the real clocks, stopped as a machine stops it."""
+    server = await lab.serve()
+    session = await server.create_session()
+    watchdog = Watchdog.for_lab(lab, server, tool_timeout=4)
+    async with watchdog.run() as running:
+        await session.prompt(script(use(sleep())))
+        [call_] = await session.wait_for_bash()
+        await running.wait_looks(2)
+        os.kill(running.process.pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(6)  # longer than the limit: that is the test
+        finally:
+            os.kill(running.process.pid, signal.SIGCONT)
+        await running.wait_looks(3)
+        assert running.outcomes() == []
+        assert time.time() * 1000 - call_["state"]["time"]["start"] > 6_000
+
+        outcome = await running.wait_outcome(session.id, "recovered", kind="stuck_tool")
+    verdict = next(line for line in running.events("verdict.found") if line["session_id"] == session.id)
+    assert 4 <= verdict["age_seconds"] < 6, outcome
+
+
+async def test_a_parent_is_left_while_its_child_streams_although_nothing_else_of_it_moves(lab: Lab) -> None:
+    """6."""
+    server = await lab.serve()
+    words = stream("text", 6)
+    parent = await server.create_session()
+    watchdog = Watchdog.for_lab(lab, server, tool_timeout=1, task_timeout=1, idle_timeout=2)
+    async with watchdog.run() as running:
+        await parent.prompt(script(use(task("child", words))))
+        child = await parent.wait_for_child("child")
+        turn = await parent.wait_finished(turns=2)
+        assert running.outcomes() == []
+    assert "error" not in turn["info"]
+    assert streamed_words(words).split() == (await child.text()).split()
+
+
+async def test_pings_and_titles_do_not_keep_a_silent_session_alive(lab: Lab) -> None:
+    """9: titles change and everything is asked for all the time, by others."""
+    server = await lab.serve()
+    session = await server.create_session()
+    watchdog = Watchdog.for_lab(lab, server, idle_timeout=3)
+    async with server.events() as events, watchdog.run() as running:
+        await session.prompt(script(go_silent("Hm.")))
+        await session.wait_for_turn()
+        async with pestering(session):
+            outcome = await running.wait_outcome(session.id, "recovered", kind="idle_session")
+    titles = [event for event in events.seen if event.type == "session.updated"]
+    assert len(titles) > 5, outcome
+    assert (await session.turns())[-1]["info"]["error"]["name"] == "MessageAbortedError"
+
+
+async def test_a_turn_that_stays_open_after_its_last_tool_completed_is_ended_by_the_idle_rule(lab: Lab) -> None:
+    """25."""
+    server = await lab.serve()
+    session = await server.create_session()
+    watchdog = Watchdog.for_lab(lab, server, tool_timeout=1, idle_timeout=2)
+    async with watchdog.run() as running:
+        await session.prompt(script(use(bash("echo done")), go_silent()))
+        await session.wait_for_call("bash", "completed")
+        await running.wait_outcome(session.id, "recovered", kind="idle_session")
+    assert await session.open_ids() == []
+    assert [part["state"]["status"] for part in await session.calls("bash")] == ["completed"]
+    await session.finish_prompt("go on")
+
+
+async def test_a_model_that_takes_long_to_stream_the_arguments_of_a_call_is_let_finish(lab: Lab) -> None:
+    """30: all that time there is no row that changes and no event."""
+    server = await lab.serve()
+    session = await server.create_session()
+    target = lab.project() / "large.txt"
+    write = call("write", filePath=str(target), content="words " * 400)
+    watchdog = Watchdog.for_lab(lab, server, idle_timeout=1)
+    async with watchdog.run() as running:
+        await session.prompt(script(use(write, arguments_seconds=5)))
+        await session.wait_for_call("write", "pending")
+        before = lab.rows()
+        await running.watch_for(LONG_PAST_EVERY_LIMIT)
+        assert lab.rows() == before
+        turn = await session.wait_finished(turns=2)
+        assert running.outcomes() == []
+    assert "error" not in turn["info"]
+    assert target.read_text() == "words " * 400
+
+
+async def test_after_a_repair_of_pending_and_running_calls_the_messages_read_and_the_next_prompt_is_taken(
+    lab: Lab,
+) -> None:
+    """15, 16 and 29: every part and turn is closed, in a shape that opencode reads."""
+    server = await lab.serve()
+    running, pending = await server.create_session(), await server.create_session()
+    await running.prompt(script(use(sleep(), bash("echo ä; sleep 600", timeout_ms=900_000))))
+    await pending.prompt(script(use(bash("echo " + "x" * 400), arguments_seconds=60)))
+    await running.wait_for_bash()
+    await pending.wait_for_call("bash", "pending")
+    server.kill9()
+    before = lab.rows()
+    assert {one.status for one in before.open_calls} == {"pending", "running"}
+    assert len(before.open_turns) == 2
+
+    recovered = await Watchdog.for_lab(lab, server).command("recover", "--json")
+
+    assert recovered.code == 0, recovered
+    after = lab.rows()
+    assert not after.open_ids
+    for one in before.open_calls:
+        assert json.loads(after.parts[one.part_id][-1])["state"]["status"] == "error"
+    for turn in before.open_turns:
+        assert json.loads(after.messages[turn.message_id][-1])["time"]["completed"]
+    restarted = await server.restart()
+    for session in (running.on(restarted), pending.on(restarted)):
+        assert [part["state"]["status"] for part in await session.calls("bash")]
+        await session.finish_prompt(script(use(sleep(0))))
+        assert await session.text() == FINAL_TEXT
+
+
+async def test_the_turn_of_a_person_who_aborts_a_hung_one_and_prompts_at_once_is_not_hit(lab: Lab) -> None:
+    """13: at the very moment at which the watchdog finds the first one stuck."""
+    server = await lab.serve()
+    session = await server.create_session()
+    watchdog = Watchdog.for_lab(lab, server, tool_timeout=3)
+    async with watchdog.run() as running:
+        await session.prompt(script(use(sleep())))
+        [first] = await session.wait_for_bash()
+        await asyncio.sleep(max(0.0, first["state"]["time"]["start"] / 1000 + 2.9 - time.time()))
+        await session.abort()
+        turn = await session.finish_prompt(script(use(bash("sleep 2; echo second", timeout_ms=20_000))))
+        await running.wait_looks(2)
+        assert {outcome["result"] for outcome in running.outcomes()} <= {"recovered", "unchanged"}
+    assert "error" not in turn["info"]
+    assert "second" in _output((await session.calls("bash"))[-1])
+
+
+def _output(part: dict[str, Any]) -> str:
+    output: str = part["state"]["output"]
+    return output

@@ -1,0 +1,250 @@
+"""What each witness says of a session: database, feeds, servers, asks, and who has the database open."""
+
+from collections.abc import Iterator
+
+from watchdog.case import Case
+from watchdog.explanation import Stance, Testimony, WitnessKind
+from watchdog.family import names
+from watchdog.limits import duration
+from watchdog.model import EMBEDDED, Activity, Ask, Holder, ServerName, ServerReport, Session, Status, Turn
+from watchdog.proof import Proof, began_ms, born_too_late, claims, denies, describe, stands
+
+
+def testimonies(case: Case, session: Session, *, listening: bool) -> tuple[Testimony, ...]:
+    """Everything that anybody says of a session, in the order in which a person wants to read it."""
+    return (
+        Testimony(
+            kind=WitnessKind.DATABASE,
+            who="",
+            says="last sign of life in the rows",
+            stance=Stance.SILENT,
+            since_ms=session.last_life_ms,
+        ),
+        *(
+            _feed(report, session, case.now_ms, listening=listening)
+            for report in case.observation.reports
+            if report.witness is not None
+        ),
+        *(_server(case, report, session) for report in case.observation.reports),
+        *_asks(case, session),
+        *_holders(case, session),
+    )
+
+
+def server_name(name: ServerName) -> str:
+    """A server, for people."""
+    return "this server" if name == EMBEDDED else name
+
+
+def proofs_to_give(case: Case, session: Session) -> list[tuple[Turn, Proof]]:
+    """The turns of a session for which it matters whether anybody executes them: no server says so."""
+    claimed = any(claims(report, session) for report in case.observation.reports)
+    return [(turn, proof) for turn, proof in case.proofs(session) if turn.superseded or not claimed]
+
+
+def blocking(case: Case, session: Session, turn: Turn) -> list[Holder]:
+    """The processes that stand against the proof that nobody executes a turn."""
+    holders = case.observation.holders
+    return [each for each in holders.known if _exclusion(case, each, session, turn) is None] if holders else []
+
+
+# -- feeds and servers ---------------------------------------------------------------------------------------------
+
+
+def _feed(report: ServerReport, session: Session, now_ms: float, *, listening: bool) -> Testimony:
+    witness, heard = report.witness, report.life.get(session.id)
+    connected = witness is not None and witness.connected
+    if witness is not None and witness.connected:
+        says = "connected"
+        if witness.gaps:
+            lost = sum(end - start for start, end in witness.gaps) / 1000
+            says += f", {len(witness.gaps)} gap{'' if len(witness.gaps) == 1 else 's'} of {duration(lost)} in all"
+    else:
+        says = "not connected" if listening else "not listened to by this look"
+    if heard is not None:
+        says += f"; last heard of it {duration(max(0.0, (now_ms - heard) / 1000))} ago"
+    return Testimony(
+        kind=WitnessKind.FEED,
+        who=server_name(report.name),
+        says=says,
+        stance=Stance.SILENT,
+        since_ms=witness.since_ms if connected and witness is not None else None,
+        pid=report.pid,
+    )
+
+
+def _server(case: Case, report: ServerReport, session: Session) -> Testimony:
+    said = [statuses[session.id] for statuses in report.statuses.values() if session.id in statuses]
+    unheard = [each for each in session.directories if each not in report.statuses or each not in report.asks]
+    if said:
+        stance, says = _at_work(said[0], case.now_ms)
+        if unheard:
+            says += "; it does not say whether a person is asked for something"
+    elif report.problem is not None:
+        stance, says = Stance.SILENT, f"no answer: {report.problem}"
+    elif unheard:
+        stance, says = Stance.SILENT, "was not asked about its folder: nothing is open there"
+    else:
+        stance, says = _denial(case, report, session)
+    return Testimony(kind=WitnessKind.SERVER, who=server_name(report.name), says=says, stance=stance, pid=report.pid)
+
+
+def _at_work(status: Status, now_ms: float) -> tuple[Stance, str]:
+    if status.activity is not Activity.RETRY:
+        return Stance.AT_WORK, "at work on it"
+    if status.retry_at_ms is None:
+        return Stance.WAITS, "waits to try its provider again"
+    left = (status.retry_at_ms - now_ms) / 1000
+    when = f"in {duration(left)}" if left >= 0 else f"{duration(-left)} ago"
+    return Stance.WAITS, f"waits to try its provider again (due {when})"
+
+
+def _denial(case: Case, report: ServerReport, session: Session) -> tuple[Stance, str]:
+    """An answer that does not name the session, and how much it is worth."""
+    turns = [turn for turn, _ in proofs_to_give(case, session)]
+    if turns and all(denies(report, session, turn, case.observation) for turn in turns):
+        return Stance.EXCLUDED, "not at work on it; it serves this database"
+    reasons = [why for turn in turns if (why := why_its_answer_is_worth_little(case, report, session, turn))]
+    return Stance.SILENT, "; ".join(["not at work on it", *dict.fromkeys(reasons)])
+
+
+def why_its_answer_is_worth_little(case: Case, report: ServerReport, session: Session, turn: Turn) -> str | None:
+    """Why a server's answer does not exclude it; None where it does."""
+    if denies(report, session, turn, case.observation):
+        return None
+    if report.problem is not None:
+        return f"no usable answer: {report.problem}"
+    if claims(report, session):
+        return "it says that it is at work on the session"
+    if not report.vouches:
+        return "before version 1.14 that proves nothing"
+    if turn.id not in report.served:
+        return f"it did not return {turn.id}: it may serve another database"
+    if any(stands(ask, session) for asks in report.asks.values() for ask in asks):
+        return "it asks a person something for it"
+    return "it was not asked about every folder of the session"
+
+
+# -- asks ----------------------------------------------------------------------------------------------------------
+
+
+def _asks(case: Case, session: Session) -> Iterator[Testimony]:
+    seen: set[tuple[str, str]] = set()
+    for report in case.observation.reports:
+        for ask in (ask for asks in report.asks.values() for ask in asks):
+            if ask.session_id == session.id and (report.name, ask.id) not in seen:
+                seen.add((report.name, ask.id))
+                yield _ask(report, ask, session)
+
+
+def _ask(report: ServerReport, ask: Ask, session: Session) -> Testimony:
+    named = [call for call in session.calls if names(ask, call)]
+    if not stands(ask, session):
+        stance, says = Stance.SILENT, "left over: what it was for is not open any more"
+    elif len(named) == 1:
+        stance, says = Stance.WAITS, f"waits for a person, for the {named[0].tool} call {named[0].id}"
+    else:
+        stance, says = Stance.WAITS, "waits for a person, for anything open in the session"
+    return Testimony(
+        kind=WitnessKind.ASK,
+        who=f"{ask.kind.value} {ask.id}",
+        says=f"{says} ({server_name(report.name)})",
+        stance=stance,
+        call_id=named[0].id if len(named) == 1 else None,
+        turn_id=ask.turn_id,
+    )
+
+
+# -- holders -------------------------------------------------------------------------------------------------------
+
+
+def _holders(case: Case, session: Session) -> Iterator[Testimony]:
+    holders, wanted = case.observation.holders, proofs_to_give(case, session)
+    if holders is None:
+        yield _nobody("not looked up: no proof is needed while a server is at work on it", Stance.SILENT)
+        return
+    if not holders.known and holders.complete:
+        yield _nobody("no process has the database open", Stance.EXCLUDED)
+        return
+    told: set[tuple[int, str]] = set()
+    for turn, _ in wanted:
+        for holder in holders.known:
+            testimony = _holder(case, holder, session, turn)
+            if (holder.pid, testimony.says) not in told:
+                told.add((holder.pid, testimony.says))
+                yield testimony
+    if not wanted:
+        yield from (_bystander(case, holder, session) for holder in holders.known)
+    if not holders.complete:
+        hidden = holders.why_incomplete or "a process that can't be seen may have the database open"
+        vouched = all(proof.holds for _, proof in wanted)
+        vouch = "; sole_owner vouches that none but the configured servers does" if wanted and vouched else ""
+        yield Testimony(
+            kind=WitnessKind.HOLDER,
+            who="not seen",
+            says=f"{hidden}{vouch}",
+            stance=Stance.SILENT if vouched else Stance.BLOCKS,
+        )
+
+
+def _nobody(says: str, stance: Stance) -> Testimony:
+    return Testimony(kind=WitnessKind.HOLDER, who="", says=says, stance=stance)
+
+
+def _bystander(case: Case, holder: Holder, session: Session) -> Testimony:
+    """A holder where no proof is needed: a server says that it is at work, or nothing is open."""
+    worker = any(report.pid == holder.pid and claims(report, session) for report in case.observation.reports)
+    says = "the server that is at work on it" if worker else "has the database open; nothing has to be proven"
+    stance = Stance.AT_WORK if worker else Stance.SILENT
+    return _of(holder, says, stance)
+
+
+def _holder(case: Case, holder: Holder, session: Session, turn: Turn) -> Testimony:
+    excluded = _exclusion(case, holder, session, turn)
+    if excluded is not None:
+        return _of(holder, excluded, Stance.EXCLUDED, turn)
+    birth = _birth_stands_against_it(case, holder, session, turn)
+    answer = _answer_stands_against_it(case, holder, session, turn)
+    return _of(holder, f"{birth}, and {answer}", Stance.BLOCKS, turn)
+
+
+def _of(holder: Holder, says: str, stance: Stance, turn: Turn | None = None) -> Testimony:
+    return Testimony(
+        kind=WitnessKind.HOLDER,
+        who=describe(holder),
+        says=says,
+        stance=stance,
+        since_ms=holder.born_ms,
+        pid=holder.pid,
+        turn_id=turn.id if turn is not None else None,
+    )
+
+
+def _exclusion(case: Case, holder: Holder, session: Session, turn: Turn) -> str | None:
+    """How a process is excluded, or None where it is not."""
+    began = began_ms(session, turn)
+    if born_too_late(holder, began, case.observation, case.policy):
+        return f"excluded by birth: born {duration((holder.born_ms - began) / 1000)} after it began"
+    for report in case.observation.reports:
+        if report.pid == holder.pid and denies(report, session, turn, case.observation):
+            return f"excluded by its answer: {server_name(report.name)} is not at work on it"
+    return None
+
+
+def _birth_stands_against_it(case: Case, holder: Holder, session: Session, turn: Turn) -> str:
+    began, step = began_ms(session, turn), case.observation.step_ms
+    if holder.embeds_us:
+        return "it is the server that the watchdog is part of"
+    if holder.born_ms > began and step is not None and began <= step:
+        return "the clock was set after it began, so births can't be compared"
+    if holder.born_ms > began:
+        return f"born only {duration((holder.born_ms - began) / 1000)} after it began, within birth_margin"
+    return f"born {duration((began - holder.born_ms) / 1000)} before it began"
+
+
+def _answer_stands_against_it(case: Case, holder: Holder, session: Session, turn: Turn) -> str:
+    for report in case.observation.reports:
+        if report.pid == holder.pid:
+            why = why_its_answer_is_worth_little(case, report, session, turn)
+            return f"{server_name(report.name)} does not exclude it: {why}"
+    return "no server answers for it"
