@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from watchdog.climb import Ladder
 from watchdog.clock import SystemClock, boot_id
 from watchdog.errors import JournalUnusable
 from watchdog.journal import SqliteJournal, journal_path
 from watchdog.no_journal import NoJournal
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
-from watchdog.remedy import Ladder
 from watchdog.settings import Settings
 from watchdog.watch import Listener, Mandate, Pace, Watch
 

@@ -185,10 +185,10 @@ class Timeline:
 
     def dump(self) -> dict[str, Any]:
         """Everything that is noted, for another process of the same boot."""
-        readings = {"last": self._last, "settled": self._settled, "unstepped": self._unstepped}
         return {
             "credits": [asdict(credit) for credit in self._credits],
-            "readings": {name: asdict(reading) if reading else None for name, reading in readings.items()},
+            "last": asdict(self._last) if self._last else None,
+            "not_credited": [self._step_seconds, self._sleep_seconds, self._unnoted_seconds],
             "step_ms": self._step_ms,
         }
 
@@ -196,12 +196,12 @@ class Timeline:
         """Take up what another process of the same boot noted: what happened since is found at the next look.
 
         Raises:
-            KeyError, TypeError: it is not what `dump` gave.
+            KeyError, TypeError, ValueError: it is not what `dump` gave.
         """
-        readings = {name: Reading(**each) if each else None for name, each in value["readings"].items()}
         noted = deque(_Credit(**credit) for credit in value["credits"])
-        self._last, self._settled, self._unstepped = (readings[name] for name in ("last", "settled", "unstepped"))
-        self._credits, self._step_ms = noted, value["step_ms"]
+        last = Reading(**value["last"]) if value["last"] else None
+        self._step_seconds, self._sleep_seconds, self._unnoted_seconds = map(float, value["not_credited"])
+        self._credits, self._last, self._step_ms = noted, last, value["step_ms"]
 
     def prune(self, before_ms: float) -> None:
         """Forget the credits that no moment at or after `before_ms` needs."""

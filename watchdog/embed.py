@@ -146,9 +146,8 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Watch a server's own sessions from inside its event loop, for as long as the context is open.
 
-    No signal handlers are installed, the engine is used and never disposed, and logging stays as the server set
-    it up. A failure of the loop does not take the server down: it is logged, kept in `failure`, and raised when
-    the context is left.
+    No signal handlers are installed, the engine is never disposed, and logging stays as the server set it up. A
+    failure of the loop does not take the server down: it is logged, kept in `failure`, and raised at the end.
 
     Args:
         settings: as for the program; `servers` and `discover` are not used.
@@ -159,7 +158,7 @@ async def running(
 
     Raises:
         DatabaseError: the database can't be used.
-        JournalUnusable: the journal can't be used, and `journal = "off"` was not chosen.
+        JournalUnusable: the journal can't be used, and is not `off`.
     """
     path = settings.database or _path_of(engine)
     failure: Exception | None = None
@@ -178,18 +177,25 @@ async def running(
                 listeners=[LogListener(), *listeners],
                 dry_run=dry_run,
             )
-            state = Running(watch)
-            stop = anyio.Event()
-            async with anyio.create_task_group() as group:
-                group.start_soon(_run, state, stop, name="watchdog")
+            async with _in_background(Running(watch)) as state:
                 try:
                     yield state
                 except Exception as error:  # noqa: BLE001 - the server's own: it leaves as it came, in no group
                     failure = error
-                finally:
-                    stop.set()
     if failure := failure or state.failure:
         raise failure
+
+
+@asynccontextmanager
+async def _in_background(state: Running) -> AsyncIterator[Running]:
+    """Run the loop until the block is left, then wait for its end."""
+    stop = anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(_run, state, stop, name="watchdog")
+        try:
+            yield state
+        finally:
+            stop.set()
 
 
 async def _run(state: Running, stop: anyio.Event) -> None:

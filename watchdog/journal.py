@@ -22,7 +22,6 @@ from sqlalchemy import (
     Index,
     Integer,
     MetaData,
-    RowMapping,
     Table,
     Text,
     delete,
@@ -38,18 +37,12 @@ from sqlalchemy.pool import NullPool
 
 from watchdog.errors import JournalUnusable
 from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
+from watchdog.journal_shapes import dump, read_intervention, read_kept
 from watchdog.model import (
-    Ask,
-    AskKind,
     GuardedWrite,
     Outcome,
-    Result,
-    Row,
     SessionId,
-    Step,
-    TurnId,
     Verdict,
-    VerdictKind,
 )
 
 APPLICATION_ID = 0x6F637764
@@ -150,7 +143,7 @@ class SqliteJournal:
             "began_ms": at_ms,
             "actor": actor.value,
             "reason": reason,
-            "verdict": _dump(verdict),
+            "verdict": dump(verdict),
         }
         async with self._writing() as connection:
             statement = insert(_INTERVENTIONS).values(values).returning(_INTERVENTIONS.c.id)
@@ -180,7 +173,7 @@ class SqliteJournal:
         """Note how an intervention ended."""
         change = update(_INTERVENTIONS).where(_INTERVENTIONS.c.id == intervention)
         async with self._writing() as connection:
-            await connection.execute(change.values(ended_ms=at_ms, outcome=_dump(outcome)))
+            await connection.execute(change.values(ended_ms=at_ms, outcome=dump(outcome)))
 
     async def mark_undone(self, intervention: InterventionId, hold: Hold, *, at_ms: int) -> None:
         """Note that the rows of an intervention were put back, and that the session is left alone from now on."""
@@ -202,26 +195,26 @@ class SqliteJournal:
         if limit is not None:
             query = query.limit(limit)
         async with self._reading() as connection:
-            return tuple(_intervention(row) for row in (await connection.execute(query)).mappings())
+            return tuple(read_intervention(dict(row)) for row in (await connection.execute(query)).mappings())
 
     async def intervention(self, intervention: InterventionId) -> Intervention | None:
         """One intervention, or None if there is none of that number."""
         query = select(_INTERVENTIONS).where(_INTERVENTIONS.c.id == intervention)
         async with self._reading() as connection:
             row = (await connection.execute(query)).mappings().first()
-        return None if row is None else _intervention(row)
+        return None if row is None else read_intervention(dict(row))
 
     async def begun(self) -> tuple[Intervention, ...]:
         """The interventions that have no outcome: somebody is at work on them, or a crash left them."""
         query = select(_INTERVENTIONS).where(_INTERVENTIONS.c.ended_ms.is_(None)).order_by(_INTERVENTIONS.c.id)
         async with self._reading() as connection:
-            return tuple(_intervention(row) for row in (await connection.execute(query)).mappings())
+            return tuple(read_intervention(dict(row)) for row in (await connection.execute(query)).mappings())
 
     async def kept(self, intervention: InterventionId) -> tuple[Kept, ...]:
         """The rows that an intervention wrote, or was about to write."""
         query = select(_KEPT).where(_KEPT.c.intervention_id == intervention)
         async with self._reading() as connection:
-            return tuple(_kept(row) for row in (await connection.execute(query)).mappings())
+            return tuple(read_kept(dict(row)) for row in (await connection.execute(query)).mappings())
 
     async def prune(self, before_ms: int) -> int:
         """Forget the interventions that ended before a moment. Returns how many."""
@@ -366,52 +359,3 @@ def _translated(path: Path) -> Iterator[None]:
             f"The journal {path} {what}. Mend it, name another with the setting `journal`, or choose "
             '`journal = "off"`.'
         ) from error
-
-
-def _dump(value: Verdict | Outcome) -> str:
-    return json.dumps(asdict(value), separators=(",", ":"), ensure_ascii=False)
-
-
-def _intervention(row: RowMapping) -> Intervention:
-    return Intervention(
-        id=InterventionId(row["id"]),
-        began_ms=row["began_ms"],
-        actor=Actor(row["actor"]),
-        verdict=_verdict(json.loads(row["verdict"])),
-        reason=row["reason"],
-        ended_ms=row["ended_ms"],
-        outcome=_outcome(json.loads(row["outcome"])) if row["outcome"] else None,
-        undone_ms=row["undone_ms"],
-    )
-
-
-def _verdict(value: dict[str, Any]) -> Verdict:
-    lists = {"call_ids": tuple(value["call_ids"]), "turn_ids": tuple(value["turn_ids"])}
-    ask = value.get("ask")
-    asked = Ask(**{**ask, "kind": AskKind(ask["kind"])}) if ask else None
-    return Verdict(**{**value, **lists, "kind": VerdictKind(value["kind"]), "ask": asked})
-
-
-def _outcome(value: dict[str, Any]) -> Outcome:
-    return Outcome(
-        session_id=SessionId(value["session_id"]),
-        kind=VerdictKind(value["kind"]),
-        result=Result(value["result"]),
-        steps=tuple(Step(**step) for step in value["steps"]),
-        why=value["why"],
-    )
-
-
-def _kept(row: RowMapping) -> Kept:
-    return Kept(
-        row=Row(
-            table=row["table"],
-            id=row["id"],
-            message_id=TurnId(row["message_id"]),
-            session_id=SessionId(row["session_id"]),
-            created_ms=row["created_ms"],
-            updated_ms=row["updated_ms"],
-            data=row["before"],
-        ),
-        after=row["after"],
-    )

@@ -1,4 +1,4 @@
-"""The memory between looks as a JSON value, so that it outlives the process that made it."""
+"""The memory between looks, kept in the journal so that it outlives the process that made it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,8 +7,50 @@ from typing import Any
 from watchdog.clock import Timeline
 from watchdog.memory import AskMemory, CallMemory, Memory
 from watchdog.model import Attempts, CallId, ServerName, SessionId, TurnId
+from watchdog.ports import Clock, Journal
 
 VERSION = 1
+_KEY = "memory"
+_SAVE_EVERY_SECONDS = 60.0
+
+
+class Recollection:
+    """Takes the memory of an earlier process up, and keeps this one's."""
+
+    def __init__(self, *, journal: Journal, clock: Clock, memory: Memory, timeline: Timeline, boot_id: str) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._memory = memory
+        self._timeline = timeline
+        self._boot_id = boot_id
+        self._recalled = False
+        self._saved: tuple[object, float] | None = None
+
+    async def recall(self) -> None:
+        """Take up, once, what an earlier process remembered.
+
+        Raises:
+            JournalUnusable: the journal can't be read.
+        """
+        if self._recalled:
+            return
+        remembered = await self._journal.load(_KEY)
+        if remembered is not None:
+            restore(remembered, self._memory, self._timeline, self._boot_id)
+        self._recalled = True
+
+    async def keep(self) -> None:
+        """Keep the memory if something in it changed, and once a minute for the clocks.
+
+        Raises:
+            JournalUnusable: the journal can't be written.
+        """
+        now = self._clock.read().awake_seconds
+        state = self._memory.state()
+        if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
+            return
+        await self._journal.save(_KEY, dump(self._memory, self._timeline, self._boot_id))
+        self._saved = (state, now)
 
 
 def dump(memory: Memory, timeline: Timeline, boot_id: str) -> dict[str, Any]:

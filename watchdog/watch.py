@@ -9,6 +9,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
+from watchdog.climb import Ladder
 from watchdog.clock import Advance, Timeline
 from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut, WatchdogError
 from watchdog.interventions import Actor
@@ -29,16 +30,14 @@ from watchdog.model import (
 )
 from watchdog.observe import Observer
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
-from watchdog.recollection import dump, restore
-from watchdog.remedy import Ladder, Remedy
+from watchdog.recollection import Recollection
+from watchdog.remedy import Remedy
 
 _LATE_SECONDS = 10.0
 _LATE_INTERVALS = 3
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _MOST_DOUBLINGS = 16
-_MEMORY = "memory"
-_SAVE_EVERY_SECONDS = 60.0
 _FORGET_CREDITS_MS = 30 * 24 * 3600 * 1000
 
 
@@ -151,10 +150,10 @@ class Watch:
         self.remedy = Remedy(
             store=store, fleet=fleet, clock=clock, reprove=self.reprove, ladder=ladder, journal=journal
         )
-        self._boot_id = boot_id
-        self._resumed = False
-        self._writes_memory = False
-        self._saved: tuple[object, float] | None = None
+        self.recollection = Recollection(
+            journal=journal, clock=clock, memory=self.memory, timeline=self.timeline, boot_id=boot_id
+        )
+        self._took_over = False
         self._wakeup = anyio.Event()
         self._acting: set[SessionId] = set()
         self._acted: dict[SessionId, float] = {}
@@ -178,7 +177,7 @@ class Watch:
             DatabaseError: the database can't be read.
             JournalUnusable: the journal can't be read, so it is not known what is on hold.
         """
-        await self._recall()
+        await self.recollection.recall()
         reading = self.clock.read()
         holds = await self.journal.holds(reading.wall_ms)
         advance = self.timeline.advance(reading, planned_awake_seconds=planned_awake_seconds)
@@ -215,27 +214,9 @@ class Watch:
 
     # -- remembering -----------------------------------------------------------------------------------------
 
-    async def _recall(self) -> None:
-        """Take up, once, what an earlier process remembered."""
-        if self._resumed:
-            return
-        remembered = await self.journal.load(_MEMORY)
-        if remembered is not None:
-            restore(remembered, self.memory, self.timeline, self._boot_id)
-        self._resumed = True
-
-    async def _remember(self) -> None:
-        """Keep what must survive a restart: when it changed, and once a minute for the clocks. Only for who acts."""
-        now = self.clock.read().awake_seconds
-        state = self.memory.state()
-        if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
-            return
-        await self.journal.save(_MEMORY, dump(self.memory, self.timeline, self._boot_id))
-        self._saved = (state, now)
-
     async def close_begun(self) -> None:
         """Say of each intervention that a crash left begun how it ended, by looking; count it if it did not work."""
-        await self._recall()
+        await self.recollection.recall()
         for intervention in await self.journal.begun():
             outcome = await self.remedy.resume(intervention)
             self._note(intervention.verdict, outcome)
@@ -265,9 +246,9 @@ class Watch:
                 why=f"an error of the watchdog's own: {type(error).__name__}",
             )
         self._note(verdict, outcome)
-        if self._writes_memory:
+        if self._took_over:
             with suppress(JournalUnusable):  # the next look says so, and does nothing until it is mended
-                await self._remember()
+                await self.recollection.keep()
         return outcome
 
     def _note(self, verdict: Verdict, outcome: Outcome) -> None:
@@ -328,7 +309,7 @@ class Watch:
                 acting = self.pace.dry_run or self.mandate.acquire()
                 if acting and not self.pace.dry_run:
                     await self._take_over()
-                    await self._remember()
+                    await self.recollection.keep()
             except (DatabaseError, JournalUnusable) as error:
                 delay = min(self.pace.poll_interval_seconds * 2**failures, _LONGEST_BACK_OFF_SECONDS)
                 failures = min(failures + 1, _MOST_DOUBLINGS)
@@ -348,9 +329,9 @@ class Watch:
 
     async def _take_over(self) -> None:
         """What the one who acts does first: close what a crash left begun."""
-        if not self._writes_memory:
+        if not self._took_over:
             await self.close_begun()
-            self._writes_memory = True
+            self._took_over = True
 
     def _take_up(self, assessment: Assessment, acts: TaskGroup, *, acting: bool) -> None:
         """Start to act on the verdicts of a look, unless it came too late or took too long to be trusted."""

@@ -14,12 +14,13 @@ import anyio
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
+from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import FakeServer
 from tests.support.database import NOW, OpencodeFile
 from watchdog.app import assemble
 from watchdog.clock import Advance
-from watchdog.errors import DatabaseError
+from watchdog.errors import WatchdogError
 from watchdog.model import (
     Ask,
     AskKind,
@@ -99,7 +100,7 @@ class Diary:
     def failed(self, verdict: Verdict, error: Exception) -> None:  # noqa: ARG002
         self._note(self.failures, error)
 
-    def unavailable(self, error: DatabaseError, retry_seconds: float) -> None:
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
         self._note(self.outages, (str(error), retry_seconds))
 
     async def until(self, true: Callable[[], object]) -> None:
@@ -146,6 +147,7 @@ class Stage:
     fleet: FakeFleet = field(default_factory=FakeFleet)
     owners: FakeOwners = field(default_factory=lambda: FakeOwners(Holders(known=(OLD_SERVER,))))
     mandate: Mandate = field(default_factory=Right)
+    journal: FakeJournal = field(default_factory=FakeJournal)
     hands: FakeClock = field(default_factory=lambda: FakeClock(wall_ms=NOW))
     clock: Clock | None = None
     more: list[Listener] = field(default_factory=list)
@@ -171,6 +173,7 @@ class Stage:
             fleet=self.fleet,
             owners=self.owners,
             mandate=self.mandate,
+            journal=self.journal,
             listeners=[diary, *self.more],
             clock=self.time,
         )

@@ -120,7 +120,8 @@ def test_every_word_that_may_appear_is_documented(kind: type[VerdictKind | Spare
 
 
 def test_every_step_of_the_ladder_is_documented() -> None:
-    source = (Path(contract.__file__).parent / "remedy.py").read_text(encoding="utf-8")
+    folder = Path(contract.__file__).parent
+    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("climb.py", "remedy.py", "settling.py"))
     steps = set(re.findall(r'_step\(\s*"(\w+)"', source))
     assert steps
     page = PAGE.read_text(encoding="utf-8")

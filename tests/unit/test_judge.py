@@ -22,6 +22,7 @@ from tests.unit.observations import (
 from watchdog.judge import judge, release, reprove
 from watchdog.limits import limit_of
 from watchdog.model import (
+    EVERYTHING,
     Activity,
     Attempts,
     CallId,
@@ -488,6 +489,61 @@ class TestAttempts:
         tried = Attempts(count=3, given_up=True)
         seen = observation(session(calls=[call()]), holders=(), attempts={"cancel:prt_1": tried})
         assert kinds(judged(seen)) == [("orphan", "ses_1", "ses_1")]
+
+
+class TestHolds:
+    @pytest.mark.parametrize("held", ["ses_1", EVERYTHING])
+    def test_what_a_person_holds_is_left_alone_orphan_or_not(self, held: str) -> None:
+        on_hold = {SessionId(held): "a person said so"}
+        for seen in (
+            observation(session(calls=[call(age=61)]), reports=[busy("ses_1")], on_hold=on_hold),
+            observation(session(calls=[call(age=61)]), holders=(), on_hold=on_hold),
+            observation(session(), reports=[busy("ses_1")], idle={"ses_1": 99}, on_hold=on_hold),
+        ):
+            assert reasons(judged(seen)) == {"on_hold"}
+            assert not judged(seen).verdicts
+
+    def test_a_hold_below_spares_the_session_whose_end_would_end_it(self) -> None:
+        parent, child = parent_and_child(task_age=1000)
+        ended = replace(child, turns=(), calls=(), last_life_ms=ago(61))
+        seen = observation(parent, ended, reports=[busy("ses_1")])
+        assert judged(seen).verdicts
+        assert reasons(judged(replace(seen, on_hold={SessionId("ses_2"): "a person said so"}))) == {"on_hold"}
+
+    def test_a_hold_of_another_session_changes_nothing(self) -> None:
+        seen = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")], on_hold={SessionId("ses_9"): "x"})
+        assert kinds(judged(seen))
+
+
+class TestUnanswered:
+    ASK = question("ses_1", turn="msg_1", call_ref="call_prt_1")
+    POLICY = replace(POLICY, human_timeout_seconds=3600)
+
+    def seen(self, since: float) -> Observation:
+        return observation(
+            session(calls=[call(tool="question", age=9999)]),
+            reports=[busy("ses_1", asks=[self.ASK])],
+            ask_clocks={"que_1": float(ago(since))},
+        )
+
+    @pytest.mark.parametrize(("since", "over"), [(3599, False), (3600, True)])
+    def test_an_ask_is_turned_down_at_human_timeout_and_not_before(self, since: float, over: bool) -> None:
+        judgement = judged(self.seen(since), self.POLICY)
+        assert kinds(judgement) == ([("unanswered", "ses_1", "ses_1")] if over else [])
+        assert "waiting_on_human" in reasons(judgement)
+        if over:
+            (verdict,) = judgement.verdicts
+            assert (verdict.ask, set(verdict.row_ids)) == (self.ASK, {"prt_1"})
+
+    def test_it_is_off_unless_it_is_set(self) -> None:
+        assert not judged(self.seen(10**6)).verdicts
+
+    def test_an_ask_on_hold_is_left_to_its_human(self) -> None:
+        seen = replace(self.seen(10**6), on_hold={SessionId("ses_1"): "a person said so"})
+        assert not judged(seen, self.POLICY).verdicts
+
+    def test_the_deadline_of_an_ask_wakes_the_loop(self) -> None:
+        assert judged(self.seen(3000), self.POLICY).next_deadline_ms == pytest.approx(NOW + 600_000)
 
 
 class TestRelease:

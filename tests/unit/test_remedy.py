@@ -14,6 +14,7 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW
+from watchdog.climb import Ladder
 from watchdog.errors import DatabaseUnavailable, ServerUnreachable
 from watchdog.model import (
     Activity,
@@ -30,7 +31,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
-from watchdog.remedy import Ladder, Remedy
+from watchdog.remedy import Remedy
 
 SESSION = SessionId("ses_1")
 TURN = TurnId("msg_1")

@@ -18,6 +18,7 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
+from watchdog.climb import Ladder
 from watchdog.clock import Advance, SystemClock
 from watchdog.errors import DatabaseError, DatabaseUnavailable, ServerUnreachable, ShutdownTimedOut, WatchdogError
 from watchdog.model import (
@@ -34,7 +35,6 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.ports import Clock
-from watchdog.remedy import Ladder
 from watchdog.watch import Assessment, Pace, Watch
 
 T = TypeVar("T")

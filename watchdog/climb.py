@@ -1,0 +1,146 @@
+"""One verdict on its way up the ladder: what every rung needs."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol
+
+from watchdog.errors import JournalUnusable
+from watchdog.interventions import Actor, InterventionId
+from watchdog.model import (
+    Outcome,
+    Reproof,
+    Result,
+    ServerName,
+    Session,
+    SessionId,
+    Status,
+    Step,
+    TurnId,
+    Verdict,
+)
+from watchdog.ports import Clock, Fleet, Journal, Server, Store
+
+
+class Reprove(Protocol):
+    """Looks at a session afresh, holders and lock included, and tries to prove that nobody executes it."""
+
+    async def __call__(
+        self, session_id: SessionId, /, *, let_go: Mapping[TurnId, ServerName] = MappingProxyType({})
+    ) -> Reproof:
+        """Look.
+
+        Args:
+            session_id: the session.
+            let_go: its turns that a server was at work on, and let go of when it was told to abort.
+        """
+        ...
+
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ladder:
+    """The times that the ladder takes.
+
+    Attributes:
+        abort_timeout_seconds: how long a server may take to answer an abort.
+        abort_grace_seconds: how long the database may take to show that it worked.
+    """
+
+    abort_timeout_seconds: float = 10.0
+    abort_grace_seconds: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a session is held: the server, and the directory under which it says so."""
+
+    server: Server
+    directory: str
+    status: Status
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tools:
+    """What a climb works with."""
+
+    store: Store
+    fleet: Fleet
+    clock: Clock
+    reprove: Reprove
+    ladder: Ladder
+    journal: Journal
+
+
+class Climb:
+    """One verdict on its way up the ladder, with the steps that it took."""
+
+    def __init__(self, tools: Tools, verdict: Verdict, *, dry_run: bool, reason: str | None, actor: Actor) -> None:
+        self.tools = tools
+        self.verdict = verdict
+        self.dry_run = dry_run
+        self.reason = reason
+        self.actor = actor
+        self.intervention: InterventionId | None = None
+        self.steps: list[Step] = []
+
+    def outcome(self, result: Result, why: str) -> Outcome:
+        """How it ended, with the steps so far."""
+        return Outcome(
+            session_id=self.verdict.session_id,
+            kind=self.verdict.kind,
+            result=result,
+            steps=tuple(self.steps),
+            why=why,
+        )
+
+    async def noted(self, outcome: Outcome) -> Outcome:
+        """Note the outcome of what was begun. An act that was done stays done if that fails; the next start looks."""
+        if self.intervention is None:
+            return outcome
+        try:
+            await self.tools.journal.end(self.intervention, outcome, at_ms=self.tools.clock.read().wall_ms)
+        except JournalUnusable as error:
+            self._step("journal", ok=False, detail=str(error))
+            return self.outcome(outcome.result, outcome.why)
+        return outcome
+
+    async def _begin(self) -> InterventionId:
+        """Note, before anything is done, that it begins."""
+        if self.intervention is None:
+            self.intervention = await self.tools.journal.begin(
+                self.verdict, at_ms=self.tools.clock.read().wall_ms, actor=self.actor, reason=self.reason
+            )
+        return self.intervention
+
+    def _step(self, step: str, *, ok: bool, detail: str) -> None:
+        self.steps.append(Step(step=step, at_ms=self.tools.clock.read().wall_ms, ok=ok, detail=detail))
+
+    def _text(self) -> str:
+        """What people and models read as the error of a settled row."""
+        said = f" ({self.reason})" if self.reason else ""
+        return (
+            f"Ended by opencode-watchdog{said}: {self.verdict.why}. "
+            "A command that it had started may still be running."
+        )
+
+
+def current(session: Session, turn_id: str) -> bool:
+    """Whether no newer turn has superseded this one."""
+    return not any(turn.id == turn_id and turn.superseded for turn in session.turns)
+
+
+def still_open(session: Session | None, verdict: Verdict) -> frozenset[str]:
+    """What of the judged rows is still open."""
+    if session is None:
+        return frozenset()
+    calls = {call.id for call in session.calls}
+    turns = {turn.id for turn in session.turns if turn.open}
+    return verdict.row_ids & (calls | turns)
+
+
+def names(ids: Iterable[str]) -> str:
+    """Some ids, for people."""
+    return ", ".join(sorted(ids))

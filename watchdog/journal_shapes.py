@@ -1,0 +1,72 @@
+"""How verdicts, outcomes and rows read in the journal."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from watchdog.interventions import Actor, Intervention, InterventionId, Kept
+from watchdog.model import (
+    Ask,
+    AskKind,
+    Outcome,
+    Result,
+    Row,
+    SessionId,
+    Step,
+    TurnId,
+    Verdict,
+    VerdictKind,
+)
+
+
+def dump(value: Verdict | Outcome) -> str:
+    """A verdict or an outcome as the journal keeps it."""
+    return json.dumps(asdict(value), separators=(",", ":"), ensure_ascii=False)
+
+
+def read_intervention(row: Mapping[str, Any]) -> Intervention:
+    """An intervention from its row."""
+    return Intervention(
+        id=InterventionId(row["id"]),
+        began_ms=row["began_ms"],
+        actor=Actor(row["actor"]),
+        verdict=_verdict(json.loads(row["verdict"])),
+        reason=row["reason"],
+        ended_ms=row["ended_ms"],
+        outcome=_outcome(json.loads(row["outcome"])) if row["outcome"] else None,
+        undone_ms=row["undone_ms"],
+    )
+
+
+def _verdict(value: dict[str, Any]) -> Verdict:
+    lists = {"call_ids": tuple(value["call_ids"]), "turn_ids": tuple(value["turn_ids"])}
+    ask = value.get("ask")
+    asked = Ask(**{**ask, "kind": AskKind(ask["kind"])}) if ask else None
+    return Verdict(**{**value, **lists, "kind": VerdictKind(value["kind"]), "ask": asked})
+
+
+def _outcome(value: dict[str, Any]) -> Outcome:
+    return Outcome(
+        session_id=SessionId(value["session_id"]),
+        kind=VerdictKind(value["kind"]),
+        result=Result(value["result"]),
+        steps=tuple(Step(**step) for step in value["steps"]),
+        why=value["why"],
+    )
+
+
+def read_kept(row: Mapping[str, Any]) -> Kept:
+    """A kept row of opencode's from the journal's."""
+    return Kept(
+        row=Row(
+            table=row["table"],
+            id=row["id"],
+            message_id=TurnId(row["message_id"]),
+            session_id=SessionId(row["session_id"]),
+            created_ms=row["created_ms"],
+            updated_ms=row["updated_ms"],
+            data=row["before"],
+        ),
+        after=row["after"],
+    )

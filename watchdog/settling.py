@@ -1,0 +1,135 @@
+"""Rungs 4 to 6: settle what nobody executes, have it shown, read it back, and put it back if it does not read."""
+
+from collections.abc import Iterable, Sequence
+
+import anyio
+
+from watchdog.climb import Climb, names, still_open
+from watchdog.errors import ServerError
+from watchdog.interventions import Kept
+from watchdog.model import (
+    GuardedWrite,
+    Outcome,
+    Reproof,
+    Result,
+    Session,
+)
+from watchdog.ports import Server
+from watchdog.settle import settle
+
+_SETTLE_SECONDS = 30.0
+
+
+class Settling(Climb):
+    """A climb that can settle."""
+
+    async def resume(self, kept: Sequence[Kept]) -> Outcome:
+        """Look at the rows of what a crash left begun; show what was written and perhaps not shown."""
+        session = await self.tools.store.session(self.verdict.cancel_session_id)
+        rows = await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
+        now = {row.id: row.data for row in rows}
+        writes = tuple(GuardedWrite(row=each.row, after=each.after) for each in kept)
+        if session is not None and writes and all(now.get(write.row.id) == write.after for write in writes):
+            self._step("settle", ok=True, detail="the rows read as they were settled before the watchdog stopped")
+            return await self._show(session, writes)
+        left = still_open(session, self.verdict)
+        self._step("verify", ok=not left, detail=f"still open: {names(left)}" if left else "nothing is open any more")
+        if left:
+            return self.outcome(Result.INEFFECTIVE, "the watchdog stopped in the middle, and it is still open")
+        return self.outcome(Result.RECOVERED, self.verdict.why)
+
+    async def _settle(self, session: Session, reproof: Reproof | None = None) -> Outcome:
+        """Write the end of rows that nobody executes, proven once more right before."""
+        reproof = reproof or await self.tools.reprove(session.id)
+        self._step("prove", ok=reproof.orphan is not None, detail=reproof.why)
+        if reproof.orphan is None or not reproof.orphan.confirmed:
+            return self.outcome(Result.UNCHANGED, f"the proof no longer holds: {reproof.why}")
+        ids = self.verdict.row_ids & reproof.orphan.row_ids
+        rows = await self.tools.store.rows(
+            call_ids=[id_ for id_ in self.verdict.call_ids if id_ in ids],
+            turn_ids=[id_ for id_ in self.verdict.turn_ids if id_ in ids],
+        )
+        writes = settle(rows, text=self._text(), now_ms=self.tools.clock.read().wall_ms)
+        left = still_open(await self.tools.store.session(session.id), self.verdict) & ids
+        if broken := left - {write.row.id for write in writes}:
+            return self.outcome(Result.FAILED, f"{names(broken)} can't be written in a shape that opencode reads")
+        if not writes:
+            return self.outcome(Result.UNCHANGED, "it ended by itself")
+        if self.dry_run:
+            return self.outcome(Result.DRY_RUN, f"would settle {len(writes)} rows: {self.verdict.why}")
+        # Once begun, the write is shown and read back even if the watchdog is told to stop.
+        with anyio.move_on_after(_SETTLE_SECONDS, shield=True):
+            return await self._write(session, writes)
+        return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
+
+    async def _write(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
+        await self.tools.journal.keep(await self._begin(), writes)
+        changed = await self.tools.store.write(writes)
+        self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
+        if not changed:
+            return self.outcome(Result.UNCHANGED, "a row changed at the last moment, so nothing was written")
+        return await self._show(session, writes)
+
+    async def _show(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
+        """Have a server publish the settled calls and read the session back; put all back if it can't be read."""
+        server = await self._serving(session, writes)
+        if server is not None:
+            await self._publish(server, session, writes)
+            if await self._unreadable(server, session):
+                return await self._put_back(server, session, writes)
+        left = still_open(await self.tools.store.session(session.id), self.verdict)
+        if left:
+            self._step("verify", ok=False, detail=f"still open: {names(left)}")
+            return self.outcome(Result.INEFFECTIVE, f"{names(left)} is open again")
+        self._step("verify", ok=True, detail="everything that was observed is closed")
+        return self.outcome(Result.RECOVERED, self.verdict.why)
+
+    async def _serving(self, session: Session, writes: Iterable[GuardedWrite]) -> Server | None:
+        """A server that is up and really serves this database."""
+        turn_id = next(write.row.message_id for write in writes)
+        for server in self.tools.fleet.servers():
+            try:
+                if await server.serves(session.id, turn_id, session.directory):
+                    return server
+            except ServerError:
+                continue  # a server that is down shows nothing to anybody
+        self._step("publish", ok=True, detail="no server is up to show it")
+        return None
+
+    async def _publish(self, server: Server, session: Session, writes: Iterable[GuardedWrite]) -> None:
+        parts = [write.row.id for write in writes if write.row.table == "part"]
+        rows = await self.tools.store.rows(call_ids=[id_ for id_ in self.verdict.call_ids if id_ in parts])
+        after = {write.row.id: write.after for write in writes}
+        try:
+            for row in rows:
+                if row.data == after[row.id]:
+                    await server.publish(row, session.directory)
+        except ServerError as error:
+            self._step("publish", ok=False, detail=str(error))
+        else:
+            self._step("publish", ok=True, detail=f"{server.name} told its clients of {len(rows)} calls")
+
+    async def _unreadable(self, server: Server, session: Session) -> bool:
+        """Whether the server says that it can't read the session's messages."""
+        try:
+            readable = await server.readable(session.id, session.directory)
+        except ServerError as error:
+            self._step("read_back", ok=False, detail=str(error))
+            return False
+        self._step("read_back", ok=readable, detail="the messages read" if readable else "the messages do not read")
+        return not readable
+
+    async def _put_back(self, server: Server, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
+        """Undo what was written, except where somebody has written since."""
+        ours = {write.row.id: write for write in writes}
+        rows = await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
+        back = [
+            GuardedWrite(row=row, after=ours[row.id].row.data)
+            for row in rows
+            if row.id in ours and row.data == ours[row.id].after
+        ]
+        changed = await self.tools.store.write(back)
+        self._step("put_back", ok=changed > 0, detail=f"{changed} of {len(back)} rows put back")
+        return self.outcome(
+            Result.FAILED, f"{server.name} could not read session {session.id} afterwards, so its rows were put back"
+        )
