@@ -152,6 +152,7 @@ def _page(
         depth=depth,
         asked=asked,
         unfinished=unfinished,
+        damaged=case.family.damaged(session),
         findings=tuple(_findings(judgement, session.id)),
         turns=tuple(_turn(case, session, turn) for turn in session.turns),
         clocks=session_clocks(case, session) if unfinished else (),

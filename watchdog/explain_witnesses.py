@@ -80,7 +80,7 @@ def _server(case: Case, report: ServerReport, session: Session) -> Testimony:
         stance, says = _at_work(said[0], case.now_ms)
         if unheard:
             says += "; it does not say whether a person is asked for something"
-    elif report.problem is not None:
+    elif unheard and report.problem is not None:
         stance, says = Stance.SILENT, f"no answer: {report.problem}"
     elif unheard:
         stance, says = Stance.SILENT, "was not asked about its folder: nothing is open there"

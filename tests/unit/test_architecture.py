@@ -36,7 +36,7 @@ ROOMS: Mapping[str, set[str]] = {
     "watch": {"ports", "observe", "judge", "remedy", "memory", "model", "errors", "clock"},
     "contract": {"model"},
     "contract_explain": {"contract", "explanation"},
-    "render_explain": {"contract", "explanation", "limits", "render"},
+    "render_explain": {"contract_explain", "explanation", "limits", "render"},
     "journal": {"model", "errors"},
     "metrics": {"model"},
     "logs": {"model"},

@@ -31,11 +31,14 @@ from tests.unit.observations import (
     turn,
 )
 from tests.unit.test_judge_properties import IDS, scene
+from watchdog.case import Case
 from watchdog.contract_explain import explain_document
 from watchdog.explain import explain
+from watchdog.explain_clocks import stands_still
 from watchdog.explanation import Clock, Explanation, Setting, Stance, WitnessKind
 from watchdog.explanation import Testimony as Said  # pytest takes what begins with Test for tests
 from watchdog.judge import judge
+from watchdog.memory import Memory
 from watchdog.model import (
     Activity,
     AskKind,
@@ -269,6 +272,7 @@ def test_a_session_whose_own_row_is_damaged_is_still_explained() -> None:
     damage = Damage(table="session", id="ses_1", session_id=SessionId("ses_1"), problem="its directory can't be read")
     found = explained(Observation(at_ms=NOW, snapshot=Snapshot(damaged=(damage,))))
     assert found.sessions == ()
+    assert piped(found)[0][2] == "damaged"
     assert "never touched" in found.sentence
     assert terminal(found, 80)
 
@@ -510,6 +514,8 @@ def test_a_feed_says_when_it_last_heard_of_the_session() -> None:
         (report(statuses={"ses_1": Status(activity=Activity.RETRY)}), Stance.WAITS,
          "waits to try its provider again"),
         (report(problem="It broke.", directories=()), Stance.SILENT, "no answer: It broke."),
+        (report(problem="It broke elsewhere."), Stance.SILENT,
+         "not at work on it; no usable answer: It broke elsewhere."),
         (report(directories=()), Stance.SILENT, "was not asked about its folder: nothing is open there"),
         (report(served=["msg_1"]), Stance.EXCLUDED, "not at work on it; it serves this database"),
         (report(vouches=False), Stance.SILENT, "not at work on it; before version 1.14 that proves nothing"),
@@ -612,6 +618,28 @@ def test_a_running_watchdog_needs_no_excuses() -> None:
     assert explained(seen, listening=True).notes == ()
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**48))
+def test_a_clock_stands_still_exactly_when_memory_stops_it(seed: int) -> None:
+    made = scene(seed)
+    case, memory = Case(made.seen, made.policy, NOW), Memory()
+    for each in made.seen.snapshot.sessions.values():
+        for part in each.calls:
+            stopped = memory._paused(case.family, made.seen, each, part)
+            assert (stands_still(case, each, part) is not None) is stopped
+
+
+def test_times_that_no_calendar_has_are_told_as_unknown() -> None:
+    far = 10**18
+    seen = observation(replace(LOST, last_life_ms=far, created_ms=far), holders=[replace(OLD, born_ms=-far)])
+    found = explained(seen, policy=replace(POLICY, tool_timeout_seconds=1e15))
+    document = explain_document("/db", found)["sessions"][0]
+    assert {each["since"] for each in document["witnesses"]} == {None}
+    assert document["findings"][0]["until"] is None
+    assert terminal(found, 20)
+    assert ["witness", "ses_1", "database", "silent", "-", "-", "last sign of life in the rows"] in piped(found)
+
+
 # JSON.
 
 
@@ -636,6 +664,7 @@ def test_the_document_is_exact() -> None:
         "sessions": [
             {
                 "session_id": "ses_1", "parent_id": None, "depth": 0, "asked": True, "unfinished": True,
+                "damaged": False,
                 "findings": [
                     {
                         "name": "within_limit", "stuck": False, "part_id": "prt_1",
