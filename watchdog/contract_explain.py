@@ -74,7 +74,7 @@ def _clock_fields(clock: Clock) -> dict[str, Any]:
         "setting": clock.setting.value,
         "origin": clock.origin,
         "age_seconds": _seconds(clock.age_seconds),
-        "limit_seconds": _seconds(clock.limit_seconds),
+        "limit_seconds": clock.limit_seconds,
         "remaining_seconds": _seconds(clock.remaining_seconds),
         "uncounted_seconds": round(clock.uncounted_seconds, 1),
         "stands_still": clock.still,
