@@ -48,6 +48,19 @@ def blocking(case: Case, session: Session, turn: Turn) -> list[Holder]:
     return [each for each in holders.known if _exclusion(case, each, session, turn) is None] if holders else []
 
 
+def only_unheard(case: Case, session: Session) -> bool:
+    """Whether all that is missing to judge a session is a feed that somebody listens to."""
+    claim = case.claim(session)
+    return (
+        claim is not None
+        and claim.knows_asks
+        and case.idle_seconds(session) is None
+        and claim.report.witness is not None
+        and not claim.report.witness.connected
+        and not case.family.damaged(session)
+    )
+
+
 # -- feeds and servers ---------------------------------------------------------------------------------------------
 
 

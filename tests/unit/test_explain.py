@@ -198,7 +198,7 @@ SITUATIONS: Mapping[str, Situation] = {
     "a look that only shows": Situation(
         seen=observation(LOST, holders=[holder(age=10)]),
         policy=replace(POLICY, orphan_looks=1),
-        sentence="A second look has to confirm it; then it is settled.",
+        sentence="acting on it takes a second look, 30 s later. Then it is settled.",
         stuck=True,
         advice=("Wait 30 s for the second look",),
         names=("orphan",),
@@ -223,8 +223,7 @@ SITUATIONS: Mapping[str, Situation] = {
     ),
     "nobody hears it": Situation(
         seen=observation(session(), reports=[busy("ses_1", witness=UNHEARD)]),
-        sentence="nobody hears whether it shows life",
-        advice=("If you know that session ses_1 should end, `opencode-watchdog release ses_1` ends it.",),
+        sentence="That is so for this look alone, which does not listen; a running watchdog does.",
         names=("no_witness",),
         notes=("explain looks once and does not listen to the event feeds",),
     ),
@@ -257,6 +256,13 @@ def test_each_situation_is_said_in_a_sentence_with_what_to_do(situation: Situati
 def test_what_is_as_it_should_be_needs_no_advice() -> None:
     assert explained(SITUATIONS["within its limit"].seen).advice == ()
     assert explained(SITUATIONS["waiting on its child"].seen).advice == ()
+    assert explained(SITUATIONS["nobody hears it"].seen).advice == ()
+
+
+def test_a_feed_that_a_running_watchdog_can_not_hear_is_a_matter_for_a_person() -> None:
+    found = explained(SITUATIONS["nobody hears it"].seen, listening=True)
+    assert found.sentence.endswith("is not connected (no_witness).")
+    assert found.advice == ("If you know that session ses_1 should end, `opencode-watchdog release ses_1` ends it.",)
 
 
 def test_a_damaged_row_is_named_and_never_touched() -> None:
