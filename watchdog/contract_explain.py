@@ -30,6 +30,7 @@ def _session_fields(page: SessionPage) -> dict[str, Any]:
         "depth": page.depth,
         "asked": page.asked,
         "unfinished": page.unfinished,
+        "damaged": page.damaged,
         "findings": [_finding_fields(finding) for finding in page.findings],
         "turns": [_turn_fields(turn) for turn in page.turns],
         "clocks": [_clock_fields(clock) for clock in page.clocks],
@@ -43,7 +44,7 @@ def _finding_fields(finding: Finding) -> dict[str, Any]:
         "stuck": finding.stuck,
         "part_id": finding.call_id,
         "why": finding.why,
-        "until": _moment(finding.until_ms),
+        "until": told_moment(finding.until_ms),
     }
 
 
@@ -73,7 +74,7 @@ def _clock_fields(clock: Clock) -> dict[str, Any]:
         "setting": clock.setting.value,
         "origin": clock.origin,
         "age_seconds": _seconds(clock.age_seconds),
-        "limit_seconds": _seconds(clock.limit_seconds),
+        "limit_seconds": clock.limit_seconds,
         "remaining_seconds": _seconds(clock.remaining_seconds),
         "uncounted_seconds": round(clock.uncounted_seconds, 1),
         "stands_still": clock.still,
@@ -87,15 +88,19 @@ def _testimony_fields(testimony: Testimony) -> dict[str, Any]:
         "who": testimony.who,
         "says": testimony.says,
         "stance": testimony.stance.value,
-        "since": _moment(testimony.since_ms),
+        "since": told_moment(testimony.since_ms),
         "pid": testimony.pid,
         "message_id": testimony.turn_id,
         "part_id": testimony.call_id,
     }
 
 
-def _moment(at_ms: float | None) -> str | None:
-    return None if at_ms is None else moment(at_ms)
+def told_moment(at_ms: float | None) -> str | None:
+    """A moment as text; None where none is known, or for one of a damaged row that no calendar has."""
+    try:
+        return None if at_ms is None else moment(at_ms)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def _seconds(seconds: float | None) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from watchdog.case import Case
 from watchdog.explain_advice import advice
 from watchdog.explain_clocks import clocks_of, session_clocks
-from watchdog.explain_witnesses import proofs_to_give, testimonies
+from watchdog.explain_witnesses import only_unheard, proofs_to_give, testimonies
 from watchdog.explanation import CallPage, Explanation, Finding, SessionPage, TurnPage
 from watchdog.limits import duration
 from watchdog.model import (
@@ -68,9 +68,9 @@ def explain(
         session_id=session_id,
         at_ms=observation.at_ms,
         sessions=pages,
-        sentence=_sentence(case, judgement, session_id, pages),
+        sentence=_sentence(case, judgement, session_id, pages) + _unheard(case, pages, listening=listening),
         stuck=any(page.stuck for page in pages),
-        advice=advice(case, judgement, [session for session, _, _ in tree]),
+        advice=advice(case, judgement, [session for session, _, _ in tree], listening=listening),
         notes=tuple(_notes(observation, pages, {session_id}, listening=listening)),
         holds=tuple(holds),
         history=tuple(history),
@@ -152,6 +152,7 @@ def _page(
         depth=depth,
         asked=asked,
         unfinished=unfinished,
+        damaged=case.family.damaged(session),
         findings=tuple(_findings(judgement, session.id)),
         turns=tuple(_turn(case, session, turn) for turn in session.turns),
         clocks=session_clocks(case, session) if unfinished else (),
@@ -229,7 +230,7 @@ def _stuck_sentence(case: Case, verdict: Verdict, page: SessionPage) -> str:
     session = case.observation.snapshot.sessions.get(verdict.cancel_session_id)
     held = session is not None and case.claim(session) is not None
     if not verdict.confirmed:
-        then = "A second look has to confirm it; then it is settled."
+        then = "Then it is settled."
     elif verdict.kind is VerdictKind.ORPHAN:
         then = "It is to be settled."
     elif held:
@@ -268,6 +269,18 @@ def _deadline(case: Case, page: SessionPage) -> str:
     moments = [finding.until_ms for finding in page.findings if finding.until_ms is not None]
     left = [(until - case.now_ms) / 1000 for until in moments if until > case.now_ms]
     return f" By the mere passing of time that may change in {duration(min(left))}." if left else ""
+
+
+def _unheard(case: Case, pages: tuple[SessionPage, ...], *, listening: bool) -> str:
+    """A look that does not listen must not make a session that talks seem a riddle."""
+    page = next((page for page in pages if page.asked), None)
+    if listening or page is None:
+        return ""
+    session = case.observation.snapshot.sessions[page.id]
+    riddle = any(finding.name == SpareReason.NO_WITNESS.value for finding in page.findings)
+    if riddle and only_unheard(case, session):
+        return " That is so for this look alone, which does not listen; a running watchdog does."
+    return ""
 
 
 def _doubt(case: Case, page: SessionPage) -> str:

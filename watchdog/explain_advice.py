@@ -4,13 +4,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from watchdog.case import Case
-from watchdog.explain_witnesses import blocking, proofs_to_give, server_name, why_its_answer_is_worth_little
+from watchdog.explain_witnesses import (
+    blocking,
+    only_unheard,
+    proofs_to_give,
+    server_name,
+    why_its_answer_is_worth_little,
+)
 from watchdog.limits import duration
 from watchdog.model import Holder, Judgement, Session, Spared, SpareReason, Turn, TurnId, VerdictKind
 from watchdog.proof import claims, describe
 
 
-def advice(case: Case, judgement: Judgement, sessions: Iterable[Session]) -> tuple[str, ...]:
+def advice(case: Case, judgement: Judgement, sessions: Iterable[Session], *, listening: bool) -> tuple[str, ...]:
     """What to do, the most useful first, each once."""
     sessions = list(sessions)
     found: list[str] = []
@@ -21,7 +27,8 @@ def advice(case: Case, judgement: Judgement, sessions: Iterable[Session]) -> tup
     ids = {session.id for session in sessions}
     by_id = {session.id: session for session in sessions}
     for spared in judgement.spared:
-        if spared.session_id in ids:
+        unheard = not listening and spared.reason is SpareReason.NO_WITNESS
+        if spared.session_id in ids and not (unheard and only_unheard(case, by_id[spared.session_id])):
             found.extend(_about_spared(case, spared, by_id[spared.session_id]))
     return tuple(dict.fromkeys(found))
 

@@ -48,6 +48,19 @@ def blocking(case: Case, session: Session, turn: Turn) -> list[Holder]:
     return [each for each in holders.known if _exclusion(case, each, session, turn) is None] if holders else []
 
 
+def only_unheard(case: Case, session: Session) -> bool:
+    """Whether all that is missing to judge a session is a feed that somebody listens to."""
+    claim = case.claim(session)
+    return (
+        claim is not None
+        and claim.knows_asks
+        and case.idle_seconds(session) is None
+        and claim.report.witness is not None
+        and not claim.report.witness.connected
+        and not case.family.damaged(session)
+    )
+
+
 # -- feeds and servers ---------------------------------------------------------------------------------------------
 
 
@@ -80,7 +93,7 @@ def _server(case: Case, report: ServerReport, session: Session) -> Testimony:
         stance, says = _at_work(said[0], case.now_ms)
         if unheard:
             says += "; it does not say whether a person is asked for something"
-    elif report.problem is not None:
+    elif unheard and report.problem is not None:
         stance, says = Stance.SILENT, f"no answer: {report.problem}"
     elif unheard:
         stance, says = Stance.SILENT, "was not asked about its folder: nothing is open there"

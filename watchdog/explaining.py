@@ -9,6 +9,7 @@ from watchdog.explain import explain as explained
 from watchdog.explain import is_known
 from watchdog.explanation import Explanation
 from watchdog.model import Observation, SessionId
+from watchdog.observe import with_pid
 from watchdog.progress import busy
 from watchdog.render import Screen
 from watchdog.render_explain import explanation
@@ -48,4 +49,9 @@ async def _explanation(car: Sidecar, session_id: SessionId) -> Explanation:
 
 async def _with_holders(car: Sidecar, observation: Observation) -> Observation:
     """Who has the database open, also where no proof needed it: a person wants to see it all the same."""
-    return observation if observation.holders is not None else replace(observation, holders=await car.owners.look())
+    if observation.holders is not None:
+        return observation
+    holders = await car.owners.look()
+    servers = {server.name: server for server in car.fleet.servers()}
+    reports = [with_pid(report, servers.get(report.name), holders) for report in observation.reports]
+    return replace(observation, holders=holders, reports=tuple(reports))

@@ -147,6 +147,7 @@ class SessionPage:
     Attributes:
         depth: 0 for the root of the tree.
         asked: it is the session that was asked about.
+        damaged: a row of it can't be read, so it may hold more than it shows.
     """
 
     id: SessionId
@@ -154,6 +155,7 @@ class SessionPage:
     depth: int
     asked: bool
     unfinished: bool
+    damaged: bool = False
     findings: tuple[Finding, ...] = ()
     turns: tuple[TurnPage, ...] = ()
     clocks: tuple[Clock, ...] = ()

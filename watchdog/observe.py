@@ -147,7 +147,7 @@ class Observer:
         found = [server for server in self._fleet.servers() if server.name not in known]
         reports = [*reports, *(await self._ask(found, snapshot))]
         servers = {server.name: server for server in self._fleet.servers()}
-        named = [_with_pid(report, servers.get(report.name), holders) for report in reports]
+        named = [with_pid(report, servers.get(report.name), holders) for report in reports]
         unclaimed = unclaimed_turns(snapshot, named)
         return [
             await self._with_served(report, servers, unclaimed)
@@ -227,7 +227,7 @@ async def report_of(server: Server, directories: Collection[str]) -> ServerRepor
     )
 
 
-def _with_pid(report: ServerReport, server: Server | None, holders: Holders) -> ServerReport:
+def with_pid(report: ServerReport, server: Server | None, holders: Holders) -> ServerReport:
     """Name the process behind a server: the holder that listens on its port, or this one if it is embedded."""
     port = server.port if server is not None else None
     for holder in holders.known:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from watchdog.contract import moment
+from watchdog.contract_explain import told_moment
 from watchdog.explanation import CallPage, Clock, Explanation, SessionPage, Stance, Testimony, TurnPage
 from watchdog.limits import duration
 from watchdog.render import UNEASY, Screen
@@ -72,7 +72,7 @@ def _session_lines(page: SessionPage) -> Iterator[tuple[str, Sequence[str]]]:
             yield from (("clock", (page.id, call.id, *_clock_cells(clock))) for clock in call.clocks)
     yield from (("clock", (page.id, "-", *_clock_cells(clock))) for clock in page.clocks)
     for each in page.testimonies:
-        since = "-" if each.since_ms is None else moment(each.since_ms)
+        since = told_moment(each.since_ms) or "-"
         yield "witness", (page.id, each.kind.value, each.stance.value, each.who or "-", since, each.says)
 
 
@@ -131,6 +131,8 @@ def _session_label(page: SessionPage, *, ascii_only: bool) -> Text:
         label.append(" " + name, "red" if stuck else "yellow" if name in _UNEASY else "green")
     if not names:
         label.append(f" {state}", "dim")
+    if page.damaged:
+        label.append(" damaged", "yellow")
     return label
 
 
@@ -186,7 +188,7 @@ def _clock_colour(clock: Clock) -> str:
 
 
 def _witnesses(page: SessionPage, at_ms: int) -> Table:
-    table = Table(title=f"witnesses of {_shown(page.id)}", title_justify="left", title_style="bold", box=None)
+    table = Table(title=Text(f"witnesses of {_shown(page.id)}", "bold"), title_justify="left", box=None)
     table.header_style = "dim"
     table.padding = (0, 1, 0, 0)
     for column in ("witness", "stance"):
@@ -219,11 +221,15 @@ def _list(title: str, sentences: Sequence[str], *, style: str) -> Table:
 
 
 def _state(found: Explanation) -> str:
+    if not found.sessions:
+        return "damaged"
     return "stuck" if found.stuck else "unfinished" if any(p.unfinished for p in found.sessions) else "finished"
 
 
 def _state_colour(found: Explanation) -> str:
-    uneasy = any(finding.name in _UNEASY for page in found.sessions for finding in page.findings)
+    uneasy = not found.sessions or any(
+        page.damaged or any(finding.name in _UNEASY for finding in page.findings) for page in found.sessions
+    )
     return "red" if found.stuck else "yellow" if uneasy else "green"
 
 

@@ -752,6 +752,21 @@ async def test_a_late_action_does_not_hit_the_turn_of_a_person_who_aborted_and_p
         assert play.diary.results == [Result.UNCHANGED, Result.RECOVERED]
 
 
+async def test_a_late_action_does_not_drop_a_prompt_that_a_person_queued_meanwhile(stage: Stage) -> None:
+    """13: the hung call is still open."""
+    work = stage.work()
+
+    def queue() -> None:
+        stage.rows.prompt(work.session, "msg_again", at=stage.ago(0))
+
+    stage.more.append(Interloper(queue))
+    async with stage.watching(tool_timeout=MINUTE) as play:
+        await play.pass_time(MINUTE)
+        first = play.diary.outcomes[0]
+        assert (first.result, first.why) == (Result.UNCHANGED, "a person has prompted since")
+        assert [step.step for step in first.steps] == ["reread"]
+
+
 # -- 15, 16, 29: repairs -------------------------------------------------------------------------------------
 
 

@@ -52,7 +52,7 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "contract": {"model"},
     "contract_explain": {"contract", "explanation"},
-    "render_explain": {"contract", "explanation", "limits", "render"},
+    "render_explain": {"contract_explain", "explanation", "limits", "render"},
     "journal": {"model", "errors", "interventions", "journal_shapes"},
     "journal_shapes": {"model", "interventions"},
     "no_journal": {"model", "interventions"},

@@ -31,11 +31,14 @@ from tests.unit.observations import (
     turn,
 )
 from tests.unit.test_judge_properties import IDS, scene
+from watchdog.case import Case
 from watchdog.contract_explain import explain_document
 from watchdog.explain import explain
+from watchdog.explain_clocks import stands_still
 from watchdog.explanation import Clock, Explanation, Setting, Stance, WitnessKind
 from watchdog.explanation import Testimony as Said  # pytest takes what begins with Test for tests
 from watchdog.judge import judge
+from watchdog.memory import Memory
 from watchdog.model import (
     Activity,
     AskKind,
@@ -195,7 +198,7 @@ SITUATIONS: Mapping[str, Situation] = {
     "a look that only shows": Situation(
         seen=observation(LOST, holders=[holder(age=10)]),
         policy=replace(POLICY, orphan_looks=1),
-        sentence="A second look has to confirm it; then it is settled.",
+        sentence="acting on it takes a second look, 30 s later. Then it is settled.",
         stuck=True,
         advice=("Wait 30 s for the second look",),
         names=("orphan",),
@@ -220,8 +223,7 @@ SITUATIONS: Mapping[str, Situation] = {
     ),
     "nobody hears it": Situation(
         seen=observation(session(), reports=[busy("ses_1", witness=UNHEARD)]),
-        sentence="nobody hears whether it shows life",
-        advice=("If you know that session ses_1 should end, `opencode-watchdog release ses_1` ends it.",),
+        sentence="That is so for this look alone, which does not listen; a running watchdog does.",
         names=("no_witness",),
         notes=("explain looks once and does not listen to the event feeds",),
     ),
@@ -254,6 +256,13 @@ def test_each_situation_is_said_in_a_sentence_with_what_to_do(situation: Situati
 def test_what_is_as_it_should_be_needs_no_advice() -> None:
     assert explained(SITUATIONS["within its limit"].seen).advice == ()
     assert explained(SITUATIONS["waiting on its child"].seen).advice == ()
+    assert explained(SITUATIONS["nobody hears it"].seen).advice == ()
+
+
+def test_a_feed_that_a_running_watchdog_can_not_hear_is_a_matter_for_a_person() -> None:
+    found = explained(SITUATIONS["nobody hears it"].seen, listening=True)
+    assert found.sentence.endswith("is not connected (no_witness).")
+    assert found.advice == ("If you know that session ses_1 should end, `opencode-watchdog release ses_1` ends it.",)
 
 
 def test_a_damaged_row_is_named_and_never_touched() -> None:
@@ -269,6 +278,7 @@ def test_a_session_whose_own_row_is_damaged_is_still_explained() -> None:
     damage = Damage(table="session", id="ses_1", session_id=SessionId("ses_1"), problem="its directory can't be read")
     found = explained(Observation(at_ms=NOW, snapshot=Snapshot(damaged=(damage,))))
     assert found.sessions == ()
+    assert piped(found)[0][2] == "damaged"
     assert "never touched" in found.sentence
     assert terminal(found, 80)
 
@@ -510,6 +520,8 @@ def test_a_feed_says_when_it_last_heard_of_the_session() -> None:
         (report(statuses={"ses_1": Status(activity=Activity.RETRY)}), Stance.WAITS,
          "waits to try its provider again"),
         (report(problem="It broke.", directories=()), Stance.SILENT, "no answer: It broke."),
+        (report(problem="It broke elsewhere."), Stance.SILENT,
+         "not at work on it; no usable answer: It broke elsewhere."),
         (report(directories=()), Stance.SILENT, "was not asked about its folder: nothing is open there"),
         (report(served=["msg_1"]), Stance.EXCLUDED, "not at work on it; it serves this database"),
         (report(vouches=False), Stance.SILENT, "not at work on it; before version 1.14 that proves nothing"),
@@ -612,6 +624,28 @@ def test_a_running_watchdog_needs_no_excuses() -> None:
     assert explained(seen, listening=True).notes == ()
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(seed=st.integers(0, 2**48))
+def test_a_clock_stands_still_exactly_when_memory_stops_it(seed: int) -> None:
+    made = scene(seed)
+    case, memory = Case(made.seen, made.policy, NOW), Memory()
+    for each in made.seen.snapshot.sessions.values():
+        for part in each.calls:
+            stopped = memory._paused(case.family, made.seen, each, part)
+            assert (stands_still(case, each, part) is not None) is stopped
+
+
+def test_times_that_no_calendar_has_are_told_as_unknown() -> None:
+    far = 10**18
+    seen = observation(replace(LOST, last_life_ms=far, created_ms=far), holders=[replace(OLD, born_ms=-far)])
+    found = explained(seen, policy=replace(POLICY, tool_timeout_seconds=1e15))
+    document = explain_document("/db", found)["sessions"][0]
+    assert {each["since"] for each in document["witnesses"]} == {None}
+    assert document["findings"][0]["until"] is None
+    assert terminal(found, 20)
+    assert ["witness", "ses_1", "database", "silent", "-", "-", "last sign of life in the rows"] in piped(found)
+
+
 # JSON.
 
 
@@ -636,6 +670,7 @@ def test_the_document_is_exact() -> None:
         "sessions": [
             {
                 "session_id": "ses_1", "parent_id": None, "depth": 0, "asked": True, "unfinished": True,
+                "damaged": False,
                 "findings": [
                     {
                         "name": "within_limit", "stuck": False, "part_id": "prt_1",
