@@ -15,8 +15,13 @@ from watchdog.limits import duration
 from watchdog.model import Judgement, Observation, Outcome, Result, Spared, SpareReason, Verdict, VerdictKind
 
 # Magenta is settled, red and yellow are cancelled; yellow rests on silence alone.
-KIND_COLOURS = {VerdictKind.ORPHAN: "magenta", VerdictKind.IDLE_SESSION: "yellow"}
-OTHER_KINDS = "red"
+KIND_COLOURS = {
+    VerdictKind.ORPHAN: "magenta",
+    VerdictKind.STUCK_TOOL: "red",
+    VerdictKind.STUCK_TASK: "red",
+    VerdictKind.IDLE_SESSION: "yellow",
+    VerdictKind.UNANSWERED: "blue",
+}
 RESULT_COLOURS = {
     Result.RECOVERED: "green",
     Result.UNCHANGED: "cyan",
@@ -141,7 +146,7 @@ def _told(verdict: Verdict) -> Sequence[str | Cell]:
     limit = "" if verdict.limit_seconds is None else f" of {duration(verdict.limit_seconds)}"
     what = f"{verdict.session_id} {verdict.tool or 'no tool'}, {duration(verdict.age_seconds)}{limit}"
     below = f"\nends {verdict.cancel_session_id}" if verdict.cancel_session_id != verdict.session_id else ""
-    return ((verdict.kind.value, KIND_COLOURS.get(verdict.kind, OTHER_KINDS)), f"{what}\n{verdict.why}{below}")
+    return ((verdict.kind.value, KIND_COLOURS[verdict.kind]), f"{what}\n{verdict.why}{below}")
 
 
 def _verdict_cells(verdict: Verdict) -> Sequence[str | Cell]:

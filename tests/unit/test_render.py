@@ -24,7 +24,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
-from watchdog.render import RESULT_COLOURS, Paper, Screen, complain
+from watchdog.render import KIND_COLOURS, RESULT_COLOURS, Paper, Screen, complain
 
 SESSION = SessionId("ses_" + "a" * 26)
 CHILD = SessionId("ses_" + "b" * 26)
@@ -204,3 +204,8 @@ def test_a_complaint_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) 
     complain("the [database] is gone")
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "error: the [database] is gone\n")
+
+
+def test_every_kind_and_every_result_has_its_colour() -> None:
+    assert set(KIND_COLOURS) == set(VerdictKind)
+    assert set(RESULT_COLOURS) == set(Result)
