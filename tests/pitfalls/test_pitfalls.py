@@ -6,9 +6,10 @@ both, and some only there in full.
 
 import asyncio
 import json
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ from watchdog.settings import Settings
 
 __all__ = ["program"]
 
+RECOVERED = Result.RECOVERED
 GONE = Holders()
 """No process has the database open."""
 
@@ -463,18 +465,43 @@ async def test_a_locked_database_kills_nothing_and_is_tried_again(stage: Stage) 
         assert play.diary.results == [Result.FAILED, Result.RECOVERED]
 
 
-async def test_while_the_database_is_gone_the_watchdog_backs_off_and_says_so_once(stage: Stage) -> None:
+@asynccontextmanager
+async def moved_away(stage: Stage) -> AsyncIterator[None]:
+    """Nobody finds the database."""
+    aside = stage.path.with_name("aside.db")
+    stage.path.rename(aside)
+    yield
+    aside.rename(stage.path)
+
+
+@asynccontextmanager
+async def kept_by_a_peer(stage: Stage) -> AsyncIterator[None]:
+    """A peer has the database for itself: nobody else can even read."""
+    await stage.store.disconnect()
+    stage.rows.close()
+    with closing(sqlite3.connect(stage.path, isolation_level=None)) as peer:
+        peer.execute("PRAGMA locking_mode = EXCLUSIVE")
+        peer.execute("INSERT INTO project VALUES ('p', '/')")
+        yield
+    stage.rows = OpencodeFile(stage.path)
+
+
+@pytest.mark.parametrize(("outage", "words"), [(moved_away, "is gone"), (kept_by_a_peer, "is locked")])
+async def test_while_the_database_can_not_be_read_the_watchdog_backs_off_and_says_so_once(
+    stage: Stage, outage: Callable[[Stage], AbstractAsyncContextManager[None]], words: str
+) -> None:
     """18."""
     work = stage.work(age=MINUTE)
-    aside = stage.path.with_name("aside.db")
     stage.more.append(LogListener())
-    stage.path.rename(aside)
     with capture_logs() as logs:
-        async with stage.watching(tool_timeout=MINUTE, poll_interval=0.05) as play:
-            await play.diary.until(lambda: len(play.diary.outages) > 3)
-            assert [pause for _, pause in play.diary.outages[:4]] == [0.05, 0.1, 0.2, 0.4]
-            assert stage.server.aborted == []
-            aside.rename(stage.path)
+        async with AsyncExitStack() as lasting:
+            async with outage(stage):
+                watching = stage.watching(tool_timeout=MINUTE, poll_interval=0.05)
+                play = await lasting.enter_async_context(watching)
+                await play.diary.until(lambda: len(play.diary.outages) > 3)
+                assert words in play.diary.outages[0][0]
+                assert [pause for _, pause in play.diary.outages[:4]] == [0.05, 0.1, 0.2, 0.4]
+                assert stage.server.aborted == []
             await play.diary.until(lambda: play.diary.outcomes)
     assert stage.server.aborted == [(work.session, PLACE)]
     events = [line["event"] for line in logs]
@@ -824,11 +851,15 @@ async def test_five_hundred_old_exempt_rows_do_not_hide_the_one_that_is_stuck(st
     stage.rows.connection.execute("BEGIN")
     for number in range(500):
         stage.work(f"old{number}", tool="serve", age=10 * HOUR)
-    stuck = stage.work("stuck", age=MINUTE)
     stage.rows.connection.execute("COMMIT")
-    async with stage.watching(tool_timeout=MINUTE, tool_timeouts={"serve": "off"}) as play:
-        assert [verdict.session_id for verdict in play.diary.finds] == [stuck.session]
-        assert play.diary.results == [Result.RECOVERED]
+    limits = {"tool_timeout": MINUTE, "tool_timeouts": {"serve": "off"}}
+    async with stage.watching(orphan_grace=30, **limits) as play:
+        assert (play.diary.finds, len(play.spared)) == ([], 500)
+        stuck, lost = stage.work("stuck"), stage.work("lost", busy=False)
+        await play.look()
+        await play.pass_time(MINUTE)
+        ended = {(outcome.session_id, outcome.kind) for outcome in play.diary.outcomes if outcome.result is RECOVERED}
+        assert ended == {(stuck.session, VerdictKind.STUCK_TOOL), (lost.session, VerdictKind.ORPHAN)}
         assert len(play.spared) == 500
 
 
