@@ -17,6 +17,8 @@ _ATTEMPTS: Final = 5
 
 # Closing any descriptor of a file drops every POSIX lock that the process has on it, so a second one is never
 # opened: what this process has open is known here, before the file is touched.
+_BEAT_AT: Final = 32
+"""Where in the file the last look is written down, behind the pid."""
 _opened: dict[int, tuple[int, int]] = {}
 _registry = threading.Lock()
 
@@ -69,14 +71,21 @@ class DatabaseLock:
     def holder(self) -> int | None:
         """The pid that the one who acts wrote down. Only for people: it may be of another pid namespace."""
         try:
-            text = os.pread(self._open_descriptor(), 32, 0).decode("ascii").strip()
+            text = os.pread(self._open_descriptor(), _BEAT_AT, 0).decode("ascii").strip("\0\n ")
             return int(text) if text else None
         except (OSError, ValueError):
             return None
 
-    def beat(self) -> None:
-        """Say that the loop has just looked: the file's time of change is its sign of life, for health checks."""
-        os.utime(self._open_descriptor())
+    def beat(self, at_ms: int) -> None:
+        """Write down, for health checks, when the loop last looked."""
+        os.pwrite(self._open_descriptor(), f"{at_ms:020}\n".encode("ascii"), _BEAT_AT)
+
+    def last_beat_ms(self) -> int | None:
+        """When a watchdog that runs last looked, by the wall clock; None when that is not known."""
+        try:
+            return int(os.pread(self._open_descriptor(), 20, _BEAT_AT).decode("ascii"))
+        except (OSError, ValueError):
+            return None
 
     def announce(self) -> None:
         """Say that this process is a sidecar. A process that hosts sessions must never call this.
@@ -143,14 +152,6 @@ def lock_path(database: Path) -> Path:
     """Where the lock file of a database is: beside the file that a symbolic link leads to, as SQLite's own."""
     real = Path(os.path.realpath(database))
     return real.with_name(real.name + SUFFIX)
-
-
-def last_beat_ms(database: Path) -> int | None:
-    """When a watchdog of this database last looked at it, by the wall clock; None when none ever did."""
-    try:
-        return lock_path(database).stat().st_mtime_ns // 1_000_000
-    except OSError:
-        return None
 
 
 def _open(path: Path) -> int:

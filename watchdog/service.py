@@ -1,6 +1,7 @@
 """`run`: the watchdog as a service, from its start to the signal that ends it."""
 
 import signal
+from collections.abc import Callable
 
 import anyio
 import structlog
@@ -12,6 +13,7 @@ from watchdog.model import Outcome, Verdict
 from watchdog.record import LogListener
 from watchdog.settings import Loaded
 from watchdog.sidecar import sidecar
+from watchdog.watch import Assessment
 
 _CUT_SECONDS = 0.5
 """How much later than the loop's own grace the whole is cut."""
@@ -25,7 +27,7 @@ async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
         # Before anything is opened, so that a signal ends it properly at any moment.
         await group.start(_stop_on_signal, stop, name="wait for a signal")
         async with sidecar(loaded, feeds=True) as car:
-            listener = _LogOfRun()
+            listener = _LogOfRun(car.mandate.beat)
             watch = car.watch(listeners=[listener], dry_run=dry_run)
             log.info(
                 "watch.started",
@@ -45,13 +47,24 @@ async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
 
 
 class _LogOfRun(LogListener):
-    """The log, which also knows how many interventions are under way."""
+    """The log, which also knows how many interventions are under way, and beats at every look.
 
-    def __init__(self) -> None:
+    Args:
+        beat: shows health checks that the loop is alive.
+    """
+
+    def __init__(self, beat: Callable[[int], None]) -> None:
         super().__init__()
+        self._beat = beat
         self.under_way = 0
         self.at_rest = anyio.Event()
         self.at_rest.set()
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        """A look was taken. One that only observes beside another watchdog leaves the beat to that one."""
+        super().looked(assessment, acting=acting)
+        if acting:
+            self._beat(assessment.observation.at_ms)
 
     def found(self, verdict: Verdict) -> None:
         """An intervention begins."""

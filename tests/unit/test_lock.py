@@ -146,6 +146,22 @@ def announced(pid: str, inode: int) -> bool:
     return any("POSIX" in line and f" {pid}" in line and f":{inode} 0 0" in line for line in lines)
 
 
+def test_the_last_look_is_written_down_for_another_process_and_ends_with_the_right_to_act(database: Path) -> None:
+    with another_watchdog(database, then="lock.beat(1_790_000_000_123); print(flush=True); sys.stdin.read()") as (
+        process,
+        (held, pid),
+    ):
+        assert process.stdout is not None
+        process.stdout.readline()
+        with DatabaseLock(database) as reader:
+            assert held == "True"
+            assert (reader.last_beat_ms(), reader.holder()) == (1_790_000_000_123, int(pid))
+            process.kill()
+            process.wait()
+            assert reader.acquire()
+            assert reader.last_beat_ms() is None
+
+
 def test_a_removed_file_is_made_again_and_what_was_held_is_not_any_more(database: Path) -> None:
     with DatabaseLock(database) as lock:
         lock.announce()
