@@ -7,6 +7,7 @@ from io import TextIOWrapper
 from watchdog.errors import (
     AlreadyWatched,
     DatabaseError,
+    JournalUnusable,
     ServerError,
     SettingsError,
     UsageError,
@@ -54,7 +55,8 @@ def _explain(error: BaseException) -> int:
         complain(str(error))
         if isinstance(error, SettingsError | UsageError):
             return USAGE
-        return UNUSABLE if isinstance(error, DatabaseError | ServerError | AlreadyWatched) else INTERNAL
+        unusable = isinstance(error, DatabaseError | ServerError | JournalUnusable | AlreadyWatched)
+        return UNUSABLE if unusable else INTERNAL
     traceback.print_exception(error)
     complain(f"internal error: {type(error).__name__}. Nothing was left half done; please report what stands above.")
     return INTERNAL

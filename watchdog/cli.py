@@ -44,6 +44,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act."
 Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
 
+Number = Annotated[int, typer.Argument(metavar="ID", help="The number of an intervention; see history.", min=1)]
+For = Annotated[
+    str | None,
+    typer.Option("--for", help="For how long: 2h, 30m, 7d; without it, until somebody ends it.", metavar="DURATION"),
+]
+
 
 def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
@@ -174,6 +180,91 @@ def check(
 
     loaded = _quiet(config, database, server, warn=False)
     _go(lambda: look_at(loaded, Screen(as_json=as_json)))
+
+
+@app.command()
+def history(
+    number: Annotated[
+        int | None, typer.Argument(metavar="[ID]", help="One of them, with its rows.", min=1, show_default=False)
+    ] = None,
+    config: Config = None,
+    database: Database = None,
+    *,
+    session: Annotated[str | None, typer.Option("--session", help="Of one session only.", metavar="ID")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="How far back: 2d, 12h, 30m.", metavar="DURATION")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was done, the newest first; or show one of them with the rows before and after."""
+    from watchdog import chronicle
+    from watchdog.render import Screen
+
+    if number is not None and (session or since):
+        raise typer.BadParameter("an ID stands alone: leave --session and --since away")
+    loaded, screen = _quiet(config, database, None), Screen(as_json=as_json)
+    if number is not None:
+        _go(lambda: chronicle.intervention(loaded, screen, number))
+    _go(lambda: chronicle.history(loaded, screen, session_id=session, since=since))
+
+
+@app.command()
+def undo(
+    number: Number,
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Put the rows of an intervention back as they were, if nothing has happened since; and hold the session."""
+    from watchdog import chronicle
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, server)
+    _go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number))
+
+
+@app.command()
+def hold(
+    session: Session, config: Config = None, database: Database = None, *, lasts: For = None, as_json: AsJson = False
+) -> None:
+    """Leave a session alone, whatever it looks like."""
+    from watchdog import chronicle
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, None)
+    _go(lambda: chronicle.hold(loaded, Screen(as_json=as_json), session, lasts=lasts))
+
+
+@app.command()
+def unhold(session: Session, config: Config = None, database: Database = None, *, as_json: AsJson = False) -> None:
+    """End a hold."""
+    from watchdog import chronicle
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, None)
+    _go(lambda: chronicle.unhold(loaded, Screen(as_json=as_json), session))
+
+
+@app.command()
+def pause(config: Config = None, database: Database = None, *, lasts: For = None, as_json: AsJson = False) -> None:
+    """Leave everything alone."""
+    from watchdog import chronicle
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, None)
+    _go(lambda: chronicle.pause(loaded, Screen(as_json=as_json), lasts=lasts))
+
+
+@app.command()
+def resume(config: Config = None, database: Database = None, *, as_json: AsJson = False) -> None:
+    """End a pause."""
+    from watchdog import chronicle
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, database, None)
+    _go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
 
 
 def _load(config: Path | None, database: Path | None, servers: list[str] | None) -> "Loaded":

@@ -84,10 +84,11 @@ def outcome_fields(outcome: Outcome) -> dict[str, Any]:
         "session_id": outcome.session_id,
         "kind": outcome.kind.value,
         "result": outcome.result.value,
-        "steps": [_step_fields(step) for step in outcome.steps],
+        "steps": [step_fields(step) for step in outcome.steps],
         "why": outcome.why,
     }
 
 
-def _step_fields(step: Step) -> dict[str, Any]:
+def step_fields(step: Step) -> dict[str, Any]:
+    """One step."""
     return {"step": step.step, "at": moment(step.at_ms), "ok": step.ok, "detail": step.detail}

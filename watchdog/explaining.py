@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from watchdog.chronicle import told
 from watchdog.commands import Exit
 from watchdog.contract_explain import explain_document
 from watchdog.errors import UsageError
@@ -44,7 +45,9 @@ async def _explanation(car: Sidecar, session_id: SessionId) -> Explanation:
     if not is_known(observation, session_id):
         raise UsageError(f"There is no session {session_id} in this database; `scan` lists the unfinished ones.")
     seen = await _with_holders(car, observation)
-    return explained(seen, assessment.judgement, watch.policy, session_id)
+    found = explained(seen, assessment.judgement, watch.policy, session_id)
+    holds, history = await told(car.journal, session_id, [page.session_id for page in found.sessions])
+    return replace(found, holds=holds, history=history)
 
 
 async def _with_holders(car: Sidecar, observation: Observation) -> Observation:

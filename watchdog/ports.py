@@ -79,8 +79,16 @@ class Store(Protocol):
         """The whole rows of these calls and turns, as they are now. Rows that are gone are left out."""
         ...
 
-    async def write(self, writes: Sequence[GuardedWrite]) -> int:
+    async def newest_turn(self, session_id: SessionId) -> TurnId | None:
+        """The newest turn of a session, open or not, by (time_created, rowid); None when it has none."""
+        ...
+
+    async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
         """Make all of the changes in one short transaction, or none.
+
+        Args:
+            writes: the changes, all of one session where `while_newest` is given.
+            while_newest: write only while this is the newest turn of the session.
 
         Returns:
             How many rows changed: all, or 0 when any row no longer reads as it was observed.
@@ -204,6 +212,28 @@ class Journal(Protocol):
 
     async def prune(self, before_ms: int) -> int:
         """Forget the interventions that began before a moment and have ended. Returns how many."""
+        ...
+
+
+class History(Journal, Protocol):
+    """A journal that a person reads, and says something to."""
+
+    async def interventions(
+        self, *, session_id: SessionId | None = None, since_ms: int | None = None, limit: int | None = None
+    ) -> Sequence[Intervention]:
+        """The interventions that fit, the newest first."""
+        ...
+
+    async def intervention(self, intervention: InterventionId) -> Intervention | None:
+        """One intervention, or None if there is none of that number."""
+        ...
+
+    async def mark_undone(self, intervention: InterventionId, hold: Hold, *, at_ms: int) -> None:
+        """Note that the rows of an intervention were put back, and that the session is left alone from now on."""
+        ...
+
+    async def hold(self, hold: Hold) -> None:
+        """Leave a session alone, or everything; a later hold replaces an earlier one."""
         ...
 
 

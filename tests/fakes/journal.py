@@ -35,6 +35,26 @@ class FakeJournal:
         self._check()
         self.noted[intervention] = replace(self.noted[intervention], outcome=outcome, ended_ms=at_ms)
 
+    async def mark_undone(self, intervention: InterventionId, hold: Hold, *, at_ms: int) -> None:
+        self._check()
+        self.noted[intervention] = replace(self.noted[intervention], undone_ms=at_ms)
+        self.on_hold[hold.session_id] = hold
+
+    async def interventions(
+        self, *, session_id: SessionId | None = None, since_ms: int | None = None, limit: int | None = None
+    ) -> tuple[Intervention, ...]:
+        self._check()
+        found = [
+            each
+            for each in self.noted.values()
+            if session_id in (None, each.verdict.session_id) and (since_ms is None or each.began_ms >= since_ms)
+        ]
+        return tuple(sorted(found, key=lambda each: -each.id)[:limit])
+
+    async def intervention(self, intervention: InterventionId) -> Intervention | None:
+        self._check()
+        return self.noted.get(intervention)
+
     async def begun(self) -> tuple[Intervention, ...]:
         self._check()
         return tuple(each for each in self.noted.values() if each.outcome is None)

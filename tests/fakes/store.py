@@ -120,11 +120,19 @@ class FakeStore:
             for table, row in found
         )
 
-    async def write(self, writes: Sequence[GuardedWrite]) -> int:
+    async def newest_turn(self, session_id: SessionId) -> TurnId | None:
+        self._fail()
+        rows = [row for row in self.content.tables["message"].values() if row["session_id"] == session_id]
+        turns = [row for row in rows if _is_time(row["time_created"]) and _role(_parsed(row["data"])) == "assistant"]
+        return max(enumerate(turns), key=lambda each: (each[1]["time_created"], each[0]))[1]["id"] if turns else None
+
+    async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
         self._fail()
         if self.before_write is not None:
             self.before_write()
         count = len(writes) if all(self.content.get(w.row.table, w.row.id) == w.row.data for w in writes) else 0
+        if while_newest is not None and await self.newest_turn(writes[0].row.session_id) != while_newest:
+            count = 0
         for write in writes[:count]:
             self.content.set(write.row.table, write.row.id, data=write.after)
         self.written.append((tuple(writes), count))

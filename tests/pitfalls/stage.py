@@ -58,10 +58,10 @@ class MeddledDatabase(OpencodeDatabase):
 
     before_write: Callable[[], None] | None = None
 
-    async def write(self, writes: Sequence[GuardedWrite]) -> int:
+    async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
         if self.before_write is not None:
             self.before_write()
-        return await super().write(writes)
+        return await super().write(writes, while_newest=while_newest)
 
 
 class Diary:

@@ -282,6 +282,33 @@ async def test_a_write_changes_nothing_when_one_row_was_written_meanwhile(case: 
     assert await store.write([]) == 0
 
 
+async def test_the_newest_turn_is_told_by_time_then_by_the_order_of_the_rows_and_never_by_prompts(case: Case) -> None:
+    store, rows = case
+    session = rows.session()
+    assert await store.newest_turn(session) is None
+    rows.turn(session, "msg_z", at=NOW + 1, completed_at=NOW + 2)
+    rows.turn(session, "msg_y", at=NOW)
+    assert await store.newest_turn(session) == "msg_z"
+    rows.turn(session, "msg_a", at=NOW + 1)
+    rows.prompt(session, at=NOW + 9)
+    rows.message(session, "no JSON", at=NOW + 9)
+    rows.turn(rows.session(), at=NOW + 9)
+    assert await store.newest_turn(session) == "msg_a"
+
+
+async def test_a_write_for_the_newest_turn_changes_nothing_once_there_is_a_later_one(case: Case) -> None:
+    store, rows = case
+    session = rows.session()
+    turn = rows.turn(session)
+    (row,) = await store.rows(turn_ids=[turn])
+    later = rows.turn(session, at=NOW + 1)
+    assert await store.write([GuardedWrite(row=row, after="{}")], while_newest=turn) == 0
+    assert rows.get("message", turn) == row.data
+    rows.delete("message", later)
+    assert await store.write([GuardedWrite(row=row, after="{}")], while_newest=turn) == 1
+    assert rows.get("message", turn) == "{}"
+
+
 async def test_a_message_exists_only_in_its_own_session(case: Case) -> None:
     store, rows = case
     session = rows.session()

@@ -24,7 +24,7 @@ from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode import queries
 from watchdog.opencode.identity import FileIdentity, FilesystemType, check_place, filesystem_type
-from watchdog.opencode.look import Fetch, Look, Record, as_ids, whole_row
+from watchdog.opencode.look import Fetch, Look, Record, as_ids, newest_turn, whole_row
 from watchdog.opencode.sqlite_errors import primary_code, sentence
 
 END_SECONDS = 10.0
@@ -186,7 +186,12 @@ class OpencodeDatabase:
         async with self._transaction() as fetch:
             return bool(await fetch(queries.MESSAGE_EXISTS, {"id": message_id, "session": session_id}))
 
-    async def write(self, writes: Sequence[GuardedWrite]) -> int:
+    async def newest_turn(self, session_id: SessionId) -> TurnId | None:
+        """See `Store.newest_turn`."""
+        async with self._transaction() as fetch:
+            return newest_turn(await fetch(queries.NEWEST, {"ids": as_ids([session_id])}))
+
+    async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
         """See `Store.write`."""
         if not writes:
             return 0
@@ -194,11 +199,16 @@ class OpencodeDatabase:
             FileIdentity.of(self.path)
             with _translated(self.path):
                 # Short, and bounded by the wait for the lock: what was begun is finished even when cancelled.
-                return await _finished(self._write_all(writes))
+                return await _finished(self._write_all(writes, while_newest))
 
-    async def _write_all(self, writes: Sequence[GuardedWrite]) -> int:
+    async def _write_all(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
         async with self._write_engine.connect() as connection:
             await _begin(connection, "BEGIN IMMEDIATE")
+            if while_newest is not None:
+                found = await _fetch(connection)(queries.NEWEST, {"ids": as_ids([writes[0].row.session_id])})
+                if newest_turn(found) != while_newest:
+                    await connection.rollback()
+                    return 0
             for write in writes:
                 result = await connection.execute(
                     text(queries.GUARDED_UPDATE[write.row.table]),

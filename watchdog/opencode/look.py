@@ -32,6 +32,11 @@ def whole_row(record: Record) -> Row:
     )
 
 
+def newest_turn(records: Sequence[Record]) -> TurnId | None:
+    """The newest turn of the one session that `NEWEST` was asked for."""
+    return next((TurnId(str(record["turn_id"])) for record in records if record["turn_id"] is not None), None)
+
+
 def _moment(value: object) -> int | None:
     """A time in milliseconds, or None for what is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:

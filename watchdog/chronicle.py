@@ -1,0 +1,220 @@
+"""`history`, `undo`, `hold`, `unhold`, `pause` and `resume`: what people read in the journal, and say to it."""
+
+import os
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchdog import render_journal
+from watchdog.app import open_journal
+from watchdog.clock import SystemClock
+from watchdog.commands import Exit
+from watchdog.contract import moment
+from watchdog.contract_journal import history_document, holds_document, intervention_document, undo_document
+from watchdog.durations import parse_duration
+from watchdog.errors import UsageError
+from watchdog.interventions import Hold, Intervention, InterventionId
+from watchdog.journal import SqliteJournal
+from watchdog.model import EVERYTHING, SessionId
+from watchdog.no_journal import NoJournal
+from watchdog.opencode.database import OpencodeDatabase
+from watchdog.progress import busy
+from watchdog.render import Screen
+from watchdog.settings import Loaded
+from watchdog.sidecar import locate, sidecar
+from watchdog.undo import Undo, UndoResult
+
+_MOST_TOLD = 10
+_PUTTING_BACK = "looking at the rows and who has the database open, and putting them back"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Book:
+    """The journal of a database, opened."""
+
+    database: Path
+    journal: SqliteJournal
+
+    @property
+    def names(self) -> tuple[str, str]:
+        return str(self.database), str(self.journal.path)
+
+    async def holds(self) -> list[Hold]:
+        """What is on hold now, everything first."""
+        return in_order(await self.journal.holds(now_ms()))
+
+
+def now_ms() -> int:
+    """What the wall clock shows."""
+    return SystemClock().read().wall_ms
+
+
+def in_order(holds: Mapping[SessionId, Hold]) -> list[Hold]:
+    """Holds as they are listed."""
+    return sorted(holds.values(), key=lambda hold: (hold.session_id != EVERYTHING, hold.since_ms, hold.session_id))
+
+
+@asynccontextmanager
+async def _opened(loaded: Loaded) -> AsyncIterator[_Book]:
+    path = locate(loaded)
+    async with open_journal(loaded.settings, path, os.environ, Path.home()) as journal:
+        yield _Book(database=path, journal=_needed(journal))
+
+
+def _needed(journal: SqliteJournal | NoJournal) -> SqliteJournal:
+    if isinstance(journal, NoJournal):
+        raise UsageError(
+            'There is no journal: the setting `journal` is "off". Without one nothing is kept, so nothing can be '
+            "listed, undone or held."
+        )
+    return journal
+
+
+async def history(loaded: Loaded, screen: Screen, *, session_id: str | None, since: str | None) -> Exit:
+    """List what was done, the newest first."""
+    ago = _milliseconds("--since", since)
+    async with _opened(loaded) as book:
+        found = await book.journal.interventions(
+            session_id=SessionId(session_id) if session_id else None,
+            since_ms=None if ago is None else now_ms() - ago,
+        )
+        holds = await book.holds()
+        if screen.as_json:
+            screen.document(history_document(*book.names, found, holds))
+        else:
+            render_journal.history(screen, found, holds)
+    return Exit.FINE
+
+
+async def intervention(loaded: Loaded, screen: Screen, number: int) -> Exit:
+    """Show one intervention, with the rows before and after.
+
+    Raises:
+        UsageError: there is no such intervention.
+    """
+    async with _opened(loaded) as book:
+        found = await _existing(book.journal, number)
+        kept = await book.journal.kept(found.id)
+        if screen.as_json:
+            screen.document(intervention_document(*book.names, found, kept))
+        else:
+            render_journal.intervention(screen, found, kept)
+    return Exit.FINE
+
+
+async def _existing(journal: SqliteJournal, number: int) -> Intervention:
+    found = await journal.intervention(InterventionId(number))
+    if found is None:
+        raise UsageError(f"The journal {journal.path} has no intervention {number}; `history` lists what it has.")
+    return found
+
+
+async def undo(loaded: Loaded, screen: Screen, number: int) -> Exit:
+    """Put the rows of an intervention back as they were, if nothing happened since.
+
+    Raises:
+        UsageError: there is no such intervention, or no journal.
+    """
+    async with sidecar(loaded, feeds=False) as car:
+        journal = _needed(car.journal)
+        found = await _existing(journal, number)
+        async with busy(_PUTTING_BACK):
+            await car.fleet.discover(await car.owners.look())
+            undoing = await Undo(store=car.store, fleet=car.fleet, clock=SystemClock(), journal=journal).undo(found)
+        if screen.as_json:
+            screen.document(undo_document(str(car.path), str(journal.path), undoing))
+        else:
+            render_journal.undoing(screen, undoing)
+    return Exit.STUCK if undoing.result is UndoResult.NOT_UNDONE else Exit.FINE
+
+
+async def hold(loaded: Loaded, screen: Screen, session_id: str, *, lasts: str | None) -> Exit:
+    """Leave a session alone, for a while or until `unhold`.
+
+    Raises:
+        UsageError: there is no such session, or no journal.
+    """
+    length = _milliseconds("--for", lasts)
+    async with _opened(loaded) as book:
+        async with await OpencodeDatabase.open(book.database) as store:
+            if await store.session(SessionId(session_id)) is None:
+                raise UsageError(
+                    f"There is no session {session_id} in this database; `scan` lists the unfinished ones."
+                )
+        await _hold(book, screen, SessionId(session_id), length)
+    return Exit.FINE
+
+
+async def pause(loaded: Loaded, screen: Screen, *, lasts: str | None) -> Exit:
+    """Leave everything alone, for a while or until `resume`."""
+    length = _milliseconds("--for", lasts)
+    async with _opened(loaded) as book:
+        await _hold(book, screen, EVERYTHING, length)
+    return Exit.FINE
+
+
+async def _hold(book: _Book, screen: Screen, session_id: SessionId, length_ms: int | None) -> None:
+    now = now_ms()
+    was = session_id in await book.journal.holds(now)
+    until = None if length_ms is None else now + length_ms
+    said = "a person paused everything" if session_id == EVERYTHING else "a person said to leave it alone"
+    why = said if until is None else f"{said} until {moment(until)}"
+    await book.journal.hold(Hold(session_id=session_id, since_ms=now, until_ms=until, why=why))
+    lasts = "until somebody ends it" if until is None else f"until {moment(until)}"
+    await _print_holds(book, screen, session_id, f"{_named(session_id)} is on hold {lasts}", was_on_hold=was)
+
+
+async def unhold(loaded: Loaded, screen: Screen, session_id: str) -> Exit:
+    """End a hold: of a session, or of everything."""
+    async with _opened(loaded) as book:
+        id_ = SessionId(session_id)
+        was = id_ in await book.journal.holds(now_ms())
+        await book.journal.unhold(id_)
+        what = f"{_named(id_)} is no longer on hold" if was else f"{_named(id_)} was not on hold"
+        if id_ != EVERYTHING and EVERYTHING in await book.journal.holds(now_ms()):
+            what += "; everything still is: `resume` ends that"
+        await _print_holds(book, screen, id_, what, was_on_hold=was)
+    return Exit.FINE
+
+
+async def resume(loaded: Loaded, screen: Screen) -> Exit:
+    """End a pause."""
+    return await unhold(loaded, screen, EVERYTHING)
+
+
+async def _print_holds(book: _Book, screen: Screen, session_id: SessionId, what: str, *, was_on_hold: bool) -> None:
+    holds = await book.holds()
+    if screen.as_json:
+        screen.document(holds_document(*book.names, session_id, holds, was_on_hold=was_on_hold))
+    else:
+        render_journal.holds(screen, what, holds)
+
+
+def _named(session_id: SessionId) -> str:
+    return "everything" if session_id == EVERYTHING else f"session {session_id}"
+
+
+def _milliseconds(flag: str, value: str | None) -> int | None:
+    """A duration from the command line.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        length = parse_duration(value)
+    except ValueError as error:
+        raise UsageError(f"{flag} can't be {value!r}: {error}.") from None
+    return None if length is None else round(length.total_seconds() * 1000)
+
+
+async def told(
+    journal: SqliteJournal | NoJournal, session_id: SessionId, tree: Iterable[SessionId]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the journal says of a session for people: what holds it or one of its tree, and what was done to it."""
+    wanted = {EVERYTHING, session_id, *tree}
+    holds = [each for each in in_order(await journal.holds(now_ms())) if each.session_id in wanted]
+    done = (
+        [] if isinstance(journal, NoJournal) else await journal.interventions(session_id=session_id, limit=_MOST_TOLD)
+    )
+    return tuple(map(render_journal.hold_sentence, holds)), tuple(map(render_journal.intervention_sentence, done))
