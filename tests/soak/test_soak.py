@@ -1,0 +1,166 @@
+"""An hour of trouble in a test: what hangs is ended, what is healthy comes through whole, and all is accounted for.
+
+`SOAK_SECONDS` says for how long (90), `SOAK_SEED` which schedule of faults (a new one each time; it is printed).
+"""
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.e2e.conftest import require
+from tests.soak.audit import Audit
+from tests.soak.churn import HEALTHY_SESSIONS, HUNG_JOBS, HUNG_SESSIONS, Stage, ask_a_question
+from tests.soak.churn import churn_healthy as healthy
+from tests.soak.churn import churn_hung as hung
+from tests.soak.faults import Kennel, Mischief, Vitals, look_at
+from tests.soak.proxy import HOST, Proxy
+from tests.soak.schedule import draw
+from tests.support.binaries import NEWEST
+from tests.support.opencode import Lab
+from tests.support.watchdog_run import Setting, Watchdog
+from watchdog.journal import journal_path
+
+Json = dict[str, Any]
+
+SECONDS: Final = float(os.environ.get("SOAK_SECONDS", "90"))
+CALM_SECONDS: Final = 25.0
+DEADLINE_SECONDS: Final = 180.0
+LIMITS: Final[dict[str, Setting]] = {
+    "tool_timeout": 6,
+    "idle_timeout": 10,
+    "task_timeout": 20,
+    "abort_grace": 3,
+    "birth_margin": 1,
+}
+MOST_DESCRIPTORS_MORE: Final = 12
+MOST_MEGABYTES_MORE: Final = 80.0
+
+
+@dataclass
+class Soak:
+    """All that takes part."""
+
+    stage: Stage
+    kennel: Kennel
+    mischief: Mischief
+    seed: int
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the proxy needs a second loopback address")
+async def test_under_faults_of_every_kind_the_hung_end_and_the_healthy_come_through_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require(NEWEST)
+
+    def say(line: str) -> None:
+        with capsys.disabled():  # stderr, since tests that run in several processes have no other way out
+            print(line, file=sys.stderr, flush=True)
+
+    seed = int(os.environ.get("SOAK_SEED") or random.SystemRandom().randrange(1_000_000))
+    say(f"\nsoak: SOAK_SEED={seed} SOAK_SECONDS={SECONDS:g}")
+    async with _opened(tmp_path, seed) as soak:
+        question = await _churn(soak, say)
+        audit = await _end(soak, question)
+    say(_table(soak, audit))
+    wrong = [*soak.stage.wrong, *audit.wrong]
+    assert not wrong, f"SOAK_SEED={seed}\n" + "\n".join(wrong)
+
+
+@asynccontextmanager
+async def _opened(folder: Path, seed: int) -> AsyncIterator[Soak]:
+    async with Lab.open(folder / "home", version=NEWEST, mcp=True) as lab:
+        server = await lab.serve()
+        async with Proxy(port=server.port) as proxy:
+            settings: dict[str, Setting] = {
+                "servers": [f"http://{HOST}:{server.port}"],
+                "poll_interval": 0.5,
+                **LIMITS,
+            }
+            kennel = Kennel(Watchdog.for_lab(lab, **settings))
+            stage = Stage(lab=lab, server=server)
+            stage.up.set()
+            await kennel.start()
+            yield Soak(stage=stage, kennel=kennel, mischief=Mischief(stage, kennel, proxy), seed=seed)
+
+
+async def _churn(soak: Soak, say: Any) -> Json | None:  # noqa: ANN401 - prints a line
+    """Let all run, with the faults beside it, and then let all come to its end."""
+    stage, mischief = soak.stage, soak.mischief
+    processes, network = draw(soak.seed, max(SECONDS - CALM_SECONDS, 20.0))
+    helpers = [asyncio.create_task(stage.keep_statuses()), asyncio.create_task(soak.kennel.keep_vitals())]
+    seeds = random.Random(f"{soak.seed} sessions")  # noqa: S311 - no secret
+    churning = [asyncio.create_task(healthy(stage, random.Random(seeds.random()))) for _ in range(HEALTHY_SESSIONS)]  # noqa: S311
+    for number in range(HUNG_SESSIONS):
+        job = HUNG_JOBS[number % len(HUNG_JOBS)]
+        churning.append(asyncio.create_task(hung(stage, random.Random(seeds.random()), job)))  # noqa: S311
+    question = asyncio.create_task(ask_a_question(stage))
+    mischief.began = time.monotonic()
+    try:
+        faults = asyncio.gather(mischief.follow(processes, say), mischief.follow(network, say))
+        everybody = asyncio.gather(faults, *churning, question)
+        calming = asyncio.create_task(_calm_after(stage, faults))
+        async with asyncio.timeout(SECONDS + DEADLINE_SECONDS):
+            await everybody
+        return question.result()
+    finally:
+        tasks = [*helpers, *churning, question, calming, everybody]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _calm_after(stage: Stage, faults: "asyncio.Future[Any]") -> None:
+    await asyncio.wait([faults])
+    stage.calm.set()
+
+
+async def _end(soak: Soak, question: Json | None) -> Audit:
+    """The question still stands; the watchdog has grown no worse, and ends when told to; the books are right."""
+    stage, kennel = soak.stage, soak.kennel
+    assert kennel.running is not None
+    await kennel.running.wait_looks(2)
+    asks = [ask["id"] for ask in await stage.server.questions()]
+    if question is None or question["id"] not in asks:
+        stage.wrong.append(f"the question does not stand any more: {question} among {asks}")
+    kennel.vitals[-1].append(look_at(kennel.process_id))
+    for seen in kennel.vitals:
+        _check_vitals(stage, seen)
+    code = await kennel.running.stop()
+    if code != 0:
+        stage.wrong.append(f"the watchdog ended with {code}: {kennel.running.tail()}")
+    await stage.server.stop()
+    audit = Audit(stage=stage, journal=journal_path(stage.lab.database, {}, stage.lab.home))
+    audit.check()
+    audit.read_logs(kennel.logs)
+    return audit
+
+
+def _check_vitals(stage: Stage, seen: list[Vitals]) -> None:
+    """Compare a watchdog's end with what it had once it was warm; the peaks between the two do not count."""
+    if len(seen) < 4:
+        return
+    warm, last = seen[1], seen[-1]
+    if last.descriptors > max(one.descriptors for one in seen[1:4]) + MOST_DESCRIPTORS_MORE:
+        stage.wrong.append(f"descriptors were left over: {warm} at first, {last} at last")
+    if last.megabytes > warm.megabytes + MOST_MEGABYTES_MORE:
+        stage.wrong.append(f"memory grew: {warm} at first, {last} at last")
+
+
+def _table(soak: Soak, audit: Audit) -> str:
+    stage = soak.stage
+    rows = {**dict(sorted(stage.counts.items())), **dict(sorted(audit.counts.items()))}
+    rows |= {f"proxy: {mode.value}": count for mode, count in soak.mischief.proxy.spoilt.items()}
+    rows["watchdogs started"] = len(soak.kennel.vitals)
+    figures = [f"{name:<52} {count:>7}" for name, count in rows.items()]
+    figures += [f"{'slowest: ' + what:<52} {seconds:>6.1f}s" for what, seconds in sorted(stage.slowest.items())]
+    last = [seen for seen in soak.kennel.vitals if seen][-1]
+    return "\n".join(["", *figures, f"the last watchdog: {last[0]} at first, {last[-1]} at last"])
