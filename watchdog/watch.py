@@ -218,6 +218,8 @@ class Watch:
         """Say of each intervention that a crash left begun how it ended, by looking; count it if it did not work."""
         await self.recollection.recall()
         for intervention in await self.journal.begun():
+            for listener in self.listeners:
+                listener.found(intervention.verdict)  # closing it is under way: what is told to end was told to begin
             outcome = await self.remedy.resume(intervention)
             self._note(intervention.verdict, outcome)
         await self._prune()
