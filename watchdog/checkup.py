@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from watchdog.checkup_journal import look_at_journal, print_journal
 from watchdog.commands import Exit
 from watchdog.contract import VERSION
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError
@@ -43,6 +44,7 @@ class Findings:
     settings: list[tuple[str, str, str]]
     config_file: str | None
     database: dict[str, Any] = field(default_factory=dict)
+    journal: dict[str, Any] = field(default_factory=dict)
     servers: list[ServerFinding] = field(default_factory=list)
     holders: list[Holder] = field(default_factory=list)
     provable: bool = False
@@ -86,6 +88,10 @@ def _insisted(loaded: Loaded) -> frozenset[str]:
 
 async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) -> None:
     await _look_at_database(car, findings)
+    watched = findings.database["watched_by"] is not None
+    findings.journal, warnings, problems = await look_at_journal(car.journal, car.settings, car.path, watched=watched)
+    findings.warnings.extend(warnings)
+    findings.problems.extend(problems)
     # A server opens its database when it is first asked for a folder in it; so ask, and then look who has it open.
     observation = (await car.watch().assess(full=True, fresh=True)).observation
     holders = await car.owners.look()
@@ -182,6 +188,7 @@ def _document(findings: Findings) -> dict[str, Any]:
         "config_file": findings.config_file,
         "settings": {name: {"value": value, "source": source} for name, value, source in findings.settings},
         "database": findings.database,
+        "journal": findings.journal,
         "servers": [asdict(server) for server in findings.servers],
         "holders": [{"pid": holder.pid, "command": holder.command} for holder in findings.holders],
         "proofs": {"possible": findings.provable, "why": findings.proofs},
@@ -191,6 +198,7 @@ def _document(findings: Findings) -> dict[str, Any]:
 def _print(screen: Screen, findings: Findings) -> None:
     screen.rows("settings", ("setting", "value", "from"), findings.settings)
     screen.rows("database", ("", ""), [(name, _in_words(name, value)) for name, value in findings.database.items()])
+    print_journal(screen, findings.journal)
     screen.rows(
         "servers",
         ("server", "version", "pid"),

@@ -25,9 +25,10 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
+from watchdog.no_journal import NoJournal
 from watchdog.ports import Server
 from watchdog.progress import busy, countdown
-from watchdog.render import Screen, is_interactive
+from watchdog.render import Screen, is_interactive, note
 from watchdog.settings import Loaded
 from watchdog.sidecar import Sidecar, sidecar
 from watchdog.watch import Assessment, Watch
@@ -59,6 +60,8 @@ async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
         watch.policy = replace(watch.policy, orphan_looks=1)
         async with busy(_LOOKING):
             assessment = await watch.assess(full=True, scan_parts=full, fresh=True)
+        if isinstance(car.journal, NoJournal) and car.journal.problem:
+            note(f"warning: what is on hold is not known. {car.journal.problem}")
         if screen.as_json:
             screen.document(scan_document(str(car.path), assessment.observation, assessment.judgement))
         else:

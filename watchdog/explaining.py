@@ -46,7 +46,7 @@ async def _explanation(car: Sidecar, session_id: SessionId) -> Explanation:
         raise UsageError(f"There is no session {session_id} in this database; `scan` lists the unfinished ones.")
     seen = await _with_holders(car, observation)
     found = explained(seen, assessment.judgement, watch.policy, session_id)
-    holds, history = await told(car.journal, session_id, [page.session_id for page in found.sessions])
+    holds, history = await told(car.journal, session_id, [page.id for page in found.sessions])
     return replace(found, holds=holds, history=history)
 
 

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     delete,
+    func,
     insert,
     select,
     text,
@@ -202,7 +203,12 @@ class SqliteJournal:
         query = select(_INTERVENTIONS).where(_INTERVENTIONS.c.id == intervention)
         async with self._reading() as connection:
             row = (await connection.execute(query)).mappings().first()
-        return None if row is None else read_intervention(dict(row))
+            return None if row is None else read_intervention(dict(row))
+
+    async def count(self) -> int:
+        """How many interventions there are."""
+        async with self._reading() as connection:
+            return int((await connection.execute(select(func.count()).select_from(_INTERVENTIONS))).scalar_one())
 
     async def begun(self) -> tuple[Intervention, ...]:
         """The interventions that have no outcome: somebody is at work on them, or a crash left them."""
@@ -277,7 +283,13 @@ class SqliteJournal:
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
         with _translated(self.path):
             async with self._engine.connect() as connection:
-                yield connection
+                try:
+                    yield connection
+                except (ValueError, KeyError, TypeError) as error:
+                    raise JournalUnusable(
+                        f"The journal {self.path} holds something that this version can't read. Name another with the "
+                        'setting `journal`, or choose `journal = "off"`.'
+                    ) from error
 
 
 async def _put_hold(connection: AsyncConnection, hold: Hold) -> None:

@@ -1,13 +1,13 @@
 """Says in the log what the loop does: ids, tool names and times, never content."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import structlog
 
 from watchdog.clock import Advance
 from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
 from watchdog.errors import WatchdogError
-from watchdog.model import Outcome, Result, Verdict
+from watchdog.model import Outcome, Result, SessionId, Verdict
 from watchdog.watch import Assessment
 
 
@@ -20,11 +20,13 @@ class LogListener:
         self._unavailable = False
         self._acting: bool | None = None
         self._told: frozenset[frozenset[str]] = frozenset()
+        self._on_hold: dict[SessionId, str] = {}
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
         """Log a look (debug), and every change in what can be seen or done."""
         self._note_mandate(acting=acting)
         self._note_health(assessment)
+        self._note_holds(assessment.observation.on_hold)
         judgement = assessment.judgement
         self._log.debug(
             "watch.looked",
@@ -90,6 +92,13 @@ class LogListener:
         for sentence in sorted(self._degraded - degraded):
             self._log.info("watch.recovered", was=sentence)
         self._degraded = degraded
+
+    def _note_holds(self, holds: Mapping[SessionId, str]) -> None:
+        for session_id in sorted(holds.keys() - self._on_hold.keys()):
+            self._log.info("watch.on_hold", session_id=session_id, why=holds[session_id])
+        for session_id in sorted(self._on_hold.keys() - holds.keys()):
+            self._log.info("watch.hold_ended", session_id=session_id, was=self._on_hold[session_id])
+        self._on_hold = dict(holds)
 
     def _tell_once(self, verdicts: Iterable[Verdict]) -> None:
         """Log, once each, the verdicts that this watchdog will not carry out."""
