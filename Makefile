@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test unit lock clean
+.PHONY: help setup demo check format test soak unit lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ test: $(READY) ## every test, on real opencode servers too (the binaries come fr
 	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+soak: $(READY) ## an hour of faults beside a churning server (SOAK_SECONDS, SOAK_SEED)
+	@$(BIN)/python -m tests.support.binaries
+	SOAK_SECONDS=$${SOAK_SECONDS:-3600} $(BIN)/pytest tests/soak
 
 unit: $(READY) ## the tests that need no opencode
 	$(BIN)/pytest -m "not e2e"

@@ -20,8 +20,9 @@ class Fault(StrEnum):
     HALVES = "half replies"
 
 
-PROCESSES: Final = (Fault.STOP_WATCHDOG, Fault.KILL_WATCHDOG, Fault.KILL_SERVER, Fault.LOCK, Fault.KILL_UNSEEN)
+PROCESSES: Final = (Fault.STOP_WATCHDOG, Fault.KILL_WATCHDOG, Fault.KILL_SERVER, Fault.LOCK)
 NETWORK: Final = (Fault.CUT, Fault.ERRORS, Fault.HALVES)
+SERVER_KILLS: Final = (Fault.KILL_SERVER, Fault.KILL_UNSEEN)
 
 # Seconds. A lock must be shorter than opencode's own patience with one (5 s): longer ones break opencode itself.
 _LASTS: Final = {
@@ -36,6 +37,8 @@ _LASTS: Final = {
 }
 _CALM_AFTER_ROUNDS: Final = 3
 _RARE_EVERY: Final = 4
+_AFTER_A_SERVER_KILL_SECONDS: Final = 8.0
+"""More quiet than usual, so that what hangs anew has the time to reach its limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +67,11 @@ def _track(rng: random.Random, kinds: tuple[Fault, ...], seconds: float) -> Iter
         rare = rounds >= _CALM_AFTER_ROUNDS and rounds % _RARE_EVERY
         wanted = [kind for kind in kinds if not (rare and kind is Fault.KILL_WATCHDOG)]
         rng.shuffle(wanted)
-        for kind in wanted:
+        for each in wanted:
+            kind = SERVER_KILLS[rounds % 2] if each is Fault.KILL_SERVER else each
             lasts = rng.uniform(*_LASTS[kind])
             if at + lasts > seconds:
                 return
             yield Trouble(at=at, fault=kind, seconds=lasts)
-            at += lasts + rng.uniform(3.0, 7.0)
+            at += lasts + rng.uniform(3.0, 7.0) + (_AFTER_A_SERVER_KILL_SECONDS if kind in SERVER_KILLS else 0.0)
         rounds += 1

@@ -68,11 +68,16 @@ async def test_under_faults_of_every_kind_the_hung_end_and_the_healthy_come_thro
     seed = int(os.environ.get("SOAK_SEED") or random.SystemRandom().randrange(1_000_000))
     say(f"\nsoak: SOAK_SEED={seed} SOAK_SECONDS={SECONDS:g}")
     async with _opened(tmp_path, seed) as soak:
-        question = await _churn(soak, say)
+        try:
+            question = await _churn(soak, say)
+        except (AssertionError, TimeoutError):
+            assert soak.kennel.running is not None
+            say(f"SOAK_SEED={seed}; {dict(soak.stage.counts)}\n{soak.kennel.running.tail()}")
+            raise
         audit = await _end(soak, question)
     say(_table(soak, audit))
     wrong = [*soak.stage.wrong, *audit.wrong]
-    assert not wrong, f"SOAK_SEED={seed}\n" + "\n".join(wrong)
+    assert not wrong, f"SOAK_SEED={seed}\n" + "\n".join(each[:900] for each in wrong)
 
 
 @asynccontextmanager
