@@ -1,6 +1,6 @@
 """One verdict on its way up the ladder: what every rung needs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
@@ -39,6 +39,13 @@ class Reprove(Protocol):
 
 POLL_SECONDS = 0.1
 
+Count = Callable[[Outcome], Awaitable[None]]
+"""Counts an outcome, and keeps the count, before the journal says that the intervention ended."""
+
+
+async def uncounted(_: Outcome) -> None:
+    """Count nothing."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ladder:
@@ -75,7 +82,11 @@ class Tools:
 
 
 class Climb:
-    """One verdict on its way up the ladder, with the steps that it took."""
+    """One verdict on its way up the ladder, with the steps that it took.
+
+    Attributes:
+        acted: a server was told something, or rows may have been written: from here on it was an attempt.
+    """
 
     def __init__(self, tools: Tools, verdict: Verdict, *, dry_run: bool, reason: str | None, actor: Actor) -> None:
         self.tools = tools
@@ -84,6 +95,7 @@ class Climb:
         self.reason = reason
         self.actor = actor
         self.intervention: InterventionId | None = None
+        self.acted = False
         self.steps: list[Step] = []
 
     def outcome(self, result: Result, why: str) -> Outcome:
@@ -96,8 +108,12 @@ class Climb:
             why=why,
         )
 
-    async def noted(self, outcome: Outcome) -> Outcome:
-        """Note the outcome of what was begun. An act that was done stays done if that fails; the next start looks."""
+    async def noted(self, outcome: Outcome, count: Count) -> Outcome:
+        """Note the outcome of what was begun. An act that was done stays done if that fails; the next start looks.
+
+        It is counted before it is closed: a crash in between may count it twice, and so act less, but never more.
+        """
+        await count(outcome)
         if self.intervention is None:
             return outcome
         try:

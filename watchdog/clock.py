@@ -22,11 +22,12 @@ the step says so (`known_since`), and the age is exact. What can't be seen is a 
 next look.
 """
 
+import math
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -200,8 +201,13 @@ class Timeline:
         """
         noted = deque(_Credit(**credit) for credit in value["credits"])
         last = Reading(**value["last"]) if value["last"] else None
-        self._step_seconds, self._sleep_seconds, self._unnoted_seconds = map(float, value["not_credited"])
-        self._credits, self._last, self._step_ms = noted, last, value["step_ms"]
+        step, sleep, unnoted = value["not_credited"]
+        step_ms = value["step_ms"]
+        for part in (*value["credits"], value["last"] or {}):
+            check_numbers(part.values())
+        check_numbers([step, sleep, unnoted, step_ms or 0])
+        self._step_seconds, self._sleep_seconds, self._unnoted_seconds = step, sleep, unnoted
+        self._credits, self._last, self._step_ms = noted, last, step_ms
 
     def prune(self, before_ms: float) -> None:
         """Forget the credits that no moment at or after `before_ms` needs."""
@@ -233,6 +239,17 @@ class Timeline:
         )
         if len(self._credits) > MOST_CREDITS:
             self._credits.appendleft(_merged(self._credits.popleft(), self._credits.popleft()))
+
+
+def check_numbers(values: Iterable[object]) -> None:
+    """Tell numbers that can be reckoned with from whatever a damaged file may hold.
+
+    Raises:
+        ValueError: one is no finite number.
+    """
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError("a time is no number")
 
 
 def _lateness(reading: Reading, awake_seconds: float, planned_awake_seconds: float | None) -> float:

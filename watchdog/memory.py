@@ -42,17 +42,20 @@ class Shift(Protocol):
 
 
 _LONGEST_PAUSE_MS = 600_000
+_UNWATCHED_MS = 120_000
+"""Nobody looked for so long: what was written meanwhile may have been an approval."""
 _MOST_DOUBLINGS = 20
 
 
 @dataclass(slots=True)
 class CallMemory:
-    """What is remembered of an open call: where its clock starts, and how long it stood still."""
+    """What is remembered of an open call: where its clock starts, how long it stood still, and its last write."""
 
     start_ms: float
     known_since: float
     paused_ms: float = 0.0
     paused: bool = False
+    written_ms: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +86,8 @@ class Memory:
     let_go: dict[TurnId, ServerName] = field(default_factory=dict)
     claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
     folded_at: float | None = None
+    taken_up: bool = False
+    """It is another process's, and this one has not looked yet."""
 
     def fold(self, observation: Observation, shift: Shift, awake_seconds: float) -> Observation:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
@@ -95,17 +100,21 @@ class Memory:
         now = observation.at_ms
         elapsed = 0.0 if self.folded_at is None else max(0.0, awake_seconds - self.folded_at) * 1000
         self.folded_at = awake_seconds
+        unwatched, self.taken_up = self.taken_up and elapsed > _UNWATCHED_MS, False
         family = Family(observation)
         sessions = observation.snapshot.sessions.values()
         for session in sessions:
             for call in session.calls:
                 known = self.calls.get(call.id)
                 paused = self._paused(family, observation, session, call)
+                if unwatched and known is not None and call.updated_ms != known.written_ms:
+                    known = None  # it may have waited for an approval while nobody looked, as at first sight
                 if known is None:
                     self.calls[call.id] = _first_sight(call, now, awake_seconds, paused=paused)
                 elif paused or known.paused:
                     known.paused_ms += elapsed
                 self.calls[call.id].paused = paused
+                self.calls[call.id].written_ms = call.updated_ms
         self._note_asks(observation, awake_seconds)
         self._note_claims(observation)
         self._forget(observation)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from watchdog.clock import Timeline
+from watchdog.clock import Timeline, check_numbers
 from watchdog.memory import AskMemory, CallMemory, Memory
 from watchdog.model import Attempts, CallId, ServerName, SessionId, TurnId
 from watchdog.ports import Clock, Journal
@@ -38,6 +38,22 @@ class Recollection:
         if remembered is not None:
             restore(remembered, self._memory, self._timeline, self._boot_id)
         self._recalled = True
+
+    async def take_over(self) -> None:
+        """Take up what was tried by the one who acted until now, while this process only observed.
+
+        Raises:
+            JournalUnusable: the journal can't be read.
+        """
+        remembered = await self._journal.load(_KEY)
+        other = Memory()
+        if remembered is None or not restore(remembered, other, Timeline(), self._boot_id):
+            return
+        for key, tried in other.attempts.items():
+            own = self._memory.attempts.get(key)
+            if own is None or (own.count, own.tries) < (tried.count, tried.tries):
+                self._memory.attempts[key] = tried
+        self._memory.let_go = other.let_go | self._memory.let_go
 
     async def keep(self) -> None:
         """Keep the memory if something in it changed, and once a minute for the clocks.
@@ -84,6 +100,13 @@ def restore(value: Mapping[str, Any], memory: Memory, timeline: Timeline, boot_i
         let_go = {TurnId(turn): ServerName(name) for turn, name in value["let_go"].items()}
         claimed_by = {SessionId(id_): ServerName(name) for id_, name in value["claimed_by"].items()}
         folded_at = value["folded_at"]
+        for call in calls.values():
+            check_numbers([call.start_ms, call.known_since, call.paused_ms, call.written_ms])
+        for ask in asks.values():
+            check_numbers([ask.at_ms, ask.known_since])
+        for tried in attempts.values():
+            check_numbers([tried.count, tried.tries, tried.not_before_ms])
+        check_numbers([folded_at or 0])
         if same_boot:
             timeline.restore(value["timeline"])
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -92,4 +115,5 @@ def restore(value: Mapping[str, Any], memory: Memory, timeline: Timeline, boot_i
     if same_boot:
         memory.calls, memory.asks, memory.let_go = calls, asks, let_go
         memory.claimed_by, memory.folded_at = claimed_by, folded_at
+        memory.taken_up = True
     return True

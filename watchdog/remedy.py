@@ -4,13 +4,27 @@ The ladder: re-read the rows; find the server that holds the session; abort ther
 that the observed rows closed; settle what is left if it is provably an orphan; read again.
 """
 
+from collections.abc import Sequence
+
 import anyio
 
-from watchdog.climb import POLL_SECONDS, Ladder, Place, Reprove, Tools, current, names, still_open
+from watchdog.climb import (
+    POLL_SECONDS,
+    Count,
+    Ladder,
+    Place,
+    Reprove,
+    Tools,
+    current,
+    names,
+    still_open,
+    uncounted,
+)
 from watchdog.errors import JournalUnusable, ServerError, WatchdogError
-from watchdog.interventions import Actor, Intervention
+from watchdog.interventions import Actor, Intervention, Kept
 from watchdog.model import (
     Ask,
+    GuardedWrite,
     Outcome,
     Result,
     Session,
@@ -37,26 +51,34 @@ class Remedy:
         dry_run: bool = False,
         reason: str | None = None,
         actor: Actor = Actor.WATCHDOG,
+        count: Count = uncounted,
     ) -> Outcome:
         """Climb the ladder for one verdict. Errors of the database and of servers become part of the outcome.
+
+        An error of the watchdog's own is raised, once the intervention is closed with it.
 
         Args:
             verdict: what to end.
             dry_run: do everything but act.
             reason: a person's words for why, kept in the settled rows.
             actor: who decided, for the journal.
+            count: counts the outcome, right before the journal closes the intervention.
         """
         climb = _Ascent(self._tools, verdict, dry_run=dry_run, reason=reason, actor=actor)
         try:
             outcome = await climb.run()
         except JournalUnusable as error:
-            # Nothing is done without a record; and nothing was tried, so no attempt counts.
-            outcome = climb.outcome(Result.UNREACHABLE, str(error))
+            # Nothing is done without a record; and if nothing was tried, no attempt counts.
+            outcome = climb.outcome(Result.FAILED if climb.acted else Result.UNREACHABLE, str(error))
         except WatchdogError as error:
             outcome = climb.outcome(Result.FAILED, str(error))
-        return await climb.noted(outcome)
+        except Exception as error:
+            why = f"an error of the watchdog's own: {type(error).__name__}"
+            await climb.noted(climb.outcome(Result.FAILED, why), count)
+            raise
+        return await climb.noted(outcome, count)
 
-    async def resume(self, intervention: Intervention) -> Outcome:
+    async def resume(self, intervention: Intervention, *, count: Count = uncounted) -> Outcome:
         """Say how an intervention ended that a crash of the watchdog left begun, by looking at the rows.
 
         It is never carried on: what is still open needs a fresh verdict. Only what was written before the crash and
@@ -70,7 +92,7 @@ class Remedy:
             outcome = await climb.resume([*(await self._tools.journal.kept(intervention.id))])
         except WatchdogError as error:
             outcome = climb.outcome(Result.FAILED, str(error))
-        return await climb.noted(outcome)
+        return await climb.noted(outcome, count)
 
 
 class _Ascent(Settling):
@@ -127,6 +149,7 @@ class _Ascent(Settling):
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would abort session {session.id} at {place.server.name}")
         await self._begin()
+        self.acted = True
         await self._abort(place, session)
         return await self._verify(place, session)
 
@@ -227,39 +250,90 @@ class _Ascent(Settling):
 
     async def _turn_down(self, session: Session, ask: Ask) -> Outcome:
         """Reject a question or a permission at the server that still asks it, and wait until its call closed."""
-        place = await self._asking(session, ask)
+        place, _ = await self._asking(session, ask)
         if place is None:
             return self.outcome(Result.UNCHANGED, "no server that answers asks it any more")
         server, directory = place
+        self._step("find", ok=True, detail=f"{server.name} asks it")
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would turn down a {ask.kind.value} of session {session.id}")
         await self._begin()
+        self.acted = True
         try:
             await server.reject(ask, directory)
         except ServerError as error:
             self._step("reject", ok=False, detail=str(error))
+            taken = False
         else:
             self._step("reject", ok=True, detail=f"{server.name} took it")
+            taken = True
+        return await self._turned_down(session, ask, taken=taken)
+
+    async def _turned_down(self, session: Session, ask: Ask, *, taken: bool) -> Outcome:
+        """Wait until it is asked no more and its call is closed. A server that does not answer proves nothing."""
         deadline = self.tools.clock.read().awake_seconds + self.tools.ladder.abort_grace_seconds
-        while self.tools.clock.read().awake_seconds < deadline:
+        while True:
             left = still_open(await self.tools.store.session(session.id), self.verdict)
-            if not left and await self._asking(session, ask, quiet=True) is None:
+            place, silent = await self._asking(session, ask)
+            gone = place is None and not silent
+            if gone and not taken:
+                self._step("verify", ok=True, detail="it is asked no more")
+                return self.outcome(Result.UNCHANGED, "it was answered at the last moment")
+            if gone and not left:
                 self._step("verify", ok=True, detail="it is asked no more, and its call is closed")
                 return self.outcome(Result.RECOVERED, self.verdict.why)
+            if self.tools.clock.read().awake_seconds >= deadline:
+                break
             await self.tools.clock.sleep(POLL_SECONDS)
-        self._step("verify", ok=False, detail="it is still asked, or its call is still open")
-        return self.outcome(Result.INEFFECTIVE, "it was turned down and still waits")
+        detail = f"its call {names(left)} is still open" if gone else "it is still asked, as far as is known"
+        self._step("verify", ok=False, detail=detail)
+        return self.outcome(Result.INEFFECTIVE, f"it was turned down, and {detail}")
 
-    async def _asking(self, session: Session, ask: Ask, *, quiet: bool = False) -> tuple[Server, str] | None:
-        """The server that asks it, and the directory under which it does."""
+    async def _asking(self, session: Session, ask: Ask) -> tuple[tuple[Server, str] | None, bool]:
+        """The server that asks it, and the directory under which it does; and whether any server was silent."""
+        silent = False
         for server in self.tools.fleet.servers():
             for directory in session.directories:
                 try:
                     asks = await server.pending_asks(directory)
                 except ServerError:
-                    continue  # it is looked for at the others; no answer is no evidence
+                    silent = True  # it is looked for at the others; no answer is no evidence
+                    continue
                 if any(each.id == ask.id for each in asks):
-                    if not quiet:
-                        self._step("find", ok=True, detail=f"{server.name} asks it")
-                    return server, directory
-        return None
+                    return (server, directory), silent
+        return None, silent
+
+    # -- what a crash left begun -----------------------------------------------------------------------------
+
+    async def resume(self, kept: Sequence[Kept]) -> Outcome:
+        """Look at the rows of what a crash left begun; show what was written and perhaps not shown."""
+        session = await self.tools.store.session(self.verdict.cancel_session_id)
+        if session is None:
+            return self.outcome(Result.UNCHANGED, "the session is gone")
+        rows = await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
+        now = {row.id: row.data for row in rows}
+        writes = tuple(GuardedWrite(row=each.row, after=each.after) for each in kept)
+        if writes and all(now.get(write.row.id) == write.after for write in writes):
+            self.acted = True
+            self._step("settle", ok=True, detail="the rows read as they were settled before the watchdog stopped")
+            return await self._show(session, writes)
+        left = still_open(session, self.verdict)
+        detail = f"still open: {names(left)}" if left else "nothing that was observed is open any more"
+        self._step("verify", ok=not left, detail=detail)
+        if left and self.verdict.kind is VerdictKind.ORPHAN:
+            return self.outcome(Result.UNCHANGED, "the watchdog stopped before anything was written")
+        if left or await self._goes_on(session):
+            return self.outcome(Result.INEFFECTIVE, "the watchdog stopped in the middle, and it is still open")
+        if self.verdict.kind is VerdictKind.ORPHAN:
+            return self.outcome(Result.UNCHANGED, "it ended by itself")
+        return self.outcome(Result.RECOVERED, self.verdict.why)
+
+    async def _goes_on(self, session: Session) -> bool:
+        """Where no row tells: whether it is still asked, or a server is still at work on it."""
+        if self.verdict.ask is not None:
+            place, silent = await self._asking(session, self.verdict.ask)
+            return place is not None or silent
+        if self.verdict.row_ids:
+            return False
+        found, silences = await self._find(session)
+        return found is not None or bool(silences)

@@ -1,12 +1,11 @@
 """Rungs 4 to 6: settle what nobody executes, have it shown, read it back, and put it back if it does not read."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import anyio
 
 from watchdog.climb import Climb, names, still_open
 from watchdog.errors import ServerError
-from watchdog.interventions import Kept
 from watchdog.model import (
     GuardedWrite,
     Outcome,
@@ -22,21 +21,6 @@ _SETTLE_SECONDS = 30.0
 
 class Settling(Climb):
     """A climb that can settle."""
-
-    async def resume(self, kept: Sequence[Kept]) -> Outcome:
-        """Look at the rows of what a crash left begun; show what was written and perhaps not shown."""
-        session = await self.tools.store.session(self.verdict.cancel_session_id)
-        rows = await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
-        now = {row.id: row.data for row in rows}
-        writes = tuple(GuardedWrite(row=each.row, after=each.after) for each in kept)
-        if session is not None and writes and all(now.get(write.row.id) == write.after for write in writes):
-            self._step("settle", ok=True, detail="the rows read as they were settled before the watchdog stopped")
-            return await self._show(session, writes)
-        left = still_open(session, self.verdict)
-        self._step("verify", ok=not left, detail=f"still open: {names(left)}" if left else "nothing is open any more")
-        if left:
-            return self.outcome(Result.INEFFECTIVE, "the watchdog stopped in the middle, and it is still open")
-        return self.outcome(Result.RECOVERED, self.verdict.why)
 
     async def _settle(self, session: Session, reproof: Reproof | None = None) -> Outcome:
         """Write the end of rows that nobody executes, proven once more right before."""
@@ -64,6 +48,7 @@ class Settling(Climb):
 
     async def _write(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
         await self.tools.journal.keep(await self._begin(), writes)
+        self.acted = True
         changed = await self.tools.store.write(writes)
         self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
         if not changed:

@@ -10,10 +10,11 @@ import anyio
 from anyio.abc import TaskGroup
 
 from watchdog.climb import Ladder
-from watchdog.clock import Advance, Timeline
-from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut, WatchdogError
+from watchdog.clock import Timeline
+from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut
 from watchdog.interventions import Actor
 from watchdog.judge import judge, reprove
+from watchdog.listening import Assessment, Listener
 from watchdog.memory import Memory
 from watchdog.model import (
     Judgement,
@@ -33,56 +34,14 @@ from watchdog.ports import Clock, Fleet, Journal, Owners, Store
 from watchdog.recollection import Recollection
 from watchdog.remedy import Remedy
 
+__all__ = ["Assessment", "Listener", "Mandate", "Pace", "Watch"]
+
 _LATE_SECONDS = 10.0
 _LATE_INTERVALS = 3
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _MOST_DOUBLINGS = 16
 _FORGET_CREDITS_MS = 30 * 24 * 3600 * 1000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Assessment:
-    """One look and what was judged of it.
-
-    Attributes:
-        began_at: what the awake clock showed when it began.
-        slow_seconds: how long the look itself took, in awake time.
-    """
-
-    observation: Observation
-    judgement: Judgement
-    advance: Advance
-    began_at: float
-    slow_seconds: float = 0.0
-
-
-class Listener(Protocol):
-    """Who is told what the loop does. A listener must not raise."""
-
-    def looked(self, assessment: Assessment, *, acting: bool) -> None:
-        """A look was taken. `acting` is false while the watchdog only observes."""
-        ...
-
-    def held_back(self, advance: Advance, slow_seconds: float) -> None:
-        """A look came late or took long; nothing was done on it."""
-        ...
-
-    def found(self, verdict: Verdict) -> None:
-        """A verdict is about to be carried out."""
-        ...
-
-    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
-        """A verdict was carried out; `given_up` if no more attempts will be made."""
-        ...
-
-    def failed(self, verdict: Verdict, error: Exception) -> None:
-        """An error of the watchdog's own was contained."""
-        ...
-
-    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
-        """The database or the journal could not be used; the next look comes after `retry_seconds`."""
-        ...
 
 
 class Mandate(Protocol):
@@ -154,6 +113,8 @@ class Watch:
             journal=journal, clock=clock, memory=self.memory, timeline=self.timeline, boot_id=boot_id
         )
         self._took_over = False
+        """Whether this is the one who acts, and whose memory is kept."""
+        self._began_to_act = False
         self._wakeup = anyio.Event()
         self._acting: set[SessionId] = set()
         self._acted: dict[SessionId, float] = {}
@@ -179,7 +140,6 @@ class Watch:
         """
         await self.recollection.recall()
         reading = self.clock.read()
-        holds = await self.journal.holds(reading.wall_ms)
         advance = self.timeline.advance(reading, planned_awake_seconds=planned_awake_seconds)
         self.timeline.prune(reading.wall_ms - _FORGET_CREDITS_MS)
         observation = await self.observer.look(
@@ -192,6 +152,8 @@ class Watch:
             scan_parts=scan_parts,
             fresh=fresh,
         )
+        # After the look: `undo` notes its hold before it opens rows again, so whoever sees the rows sees the hold.
+        holds = await self.journal.holds(reading.wall_ms)
         observation = replace(observation, on_hold={id_: hold.why for id_, hold in holds.items()})
         judgement = judge(observation, self.policy, reading.wall_ms)
         self.memory.note_looks(observation, judgement.unclaimed)
@@ -217,12 +179,12 @@ class Watch:
     async def close_begun(self) -> None:
         """Say of each intervention that a crash left begun how it ended, by looking; count it if it did not work."""
         await self.recollection.recall()
+        self._took_over = True
         for intervention in await self.journal.begun():
             for listener in self.listeners:
                 listener.found(intervention.verdict)  # closing it is under way: what is told to end was told to begin
-            outcome = await self.remedy.resume(intervention)
-            self._note(intervention.verdict, outcome)
-        await self._prune()
+            counted = _Counted(self, intervention.verdict)
+            counted.tell(await self.remedy.resume(intervention, count=counted))
 
     async def _prune(self) -> None:
         keep = self.pace.journal_retention_seconds
@@ -235,8 +197,11 @@ class Watch:
         """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
         for listener in self.listeners:
             listener.found(verdict)
+        counted = _Counted(self, verdict)
         try:
-            outcome = await self.remedy.carry_out(verdict, dry_run=self.pace.dry_run, reason=reason, actor=actor)
+            outcome = await self.remedy.carry_out(
+                verdict, dry_run=self.pace.dry_run, reason=reason, actor=actor, count=counted
+            )
         except Exception as error:  # noqa: BLE001 - one verdict must not take the others down; it is counted and told
             for listener in self.listeners:
                 listener.failed(verdict, error)
@@ -247,13 +212,11 @@ class Watch:
                 steps=(),
                 why=f"an error of the watchdog's own: {type(error).__name__}",
             )
-        self._note(verdict, outcome)
-        if self._took_over:
-            with suppress(JournalUnusable):  # the next look says so, and does nothing until it is mended
-                await self.recollection.keep()
+        counted.tell(outcome)
         return outcome
 
-    def _note(self, verdict: Verdict, outcome: Outcome) -> None:
+    async def count(self, verdict: Verdict, outcome: Outcome) -> bool:
+        """Count an outcome, and keep the count if this is the one who acts. Returns whether it is given up now."""
         given_up = self.memory.note_outcome(
             verdict,
             outcome,
@@ -261,8 +224,10 @@ class Watch:
             pause_ms=max(1.0, self.ladder.abort_grace_seconds) * 1000,
             most=self.pace.max_attempts,
         )
-        for listener in self.listeners:
-            listener.ended(verdict, outcome, given_up=given_up)
+        if self._took_over:
+            with suppress(JournalUnusable):  # the next look says so, and does nothing until it is mended
+                await self.recollection.keep()
+        return given_up
 
     # -- the loop --------------------------------------------------------------------------------------------
 
@@ -310,8 +275,10 @@ class Watch:
                 )
                 acting = self.pace.dry_run or self.mandate.acquire()
                 if acting and not self.pace.dry_run:
-                    await self._take_over()
+                    assessment = await self._take_over(assessment)
                     await self.recollection.keep()
+                    if full:
+                        await self._prune()
             except (DatabaseError, JournalUnusable) as error:
                 delay = min(self.pace.poll_interval_seconds * 2**failures, _LONGEST_BACK_OFF_SECONDS)
                 failures = min(failures + 1, _MOST_DOUBLINGS)
@@ -321,7 +288,6 @@ class Watch:
                 first, failures = False, 0
                 if full:
                     full_at = now + self.pace.full_scan_interval_seconds
-                    await self._prune()
                 self._take_up(assessment, acts, acting=acting)
                 delay = self._delay(assessment.judgement)
             if stop.is_set():
@@ -329,11 +295,23 @@ class Watch:
             planned = self.clock.read().awake_seconds + delay
             await self._rest(delay)
 
-    async def _take_over(self) -> None:
-        """What the one who acts does first: close what a crash left begun."""
-        if not self._took_over:
-            await self.close_begun()
-            self._took_over = True
+    async def _take_over(self, assessment: Assessment) -> Assessment:
+        """What the one who acts does first: learn what others tried, and close what a crash left begun.
+
+        Returns:
+            The look, judged anew with what was learned, so that nothing is tried too often or too soon.
+        """
+        if self._began_to_act:
+            return assessment
+        before = self.memory.state()
+        await self.recollection.take_over()
+        await self.close_begun()
+        self._began_to_act = True
+        if self.memory.state() == before:
+            return assessment
+        again = await self.assess()
+        slow = max(again.slow_seconds, assessment.slow_seconds)
+        return replace(again, advance=assessment.advance, slow_seconds=slow)
 
     def _take_up(self, assessment: Assessment, acts: TaskGroup, *, acting: bool) -> None:
         """Start to act on the verdicts of a look, unless it came too late or took too long to be trusted."""
@@ -383,6 +361,22 @@ class Watch:
             await self._wakeup.wait()
             # What woke the loop often comes in bursts; and a loop that is woken for ever must still breathe.
             await anyio.sleep(_SHORTEST_PAUSE_SECONDS)
+
+
+class _Counted:
+    """Counts how a verdict was carried out, and then tells the listeners."""
+
+    def __init__(self, watch: Watch, verdict: Verdict) -> None:
+        self._watch = watch
+        self._verdict = verdict
+        self._given_up = False
+
+    async def __call__(self, outcome: Outcome) -> None:
+        self._given_up = await self._watch.count(self._verdict, outcome)
+
+    def tell(self, outcome: Outcome) -> None:
+        for listener in self._watch.listeners:
+            listener.ended(self._verdict, outcome, given_up=self._given_up)
 
 
 def _open_rows(observation: Observation) -> frozenset[str]:
