@@ -172,14 +172,22 @@ def delete_message(
 
 @app.command()
 def check(
-    config: Config = None, database: Database = None, server: Servers = None, *, as_json: AsJson = False
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+    alive: Annotated[
+        bool, typer.Option("--alive", help="Say only whether `run` has looked lately: for health checks.")
+    ] = False,
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
+    from watchdog.alive import check_alive
     from watchdog.checkup import check as look_at
     from watchdog.render import Screen
 
-    loaded = _quiet(config, database, server, warn=False)
-    _go(lambda: look_at(loaded, Screen(as_json=as_json)))
+    loaded, screen = _quiet(config, database, server, warn=False), Screen(as_json=as_json)
+    _go(lambda: check_alive(loaded, screen) if alive else look_at(loaded, screen))
 
 
 @app.command()
