@@ -107,6 +107,8 @@ def restore(value: Mapping[str, Any], memory: Memory, timeline: Timeline, boot_i
         for tried in attempts.values():
             check_numbers([tried.count, tried.tries, tried.not_before_ms])
         check_numbers([folded_at or 0])
+        if not all(isinstance(name, str) for name in (*let_go.values(), *claimed_by.values())):
+            return False
         if same_boot:
             timeline.restore(value["timeline"])
     except (KeyError, TypeError, ValueError, AttributeError):
