@@ -1,8 +1,11 @@
 """The ladder: every rung, and every outcome. What is asked for never counts; only what is seen."""
 
 import json
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +18,8 @@ from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW
 from watchdog.climb import Ladder
-from watchdog.errors import DatabaseUnavailable, ServerUnreachable
+from watchdog.errors import DatabaseUnavailable, JournalUnusable, ServerUnreachable
+from watchdog.journal import SqliteJournal
 from watchdog.model import (
     Activity,
     Ask,
@@ -674,3 +678,165 @@ class TestDatabaseErrors:
         world.orphaned().store.before_write = breaks
         outcome = await world.carry_out(ORPHAN)
         assert (outcome.result, outcome.why) == (Result.FAILED, "the database is locked")
+
+
+ASK = Ask(id="que_1", kind=AskKind.QUESTION, session_id=SESSION)
+UNANSWERED = replace(STUCK, kind=VerdictKind.UNANSWERED, turn_ids=(), ask=ASK, why="nobody answered its question")
+
+
+class TestUnanswered:
+    def asked(self, world: World, ask: Ask = ASK) -> World:
+        world.server.asks_by = {PLACE: [ask]}
+        world.server.on_reject = lambda _: world.store.content.finish_call(CALL)
+        return world
+
+    @pytest.mark.parametrize("kind", list(AskKind))
+    async def test_it_is_rejected_at_its_server_and_verified(self, world: World, kind: AskKind) -> None:
+        ask = replace(ASK, kind=kind)
+        outcome = await self.asked(world, ask).carry_out(replace(UNANSWERED, ask=ask))
+        assert (outcome.result, world.server.rejected) == (Result.RECOVERED, [("que_1", PLACE)])
+        assert steps(outcome) == [("reread", True), ("find", True), ("reject", True), ("verify", True)]
+        assert world.server.aborted == []
+
+    async def test_one_that_still_stands_is_ineffective(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def lie(*_: object) -> None:
+            pass
+
+        monkeypatch.setattr(self.asked(world).server, "reject", lie)
+        outcome = await world.carry_out(UNANSWERED)
+        assert (outcome.result, steps(outcome)[-1]) == (Result.INEFFECTIVE, ("verify", False))
+
+    async def test_one_that_is_gone_while_its_call_stays_open_is_ineffective(self, world: World) -> None:
+        self.asked(world).server.on_reject = None
+        outcome = await world.carry_out(UNANSWERED)
+        assert outcome.result is Result.INEFFECTIVE
+        assert f"its call {CALL} is still open" in outcome.why
+
+    async def test_one_that_was_answered_before_is_left(self, world: World) -> None:
+        outcome = await world.carry_out(UNANSWERED)
+        assert (outcome.result, world.server.rejected, world.journal.noted) == (Result.UNCHANGED, [], {})
+
+    async def test_one_that_is_answered_at_the_last_moment_is_unchanged_although_its_call_runs_on(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def too_late(*_: object) -> None:
+            world.server.asks_by.clear()
+            raise ServerUnreachable("no such ask")
+
+        monkeypatch.setattr(self.asked(world).server, "reject", too_late)
+        outcome = await world.carry_out(UNANSWERED)
+        assert (outcome.result, steps(outcome)[-2]) == (Result.UNCHANGED, ("reject", False))
+
+    async def test_a_server_that_falls_silent_proves_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def dies(*_: object) -> None:
+            world.server.problem = ServerUnreachable("gone")
+            world.store.content.finish_call(CALL)
+
+        monkeypatch.setattr(self.asked(world).server, "reject", dies)
+        assert (await world.carry_out(UNANSWERED)).result is Result.INEFFECTIVE
+
+    async def test_a_dry_run_rejects_nothing(self, world: World) -> None:
+        outcome = await self.asked(world).carry_out(UNANSWERED, dry_run=True)
+        assert (outcome.result, world.server.rejected, world.journal.noted) == (Result.DRY_RUN, [], {})
+
+    async def test_what_is_below_the_first_rung_needs_the_journal(self, world: World) -> None:
+        self.asked(world).journal.failure = JournalUnusable("the disk is full")
+        outcome = await world.carry_out(UNANSWERED)
+        assert (outcome.result, world.server.rejected) == (Result.UNREACHABLE, [])
+
+
+class TestJournal:
+    async def test_it_is_begun_before_the_abort_and_closed_after_it(self, world: World) -> None:
+        seen: list[tuple[int, bool]] = []
+
+        async def end(session_id: SessionId) -> None:
+            seen.append((len(await world.journal.begun()), bool(world.journal.rows)))
+            await world.end(session_id)
+
+        world.server.on_abort = end
+        outcome = await world.carry_out()
+        assert seen == [(1, False)]
+        (noted,) = world.journal.noted.values()
+        assert (noted.outcome, noted.verdict) == (outcome, STUCK)
+
+    async def test_the_rows_are_kept_and_durable_before_they_are_written(self, world: World, tmp_path: Path) -> None:
+        world.orphaned()
+        originals = {CALL: world.store.content.get("part", CALL), TURN: world.store.content.get("message", TURN)}
+        seen: list[tuple[object, ...]] = []
+
+        def look_at_the_file() -> None:
+            with closing(sqlite3.connect(tmp_path / "j.db")) as other:
+                seen.extend(other.execute("SELECT id, CAST(before AS BLOB) FROM kept_row"))
+                seen.extend(other.execute("SELECT ended_ms FROM intervention"))
+
+        world.store.before_write = look_at_the_file
+        async with await SqliteJournal.open(tmp_path / "j.db") as journal:
+            world.journal = journal  # type: ignore[assignment]
+            assert (await world.carry_out(ORPHAN)).result is Result.RECOVERED
+            assert await journal.begun() == ()
+        assert dict(seen[:2]) == {id_: data.encode() for id_, data in originals.items()}  # type: ignore[arg-type]
+        assert seen[2:] == [(None,)]
+
+    @pytest.mark.parametrize("verdict", [STUCK, ORPHAN])
+    async def test_without_a_record_nothing_is_done_and_no_attempt_counts(
+        self, world: World, verdict: Verdict
+    ) -> None:
+        if verdict is ORPHAN:
+            world.orphaned()
+        world.journal.failure = JournalUnusable("the disk is full")
+        outcome = await world.carry_out(verdict)
+        assert (outcome.result, outcome.why) == (Result.UNREACHABLE, "the disk is full")
+        assert (world.server.aborted, world.store.written) == ([], [])
+
+    async def test_rows_that_can_not_be_kept_are_not_written(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(*_: object) -> None:
+            raise JournalUnusable("the disk is full")
+
+        monkeypatch.setattr(world.orphaned().journal, "keep", fail)
+        assert (await world.carry_out(ORPHAN)).result is Result.UNREACHABLE
+        assert world.store.written == []
+        assert await world.journal.begun() == ()
+
+    async def test_one_that_fails_after_the_act_changes_nothing_about_it_and_the_next_start_closes_it(
+        self, world: World
+    ) -> None:
+        async def end(session_id: SessionId) -> None:
+            await world.end(session_id)
+            world.journal.failure = JournalUnusable("the disk is full")
+
+        world.server.on_abort = end
+        outcome = await world.carry_out()
+        assert (outcome.result, steps(outcome)[-1]) == (Result.RECOVERED, ("journal", False))
+        world.journal.failure = None
+        assert len(await world.journal.begun()) == 1
+
+    async def test_one_that_fails_while_an_abort_is_verified_does_not_make_it_an_attempt_that_never_was(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(*_: object, **__: object) -> Reproof:
+            raise JournalUnusable("the disk is full")
+
+        world.server.abort_behaviour = AbortBehaviour.LIES
+        monkeypatch.setattr(world, "reprove", fail)
+        assert (await world.carry_out()).result is Result.FAILED
+        assert len(world.server.aborted) == 1
+
+    async def test_an_error_of_its_own_closes_what_was_begun(self, world: World) -> None:
+        async def breaks(_: SessionId) -> None:
+            raise ZeroDivisionError
+
+        world.server.on_abort = breaks
+        with pytest.raises(ZeroDivisionError):
+            await world.carry_out()
+        (noted,) = world.journal.noted.values()
+        assert noted.outcome is not None
+        assert noted.outcome.result is Result.FAILED
+
+    async def test_a_dry_run_leaves_no_record(self, world: World) -> None:
+        await world.carry_out(dry_run=True)
+        await world.orphaned().carry_out(ORPHAN, dry_run=True)
+        assert world.journal.noted == {}
