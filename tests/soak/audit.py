@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from tests.soak.churn import ABORTED, Stage
 Json = dict[str, Any]
 
 SIGNATURE: Final = "Ended by opencode-watchdog"
+_TELLING_MS: Final = 2_000
+"""How long after its write the watchdog may still publish it, read it back and tell of it."""
 _ABORT_ERRORS: Final = ("Tool execution aborted", "Task cancelled")
 
 
@@ -61,10 +64,9 @@ class Audit:
                 self.counts["looks"] += 1
             case "outcome":
                 self.counts[f"outcome {said['kind']}: {said['result']}"] += 1
-                self._demand(
-                    said["kind"] == "orphan" or self._role(said["session_id"]) == "hung",
-                    f"an outcome for what did not hang: {said}",
-                )
+                at_ms = int(datetime.fromisoformat(said["timestamp"]).timestamp() * 1000)
+                fair = said["kind"] == "orphan" or self._may_be_ended(said["session_id"], at_ms)
+                self._demand(fair, f"an outcome for what did not hang: {said}")
             case "verdict.failed":
                 self.wrong.append(f"an error of the watchdog's own: {said}")
             case "verdict.found" | None:
@@ -72,11 +74,14 @@ class Audit:
             case event:
                 self.counts[f"log: {event}"] += 1
 
-    def _role(self, session_id: str) -> str:
-        """What the session at the root of this one is for."""
+    def _may_be_ended(self, session_id: str, at_ms: int) -> bool:
+        """Whether it belongs to a session that hangs on purpose, or whose server had been killed under it."""
         while (parent := self.parents.get(session_id)) is not None:
             session_id = parent
-        return self.stage.roles.get(session_id, "unknown")
+        hurt = self.stage.hurt.get(session_id, [])
+        return self.stage.roles.get(session_id) == "hung" or any(
+            crashed <= at_ms <= settled + _TELLING_MS for crashed, settled in hurt
+        )
 
     def _check_signed_rows(self) -> None:
         """Each row that carries the watchdog's text is as the journal says that the watchdog wrote it."""
@@ -100,8 +105,8 @@ class Audit:
             crashed = any(created <= crash <= intervention["began_ms"] for crash in self.stage.crashes_ms)
             self._demand(crashed, f"intervention {number} settled what no killed server had left: {verdict}")
         else:
-            hung = self._role(verdict["session_id"]) == "hung"
-            self._demand(hung, f"intervention {number} cancelled what did not hang: {verdict}")
+            fair = self._may_be_ended(verdict["session_id"], intervention["began_ms"])
+            self._demand(fair, f"intervention {number} cancelled what did not hang: {verdict}")
         if outcome.get("result") == "recovered":
             settled = {kept["id"]: kept for kept in self.kept if kept["intervention_id"] == number}
             for id_ in ids:

@@ -53,6 +53,8 @@ class Stage:
     counts: Counter[str] = field(default_factory=Counter)
     slowest: dict[str, float] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    hurt: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    """Session → from the last sight of its server to the sight that nothing is open in it any more."""
 
     @property
     def generation(self) -> int:
@@ -83,19 +85,20 @@ class Stage:
             await self.up.wait()
             try:
                 self.busy = set(await self.server.status())
-            except httpx.TransportError:
+            except (httpx.TransportError, AssertionError):  # it is being killed, or begins
                 self.busy = set()
             await asyncio.sleep(LOOK_SECONDS)
 
     async def settled(self, session: Session) -> Session:
         """The session as the next server shows it, once the watchdog has ended what the killed one left open."""
-        began = time.monotonic()
+        began, crashed_ms = time.monotonic(), self.crashes_ms[-1]
         while time.monotonic() - began < PROMPT_SECONDS:
             await self.up.wait()
             session = session.on(self.server)
             try:
                 if not await session.open_ids():
                     self.took("settle after a crash", time.monotonic() - began)
+                    self.hurt.setdefault(session.id, []).append((crashed_ms, int(time.time() * 1000)))
                     return session
             except httpx.TransportError:
                 pass

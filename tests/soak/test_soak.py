@@ -111,13 +111,14 @@ async def _churn(soak: Soak, say: Any) -> Json | None:  # noqa: ANN401 - prints 
     mischief.began = time.monotonic()
     try:
         faults = asyncio.gather(mischief.follow(processes, say), mischief.follow(network, say))
-        everybody = asyncio.gather(faults, *churning, question)
+        running: list[asyncio.Future[Any]] = [faults, *churning, question]
+        everybody = asyncio.gather(*running)
         calming = asyncio.create_task(_calm_after(stage, faults))
         async with asyncio.timeout(SECONDS + DEADLINE_SECONDS):
             await everybody
         return question.result()
     finally:
-        tasks = [*helpers, *churning, question, calming, everybody]
+        tasks: list[asyncio.Future[Any]] = [*helpers, *running, calming, everybody]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
