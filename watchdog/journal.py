@@ -287,8 +287,8 @@ class SqliteJournal:
                     yield connection
                 except (ValueError, KeyError, TypeError) as error:
                     raise JournalUnusable(
-                        f"The journal {self.path} holds something that this version can't read. Name another with the "
-                        'setting `journal`, or choose `journal = "off"`.'
+                        f"The journal {self.path} holds something that this version can't read. Name another with "
+                        'the setting `journal`, or choose `journal = "off"`.'
                     ) from error
 
 
