@@ -15,7 +15,8 @@ RUN python -m venv /opt/tools \
 FROM python:3.13.1-slim-bookworm
 COPY --from=build /opt/watchdog /opt/watchdog
 # The user that runs opencode on most hosts; override it with --user to match the owner of the database.
-RUN useradd --uid 1000 --create-home watchdog
+RUN useradd --uid 1000 --create-home watchdog \
+    && install --directory --owner watchdog --group watchdog --mode 0700 /state
 USER 1000
 ENV PATH=/opt/watchdog/bin:$PATH PYTHONUNBUFFERED=1 OPENCODE_WATCHDOG_LOG_FORMAT=json
 # opencode's data folder, from the host: the database, its -wal and its -shm must be on the same kernel.
@@ -24,6 +25,9 @@ ENV OPENCODE_WATCHDOG_DATABASE=/data/opencode.db
 # Healthy while somebody has looked at the database lately: a loop that hangs, or a database that is gone, is not.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=20s --retries=3 \
     CMD ["opencode-watchdog", "check", "--alive"]
+# The journal: what was done, the rows as they were, and what people said to leave alone. It must outlive the container.
+VOLUME /state
+ENV XDG_STATE_HOME=/state
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["opencode-watchdog"]
 CMD ["run"]
