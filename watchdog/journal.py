@@ -17,6 +17,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import aiosqlite
+import anyio
 from sqlalchemy import (
     Column,
     Index,
@@ -270,10 +271,13 @@ class SqliteJournal:
         return value if isinstance(value, dict) else None
 
     # -- transactions ----------------------------------------------------------------------------------------
+    #
+    # They are short, and come to their end although their task is cancelled: a connection that is walked away from
+    # keeps its thread, and the process could never end.
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[AsyncConnection]:
-        with _translated(self.path):
+        with _translated(self.path), anyio.CancelScope(shield=True):
             async with self._engine.connect() as connection:
                 await connection.execute(text("BEGIN IMMEDIATE"))
                 yield connection
@@ -281,7 +285,7 @@ class SqliteJournal:
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[AsyncConnection]:
-        with _translated(self.path):
+        with _translated(self.path), anyio.CancelScope(shield=True):
             async with self._engine.connect() as connection:
                 try:
                     yield connection
@@ -339,8 +343,13 @@ def _engine(path: Path) -> AsyncEngine:
 
     async def connect() -> aiosqlite.Connection:
         connection = await aiosqlite.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-        await connection.execute("PRAGMA journal_mode = WAL")
-        await connection.execute("PRAGMA synchronous = FULL")
+        try:
+            await connection.execute("PRAGMA journal_mode = WAL")
+            await connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            # Its thread would keep the process from ever ending.
+            await connection.close()
+            raise
         return connection
 
     return create_async_engine("sqlite+aiosqlite://", async_creator=connect, poolclass=NullPool, hide_parameters=True)
