@@ -23,10 +23,12 @@ SESSION = "ses_1"
 TURN = "msg_turn"
 CALL = "prt_1"
 PLACE = "/project"
-SETTLING = ("journal.begin", "journal.keep", "store.write", "journal.end", "journal.save")
-SHOWING = (*SETTLING, "server.publish", "server.readable")
-CANCELLING = ("journal.begin", "server.abort", "journal.end", "journal.save")
-REJECTING = ("journal.begin", "server.reject", "journal.end", "journal.save")
+SETTLING = ("journal.begin", "journal.keep", "store.write", "journal.end")
+SHOWING = ("store.write", "server.publish", "server.readable")
+SAVING = [Point(method="journal.save", before=before, nth=nth) for nth in (1, 2) for before in (True, False)]
+"""The first is before anything is done, the second notes the attempt, before the intervention is closed."""
+CANCELLING = ("journal.begin", "server.abort", "journal.end")
+REJECTING = ("journal.begin", "server.reject", "journal.end")
 
 
 @dataclass(kw_only=True)
@@ -97,19 +99,18 @@ async def start_and_stop(program: Program, true: Callable[[], object]) -> None:
         await process.finished()
 
 
-async def die(program: Program, point: Point, command: str) -> bool:
-    """Let it die; a point that it does not pass leaves it alive, and then it is stopped."""
+async def die(program: Program, point: Point, command: str) -> None:
+    """Let it die there."""
     async with dying(program, point).started(command) as process:
         await wait_until(lambda: process.process.poll() is not None, f"its death {point}", seconds=20,
                          explain=process.stderr)  # fmt: skip
         assert process.process.returncode == KILLED, process.stderr()
-    return True
 
 
 # an orphan to settle
 
 
-@pytest.mark.parametrize("point", points(*SETTLING[:-1]), ids=str)
+@pytest.mark.parametrize("point", points(*SETTLING), ids=str)
 async def test_a_recover_that_is_killed_is_followed_by_one_that_settles_once(scene: Scene, point: Point) -> None:
     with OpencodeFile(scene.path) as rows:
         scene.fill(rows, age=3600)
@@ -129,7 +130,7 @@ async def serving(scene: Scene, **settings: object) -> AsyncIterator[None]:
         yield
 
 
-@pytest.mark.parametrize("point", points(*SHOWING), ids=str)
+@pytest.mark.parametrize("point", [*points(*SHOWING), *SAVING[2:]], ids=str)
 async def test_a_service_that_is_killed_while_it_settles_is_followed_by_one_that_settles_once(
     scene: Scene, point: Point
 ) -> None:
@@ -180,7 +181,7 @@ async def test_a_service_that_is_killed_while_it_aborts_is_followed_by_one_that_
     scene.check_files()
 
 
-@pytest.mark.parametrize("point", points(*CANCELLING), ids=str)
+@pytest.mark.parametrize("point", [*points(*CANCELLING), *SAVING], ids=str)
 async def test_a_service_that_is_killed_at_each_attempt_acts_no_more_often_than_one_that_lives(
     scene: Scene, point: Point
 ) -> None:
