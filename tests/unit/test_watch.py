@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import pytest
@@ -20,7 +20,14 @@ from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
 from watchdog.climb import Ladder
 from watchdog.clock import Advance, SystemClock
-from watchdog.errors import DatabaseError, DatabaseUnavailable, ServerUnreachable, ShutdownTimedOut, WatchdogError
+from watchdog.errors import (
+    DatabaseError,
+    DatabaseUnavailable,
+    JournalUnusable,
+    ServerUnreachable,
+    ShutdownTimedOut,
+    WatchdogError,
+)
 from watchdog.model import (
     Activity,
     Holder,
@@ -687,3 +694,77 @@ async def test_release_is_acted_on_with_a_persons_reason(world: World) -> None:
     (verdict,) = (await watch.assess()).judgement.verdicts
     await watch.act(verdict, reason="the power was cut")
     assert "the power was cut" in world.store.content.get("part", "prt_1")
+
+
+class TestJournal:
+    async def test_without_a_journal_that_reads_nothing_is_done_and_it_recovers_by_itself(self, world: World) -> None:
+        world.hang()
+        world.journal.failure = JournalUnusable("the journal is damaged")
+        async with world.running():
+            await world.diary.until(lambda: len(world.diary.outages) >= 3)
+            assert (world.diary.looks, world.server.aborted) == ([], [])
+            world.journal.failure = None
+            await world.diary.until(lambda: world.diary.ends)
+        assert {sentence for sentence, _ in world.diary.outages} == {"the journal is damaged"}
+        assert world.diary.results() == [Result.RECOVERED]
+
+    async def test_a_journal_that_can_not_be_pruned_is_an_outage_and_no_end_of_the_loop(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(_: int) -> int:
+            raise JournalUnusable("the disk is full")
+
+        monkeypatch.setattr(world.journal, "prune", fail)
+        async with world.running(replace(QUICK, journal_retention_seconds=1)):
+            await world.diary.until(lambda: len(world.diary.outages) >= 2)
+
+    async def test_an_observer_writes_nothing_and_neither_does_a_single_look(self, world: World) -> None:
+        world.hang()
+        world.mandate.granted = False
+        async with world.running(replace(QUICK, journal_retention_seconds=1)):
+            await world.diary.looks_more(3)
+        await world.watch().assess(full=True)
+        assert (world.journal.values, world.journal.noted) == ({}, {})
+
+    async def test_who_takes_over_knows_what_the_other_tried_before_it_acts(self, world: World) -> None:
+        session = world.hang()
+        world.server.abort_behaviour = AbortBehaviour.LIES
+        world.mandate.granted = False
+        async with world.running(replace(QUICK, max_attempts=1)):
+            await world.diary.looks_more(2)
+            other = world.watch(replace(QUICK, max_attempts=1))
+            await other.close_begun()
+            (verdict,) = (await other.assess()).judgement.verdicts
+            await other.act(verdict)
+            assert world.server.aborted == [(session, PLACE)]
+            world.mandate.granted = True
+            await world.diary.until(lambda: world.diary.looks[-1][1])
+            await world.diary.looks_more(3)
+        assert world.server.aborted == [(session, PLACE)]
+        assert world.diary.reasons() == {SpareReason.GIVEN_UP}
+
+    async def test_an_attempt_that_a_crash_left_begun_counts_before_anything_is_done(self, world: World) -> None:
+        world.hang()
+        (verdict,) = (await world.watch().assess()).judgement.verdicts
+        await world.journal.begin(verdict, at_ms=world.now())
+        async with world.running(replace(QUICK, max_attempts=1)):
+            await world.diary.until(lambda: world.diary.ends)
+            await world.diary.looks_more(3)
+        assert [(outcome.result, given_up) for outcome, given_up in world.diary.ends] == [(Result.INEFFECTIVE, True)]
+        assert world.server.aborted == []
+
+    async def test_an_attempt_is_kept_before_its_intervention_is_closed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world.hang()
+        world.server.abort_behaviour = AbortBehaviour.LIES
+        end, kept = world.journal.end, list[dict[str, Any]]()
+
+        async def look(*args: Any, **more: Any) -> None:  # noqa: ANN401
+            kept.append(world.journal.values["memory"]["attempts"])
+            await end(*args, **more)
+
+        monkeypatch.setattr(world.journal, "end", look)
+        async with world.running():
+            await world.diary.until(lambda: world.diary.ends)
+        assert kept[0].keys() == {"cancel:prt_1", "cancel:msg_1"}
