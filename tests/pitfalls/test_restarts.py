@@ -12,6 +12,7 @@ async def test_a_watchdog_that_is_restarted_every_minute_acts_max_attempts_times
     work = stage.work(age=MINUTE)
     stage.server.abort_behaviour = AbortBehaviour.LIES
     alerts: list[Verdict] = []
+    reasons: set[SpareReason] = set()
     for _ in range(60):
         async with stage.watching(tool_timeout=MINUTE, max_attempts=3) as play:
             reasons = play.reason(work.session)
