@@ -92,7 +92,8 @@ class Remedy:
             outcome = await climb.resume([*(await self._tools.journal.kept(intervention.id))])
         except WatchdogError as error:
             outcome = climb.outcome(Result.FAILED, str(error))
-        return await climb.noted(outcome, count)
+        # Where nothing was done, a fresh verdict need not wait.
+        return await climb.noted(outcome, uncounted if outcome.result is Result.UNCHANGED else count)
 
 
 class _Ascent(Settling):
