@@ -8,6 +8,7 @@ from typing import Protocol
 from watchdog.errors import JournalUnusable
 from watchdog.interventions import Actor, InterventionId
 from watchdog.model import (
+    EVERYTHING,
     Outcome,
     Reproof,
     Result,
@@ -130,6 +131,14 @@ class Climb:
                 self.verdict, at_ms=self.tools.clock.read().wall_ms, actor=self.actor, reason=self.reason
             )
         return self.intervention
+
+    async def _held(self) -> str | None:
+        """Why it is to be left alone, if a person has said so since; a person's own act is not held up."""
+        if self.actor is Actor.PERSON:
+            return None
+        holds = await self.tools.journal.holds(self.tools.clock.read().wall_ms)
+        ids = (EVERYTHING, self.verdict.session_id, self.verdict.cancel_session_id)
+        return next((holds[id_].why for id_ in ids if id_ in holds), None)
 
     def _step(self, step: str, *, ok: bool, detail: str) -> None:
         self.steps.append(Step(step=step, at_ms=self.tools.clock.read().wall_ms, ok=ok, detail=detail))

@@ -152,6 +152,9 @@ class Timeline:
         """
         last, self._last = self._last, reading
         if last is None:
+            # Nobody knows when the machine slept since it booted: what is older than this look may all have slept.
+            asleep = reading.running_seconds - reading.awake_seconds
+            self._note(reading, reading, asleep if asleep > DRIFT_TOLERANCE_SECONDS else 0.0)
             return Advance()
         wall_seconds = (reading.wall_ms - last.wall_ms) / 1000
         running_seconds = reading.running_seconds - last.running_seconds

@@ -38,6 +38,8 @@ _BUSY_SECONDS = 5.0
 _LOOKING = "looking at the database and its servers, which takes a while"
 _ENDING = "ending it, and waiting until the database shows that it ended"
 _PATIENCE_IN_GRACES = 4
+_MAY_BE_ORPHANS = {SpareReason.NO_WITNESS, SpareReason.FIRST_LOOK, SpareReason.COOLING_DOWN, SpareReason.ON_HOLD}
+_SHORTEST_WAIT_SECONDS = 0.25
 
 
 class Exit(IntEnum):
@@ -85,6 +87,8 @@ async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
         try:
             if not dry_run:
                 await watch.close_begun()
+                # A person asks: what was given up, or waits for its next attempt, is tried now.
+                watch.memory.forget_settling()
             await _recover(watch, outcomes, spared)
             whole = True
         finally:
@@ -214,6 +218,7 @@ def _is_claimed(observation: Observation, session: Session) -> bool:
 
 async def _release_one(watch: Watch, assessment: Assessment, session: Session, *, reason: str | None) -> Outcome:
     """Climb the ladder for one session; where a proof needs a second look, wait for it."""
+    give_up_at = watch.clock.read().awake_seconds + _PATIENCE_IN_GRACES * watch.policy.orphan_grace_seconds
     while True:
         verdict = release_verdict(assessment.observation, watch.policy, session)
         if not verdict.row_ids and not _is_claimed(assessment.observation, session):
@@ -224,10 +229,13 @@ async def _release_one(watch: Watch, assessment: Assessment, session: Session, *
                 steps=(),
                 why="nothing is open in it, and no server is at work on it",
             )
-        if verdict.confirmed:
+        # A row that keeps changing is never confirmed: the ladder then says that the proof does not hold.
+        if verdict.confirmed or watch.clock.read().awake_seconds > give_up_at:
             async with busy(_ENDING):
                 return await watch.act(verdict, reason=reason, actor=Actor.PERSON)
-        await _wait(watch, [each for each in assessment.judgement.spared if each.session_id == session.id])
+        looks = watch.memory.looks
+        first = max((looks[row].at_ms for row in verdict.row_ids if row in looks), default=0)
+        await _wait_until(watch, first + watch.policy.orphan_grace_seconds * 1000, _sessions(1))
         assessment, session = await _look_at(watch, session.id)
 
 
@@ -290,11 +298,14 @@ async def _delete(server: Server, session: Session, message_id: str) -> None:
 async def _wait(watch: Watch, first_looks: list[Spared]) -> None:
     """Wait until a second look may confirm the first, with progress."""
     until = max((each.until_ms or 0 for each in first_looks), default=0)
-    left = (until - watch.clock.read().wall_ms) / 1000
+    await _wait_until(watch, until, _sessions(len({each.session_id for each in first_looks})))
+
+
+async def _wait_until(watch: Watch, until_ms: float, sessions: str) -> None:
+    left = (until_ms - watch.clock.read().wall_ms) / 1000
     if left <= 0:
-        await anyio.sleep(0.05)
+        await anyio.sleep(_SHORTEST_WAIT_SECONDS)
         return
-    sessions = _sessions(len({each.session_id for each in first_looks}))
     async with countdown(f"a second look at {sessions} comes in {duration(left)}", left):
         await anyio.sleep(left + 0.01)
 
@@ -311,7 +322,7 @@ def _print_outcomes(
         screen.document(outcomes_document(str(car.path), outcomes, spared))
         return
     screen.outcomes(outcomes)
-    screen.spared([each for each in spared or () if each.reason in {SpareReason.NO_WITNESS, SpareReason.FIRST_LOOK}])
+    screen.spared([each for each in spared or () if each.reason in _MAY_BE_ORPHANS])
     screen.line("summary", _summary(outcomes), f"bold {'green' if _exit_for(outcomes) is Exit.FINE else 'red'}")
 
 

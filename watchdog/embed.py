@@ -16,6 +16,7 @@ from watchdog.errors import DatabaseMissing, ServerAnswerInvalid, ServerUnreacha
 from watchdog.lock import DatabaseLock
 from watchdog.model import (
     EMBEDDED,
+    Activity,
     Ask,
     Holders,
     Row,
@@ -59,7 +60,7 @@ class EmbeddedServer:
         answer: Any = await _answer("statuses", lambda: self._host.statuses(directory), ANSWER_SECONDS)
         if not isinstance(answer, Mapping) or not all(isinstance(each, Status) for each in answer.values()):
             raise ServerAnswerInvalid("the host answered statuses with no mapping of session ids to Status")
-        return answer
+        return {id_: status for id_, status in answer.items() if status.activity is not Activity.IDLE}
 
     async def pending_asks(self, directory: str) -> Sequence[Ask]:
         """See `Host.pending_asks`."""

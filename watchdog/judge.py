@@ -89,6 +89,8 @@ class _Bench:
         orphaned = self.case.orphaned(session)
         if (held := self.case.hold(session, with_below=False)) is not None:
             self._spare(session, SpareReason.ON_HOLD, held)
+            if orphaned:
+                self.unclaimed |= verdicts.orphan(self.case, session, orphaned).row_ids
             return
         if orphaned:
             self._hear_orphans(session, orphaned)

@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -59,7 +60,8 @@ class DatabaseLock:
                 raise DatabaseUnavailable(f"{self.path} can't be locked: {_reason(error)}.") from error
             if self._is_current():
                 self._held = True
-                self._note_pid()
+                with suppress(OSError):  # the pid is only informative; the lock is held all the same
+                    self._note_pid()
                 return True
             self._reopen()  # somebody removed the file: a lock on a file without a name keeps nobody out
         raise DatabaseUnavailable(f"{self.path} keeps being replaced; the right to act can't be had.")

@@ -56,6 +56,8 @@ class CallMemory:
     paused_ms: float = 0.0
     paused: bool = False
     written_ms: int = 0
+    witnessed: bool = False
+    """A server that runs it has said whether a human is asked for something."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,10 +111,15 @@ class Memory:
                 paused = self._paused(family, observation, session, call)
                 if unwatched and known is not None and call.updated_ms != known.written_ms:
                     known = None  # it may have waited for an approval while nobody looked, as at first sight
+                witnessed = _witnessed(observation, session)
                 if known is None:
                     self.calls[call.id] = _first_sight(call, now, awake_seconds, paused=paused)
+                elif witnessed and not known.witnessed:
+                    # Until now nobody said whether a human was asked: it may have waited for one all the time.
+                    self.calls[call.id] = CallMemory(start_ms=now, known_since=awake_seconds)
                 elif paused or known.paused:
                     known.paused_ms += elapsed
+                self.calls[call.id].witnessed |= witnessed
                 self.calls[call.id].paused = paused
                 self.calls[call.id].written_ms = call.updated_ms
         self._note_asks(observation, awake_seconds)
@@ -144,6 +151,10 @@ class Memory:
             dict(self.claimed_by),
         )
 
+    def forget_settling(self) -> None:
+        """Forget what was tried to settle, because a person asks for it to be tried now."""
+        self.attempts = {key: tried for key, tried in self.attempts.items() if not key.startswith("settle:")}
+
     def note_looks(self, observation: Observation, unclaimed: Collection[str]) -> None:
         """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew."""
         prints = _fingerprints(observation)
@@ -173,7 +184,8 @@ class Memory:
                 self.attempts.pop(key, None)
             return False
         if outcome.result is Result.UNCHANGED:
-            return False  # rows that are still open keep their attempts, or they would never be given up
+            # Rows that are still open keep their attempts, or they would never be given up.
+            return False
         given_up = False
         for key in verdict.attempt_keys:
             before = self.attempts.get(key, Attempts(newest_prompt_id=verdict.newest_prompt_id))
@@ -250,6 +262,15 @@ class Memory:
         self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
         self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}
         self.let_go = {turn: server for turn, server in self.let_go.items() if turn in open_ids}
+
+
+def _witnessed(observation: Observation, session: Session) -> bool:
+    """Whether a server that is at work on the session says which asks wait for a human."""
+    return any(
+        any(session.id in statuses for statuses in report.statuses.values())
+        and all(directory in report.asks for directory in session.directories)
+        for report in observation.reports
+    )
 
 
 def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool) -> CallMemory:

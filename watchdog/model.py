@@ -186,6 +186,13 @@ class Snapshot:
     sessions: Mapping[SessionId, Session] = field(default_factory=dict)
     damaged: tuple[Damage, ...] = ()
 
+    @property
+    def open_rows(self) -> frozenset[str]:
+        """The ids of every open call and turn."""
+        calls = {call.id for session in self.sessions.values() for call in session.calls}
+        turns = {turn.id for session in self.sessions.values() for turn in session.turns if turn.open}
+        return frozenset(calls | turns)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
@@ -366,6 +373,7 @@ class Verdict:
         limit_seconds: the limit, or None for an orphan and for a release.
         life_ms: the last sign of life that was known.
         rests_on_silence: any sign of life after `life_ms` drops it.
+        claimed: a server said that it was at work on the session to end.
         released: a person asked for it; no limit was compared.
         ask: the ask to turn down, for one that nobody answered.
         confirmed: false for an orphan that was seen only once and will need a second look.
@@ -386,6 +394,7 @@ class Verdict:
     tool: str | None = None
     life_ms: int = 0
     rests_on_silence: bool = False
+    claimed: bool = True
     released: bool = False
     ask: Ask | None = None
     confirmed: bool = True

@@ -27,6 +27,8 @@ from watchdog.proof import claims
 # How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
 # on a proof asks again.
 HOLDERS_STAY_VALID_MS = 15_000
+# A server makes something of each directory that it is asked about: a full look asks of the latest ones only.
+_MOST_EXTRA_DIRECTORIES = 20
 
 
 class Observer:
@@ -74,7 +76,7 @@ class Observer:
         async with self._turn:
             snapshot = await self._read(also, full=full, scan_parts=scan_parts)
             extra = await self._store.directories() if full else ()
-            reports = await self._ask(self._fleet.servers(), snapshot, extra)
+            reports = await self._ask(self._fleet.servers(), snapshot, extra[:_MOST_EXTRA_DIRECTORIES])
             snapshot = await self._read_busy(snapshot, reports, also)
             reports, holders = await self._look_for_holders(snapshot, reports, at_ms, fresh=fresh)
             observation = Observation(
@@ -119,8 +121,8 @@ class Observer:
         reports: dict[int, ServerReport] = {}
 
         async def ask(index: int, server: Server) -> None:
-            where = directories | set(extra) | set(server.busy_directories())
-            reports[index] = await report_of(server, sorted(where))
+            needed = directories | set(server.busy_directories())
+            reports[index] = await report_of(server, sorted(needed), extra=sorted(set(extra) - needed))
 
         async with anyio.create_task_group() as group:
             for index, server in enumerate(servers):
@@ -194,8 +196,12 @@ def unclaimed_turns(snapshot: Snapshot, reports: Iterable[ServerReport]) -> list
     return found
 
 
-async def report_of(server: Server, directories: Collection[str]) -> ServerReport:
-    """Ask one server about some directories. What it does not answer is missing in the report, and named."""
+async def report_of(server: Server, directories: Collection[str], *, extra: Collection[str] = ()) -> ServerReport:
+    """Ask one server about some directories. What it does not answer is missing in the report, and named.
+
+    Args:
+        extra: directories in which nothing is known to be unfinished; no answer about one of them is no problem.
+    """
     statuses: dict[str, dict[SessionId, Status]] = {}
     asks: dict[str, tuple[Ask, ...]] = {}
     problems: list[str] = []
@@ -205,11 +211,12 @@ async def report_of(server: Server, directories: Collection[str]) -> ServerRepor
             statuses[directory] = dict(await server.statuses(directory))
             asks[directory] = tuple(await server.pending_asks(directory))
         except ServerError as error:
-            problems.append(str(error))
+            if directory in directories:
+                problems.append(str(error))
 
     vouches = False
     async with anyio.create_task_group() as group:
-        for directory in directories:
+        for directory in (*directories, *extra):
             group.start_soon(ask, directory)
     if directories and not problems:
         try:
@@ -228,9 +235,14 @@ async def report_of(server: Server, directories: Collection[str]) -> ServerRepor
 
 
 def with_pid(report: ServerReport, server: Server | None, holders: Holders) -> ServerReport:
-    """Name the process behind a server: the holder that listens on its port, or this one if it is embedded."""
+    """Name the process behind a server: the one holder that listens on its port, or this one if it is embedded.
+
+    Two processes may listen on one port, each on another address: then it is not known which of them answered.
+    """
     port = server.port if server is not None else None
-    for holder in holders.known:
-        if holder.embeds_us if report.name == EMBEDDED else port in holder.ports:
-            return replace(report, pid=holder.pid)
-    return report
+    behind = [
+        holder.pid
+        for holder in holders.known
+        if (holder.embeds_us if report.name == EMBEDDED else port in holder.ports)
+    ]
+    return replace(report, pid=behind[0]) if len(behind) == 1 else report

@@ -32,13 +32,15 @@ def stands(ask: Ask, session: Session) -> bool:
     """Whether somebody may still wait for the answer to an ask of this session.
 
     Servers go on listing the asks of what was aborted: one that names a call or a turn which is no longer open is
-    left over. One that names neither counts.
+    left over. One that names neither counts, and so does one whose call can't be seen in a turn that is open.
     """
     if ask.session_id != session.id:
         return False
-    if ask.call_ref is not None:
-        return any(call.call_ref == ask.call_ref for call in session.calls)
-    return ask.turn_id is None or any(turn.id == ask.turn_id for turn in session.turns)
+    if ask.call_ref is None and ask.turn_id is None:
+        return True
+    if ask.call_ref is not None and any(call.call_ref == ask.call_ref for call in session.calls):
+        return True
+    return any(turn.id == ask.turn_id and turn.open and not turn.superseded for turn in session.turns)
 
 
 def describe(holder: Holder) -> str:
@@ -113,7 +115,11 @@ def denies(report: ServerReport, session: Session, turn: Turn, observation: Obse
 
 
 def _operator_vouches(observation: Observation, policy: Policy, session: Session, turn: Turn) -> bool:
-    return policy.sole_owner and any(denies(report, session, turn, observation) for report in observation.reports)
+    """Only the configured servers use it, says the operator: then each whose process can't be seen has to deny."""
+    known = {holder.pid for holder in observation.holders.known} if observation.holders is not None else set()
+    unseen = [report for report in observation.reports if report.pid not in known]
+    denied = any(denies(report, session, turn, observation) for report in observation.reports)
+    return policy.sole_owner and denied and all(denies(each, session, turn, observation) for each in unseen)
 
 
 def _grounds(known: tuple[Holder, ...], began: int, observation: Observation, policy: Policy) -> str:

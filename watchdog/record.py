@@ -7,8 +7,11 @@ import structlog
 from watchdog.clock import Advance
 from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
 from watchdog.errors import WatchdogError
-from watchdog.model import Outcome, Result, SessionId, Verdict
+from watchdog.model import Outcome, Result, SessionId, Spared, SpareReason, Verdict
 from watchdog.watch import Assessment
+
+# What is spared for one of these is told once: nobody can tell, or nothing helped, and a person may want to know.
+_UNEASY = {SpareReason.NO_WITNESS, SpareReason.GIVEN_UP}
 
 
 class LogListener:
@@ -20,6 +23,7 @@ class LogListener:
         self._unavailable = False
         self._acting: bool | None = None
         self._told: frozenset[frozenset[str]] = frozenset()
+        self._uneasy: frozenset[tuple[SessionId, SpareReason]] = frozenset()
         self._on_hold: dict[SessionId, str] = {}
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
@@ -28,6 +32,7 @@ class LogListener:
         self._note_health(assessment)
         self._note_holds(assessment.observation.on_hold)
         judgement = assessment.judgement
+        self._note_uneasy(judgement.spared)
         self._log.debug(
             "watch.looked",
             verdicts=len(judgement.verdicts),
@@ -99,6 +104,13 @@ class LogListener:
         for session_id in sorted(self._on_hold.keys() - holds.keys()):
             self._log.info("watch.hold_ended", session_id=session_id, was=self._on_hold[session_id])
         self._on_hold = dict(holds)
+
+    def _note_uneasy(self, spared: Iterable[Spared]) -> None:
+        """Log, once for each session and reason, what is spared because nobody can tell or nothing helped."""
+        uneasy = {(each.session_id, each.reason): each for each in spared if each.reason in _UNEASY}
+        for key in sorted(uneasy.keys() - self._uneasy):
+            self._log.info("session.spared", session_id=key[0], reason=key[1].value, why=uneasy[key].why)
+        self._uneasy = frozenset(uneasy)
 
     def _tell_once(self, verdicts: Iterable[Verdict]) -> None:
         """Log, once each, the verdicts that this watchdog will not carry out."""

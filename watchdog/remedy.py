@@ -20,7 +20,7 @@ from watchdog.climb import (
     still_open,
     uncounted,
 )
-from watchdog.errors import JournalUnusable, ServerError, WatchdogError
+from watchdog.errors import DatabaseUnavailable, JournalUnusable, ServerError, WatchdogError
 from watchdog.interventions import Actor, Intervention, Kept
 from watchdog.model import (
     Ask,
@@ -69,6 +69,8 @@ class Remedy:
             outcome = await climb.run()
         except JournalUnusable as error:
             # Nothing is done without a record; and if nothing was tried, no attempt counts.
+            outcome = climb.outcome(Result.FAILED if climb.acted else Result.UNREACHABLE, str(error))
+        except DatabaseUnavailable as error:
             outcome = climb.outcome(Result.FAILED if climb.acted else Result.UNREACHABLE, str(error))
         except WatchdogError as error:
             outcome = climb.outcome(Result.FAILED, str(error))
@@ -143,6 +145,8 @@ class _Ascent(Settling):
         place, silent = await self._find(session)
         if place is None:
             return await self._without_server(session, silent)
+        if not (self.verdict.claimed or self.verdict.released):
+            return self.outcome(Result.UNCHANGED, "a server answers for it now, so it is judged anew")
         if self.verdict.rests_on_silence and (place.status.last_life_ms or 0) > self.verdict.life_ms:
             return self.outcome(Result.UNCHANGED, "it showed life again")
         if (spared := await self._last_doubt(place, session)) is not None:
@@ -150,12 +154,17 @@ class _Ascent(Settling):
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would abort session {session.id} at {place.server.name}")
         await self._begin()
+        # To note it took a moment, in which a person may have been asked, or have said to leave it.
+        if (spared := await self._last_doubt(place, session)) is not None:
+            return spared
         self.acted = True
         await self._abort(place, session)
         return await self._verify(place, session)
 
     async def _last_doubt(self, place: Place, session: Session) -> Outcome | None:
-        """Right before the abort: is a person asked for something, and do the rows still read as they did?"""
+        """Right before the abort: is it on hold, is a person asked for something, do the rows read as they did?"""
+        if (held := await self._held()) is not None:
+            return self.outcome(Result.UNCHANGED, held)
         try:
             asks = [ask for where in session.directories for ask in await place.server.pending_asks(where)]
         except ServerError as error:

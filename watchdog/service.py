@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 import anyio
 import structlog
@@ -64,7 +65,8 @@ class _LogOfRun(LogListener):
         """A look was taken. One that only observes beside another watchdog leaves the beat to that one."""
         super().looked(assessment, acting=acting)
         if acting:
-            self._beat(assessment.observation.at_ms)
+            with suppress(OSError):  # a full disk: the health check says what the loop must not die of
+                self._beat(assessment.observation.at_ms)
 
     def found(self, verdict: Verdict) -> None:
         """An intervention begins."""

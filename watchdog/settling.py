@@ -24,20 +24,22 @@ class Settling(Climb):
 
     async def _settle(self, session: Session, reproof: Reproof | None = None) -> Outcome:
         """Write the end of rows that nobody executes, proven once more right before."""
+        # Read before the proof: what changes from here on makes the guarded write change nothing.
+        before = {
+            row.id: row
+            for row in await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
+        }
         reproof = reproof or await self.tools.reprove(session.id)
         self._step("prove", ok=reproof.orphan is not None, detail=reproof.why)
         if reproof.orphan is None or not reproof.orphan.confirmed:
             return self.outcome(Result.UNCHANGED, f"the proof no longer holds: {reproof.why}")
         ids = self.verdict.row_ids & reproof.orphan.row_ids
-        rows = await self.tools.store.rows(
-            call_ids=[id_ for id_ in self.verdict.call_ids if id_ in ids],
-            turn_ids=[id_ for id_ in self.verdict.turn_ids if id_ in ids],
-        )
+        rows = [row for id_, row in before.items() if id_ in ids]
         writes = settle(rows, text=self._text(), now_ms=self.tools.clock.read().wall_ms)
         left = still_open(await self.tools.store.session(session.id), self.verdict) & ids
         if broken := left - {write.row.id for write in writes}:
             return self.outcome(Result.FAILED, f"{names(broken)} can't be written in a shape that opencode reads")
-        if not writes:
+        if not writes or not left >= {write.row.id for write in writes}:
             return self.outcome(Result.UNCHANGED, "it ended by itself")
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would settle {len(writes)} rows: {self.verdict.why}")
@@ -47,13 +49,23 @@ class Settling(Climb):
         return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
 
     async def _write(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
+        if (held := await self._held()) is not None:
+            return self.outcome(Result.UNCHANGED, held)
         await self.tools.journal.keep(await self._begin(), writes)
         self.acted = True
         changed = await self.tools.store.write(writes)
         self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
         if not changed:
-            return self.outcome(Result.UNCHANGED, "a row changed at the last moment, so nothing was written")
+            return await self._unwritten(writes)
         return await self._show(session, writes)
+
+    async def _unwritten(self, writes: tuple[GuardedWrite, ...]) -> Outcome:
+        """Why a guarded write changed nothing: a row changed, as a rule; else one can't be compared at all."""
+        rows = await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
+        now = {row.id: row.data for row in rows}
+        if all(now.get(write.row.id) == write.row.data for write in writes):
+            return self.outcome(Result.FAILED, "a row can't be compared with what was read, so nothing was written")
+        return self.outcome(Result.UNCHANGED, "a row changed at the last moment, so nothing was written")
 
     async def _show(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
         """Have a server publish the settled calls and read the session back; put all back if it can't be read."""

@@ -77,6 +77,7 @@ def stuck(case: Case, session: Session, over: list[ToolCall]) -> Verdict:
         call_id=call.id,
         tool=call.tool,
         life_ms=case.life_ms(session),
+        claimed=case.claim(session) is not None,
     )
 
 

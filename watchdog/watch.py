@@ -18,7 +18,6 @@ from watchdog.listening import Assessment, Listener
 from watchdog.memory import Memory
 from watchdog.model import (
     Judgement,
-    Observation,
     Outcome,
     Policy,
     Reproof,
@@ -113,6 +112,8 @@ class Watch:
             journal=journal, clock=clock, memory=self.memory, timeline=self.timeline, boot_id=boot_id
         )
         self._took_over = False
+        self._planned: float | None = None
+        self._stood_still = 0.0
         """Whether this is the one who acts, and whose memory is kept."""
         self._began_to_act = False
         self._wakeup = anyio.Event()
@@ -130,7 +131,6 @@ class Watch:
         full: bool = False,
         scan_parts: bool = False,
         fresh: bool = False,
-        planned_awake_seconds: float | None = None,
     ) -> Assessment:
         """Look once and judge.
 
@@ -140,7 +140,11 @@ class Watch:
         """
         await self.recollection.recall()
         reading = self.clock.read()
-        advance = self.timeline.advance(reading, planned_awake_seconds=planned_awake_seconds)
+        # Whichever look is the first one after the machine or the process stood still notices it.
+        due = self._planned is not None and reading.awake_seconds >= self._planned
+        advance = self.timeline.advance(reading, planned_awake_seconds=self._planned if due else None)
+        self._planned = None if due else self._planned
+        self._stood_still = max(self._stood_still, advance.late_seconds, advance.slept_seconds)
         self.timeline.prune(reading.wall_ms - _FORGET_CREDITS_MS)
         observation = await self.observer.look(
             reading.wall_ms,
@@ -262,7 +266,6 @@ class Watch:
         self.wake()
 
     async def _loop(self, stop: anyio.Event, acts: TaskGroup) -> None:
-        planned: float | None = None
         full_at = self.clock.read().awake_seconds
         first, failures = True, 0
         while not stop.is_set():
@@ -270,9 +273,7 @@ class Watch:
             now = self.clock.read().awake_seconds
             full = now >= full_at
             try:
-                assessment = await self.assess(
-                    full=full, scan_parts=first and self.pace.recover_on_start, planned_awake_seconds=planned
-                )
+                assessment = await self.assess(full=full, scan_parts=first and self.pace.recover_on_start)
                 acting = self.pace.dry_run or self.mandate.acquire()
                 if acting and not self.pace.dry_run:
                     assessment = await self._take_over(assessment)
@@ -292,7 +293,7 @@ class Watch:
                 delay = self._delay(assessment.judgement)
             if stop.is_set():
                 break
-            planned = self.clock.read().awake_seconds + delay
+            self._planned = self._next_look(now, delay)
             await self._rest(delay)
 
     async def _take_over(self, assessment: Assessment) -> Assessment:
@@ -318,12 +319,12 @@ class Watch:
         for listener in self.listeners:
             listener.looked(assessment, acting=acting)
         if self._left is None:
-            self._left = _open_rows(assessment.observation)
-        late = max(_LATE_INTERVALS * self.pace.poll_interval_seconds, _LATE_SECONDS)
-        advance = assessment.advance
-        if max(advance.late_seconds, advance.slept_seconds, assessment.slow_seconds) > late:
+            self._left = assessment.observation.snapshot.open_rows
+        stood_still, self._stood_still = self._stood_still, 0.0
+        slow = self.clock.read().awake_seconds - assessment.began_at
+        if max(stood_still, slow) > self._too_late_seconds:
             for listener in self.listeners:
-                listener.held_back(advance, assessment.slow_seconds)
+                listener.held_back(assessment.advance, slow)
             return
         if not acting:
             return
@@ -331,10 +332,10 @@ class Watch:
         self._acted = {id_: ended for id_, ended in self._acted.items() if ended >= assessment.began_at}
         busy = self._acting | self._acted.keys()
         for verdict in assessment.judgement.verdicts:
-            was_there = verdict.kind is VerdictKind.ORPHAN and bool(verdict.row_ids & self._left)
-            if verdict.cancel_session_id not in busy and not was_there:
-                self._acting.add(verdict.cancel_session_id)
-                acts.start_soon(self._act_in_turn, verdict, name=f"act on {verdict.cancel_session_id}")
+            due = _without(verdict, self._left) if verdict.kind is VerdictKind.ORPHAN else verdict
+            if due.cancel_session_id not in busy and (due.row_ids or not verdict.row_ids):
+                self._acting.add(due.cancel_session_id)
+                acts.start_soon(self._act_in_turn, due, name=f"act on {due.cancel_session_id}")
 
     async def _act_in_turn(self, verdict: Verdict) -> None:
         try:
@@ -345,6 +346,16 @@ class Watch:
             self._acting.discard(verdict.cancel_session_id)
         if outcome.result is not Result.UNCHANGED:  # or a verdict that is dropped each time would be passed at once
             self.wake()
+
+    @property
+    def _too_late_seconds(self) -> float:
+        """How late a look may come, and how long it may take, to be acted on."""
+        return max(_LATE_INTERVALS * self.pace.poll_interval_seconds, _LATE_SECONDS)
+
+    def _next_look(self, began: float, delay: float) -> float:
+        """When the next look is due. One that took far too long stood still in between: that is credited, too."""
+        now = self.clock.read().awake_seconds
+        return now + delay - (now - began if now - began > self._too_late_seconds else 0.0)
 
     def _delay(self, judgement: Judgement) -> float:
         """Seconds until the next look: the poll interval, or less if a limit is reached before."""
@@ -379,9 +390,10 @@ class _Counted:
             listener.ended(self._verdict, outcome, given_up=self._given_up)
 
 
-def _open_rows(observation: Observation) -> frozenset[str]:
-    ids: set[str] = set()
-    for session in observation.snapshot.sessions.values():
-        ids.update(call.id for call in session.calls)
-        ids.update(turn.id for turn in session.turns if turn.open)
-    return frozenset(ids)
+def _without(verdict: Verdict, rows: Collection[str]) -> Verdict:
+    """The verdict on what is left when some rows are not to be touched."""
+    return replace(
+        verdict,
+        call_ids=tuple(id_ for id_ in verdict.call_ids if id_ not in rows),
+        turn_ids=tuple(id_ for id_ in verdict.turn_ids if id_ not in rows),
+    )

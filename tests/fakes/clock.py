@@ -17,7 +17,7 @@ class FakeClock:
     def __init__(self, *, wall_ms: float = START_MS, auto: bool = False) -> None:
         self._wall_ms = float(wall_ms)
         self._awake_seconds = 1000.0
-        self._running_seconds = 5000.0
+        self._running_seconds = 1000.0
         self._auto = auto
         self._sleepers: list[tuple[float, asyncio.Event]] = []
         self._fell_asleep = asyncio.Event()

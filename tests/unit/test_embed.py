@@ -234,7 +234,7 @@ async def test_its_own_process_is_never_taken_for_nobody(world: World) -> None:
 async def test_a_host_that_raises_is_no_evidence_and_does_not_stop_the_loop(world: World) -> None:
     world.unfinished("1")
     world.host.problem = RuntimeError("secret detail")
-    async with world.running() as state:
+    async with world.running(tool_timeout=timedelta(seconds=1)) as state:
         await wait_until(lambda: len(world.notes.looks) >= 3, "three looks")
         (degraded,) = world.notes.looks[-1].observation.degraded
         assert "RuntimeError" in degraded

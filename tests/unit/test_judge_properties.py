@@ -187,6 +187,7 @@ class World:
             looks={row: float(self.moment()) for row in self.some(rows, 0.6)},
             attempts={key: self.attempts() for key in self.some(keys, 0.15)},
             step_ms=self.one(None, None, None, self.moment()),
+            on_hold=dict.fromkeys(self.some(ids, 0.05), "a person said so"),
             let_go={
                 turn.id: ServerName("http://127.0.0.1:1")
                 for each in sessions.values()

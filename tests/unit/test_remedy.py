@@ -654,12 +654,10 @@ class TestDryRun:
 
 
 class TestDatabaseErrors:
-    async def test_a_database_that_can_not_be_read_fails_the_intervention_and_aborts_nothing(
-        self, world: World
-    ) -> None:
+    async def test_a_database_that_can_not_be_read_aborts_nothing_and_costs_no_attempt(self, world: World) -> None:
         world.store.failure = DatabaseUnavailable("the database is locked")
         outcome = await world.carry_out()
-        assert (outcome.result, outcome.why) == (Result.FAILED, "the database is locked")
+        assert (outcome.result, outcome.why) == (Result.UNREACHABLE, "the database is locked")
         assert world.server.aborted == []
 
     async def test_a_database_that_breaks_in_the_middle_keeps_the_steps_so_far(self, world: World) -> None:

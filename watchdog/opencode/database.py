@@ -160,7 +160,9 @@ class OpencodeDatabase:
             seen = await _single(fetch, "PRAGMA data_version")
             look = Look(fetch=fetch, suspects=self._suspects)
             snapshot = await look.everything(also)
-            self._suspects = look.suspects
+            # A call is followed until it is cleanly closed, even if its turn closes before it.
+            seen_open = {call.id for session in snapshot.sessions.values() for call in session.calls}
+            self._suspects = look.suspects | seen_open
             self._seen = seen
         return snapshot
 

@@ -86,8 +86,8 @@ class OpencodeFleet:
 
     async def discover(self, holders: Holders) -> None:
         """Look for servers among the processes that hold the database, and forget those that are gone."""
-        if not self._discover:
-            return
+        if not self._discover or (not holders.known and not holders.complete):
+            return  # a look that failed tells nothing about who is gone
         places = [place for holder in holders.known for place in _places(holder)]
         await self._forget(places)
         async with anyio.create_task_group() as group:
