@@ -104,6 +104,9 @@ class EmbeddedServer:
         """See `witness`."""
         return {}
 
+    def forget(self, keep: Collection[SessionId]) -> None:
+        """There is no feed to forget anything of."""
+
     def busy_directories(self) -> Collection[str]:
         """See `witness`."""
         return ()

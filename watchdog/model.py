@@ -249,6 +249,7 @@ class ServerReport:
 
     Attributes:
         pid: the process that listens at its address, where it is visible.
+        born_ms: when that process was born: with its pid, its identity.
         vouches: its silence about a session means something: version 1.14 or later, or an embedded host.
         problem: why it gave no usable answer, or None.
         statuses: for each directory that answered, the sessions that are not idle.
@@ -260,6 +261,7 @@ class ServerReport:
 
     name: ServerName
     pid: int | None = None
+    born_ms: int | None = None
     vouches: bool = False
     problem: str | None = None
     statuses: Mapping[str, Mapping[SessionId, Status]] = field(default_factory=dict)

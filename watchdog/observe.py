@@ -27,6 +27,8 @@ from watchdog.proof import claims
 # How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
 # on a proof asks again.
 HOLDERS_STAY_VALID_MS = 15_000
+# Births are computed anew at each look, and move a little with the wall clock.
+SAME_BIRTH_MS = 2_000
 # A server makes something of each directory that it is asked about: a full look asks of the latest ones only.
 _MOST_EXTRA_DIRECTORIES = 20
 
@@ -44,7 +46,7 @@ class Observer:
         self._snapshot: Snapshot | None = None
         self._strangers: set[SessionId] = set()  # at work, and not in this database when it was last read
         self._holders: tuple[int, frozenset[object], Holders] | None = None
-        self._served: dict[tuple[ServerName, int | None], set[TurnId]] = {}
+        self._served: dict[tuple[ServerName, int], tuple[int, set[TurnId]]] = {}
 
     async def look(
         self,
@@ -87,6 +89,8 @@ class Observer:
                 step_ms=step_ms,
                 degraded=tuple(report.problem for report in reports if report.problem is not None),
             )
+            for server in self._fleet.servers():
+                server.forget(snapshot.sessions)
             return self._memory.fold(observation, shift, awake_seconds)
 
     async def _read(self, also: Collection[SessionId], *, full: bool, scan_parts: bool) -> Snapshot:
@@ -171,8 +175,7 @@ class Observer:
         server = servers.get(report.name)
         if server is None or report.problem is not None:
             return report
-        # Who can't be told from the one that listens there next is asked each time.
-        served = self._served.setdefault((report.name, report.pid), set()) if report.pid is not None else set()
+        served = self._known_as_served(report)
         served &= {turn.id for _, turn in unclaimed}
         try:
             for session, turn in unclaimed:
@@ -183,6 +186,16 @@ class Observer:
         except ServerError as error:
             return replace(report, problem=str(error))
         return replace(report, served=frozenset(served))
+
+    def _known_as_served(self, report: ServerReport) -> set[TurnId]:
+        """What this very process returned before. One that can't be told from the next there is asked each time."""
+        if report.pid is None or report.born_ms is None:
+            return set()
+        born, served = self._served.get((report.name, report.pid), (report.born_ms, set[TurnId]()))
+        if abs(born - report.born_ms) > SAME_BIRTH_MS:
+            served = set()
+        self._served[(report.name, report.pid)] = (report.born_ms, served)
+        return served
 
 
 def unclaimed_turns(snapshot: Snapshot, reports: Iterable[ServerReport]) -> list[tuple[Session, Turn]]:
@@ -241,8 +254,6 @@ def with_pid(report: ServerReport, server: Server | None, holders: Holders) -> S
     """
     port = server.port if server is not None else None
     behind = [
-        holder.pid
-        for holder in holders.known
-        if (holder.embeds_us if report.name == EMBEDDED else port in holder.ports)
+        holder for holder in holders.known if (holder.embeds_us if report.name == EMBEDDED else port in holder.ports)
     ]
-    return replace(report, pid=behind[0]) if len(behind) == 1 else report
+    return replace(report, pid=behind[0].pid, born_ms=behind[0].born_ms) if len(behind) == 1 else report

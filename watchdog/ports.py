@@ -164,6 +164,10 @@ class Server(Host, Protocol):
         """The last sign of life of each session on its feed."""
         ...
 
+    def forget(self, keep: Collection[SessionId]) -> None:
+        """Forget what its feed told of all sessions but these."""
+        ...
+
     def busy_directories(self) -> Collection[str]:
         """The directories in which its feed shows a session at work."""
         ...

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -55,6 +55,7 @@ class FakeServer:
     published: list[tuple[Row, str]] = field(default_factory=list)
     deleted: list[tuple[SessionId, str]] = field(default_factory=list)
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    kept: frozenset[SessionId] = frozenset()
     on_reject: Callable[[Ask], None] | None = None
 
     def busy(self, session_id: SessionId, directory: str) -> None:
@@ -135,6 +136,10 @@ class FakeServer:
     def life(self) -> dict[SessionId, int]:
         """The signs of life of the script."""
         return dict(self.signs)
+
+    def forget(self, keep: Collection[SessionId]) -> None:
+        """Remember which sessions may still be told of."""
+        self.kept = frozenset(keep)
 
     def busy_directories(self) -> frozenset[str]:
         """Where anything is at work."""

@@ -150,6 +150,10 @@ def test_the_directories_at_work() -> None:
     ear.tell(event("session.idle", sessionID=S1))
     assert ear.feed.busy_directories() == {"/b"}
     ear.feed.forget({S1})
+    assert ear.feed.busy_directories() == {"/b"}  # what is at work is not forgotten, known or not
+    assert set(ear.feed.life()) == {S1, S2}
+    ear.tell(event("session.idle", directory="/b", sessionID=S2))
+    ear.feed.forget({S1})
     assert ear.feed.busy_directories() == set()
     assert set(ear.feed.life()) == {S1}
 

@@ -97,9 +97,9 @@ class Feed:
         return frozenset(self._directories.values())
 
     def forget(self, keep: Collection[SessionId]) -> None:
-        """Drop every session that is not in `keep`."""
-        kept = frozenset(keep)
-        for known in (self._life, self._states, self._directories):
+        """Drop every session that is not in `keep`, except those that were last heard to be at work."""
+        kept = frozenset(keep) | self._directories.keys()
+        for known in (self._life, self._states):
             for session_id in [each for each in known if each not in kept]:
                 known.pop(session_id, None)
 

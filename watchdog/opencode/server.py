@@ -3,7 +3,7 @@
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
@@ -16,7 +16,7 @@ import httpx
 from watchdog.errors import ServerAnswerInvalid, ServerError, ServerRefused, ServerUnreachable, SettingsError
 from watchdog.model import Activity, Ask, AskKind, Row, ServerName, SessionId, Status, TurnId, Witness
 from watchdog.opencode.feed import Feed
-from watchdog.opencode.shapes import part_of, read_ask, read_status
+from watchdog.opencode.shapes import message_path, part_of, read_ask, read_status, session_path
 from watchdog.ports import Clock
 
 TIMEOUT_SECONDS: Final = 5.0
@@ -28,8 +28,7 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 
 _OK, _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BROKEN = 200, 400, 404, 409, 500
 _MOST_CONNECTIONS: Final = 64
-_FIRST_TRY: Final = 0.2
-"""The share of the time limit that the first of two questions gets."""
+_FIRST_TRY: Final = 0.2  # of the time limit, for the first of two questions
 _OLD_REFUSALS: Final = frozenset({_BAD_REQUEST, _BROKEN})
 _REFUSALS: Final = frozenset({401, 403})
 _HIGHEST_PORT: Final = 65_535
@@ -153,7 +152,7 @@ class OpencodeServer:
     async def abort(self, session_id: SessionId, directory: str) -> None:
         """Ask it to end what the session does now. That it agreed proves nothing: it agrees to everything."""
         answer = await self._ask(
-            "POST", f"{_session(session_id)}/abort", directory, seconds=self._abort_timeout_seconds
+            "POST", f"{session_path(session_id)}/abort", directory, seconds=self._abort_timeout_seconds
         )
         if self._json(answer) is not True:
             raise ServerAnswerInvalid(f"{self.name} did not agree to the abort.")
@@ -170,7 +169,7 @@ class OpencodeServer:
 
     async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
         """Whether it returns this turn by its id."""
-        answer = await self._ask("GET", _message(session_id, turn_id), directory)
+        answer = await self._ask("GET", message_path(session_id, turn_id), directory)
         if answer.status == _NOT_FOUND:
             return False
         info = self._object(answer).get("info")
@@ -181,13 +180,13 @@ class OpencodeServer:
         part = part_of(row)
         if part is None:
             raise ServerAnswerInvalid(f"{row.id} is no part that could be published through {self.name}.")
-        path = f"{_message(row.session_id, row.message_id)}/part/{quote(row.id, safe='')}"
+        path = f"{message_path(row.session_id, row.message_id)}/part/{quote(row.id, safe='')}"
         # ASCII with escapes: half a surrogate pair, which a cut-off output may hold, has no UTF-8.
         self._json(await self._ask("PATCH", path, directory, content=json.dumps(part).encode("ascii")))
 
     async def readable(self, session_id: SessionId, directory: str) -> bool:
         """Whether the session's messages can be read through it: 200 is yes, 400 is no."""
-        path = f"{_session(session_id)}/message"
+        path = f"{session_path(session_id)}/message"
         answer = await self._ask("GET", path, directory, seconds=self._read_timeout_seconds, keep=False)
         if answer.status == _BAD_REQUEST:
             return False
@@ -197,7 +196,7 @@ class OpencodeServer:
 
     async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
         """Delete a message; a session that is busy is an error that says so."""
-        answer = await self._ask("DELETE", _message(session_id, message_id), directory)
+        answer = await self._ask("DELETE", message_path(session_id, message_id), directory)
         busy = answer.status == _CONFLICT or (answer.status in _OLD_REFUSALS and b"is busy" in answer.body)
         if not busy and answer.status == _BAD_REQUEST:
             busy = session_id in await self.statuses(directory)  # 1.15 gives no reason
@@ -214,6 +213,10 @@ class OpencodeServer:
     def life(self) -> Mapping[SessionId, int]:
         """The last sign of life of each session on its feed."""
         return self.feed.life()
+
+    def forget(self, keep: Collection[SessionId]) -> None:
+        """See `Feed.forget`."""
+        self.feed.forget(keep)
 
     def busy_directories(self) -> frozenset[str]:
         """The directories in which its feed shows a session at work."""
@@ -236,7 +239,7 @@ class OpencodeServer:
             raise ServerAnswerInvalid(f"{self.name} answered {path} with an ask that can't be read.") from None
 
     async def _get(self, path: str, directory: str) -> _Answer:
-        """Ask, and ask again: what a server is asked in the first moments after it listens, it never answers."""
+        """Ask, and ask again: what it is asked in the first moments after it listens, a server never answers."""
         for share in (_FIRST_TRY, 1 - _FIRST_TRY):
             try:
                 return await self._ask("GET", path, directory, seconds=self._timeout_seconds * share)
@@ -388,11 +391,3 @@ def _is_loopback(host: str) -> bool:
 def _parameters(directory: str | None) -> dict[str, str] | None:
     """The folder for a query. opencode decodes it twice: `a%20b` would be taken for `a b`, idle as it is."""
     return None if directory is None else {"directory": directory.replace("%", "%25")}
-
-
-def _session(session_id: str) -> str:
-    return f"/session/{quote(session_id, safe='')}"
-
-
-def _message(session_id: str, message_id: str) -> str:
-    return f"{_session(session_id)}/message/{quote(message_id, safe='')}"

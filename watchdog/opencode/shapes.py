@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 from watchdog.model import Activity, Ask, AskKind, Row, SessionId, Status, TurnId
 
@@ -52,3 +53,13 @@ def part_of(row: Row) -> dict[str, Any] | None:
     if row.table != "part" or not isinstance(found, dict):
         return None
     return {**found, "id": row.id, "messageID": row.message_id, "sessionID": row.session_id}
+
+
+def session_path(session_id: str) -> str:
+    """The route of a session."""
+    return f"/session/{quote(session_id, safe='')}"
+
+
+def message_path(session_id: str, message_id: str) -> str:
+    """The route of a message."""
+    return f"{session_path(session_id)}/message/{quote(message_id, safe='')}"
