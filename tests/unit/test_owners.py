@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -433,6 +434,19 @@ async def test_on_macos_open_files_tell(
     owners = sidecar(database)
     assert pids(await owners.look()) == [process.pid]
     assert "macOS" in owners.supported()
+
+
+async def test_on_macos_a_process_of_this_user_that_can_not_be_looked_into_leaves_no_proof(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(process: psutil.Process) -> NoReturn:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(module, "PLATFORM", "darwin")
+    monkeypatch.setattr(psutil.Process, "open_files", refuse)
+    holders = await sidecar(database).look()
+    assert not holders.complete
+    assert "can't be read" in str(holders.why_incomplete)
 
 
 # --- small things ------------------------------------------------------------------------------------------------
