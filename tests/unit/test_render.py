@@ -154,7 +154,7 @@ def test_colours_mean_something() -> None:
 def test_every_kind_has_its_colour(kind: VerdictKind) -> None:
     reader = Reader(terminal=True)
     reader.screen.judgement(observation(), Judgement(verdicts=(replace(VERDICT, kind=kind),)))
-    colour = {VerdictKind.ORPHAN: 35, VerdictKind.IDLE_SESSION: 33}.get(kind, 31)
+    colour = {VerdictKind.ORPHAN: 35, VerdictKind.IDLE_SESSION: 33, VerdictKind.UNANSWERED: 34}.get(kind, 31)
     assert f"\x1b[{colour}m{kind.value}" in reader.text
 
 
