@@ -558,7 +558,7 @@ def family(error: type[BaseException]) -> Iterator[type[BaseException]]:
 
 ERRORS = sorted(
     {*family(sqlite3.Error), *family(sqlite3.Warning), *family(sqlalchemy.exc.SQLAlchemyError)},
-    key=lambda e: e.__qualname__,
+    key=lambda e: (e.__module__, e.__qualname__),
 )
 
 
