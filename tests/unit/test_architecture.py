@@ -72,7 +72,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.tracker", "opencode.queries", "journal", "demo.book"),
     "httpx": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
-    "psutil": ("opencode.owners",),
+    "psutil": ("opencode.owners", "opencode.open_files"),
     "pydantic": ("settings", "durations", "sources", "control"),
     "pydantic_core": ("settings", "durations", "sources", "control"),
     "pydantic_settings": ("settings", "durations", "sources", "control"),

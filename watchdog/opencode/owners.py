@@ -21,6 +21,7 @@ import psutil
 
 from watchdog.lock import lock_path
 from watchdog.model import Holder, Holders
+from watchdog.opencode.open_files import holders_by_open_files
 from watchdog.ports import Clock, Reading
 
 LOCKED_BYTE: Final = 128
@@ -156,7 +157,7 @@ class ProcessOwners:
         if PLATFORM == "linux":
             return self._look_linux(Path(f"{real}-shm"))
         if PLATFORM == "darwin":
-            return self._describe(*_holders_by_open_files(real, self._clock.read()))
+            return self._describe(*holders_by_open_files(real, self._clock.read()))
         return _unknown("On this platform nobody can tell who has the database open.")
 
     def _look_linux(self, shm: Path) -> Holders:
@@ -290,32 +291,6 @@ def command_of(arguments: Sequence[str], name: str) -> str:
     if len(arguments) < 2:  # noqa: PLR2004 - the program and one argument
         return program
     return f"{program} {arguments[1]}" if arguments[1] in _COMMANDS else f"{program} …"
-
-
-def _holders_by_open_files(database: str, now: Reading) -> tuple[set[int], Reading, str | None]:
-    """Where the kernel has no list of locks: the processes whose open files can be read, and that show this one.
-
-    Returns:
-        The pids, the moment, and why there may be more: a process of this very user would not be looked into.
-    """
-    wanted, found, doubt = {database, f"{database}-wal", f"{database}-shm"}, set[int](), None
-    for process in psutil.process_iter():
-        try:
-            if any(each.path in wanted for each in process.open_files()):
-                found.add(process.pid)
-        except psutil.AccessDenied:
-            if _is_of_this_user(process):
-                doubt = f"What process {process.pid} of this user has open can't be read."
-        except (psutil.Error, OSError):
-            continue
-    return found, now, doubt
-
-
-def _is_of_this_user(process: psutil.Process) -> bool:
-    try:
-        return process.uids().real == os.getuid()
-    except (psutil.Error, OSError):
-        return False
 
 
 def _holder(pid: int, now: Reading) -> Holder | None:
