@@ -35,7 +35,7 @@ format: $(READY) ## write the format, fix what can be fixed
 test: $(READY) ## every test, on real opencode servers too (the binaries come from npm, once)
 	@$(BIN)/python -m tests.support.binaries
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
