@@ -259,10 +259,14 @@ def _files() -> list[Path]:
 
 def mentions(text: str) -> list[str]:
     """Hosts of package registries, and places of the machine that this was written on."""
-    hosts = ["pypi|org", "pythonhosted|org", "npmjs|org", "npmjs|com", "yarnpkg|com", "crates|io", "rubygems|org"]
-    hosts += ["golang|org", "anaconda|org", "anaconda|com"]
+    names = {
+        "org": ("pypi", "pythonhosted", "npmjs", "golang", "anaconda", "rubygems"),
+        "com": ("npmjs", "yarnpkg", "anaconda"),
+        "io": ("crates",),
+    }
+    hosts = [f"{name}.{domain}" for domain, each in names.items() for name in each]
     places = [("..", "shared"), ("", "work", "shared"), ("", "work", "main")]
-    wanted = [host.replace("|", ".") for host in hosts] + ["/".join(place) for place in places]
+    wanted = hosts + ["/".join(place) for place in places]
     return [each for each in wanted if re.search(rf"(?<![\w-]){re.escape(each)}\b", text)]
 
 
@@ -397,6 +401,7 @@ def test_giants_are_seen() -> None:
 
 
 def test_mentions_are_seen() -> None:
-    assert mentions("https://registry.npmjs|org/x".replace("|", "."))
+    assert mentions("https://x.{}.org/x".format("npmjs"))
+    assert mentions("https://files.{}.org/x".format("pythonhosted"))
     assert mentions("see ..|shared|x.md".replace("|", "/"))
     assert not mentions("shared work, in crates of io")
