@@ -26,6 +26,7 @@ from watchdog.model import (
     Verdict,
     Witness,
 )
+from watchdog.proof import claims
 
 
 class Shift(Protocol):
@@ -220,8 +221,8 @@ class Memory:
     def _unsure(self, observation: Observation, session: Session) -> bool:
         """Whether the server that held the session a look ago does not answer now: it may be asking a human."""
         for report in observation.reports:
-            claims = any(session.id in statuses for statuses in report.statuses.values())
-            if claims and not all(directory in report.asks for directory in session.directories):
+            claimed = claims(report, session)
+            if claimed and not all(directory in report.asks for directory in session.directories):
                 return True
             if report.problem is not None and self.claimed_by.get(session.id) == report.name:
                 return True
@@ -267,8 +268,7 @@ class Memory:
 def _witnessed(observation: Observation, session: Session) -> bool:
     """Whether a server that is at work on the session says which asks wait for a human."""
     return any(
-        any(session.id in statuses for statuses in report.statuses.values())
-        and all(directory in report.asks for directory in session.directories)
+        claims(report, session) and all(directory in report.asks for directory in session.directories)
         for report in observation.reports
     )
 

@@ -194,6 +194,10 @@ class Snapshot:
         return frozenset(calls | turns)
 
 
+SAME_BIRTH_MS = 2_000
+"""Births are computed anew at each look, and move a little with the wall clock: by up to this for one process."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
     """A process that has opencode's database open. Its identity is its pid and its birth.
@@ -427,6 +431,10 @@ class SpareReason(StrEnum):
     COOLING_DOWN = "cooling_down"
     GIVEN_UP = "given_up"
     ON_HOLD = "on_hold"
+
+
+UNEASY = frozenset({SpareReason.NO_WITNESS, SpareReason.GIVEN_UP})
+"""Nobody can tell, or nothing helped: a person may want to know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

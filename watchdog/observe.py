@@ -9,6 +9,7 @@ from watchdog.errors import ServerError
 from watchdog.memory import Memory, Shift
 from watchdog.model import (
     EMBEDDED,
+    SAME_BIRTH_MS,
     Ask,
     Holders,
     Observation,
@@ -27,8 +28,6 @@ from watchdog.proof import claims
 # How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
 # on a proof asks again.
 HOLDERS_STAY_VALID_MS = 15_000
-# Births are computed anew at each look, and move a little with the wall clock.
-SAME_BIRTH_MS = 2_000
 # A server makes something of each directory that it is asked about: a full look asks of the latest ones only.
 _MOST_EXTRA_DIRECTORIES = 20
 

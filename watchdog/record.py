@@ -7,11 +7,8 @@ import structlog
 from watchdog.clock import Advance
 from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
 from watchdog.errors import WatchdogError
-from watchdog.model import Outcome, Result, SessionId, Spared, SpareReason, Verdict
+from watchdog.model import UNEASY, Outcome, Result, SessionId, Spared, SpareReason, Verdict
 from watchdog.watch import Assessment
-
-# What is spared for one of these is told once: nobody can tell, or nothing helped, and a person may want to know.
-_UNEASY = {SpareReason.NO_WITNESS, SpareReason.GIVEN_UP}
 
 
 class LogListener:
@@ -107,7 +104,7 @@ class LogListener:
 
     def _note_uneasy(self, spared: Iterable[Spared]) -> None:
         """Log, once for each session and reason, what is spared because nobody can tell or nothing helped."""
-        uneasy = {(each.session_id, each.reason): each for each in spared if each.reason in _UNEASY}
+        uneasy = {(each.session_id, each.reason): each for each in spared if each.reason in UNEASY}
         for key in sorted(uneasy.keys() - self._uneasy):
             self._log.info("session.spared", session_id=key[0], reason=key[1].value, why=uneasy[key].why)
         self._uneasy = frozenset(uneasy)

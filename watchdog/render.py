@@ -12,7 +12,7 @@ from rich.table import Table
 
 from watchdog.contract import damage_sentences
 from watchdog.limits import duration
-from watchdog.model import Judgement, Observation, Outcome, Result, Spared, SpareReason, Verdict, VerdictKind
+from watchdog.model import UNEASY, Judgement, Observation, Outcome, Result, Spared, Verdict, VerdictKind
 
 # Magenta is settled, red and yellow are cancelled; yellow rests on silence alone.
 KIND_COLOURS = {
@@ -30,8 +30,6 @@ RESULT_COLOURS = {
     Result.UNREACHABLE: "yellow",
     Result.FAILED: "red",
 }
-# Reasons that call for a person's attention are yellow; the rest is as it should be.
-UNEASY = {SpareReason.NO_WITNESS, SpareReason.GIVEN_UP}
 
 Cell = tuple[str, str | None]
 """A text and its colour."""

@@ -11,7 +11,8 @@ from rich.tree import Tree
 from watchdog.contract_explain import told_moment
 from watchdog.explanation import CallPage, Clock, Explanation, SessionPage, Stance, Testimony, TurnPage
 from watchdog.limits import duration
-from watchdog.render import UNEASY, Screen
+from watchdog.model import UNEASY
+from watchdog.render import Screen
 
 STANCE_COLOURS = {
     Stance.AT_WORK: "green",

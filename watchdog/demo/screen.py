@@ -11,8 +11,8 @@ from watchdog.demo.board import Board, Mark, Standing
 from watchdog.demo.book import Scene
 from watchdog.demo.stories import SETTINGS, Finding, Story, is_open
 from watchdog.limits import duration
-from watchdog.model import SessionId, SpareReason
-from watchdog.render import KIND_COLOURS, RESULT_COLOURS, UNEASY
+from watchdog.model import UNEASY, SessionId, SpareReason
+from watchdog.render import KIND_COLOURS, RESULT_COLOURS
 
 TITLE = "opencode-watchdog"
 _NAME, _STATE, _CLOCK, _BAR, _WORD = 20, 18, 18, 14, 27

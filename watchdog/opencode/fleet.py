@@ -8,15 +8,13 @@ import anyio
 import anyio.abc
 
 from watchdog.errors import ServerError
-from watchdog.model import Holder, Holders
+from watchdog.model import SAME_BIRTH_MS, Holder, Holders
 from watchdog.opencode.server import OpencodeServer
 from watchdog.ports import Clock
 
 GREETING_SECONDS: Final = 2.0
 REFUSAL_SECONDS: Final = 60.0
 """How long a port that does not answer as opencode does is left alone."""
-SAME_BIRTH_MS: Final = 2_000
-"""Births are computed anew at each look, and move a little with the wall clock."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
