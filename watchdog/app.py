@@ -41,6 +41,7 @@ def assemble(
             full_scan_interval_seconds=settings.full_scan_interval.total_seconds(),
             shutdown_grace_seconds=settings.shutdown_grace.total_seconds(),
             max_attempts=settings.max_attempts,
+            max_concurrency=settings.max_concurrency,
             recover_on_start=settings.recover_on_start,
             journal_retention_seconds=(
                 settings.journal_retention.total_seconds() if settings.journal_retention else None

@@ -25,6 +25,7 @@ from watchdog.errors import SettingsError
 from watchdog.sources import Gathered, Surroundings, did_you_mean, gather
 
 _LONGEST_SHOWN = 60
+_MOST_CONCURRENCY = 64
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
 
@@ -77,6 +78,14 @@ def _attempts(value: object) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError("it is a whole number, 1 or more")
+    return value
+
+
+def _concurrency(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}", value.strip(), re.ASCII):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_CONCURRENCY:
+        raise ValueError(f"it is a whole number from 1 to {_MOST_CONCURRENCY}")
     return value
 
 
@@ -222,6 +231,7 @@ class Settings(BaseSettings):
     orphan_grace: Duration = timedelta(seconds=30)
     birth_margin: Duration = timedelta(seconds=5)
     max_attempts: Annotated[int, BeforeValidator(_attempts)] = 3
+    max_concurrency: Annotated[int, BeforeValidator(_concurrency)] = 8
     recover_on_start: Flag = True
     journal: Annotated[Path | Literal["off"] | None, BeforeValidator(_journal)] = None
     journal_retention: Timeout = timedelta(days=90)

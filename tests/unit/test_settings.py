@@ -182,6 +182,7 @@ def test_the_defaults_are_those_that_are_promised() -> None:
     assert settings.abort_timeout == settings.abort_grace == settings.shutdown_grace == timedelta(seconds=10)
     assert (settings.orphan_grace, settings.birth_margin) == (timedelta(seconds=30), timedelta(seconds=5))
     assert settings.max_attempts == 3
+    assert settings.max_concurrency == 8
     assert settings.recover_on_start is True
     assert settings.sole_owner is False
     assert settings.full_scan_interval == timedelta(minutes=10)
@@ -297,6 +298,7 @@ def test_lists_and_tables_from_the_environment(place: Place) -> None:
         "OPENCODE_WATCHDOG_TOOL_TIMEOUTS": "bash=1h, mcp_*=off",
         "OPENCODE_WATCHDOG_DISCOVER": "false",
         "OPENCODE_WATCHDOG_MAX_ATTEMPTS": "5",
+        "OPENCODE_WATCHDOG_MAX_CONCURRENCY": "64",
         "OPENCODE_WATCHDOG_LOG_LEVEL": "DEBUG",
     }
     settings = place.load().settings
@@ -304,7 +306,7 @@ def test_lists_and_tables_from_the_environment(place: Place) -> None:
     assert settings.tool_timeouts == {"bash": timedelta(hours=1), "mcp_*": None}
     assert settings.policy().tool_timeouts == {"bash": 3600.0, "mcp_*": None}
     assert settings.discover is False
-    assert settings.max_attempts == 5
+    assert (settings.max_attempts, settings.max_concurrency) == (5, 64)
     assert settings.log_level is LogLevel.DEBUG
 
 
@@ -567,6 +569,10 @@ def test_no_duration_is_negative(place: Place, name: str) -> None:
         ("max_attempts", True, "a whole number, 1 or more"),
         ("max_attempts", 2.5, "a whole number, 1 or more"),
         ("max_attempts", "many", "a whole number, 1 or more"),
+        ("max_concurrency", 0, "a whole number from 1 to 64"),
+        ("max_concurrency", 65, "a whole number from 1 to 64"),
+        ("max_concurrency", True, "a whole number from 1 to 64"),
+        ("max_concurrency", "off", "a whole number from 1 to 64"),
         ("discover", 1, "true or false"),
         ("sole_owner", "perhaps", "true or false"),
         ("log_level", "warn", 'one of debug, info, warning, error; did you mean "warning"?'),
