@@ -96,7 +96,7 @@ class Observer:
         known = self._snapshot
         changed = await self._store.changed() or full or scan_parts
         if known is None or changed or not all(id_ in known.sessions for id_ in also):
-            known = self._snapshot = await self._store.look(also=also, full=scan_parts)
+            known = self._snapshot = await self._store.look(also=also, full=full, scan_parts=scan_parts)
             self._strangers = set()
         return known
 

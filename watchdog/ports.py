@@ -57,14 +57,33 @@ class Store(Protocol):
         """Whether anything was committed by anyone since the last `look`, or the file was replaced."""
         ...
 
-    async def look(self, *, also: Collection[SessionId] = (), full: bool = False) -> Snapshot:
-        """Read what is unfinished, in one read transaction.
+    async def look(
+        self, *, also: Collection[SessionId] = (), full: bool = False, scan_parts: bool = False
+    ) -> Snapshot:
+        """Read what is unfinished, as it is at one moment: what is new, and what was open when it was last read.
 
         Args:
             also: sessions to read even if nothing is open in them.
-            full: scan every part, too, for open calls in turns that are closed; they are remembered and
-                part of every later look while they are open.
+            full: read every turn again, for those that somebody opened again.
+            scan_parts: do the whole `search` first.
         """
+        ...
+
+    @property
+    def searched(self) -> bool:
+        """Whether every part was looked at for open calls in turns that are closed."""
+        ...
+
+    async def search(self) -> bool:
+        """Look at some more parts for open calls in turns that are closed: they are part of every look from then on.
+
+        Returns:
+            Whether there is more to look at. A small step; the caller decides when to make the next one.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Start over: the next look reads every turn, and nothing is searched yet."""
         ...
 
     async def session(self, session_id: SessionId) -> Session | None:

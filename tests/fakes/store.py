@@ -79,17 +79,45 @@ class FakeStore:
         self.before_write: Callable[[], None] | None = None
         self._seen: int | None = None
         self._remembered: set[str] = set()
+        self._parts: frozenset[str] | None = None
+        self._searched = False
 
     async def changed(self) -> bool:
         self._fail()
         return self.content.commits != self._seen
 
-    async def look(self, *, also: Collection[SessionId] = (), full: bool = False) -> Snapshot:
+    async def look(
+        self,
+        *,
+        also: Collection[SessionId] = (),
+        full: bool = False,  # noqa: ARG002 - every row is read each time
+        scan_parts: bool = False,
+    ) -> Snapshot:
         self._fail()
         self._seen = self.content.commits
-        if full:
-            self._remembered |= self.content.tables["part"].keys()
+        parts = frozenset(self.content.tables["part"])
+        if scan_parts:
+            await self.search()
+        if self._parts is not None:
+            self._remembered |= parts - self._parts
+        self._parts = parts
         return _Reading(self.content.tables, self._remembered).snapshot(also)
+
+    @property
+    def searched(self) -> bool:
+        return self._searched
+
+    async def search(self) -> bool:
+        self._fail()
+        found = self.content.tables["part"].keys() - self._remembered
+        self._remembered |= found
+        self._seen = None if found else self._seen
+        self._searched = True
+        return False
+
+    def forget(self) -> None:
+        self._seen, self._parts, self._searched = None, None, False
+        self._remembered.clear()
 
     async def session(self, session_id: SessionId) -> Session | None:
         self._fail()
@@ -281,9 +309,11 @@ def _check_times(row: Columns, *more: object) -> None:
 
 
 def _turn(row: Columns, message: object) -> Turn | None:
-    if not isinstance(_role(message), str):
-        raise _Bad(problem="it is no message")
     completed = _at(message, "time", "completed")
+    if not isinstance(_role(message), str):
+        if isinstance(completed, int | float) and not isinstance(completed, bool):
+            return None
+        raise _Bad(problem="it is no message")
     if _role(message) != "assistant":
         return None
     if not _is_time(completed):

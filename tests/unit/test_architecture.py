@@ -38,6 +38,8 @@ ROOMS: Mapping[str, set[str]] = {
     "remedy": {"climb", "settling", "ports", "model", "errors", "interventions", "proof"},
     "recollection": {"ports", "model", "memory", "clock"},
     "listening": {"clock", "model", "errors"},
+    "sharing": set(),
+    "silence": {"ports", "errors"},
     "watch": {
         "listening",
         "ports",
@@ -64,13 +66,13 @@ ROOMS: Mapping[str, set[str]] = {
     "metrics": {"model"},
     "logs": {"model"},
     "installation": set(),
-    "opencode": {"model", "errors", "ports", "lock"},
+    "opencode": {"model", "errors", "ports", "lock", "sharing"},
 }
 """What each module may import of ours. A folder's modules may also import each other."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
-    "sqlalchemy": ("opencode.database", "opencode.tracker", "opencode.queries", "journal", "demo.book"),
-    "httpx": ("opencode.server", "opencode.feed", "opencode.fleet"),
+    "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book"),
+    "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "psutil": ("opencode.owners", "opencode.open_files"),
     "pydantic": ("settings", "durations", "sources", "control"),

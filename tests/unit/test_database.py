@@ -31,8 +31,9 @@ from watchdog.errors import (
     SettingsError,
 )
 from watchdog.model import GuardedWrite
-from watchdog.opencode.database import Limits, OpencodeDatabase, _translated
+from watchdog.opencode.database import Limits, OpencodeDatabase
 from watchdog.opencode.identity import filesystem_type, find_database, type_in_mounts
+from watchdog.opencode.reader import translated
 from watchdog.settle import settled_call
 
 QUICK = Limits(read_seconds=0.05, write_seconds=0.05)
@@ -292,7 +293,7 @@ def test_this_machine_tells_a_type_or_nothing(tmp_path: Path) -> None:
 
 async def test_a_look_ends_its_transaction(rows: OpencodeFile, database: OpencodeDatabase) -> None:
     rows.call(rows.turn(rows.session()))
-    await database.look(full=True)
+    await database.look(scan_parts=True)
     await database.changed()
     busy, _, _ = rows.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     assert busy == 0
@@ -304,7 +305,7 @@ async def test_a_disconnected_store_holds_no_lock_and_comes_back_by_itself(
     turn = rows.turn(rows.session())
     call = rows.call(turn)
     rows.finish_turn(turn)
-    await database.look(full=True)
+    await database.look(scan_parts=True)
     await database.disconnect()
     await database.disconnect()
     rows.close()
@@ -335,7 +336,7 @@ async def test_a_replaced_file_is_read_anew(
     turn = rows.turn(rows.session("ses_old"))
     rows.call(turn)
     rows.finish_turn(turn)
-    assert set((await database.look(full=True)).sessions) == {"ses_old"}
+    assert set((await database.look(scan_parts=True)).sessions) == {"ses_old"}
     replace(database.path, other)
     if ask_first:
         assert await database.changed()
@@ -497,8 +498,8 @@ async def test_a_cancelled_look_leaves_no_transaction_and_the_next_one_works(row
     async with await OpencodeDatabase.open(rows.path) as database:
         for wait in (0.0, 0.001, 0.003, 0.01, 0.02):
             with anyio.move_on_after(wait):
-                await database.look(full=True)
-            task = asyncio.create_task(database.look(full=True))
+                await database.look(scan_parts=True)
+            task = asyncio.create_task(database.look(scan_parts=True))
             await asyncio.sleep(wait)
             task.cancel()
             await asyncio.wait([task])
@@ -523,7 +524,7 @@ async def test_a_cancelled_write_is_either_done_or_not(rows: OpencodeFile) -> No
 async def test_calls_at_the_same_time_take_turns(rows: OpencodeFile, database: OpencodeDatabase) -> None:
     session = rows.session()
     rows.call(rows.turn(session))
-    asks = [database.look(full=True), database.changed(), database.session(session), database.directories()]
+    asks = [database.look(scan_parts=True), database.changed(), database.session(session), database.directories()]
     results = await asyncio.gather(*asks, *[database.look() for _ in range(5)])
     assert len(results) == 9
 
@@ -566,7 +567,7 @@ ERRORS = sorted(
 def test_every_error_of_the_driver_is_translated_without_its_content(error: type[BaseException]) -> None:
     raised = error.__new__(error)
     raised.args = ("UPDATE part SET data = 'secret'",)
-    with pytest.raises(DatabaseUnavailable) as caught, _translated(Path("/x.db")):
+    with pytest.raises(DatabaseUnavailable) as caught, translated(Path("/x.db")):
         raise raised
     assert "secret" not in str(caught.value)
     assert str(caught.value).startswith("The database /x.db ")
@@ -586,7 +587,7 @@ def test_every_error_of_the_driver_is_translated_without_its_content(error: type
 def test_the_code_of_sqlite_chooses_the_sentence(code: int, sentence: str) -> None:
     error = sqlite3.OperationalError("secret")
     error.sqlite_errorcode = code
-    with pytest.raises(DatabaseUnavailable, match=sentence), _translated(Path("/x.db")):
+    with pytest.raises(DatabaseUnavailable, match=sentence), translated(Path("/x.db")):
         raise sqlalchemy.exc.OperationalError("SELECT secret", {}, error)
 
 
@@ -609,7 +610,7 @@ async def test_an_engine_of_the_server_is_used_and_left_alone(
     session = rows.session()
     call = rows.call(rows.turn(session))
     async with await OpencodeDatabase.open(rows.path, engine=engine) as database:
-        assert set((await database.look(full=True)).sessions) == {session}
+        assert set((await database.look(scan_parts=True)).sessions) == {session}
         await database.disconnect()
         assert await database.changed() is (pool is not None)
         (row,) = await database.rows(call_ids=[call])

@@ -66,9 +66,11 @@ class CountingStore(FakeStore):
         super().__init__()
         self.looks: list[tuple[set[SessionId], bool]] = []
 
-    async def look(self, *, also: Collection[SessionId] = (), full: bool = False) -> Snapshot:
-        self.looks.append((set(also), full))
-        return await super().look(also=also, full=full)
+    async def look(
+        self, *, also: Collection[SessionId] = (), full: bool = False, scan_parts: bool = False
+    ) -> Snapshot:
+        self.looks.append((set(also), scan_parts))
+        return await super().look(also=also, full=full, scan_parts=scan_parts)
 
 
 @dataclass(kw_only=True)

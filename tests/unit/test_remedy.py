@@ -535,7 +535,7 @@ class TestSettle:
         world.store.content.finish_turn(TURN)
         broken = '{"type":"tool","tool":"bash","state":{"status":"running","input":{"x":1e999}}}'
         world.store.content.set("part", CALL, data=broken)
-        await world.store.look(full=True)
+        await world.store.look(scan_parts=True)
         alone = replace(ORPHAN, turn_ids=())
         world.orphaned().reproof = replace(GONE, orphan=alone)
         outcome = await world.carry_out(alone)

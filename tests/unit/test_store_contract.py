@@ -27,7 +27,7 @@ async def case(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         return
     path = tmp_path / "opencode.db"
     with OpencodeFile(path) as rows:
-        async with await OpencodeDatabase.open(path, limits=Limits(scan_rows=3)) as store:
+        async with await OpencodeDatabase.open(path, limits=Limits(step_rows=3, search_rows=3)) as store:
             yield store, rows
 
 
@@ -150,7 +150,7 @@ async def test_an_open_call_in_a_closed_turn_is_found_by_a_full_look_and_remembe
     turn = rows.turn(session, completed_at=NOW + 1)
     call = rows.call(turn)
     assert (await store.look()).sessions == {}
-    for found in (await store.look(full=True), await store.look()):
+    for found in (await store.look(scan_parts=True), await store.look()):
         assert [(c.id, c.turn_id) for c in found.sessions[session].calls] == [(call, turn)]
         assert [(t.id, t.open) for t in found.sessions[session].turns] == [(turn, False)]
     rows.finish_call(call)
@@ -189,7 +189,7 @@ async def test_a_full_look_reports_broken_parts_of_finished_turns_too(case: Case
     store, rows = case
     bad = rows.part(rows.turn(rows.session(), completed_at=NOW), "{")
     assert (await store.look()).damaged == ()
-    assert [damage.id for damage in (await store.look(full=True)).damaged] == [bad]
+    assert [damage.id for damage in (await store.look(scan_parts=True)).damaged] == [bad]
     assert [damage.id for damage in (await store.look()).damaged] == [bad]
     rows.delete("part", bad)
     assert (await store.look()).damaged == ()
@@ -387,7 +387,7 @@ async def test_the_real_store_and_the_fake_one_see_the_same_in_any_rows(
         rows.connection.execute("BEGIN")
         _fill(rows, parents, plan)
         rows.connection.execute("COMMIT")
-        async with await OpencodeDatabase.open(path, limits=Limits(scan_rows=2)) as store:
-            assert _comparable(await store.look(full=full)) == _comparable(await fake.look(full=full))
+        async with await OpencodeDatabase.open(path, limits=Limits(step_rows=2, search_rows=2)) as store:
+            assert _comparable(await store.look(scan_parts=full)) == _comparable(await fake.look(scan_parts=full))
             for id_ in IDS:
                 assert await store.session(SessionId(id_)) == await fake.session(SessionId(id_))

@@ -1,36 +1,26 @@
-"""opencode's database through SQLAlchemy: reads in short transactions, and guarded writes.
+"""opencode's database through SQLAlchemy: reads in short transactions, and guarded writes."""
 
-The file is never opened with anything but SQLite: closing any descriptor on it would drop this process's POSIX
-locks, and a peer could then remove the WAL under a live connection.
-"""
-
-import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import quote
 
 import aiosqlite
-import anyio
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool
 
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode import queries
 from watchdog.opencode.identity import FileIdentity, FilesystemType, check_place, filesystem_type
-from watchdog.opencode.look import Fetch, Look, Record, as_ids, newest_turn, whole_row
-from watchdog.opencode.sqlite_errors import primary_code, sentence
-
-END_SECONDS = 10.0
-"""How long a piece of work that was begun may resist a cancellation."""
-
-T = TypeVar("T")
+from watchdog.opencode.look import as_ids, newest_turn, whole_row
+from watchdog.opencode.reader import Reader, finished, translated
+from watchdog.opencode.schema import experimental_sessions
+from watchdog.opencode.sqlite_errors import primary_code
+from watchdog.opencode.tracker import Tracker
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,12 +30,14 @@ class Limits:
     Attributes:
         read_seconds: how long a read waits for a lock.
         write_seconds: how long a write waits for a lock.
-        scan_rows: how many parts one step of a full scan reads.
+        step_rows: how many rows one step of a full look, or of a search that is waited for, reads.
+        search_rows: how many parts one step of the search in the background reads.
     """
 
     read_seconds: float = 2.0
     write_seconds: float = 5.0
-    scan_rows: int = 20_000
+    step_rows: int = 20_000
+    search_rows: int = 2_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,14 +72,9 @@ class OpencodeDatabase:
         self._limits = limits or Limits()
         self._filesystem_type = filesystem_type
         self._embedded = engine is not None
-        self._read_engine = engine or _engine(path, "ro", self._limits.read_seconds)
+        self._reader = Reader(path, engine or _engine(path, "ro", self._limits.read_seconds))
+        self._tracker = Tracker(self._reader, step_rows=self._limits.step_rows, search_rows=self._limits.search_rows)
         self._write_engine = engine or _engine(path, "rw", self._limits.write_seconds)
-        self._lock = anyio.Lock()
-        self._connection: AsyncConnection | None = None
-        self._identity: FileIdentity | None = None
-        self._schema: int | None = None
-        self._seen: int | None = None
-        self._suspects: frozenset[str] = frozenset()
 
     @classmethod
     async def open(
@@ -114,7 +101,7 @@ class OpencodeDatabase:
         check_place(path, filesystem_type)
         database = cls(path, engine=engine, limits=limits, filesystem_type=filesystem_type)
         try:
-            async with database._transaction():
+            async with database._reader.transaction():
                 return database
         except DatabaseUnavailable as error:
             if primary_code(error.__cause__) == sqlite3.SQLITE_NOTADB:
@@ -131,11 +118,7 @@ class OpencodeDatabase:
 
     async def close(self) -> None:
         """Close every connection. Used again, it opens them again."""
-        # A server that shuts down by cancellation gets its connection back, too.
-        with anyio.move_on_after(END_SECONDS, shield=True):
-            async with self._lock:
-                with _translated(self.path):
-                    await self._drop()
+        await self._reader.close()
 
     async def disconnect(self) -> None:
         """Close the reading connection, so that this process holds no lock; the next call opens it again.
@@ -147,68 +130,72 @@ class OpencodeDatabase:
 
     async def changed(self) -> bool:
         """See `Store.changed`."""
-        async with self._transaction() as fetch:
-            seen = await _single(fetch, "PRAGMA data_version")
-            # Connections that share one SQLite connection don't see each other's commits in its version.
-            return seen != self._seen or isinstance(self._read_engine.pool, StaticPool)
+        return await self._tracker.changed()
 
-    async def look(self, *, also: Collection[SessionId] = (), full: bool = False) -> Snapshot:
+    async def look(
+        self, *, also: Collection[SessionId] = (), full: bool = False, scan_parts: bool = False
+    ) -> Snapshot:
         """See `Store.look`."""
-        if full:
-            await self._scan()
-        async with self._transaction() as fetch:
-            seen = await _single(fetch, "PRAGMA data_version")
-            look = Look(fetch=fetch, suspects=self._suspects)
-            snapshot = await look.everything(also)
-            # A call is followed until it is cleanly closed, even if its turn closes before it.
-            seen_open = {call.id for session in snapshot.sessions.values() for call in session.calls}
-            self._suspects = look.suspects | seen_open
-            self._seen = seen
-        return snapshot
+        if scan_parts:
+            await self._tracker.search_all()
+        return await self._tracker.look(also=also, full=full)
+
+    @property
+    def searched(self) -> bool:
+        """See `Store.searched`."""
+        return self._tracker.searched
+
+    async def search(self) -> bool:
+        """See `Store.search`."""
+        return await self._tracker.search()
+
+    def forget(self) -> None:
+        """See `Store.forget`."""
+        self._tracker.forget()
 
     async def session(self, session_id: SessionId) -> Session | None:
         """See `Store.session`."""
-        async with self._transaction() as fetch:
-            return await Look(fetch=fetch, suspects=self._suspects).session(session_id)
+        return await self._tracker.session(session_id)
 
     async def directories(self) -> tuple[str, ...]:
         """See `Store.directories`."""
-        async with self._transaction() as fetch:
+        async with self._reader.transaction() as fetch:
             return tuple(str(record["directory"]) for record in await fetch(queries.DIRECTORIES, {}))
 
     async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:
         """See `Store.rows`."""
-        async with self._transaction() as fetch:
+        async with self._reader.transaction() as fetch:
             parts = await fetch(queries.WHOLE_PARTS, {"ids": as_ids(call_ids)})
             messages = await fetch(queries.WHOLE_MESSAGES, {"ids": as_ids(turn_ids)})
         return tuple(whole_row(record) for record in [*parts, *messages])
 
     async def message_exists(self, session_id: SessionId, message_id: str) -> bool:
         """See `Store.message_exists`."""
-        async with self._transaction() as fetch:
+        async with self._reader.transaction() as fetch:
             return bool(await fetch(queries.MESSAGE_EXISTS, {"id": message_id, "session": session_id}))
 
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """See `Store.newest_turn`."""
-        async with self._transaction() as fetch:
+        async with self._reader.transaction() as fetch:
             return newest_turn(await fetch(queries.NEWEST, {"ids": as_ids([session_id])}))
 
     async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
         """See `Store.write`."""
         if not writes:
             return 0
-        async with self._lock:
+        async with self._reader.lock:
             FileIdentity.of(self.path)
-            with _translated(self.path):
+            with translated(self.path):
                 # Short, and bounded by the wait for the lock: what was begun is finished even when cancelled.
-                return await _finished(self._write_all(writes, while_newest))
+                return await finished(self._write_all(writes, while_newest))
 
     async def _write_all(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
         async with self._write_engine.connect() as connection:
             await _begin(connection, "BEGIN IMMEDIATE")
             if while_newest is not None:
-                found = await _fetch(connection)(queries.NEWEST, {"ids": as_ids([writes[0].row.session_id])})
-                if newest_turn(found) != while_newest:
+                ids = {"ids": as_ids([writes[0].row.session_id])}
+                found = (await connection.execute(text(queries.NEWEST), ids)).mappings()
+                if newest_turn([dict(record) for record in found]) != while_newest:
                     await connection.rollback()
                     return 0
             for write in writes:
@@ -220,107 +207,31 @@ class OpencodeDatabase:
                     await connection.rollback()
                     return 0
             await connection.commit()
+            self._tracker.follow(writes)
             return len(writes)
 
     async def experimental_sessions(self) -> int:
         """How many rows of opencode's experimental session store there are, which the watchdog doesn't watch."""
-        async with self._transaction() as fetch:
-            return await _experimental_sessions(fetch)
+        async with self._reader.transaction() as fetch:
+            return await experimental_sessions(fetch)
 
     async def describe(self) -> Description:
         """What there is to say about it to a person."""
-        async with self._transaction() as fetch:
+        async with self._reader.transaction() as fetch:
+            (size,) = await fetch(
+                "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size", {}
+            )
+            (sessions,) = await fetch("SELECT count(*) AS rows FROM session", {})
+            (mode,) = await fetch("PRAGMA journal_mode", {})
             return Description(
                 path=self.path,
-                size_bytes=await _single(
-                    fetch, "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
-                ),
-                journal_mode=str((await fetch("PRAGMA journal_mode", {}))[0]["journal_mode"]),
+                size_bytes=int(str(size["bytes"])),
+                journal_mode=str(mode["journal_mode"]),
                 sqlite_version=sqlite3.sqlite_version,
                 filesystem=self._filesystem_type(self.path),
-                sessions=await _single(fetch, "SELECT count(*) FROM session"),
-                experimental_sessions=await _experimental_sessions(fetch),
+                sessions=int(str(sessions["rows"])),
+                experimental_sessions=await experimental_sessions(fetch),
             )
-
-    async def _scan(self) -> None:
-        """Find the parts that are not cleanly closed, in steps: no long transaction, and others come between."""
-        found: set[str] = set()
-        after = -1 << 63
-        while True:
-            async with self._transaction() as fetch:
-                step = {"after": after, "step": self._limits.scan_rows}
-                upto = (await fetch(queries.NEXT_STEP, step))[0]["place"]
-                if not isinstance(upto, int):
-                    break
-                records = await fetch(queries.OPEN_PARTS_IN_STEP, {"after": after, "upto": upto})
-            found.update(str(record["id"]) for record in records)
-            after = upto
-        self._suspects |= found
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Fetch]:
-        """A read transaction on the long-lived connection, which ends with the block whatever happens in it."""
-        async with self._lock:
-            with _translated(self.path):
-                try:
-                    connection = await self._connected()
-                    await _finished(_begin(connection, "BEGIN"))
-                    fetch = _fetch(connection)
-                    await self._check_schema(fetch)
-                    yield fetch
-                    await _finished(connection.rollback())
-                except BaseException:
-                    await self._drop()
-                    raise
-
-    async def _connected(self) -> AsyncConnection:
-        identity = FileIdentity.of(self.path)
-        if self._connection is not None and identity != self._identity:
-            await self._drop()
-        if self._connection is None:
-            if identity != self._identity:
-                self._suspects = frozenset()
-            self._identity = identity
-            return await _finished(self._connect())
-        return self._connection
-
-    async def _connect(self) -> AsyncConnection:
-        self._connection = await self._read_engine.connect()
-        return self._connection
-
-    async def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        self._seen = self._schema = None
-        if connection is not None:
-            await _finished(connection.close())
-
-    async def _check_schema(self, fetch: Fetch) -> None:
-        """Look at the tables when they are new to this connection or were altered: opencode may be upgraded."""
-        schema = await _single(fetch, "PRAGMA schema_version")
-        if schema == self._schema:
-            return
-        tables: dict[str, set[str]] = {}
-        for record in await fetch(queries.COLUMNS_FOUND, {}):
-            tables.setdefault(str(record["table"]), set()).add(str(record["column"]))
-        if "session_v2" in tables:
-            raise DatabaseUnsupported(
-                f"The database {self.path} is one of opencode 2.x (it has a table `session_v2`), whose sessions this "
-                "version can't watch. Look for a newer opencode-watchdog."
-            )
-        for table, columns in queries.COLUMNS.items():
-            missing = set(columns) - tables.get(table, set())
-            if missing:
-                what = f"columns {', '.join(sorted(missing))} in its table" if table in tables else "table"
-                raise DatabaseUnsupported(
-                    f"The database {self.path} is no database of opencode's: it has no {what} `{table}`."
-                )
-        mode = (await fetch("PRAGMA journal_mode", {}))[0]["journal_mode"]
-        if mode != "wal":
-            raise DatabaseUnsupported(
-                f"The database {self.path} is in journal mode `{mode}`. opencode uses `wal`, and in another mode "
-                "nobody can tell who has it open. Is it really opencode's own file?"
-            )
-        self._schema = schema
 
 
 def _engine(path: Path, mode: str, busy_seconds: float) -> AsyncEngine:
@@ -345,51 +256,3 @@ async def _begin(connection: AsyncConnection, statement: str) -> None:
     driver: Any = (await connection.get_raw_connection()).driver_connection
     if not driver.in_transaction:
         await connection.execute(text(statement))
-
-
-def _fetch(connection: AsyncConnection) -> Fetch:
-    async def fetch(query: str, parameters: Mapping[str, object]) -> Sequence[Record]:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        result = await _finished(connection.execute(text(query), dict(parameters)), interrupt=driver.interrupt)
-        return [dict(row) for row in result.mappings()]
-
-    return fetch
-
-
-async def _finished(work: Coroutine[Any, Any, T], *, interrupt: Callable[[], Awaitable[None]] | None = None) -> T:
-    """Do a piece of work to its end. When cancelled, interrupt it, wait for its end, and then be cancelled.
-
-    SQLite works in a thread: a task that just walks away would leave a statement and its transaction behind.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            if interrupt is not None and not task.done():
-                await interrupt()
-            done, _ = await asyncio.wait([task], timeout=END_SECONDS)
-        for ended in done:
-            ended.cancelled() or ended.exception()  # What came of it is of no interest any more.
-        raise
-
-
-async def _single(fetch: Fetch, query: str) -> int:
-    (record,) = await fetch(query, {})
-    (value,) = record.values()
-    return int(str(value))
-
-
-async def _experimental_sessions(fetch: Fetch) -> int:
-    tables = {record["table"] for record in await fetch(queries.COLUMNS_FOUND, {})}
-    return await _single(fetch, "SELECT count(*) FROM session_message") if "session_message" in tables else 0
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, sqlite3.Error, sqlite3.Warning) as error:
-        # SQLAlchemy's own text holds the statement and its parameters: only the driver's error is told.
-        original = getattr(error, "orig", None) or error
-        raise DatabaseUnavailable(f"The database {path} {sentence(original)}") from original

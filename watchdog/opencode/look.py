@@ -14,6 +14,9 @@ Fetch = Callable[[str, Mapping[str, object]], Awaitable[Sequence[Record]]]
 """Runs one query with named parameters inside the transaction of the look."""
 
 
+LAST_ROWID = (1 << 63) - 1
+
+
 def as_ids(ids: Iterable[str]) -> str:
     """Ids as one parameter, for `json_each`: any number of them, in the order given."""
     return json.dumps(list(dict.fromkeys(ids)))
@@ -125,38 +128,69 @@ def read_call(record: Record) -> ToolCall:
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Known:
+    """Which rows to read when it is known what was open: these, and what was inserted since.
+
+    Attributes:
+        turns: ids of messages that may be open.
+        turns_after: the rowid after which messages are new.
+        whole: those of the turns whose parts are not known yet.
+        calls: ids of parts that may be open.
+        calls_after: the rowid after which parts are new.
+    """
+
+    turns: Collection[str]
+    turns_after: int
+    whole: Collection[str]
+    calls: Collection[str]
+    calls_after: int
+
+
 @dataclass(kw_only=True)
 class Look:
     """One look at what is unfinished, made of a handful of queries in one transaction.
 
     Attributes:
-        suspects: ids of parts to read beside those of open turns; after the look, those that are still not
-            cleanly closed.
+        open_messages: the messages that are open or can't be read, after the look.
+        open_parts: the parts that are not cleanly closed, after the look, each with its session.
     """
 
     fetch: Fetch
-    suspects: frozenset[str] = frozenset()
+    open_messages: set[str] = field(default_factory=set)
+    open_parts: dict[str, str] = field(default_factory=dict)
     _damaged: dict[tuple[str, str], Damage] = field(default_factory=dict)
     _turns: dict[TurnId, Turn] = field(default_factory=dict)
     _calls: dict[CallId, ToolCall] = field(default_factory=dict)
     _places: dict[str, int] = field(default_factory=dict)
 
-    async def everything(self, also: Collection[SessionId]) -> Snapshot:
+    async def everything(self, known: Known, also: Collection[SessionId]) -> Snapshot:
         """Read every unfinished session with its relatives, and those of `also`."""
-        await self._read_turns(queries.OPEN_MESSAGES, {})
-        await self._read_calls()
+        messages = await self._read_turns(
+            queries.OPEN_MESSAGES, {"ids": as_ids(known.turns), "after": known.turns_after}
+        )
+        self.open_messages = {str(record["id"]) for record in messages}
+        new = {str(record["id"]) for record in messages if (_moment(record["place"]) or 0) > known.turns_after}
+        await self._read_calls(known.calls, known.calls_after, whole=self._turns.keys() & {*known.whole, *new})
         wanted: set[str] = {*also, *(turn.session_id for turn in self._turns.values())}
         wanted.update(call.child_id for call in self._calls.values() if call.child_id)
         parents = [(c.session_id, c.created_ms) for c in self._calls.values() if c.tool == "task"]
-        wanted.update(str(row["id"]) for row in await self.fetch(queries.CHILDREN, {"calls": json.dumps(parents)}))
+        if parents:
+            children = await self.fetch(queries.CHILDREN, {"calls": json.dumps(parents)})
+            wanted.update(str(row["id"]) for row in children)
         sessions = await self._read_sessions(queries.SESSIONS_AND_ANCESTORS, {"ids": as_ids(sorted(wanted))})
         self._report_strays(sessions)
         return Snapshot(sessions=await self._filled(sessions), damaged=tuple(self._damaged.values()))
 
-    async def session(self, session_id: SessionId) -> Session | None:
-        """Read one session and what is open in it."""
+    async def session(self, session_id: SessionId, suspects: Collection[str]) -> Session | None:
+        """Read one session and what is open in it.
+
+        Args:
+            session_id: the session.
+            suspects: ids of parts that may be open although their turn is closed.
+        """
         await self._read_turns(queries.OPEN_MESSAGES_OF_SESSION, {"session": session_id})
-        await self._read_calls()
+        await self._read_calls(suspects, LAST_ROWID, whole=self._turns.keys())
         sessions = await self._read_sessions(queries.SESSION, {"session": session_id})
         return (await self._filled(sessions)).get(session_id)
 
@@ -166,8 +200,9 @@ class Look:
         )
         self._damaged.setdefault((table, found.id), found)
 
-    async def _read_turns(self, query: str, parameters: Mapping[str, object]) -> None:
-        for record in await self.fetch(query, parameters):
+    async def _read_turns(self, query: str, parameters: Mapping[str, object]) -> Sequence[Record]:
+        records = await self.fetch(query, parameters)
+        for record in records:
             try:
                 turn = read_turn(record)
             except _Unreadable as problem:
@@ -176,15 +211,17 @@ class Look:
             if turn is not None:
                 self._turns[turn.id] = turn
                 self._places[turn.id] = _moment(record["place"]) or 0
+        return records
 
-    async def _read_calls(self) -> None:
-        records = [*await self.fetch(queries.OPEN_PARTS_OF_MESSAGES, {"ids": as_ids(self._turns)})]
-        if self.suspects:
-            suspected = await self.fetch(queries.OPEN_PARTS, {"ids": as_ids(self.suspects)})
-            self.suspects = frozenset(str(record["id"]) for record in suspected)
-            unknown = {str(record["message_id"]) for record in suspected} - self._turns.keys()
+    async def _read_calls(self, ids: Collection[str], after: int, *, whole: Collection[str]) -> None:
+        """Read the open parts among some ids, after a rowid, and in whole turns."""
+        records = [*await self.fetch(queries.OPEN_PARTS, {"ids": as_ids(ids), "after": after})]
+        if whole:
+            records += await self.fetch(queries.OPEN_PARTS_OF_MESSAGES, {"ids": as_ids(whole)})
+        self.open_parts = {str(record["id"]): str(record["session_id"]) for record in records}
+        unknown = {str(record["message_id"]) for record in records} - self._turns.keys()
+        if unknown:
             await self._read_turns(queries.MESSAGES, {"ids": as_ids(unknown)})
-            records += suspected
         for record in records:
             try:
                 call = self._placed(read_call(record))
@@ -232,6 +269,8 @@ class Look:
                     self._damage(table, record, "its session is missing or can't be read")
 
     async def _filled(self, sessions: Mapping[SessionId, Session]) -> dict[SessionId, Session]:
+        if not sessions:
+            return {}
         found = await self.fetch(queries.NEWEST, {"ids": as_ids(sessions)})
         newest = {str(record["session_id"]): record for record in found}
         messages = [

@@ -22,13 +22,15 @@ def _readable(table: str, then: str, otherwise: str) -> str:
 
 
 # A turn is open until `time.completed` is a number; what can't be read is fetched, too, to be reported.
+# What most rows have is asked first: a look at every turn costs little more than a bare scan of the table.
 _OPEN_MESSAGE = _readable(
     "message",
     """
-    json_type(message.data) <> 'object'
-    OR typeof(json_extract(message.data, '$.role')) <> 'text'
-    OR (json_extract(message.data, '$.role') = 'assistant'
-        AND typeof(json_extract(message.data, '$.time.completed')) NOT IN ('integer', 'real'))
+    CASE json_type(message.data, '$.time.completed') WHEN 'integer' THEN 0 WHEN 'real' THEN 0 ELSE
+        json_type(message.data) <> 'object'
+        OR typeof(json_extract(message.data, '$.role')) <> 'text'
+        OR json_extract(message.data, '$.role') = 'assistant'
+    END
     """,
     "1",
 )
@@ -70,19 +72,48 @@ _PART = (
 
 _IDS = "FROM json_each(:ids) AS wanted CROSS JOIN"
 
-OPEN_MESSAGES: Final = f"{_MESSAGE} FROM message WHERE {_OPEN_MESSAGE}"
 OPEN_MESSAGES_OF_SESSION: Final = f"{_MESSAGE} FROM message WHERE message.session_id = :session AND {_OPEN_MESSAGE}"
+OPEN_MESSAGES: Final = f"""
+    {_MESSAGE} {_IDS} message ON message.id = wanted.value WHERE {_OPEN_MESSAGE}
+    UNION ALL
+    {_MESSAGE} FROM message WHERE message.rowid > :after AND {_OPEN_MESSAGE}
+"""
+"""Of some ids, and of all new rows."""
 MESSAGES: Final = f"{_MESSAGE} {_IDS} message ON message.id = wanted.value"
 OPEN_PARTS_OF_MESSAGES: Final = f"{_PART} {_IDS} part ON part.message_id = wanted.value WHERE {_OPEN_PART}"
-OPEN_PARTS: Final = f"{_PART} {_IDS} part ON part.id = wanted.value WHERE {_OPEN_PART}"
+OPEN_PARTS: Final = f"""
+    {_PART} {_IDS} part ON part.id = wanted.value WHERE {_OPEN_PART}
+    UNION ALL
+    {_PART} FROM part WHERE part.rowid > :after AND {_OPEN_PART}
+"""
+"""Of some ids, and of all new rows."""
 
-NEXT_STEP: Final = (
-    "SELECT max(place) AS place FROM (SELECT part.rowid AS place FROM part WHERE part.rowid > :after"
-    " ORDER BY part.rowid LIMIT :step)"
+SCHEMA_VERSION: Final = "PRAGMA schema_version"
+
+
+def _seen(table: str) -> str:
+    return f"""
+        (SELECT id FROM {table} WHERE rowid = :{table}) AS {table}_id,
+        (SELECT min(rowid) FROM {table} WHERE rowid > :{table}) AS {table}_next,
+        (SELECT max(rowid) FROM {table}) AS {table}_last,
+        (SELECT id FROM {table} ORDER BY rowid DESC LIMIT 1) AS {table}_last_id"""
+
+
+TAILS: Final = (
+    f"SELECT (SELECT data_version FROM pragma_data_version) AS version, {_seen('message')}, {_seen('part')}"
 )
-OPEN_PARTS_IN_STEP: Final = (
-    f"SELECT part.id AS id FROM part WHERE part.rowid > :after AND part.rowid <= :upto AND {_OPEN_PART}"
-)
+"""The version of the data; and of each table the row at a place, the one after it, and the last."""
+NEXT: Final = {
+    table: f"SELECT min(rowid) AS place FROM {table} WHERE rowid > :after" for table in ("message", "part")
+}
+LAST_UPTO: Final = {
+    table: f"SELECT rowid AS place, id FROM {table} WHERE rowid <= :upto ORDER BY rowid DESC LIMIT 1"
+    for table in ("message", "part")
+}
+OPEN_IN_STEP: Final = {
+    "message": f"SELECT id, session_id FROM message WHERE rowid > :after AND rowid <= :upto AND {_OPEN_MESSAGE}",
+    "part": f"SELECT id, session_id FROM part WHERE rowid > :after AND rowid <= :upto AND {_OPEN_PART}",
+}
 
 _SESSION = (
     "SELECT session.id AS id, session.parent_id AS parent_id, session.directory AS directory,"

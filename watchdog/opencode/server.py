@@ -4,7 +4,6 @@ import json
 import random
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
 from typing import Any, Final, Self
@@ -13,18 +12,26 @@ from urllib.parse import quote
 import anyio
 import httpx
 
-from watchdog.errors import ServerAnswerInvalid, ServerError, ServerRefused, ServerUnreachable, SettingsError
+from watchdog.errors import (
+    ServerAnswerInvalid,
+    ServerError,
+    ServerRefused,
+    ServerSilent,
+    ServerUnreachable,
+    SettingsError,
+)
 from watchdog.model import Activity, Ask, AskKind, Row, ServerName, SessionId, Status, TurnId, Witness
+from watchdog.opencode.exchange import Answer, Exchange
 from watchdog.opencode.feed import Feed
 from watchdog.opencode.shapes import message_path, part_of, read_ask, read_status, session_path
 from watchdog.ports import Clock
+from watchdog.sharing import Shared, gathered
 
 TIMEOUT_SECONDS: Final = 5.0
 ABORT_TIMEOUT_SECONDS: Final = 10.0
 READ_TIMEOUT_SECONDS: Final = 30.0
 """For a session's messages, which can be megabytes."""
 VOUCHING_VERSION: Final = (1, 14)
-MOST_BYTES: Final = 16 * 1024 * 1024
 
 _OK, _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BROKEN = 200, 400, 404, 409, 500
 _MOST_CONNECTIONS: Final = 64
@@ -39,13 +46,6 @@ _TRANSLATED: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, http
 
 class _Default(Enum):
     AUTH = "the server's own"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Answer:
-    status: int
-    content_type: str
-    body: bytes
 
 
 class OpencodeServer:
@@ -93,6 +93,8 @@ class OpencodeServer:
         )
         self._version: str | None = None
         self._connections: set[object] = set()
+        self._statuses = Shared[Mapping[SessionId, Status]]()
+        self._pending = Shared[tuple[Ask, ...]]()
         self.feed: Final = Feed(self._client, clock=clock, rng=rng, on_change=on_change)
 
     def __repr__(self) -> str:
@@ -138,16 +140,11 @@ class OpencodeServer:
 
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
         """The sessions of a directory that are not idle. One of an unknown kind is busy: in doubt, it lives."""
-        found = self._object(await self._get("/session/status", directory))
-        statuses = {SessionId(key): read_status(value) for key, value in found.items()}
-        return {key: status for key, status in statuses.items() if status.activity is not Activity.IDLE}
+        return await self._statuses.ask(directory, lambda: self._ask_statuses(directory))
 
     async def pending_asks(self, directory: str) -> tuple[Ask, ...]:
         """The questions and permissions of a directory that wait for a human."""
-        return (
-            *await self._asks("/question", AskKind.QUESTION, directory),
-            *await self._asks("/permission", AskKind.PERMISSION, directory),
-        )
+        return await self._pending.ask(directory, lambda: self._ask_pending(directory))
 
     async def abort(self, session_id: SessionId, directory: str) -> None:
         """Ask it to end what the session does now. That it agreed proves nothing: it agrees to everything."""
@@ -229,6 +226,18 @@ class OpencodeServer:
             raise ServerAnswerInvalid(f"{self.name} does not answer as an opencode server does.")
         return version[:64]
 
+    async def _ask_statuses(self, directory: str) -> Mapping[SessionId, Status]:
+        found = self._object(await self._get("/session/status", directory))
+        statuses = {SessionId(key): read_status(value) for key, value in found.items()}
+        return {key: status for key, status in statuses.items() if status.activity is not Activity.IDLE}
+
+    async def _ask_pending(self, directory: str) -> tuple[Ask, ...]:
+        questions, permissions = await gathered(
+            lambda: self._asks("/question", AskKind.QUESTION, directory),
+            lambda: self._asks("/permission", AskKind.PERMISSION, directory),
+        )
+        return (*questions, *permissions)
+
     async def _asks(self, path: str, kind: AskKind, directory: str) -> list[Ask]:
         found = self._json(await self._get(path, directory))
         if not isinstance(found, list):
@@ -238,15 +247,14 @@ class OpencodeServer:
         except (TypeError, KeyError):
             raise ServerAnswerInvalid(f"{self.name} answered {path} with an ask that can't be read.") from None
 
-    async def _get(self, path: str, directory: str) -> _Answer:
+    async def _get(self, path: str, directory: str) -> Answer:
         """Ask, and ask again: what it is asked in the first moments after it listens, a server never answers."""
         for share in (_FIRST_TRY, 1 - _FIRST_TRY):
             try:
                 return await self._ask("GET", path, directory, seconds=self._timeout_seconds * share)
-            except ServerUnreachable as error:
-                if not isinstance(error.__cause__, TimeoutError | httpx.TimeoutException):
-                    raise
-        raise ServerUnreachable(f"{self.name} did not answer within {self._timeout_seconds:g} s.")
+            except ServerSilent:
+                continue
+        raise ServerSilent(f"{self.name} did not answer within {self._timeout_seconds:g} s.")
 
     async def _ask(
         self,
@@ -258,10 +266,10 @@ class OpencodeServer:
         seconds: float | None = None,
         keep: bool = True,
         auth: httpx.BasicAuth | _Default | None = _Default.AUTH,
-    ) -> _Answer:
+    ) -> Answer:
         """Send one request and read its answer whole, within a time limit for both together."""
         limit = self._timeout_seconds if seconds is None else seconds
-        exchange = _Exchange()
+        exchange = Exchange()
         try:
             with anyio.fail_after(limit):
                 request = self._client.build_request(
@@ -276,7 +284,7 @@ class OpencodeServer:
                 answer = await exchange.run(self._client, request, auth=used, keep=keep)
         except (TimeoutError, httpx.TimeoutException) as error:
             self._version = None
-            raise ServerUnreachable(f"{self.name} did not answer within {limit:g} s.") from error
+            raise ServerSilent(f"{self.name} did not answer within {limit:g} s.") from error
         except _TRANSLATED as error:
             self._version = None
             raise self._translated(error, begun=exchange.begun) from error
@@ -310,7 +318,7 @@ class OpencodeServer:
             return ServerUnreachable(f"{self.name} can't be reached ({kind}).")
         return ServerAnswerInvalid(f"{self.name} gave an answer that can't be read ({kind}).")
 
-    def _json(self, answer: _Answer) -> object:
+    def _json(self, answer: Answer) -> object:
         if answer.status != _OK:
             raise self._unexpected(answer)
         try:
@@ -318,48 +326,15 @@ class OpencodeServer:
         except (ValueError, RecursionError):
             raise ServerAnswerInvalid(f"{self.name} answered with something that is not JSON.") from None
 
-    def _object(self, answer: _Answer) -> dict[str, Any]:
+    def _object(self, answer: Answer) -> dict[str, Any]:
         found = self._json(answer)
         if not isinstance(found, dict):
             raise ServerAnswerInvalid(f"{self.name} answered with JSON that is not an object.")
         return found
 
-    def _unexpected(self, answer: _Answer) -> ServerAnswerInvalid:
+    def _unexpected(self, answer: Answer) -> ServerAnswerInvalid:
         shown = answer.content_type.partition(";")[0][:40] or "nothing"
         return ServerAnswerInvalid(f"{self.name} answered {answer.status} ({shown}), which its API does not promise.")
-
-
-class _Exchange:
-    """One request and its answer; tells afterwards how far it came."""
-
-    def __init__(self) -> None:
-        self.begun = False
-        self.connection: object = None
-
-    async def run(
-        self,
-        client: httpx.AsyncClient,
-        request: httpx.Request,
-        *,
-        auth: httpx.BasicAuth | None,
-        keep: bool,
-    ) -> _Answer:
-        response = await client.send(request, stream=True, auth=auth)
-        self.begun = True
-        try:
-            stream = response.extensions.get("network_stream")
-            self.connection = None if stream is None else stream.get_extra_info("client_addr")
-            body = bytearray()
-            async for chunk in response.aiter_bytes():
-                if keep:
-                    body += chunk
-                if len(body) > MOST_BYTES:
-                    raise httpx.DecodingError("an answer without an end")
-        finally:
-            await response.aclose()
-        return _Answer(
-            status=response.status_code, content_type=response.headers.get("content-type", ""), body=bytes(body)
-        )
 
 
 def _split(url: str, username: str, password: str | None) -> tuple[httpx.URL, str, str | None]:

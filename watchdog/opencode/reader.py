@@ -1,0 +1,204 @@
+"""The one long-lived connection that everything is read through, in short transactions.
+
+The file is never opened with anything but SQLite: closing any descriptor on it would drop this process's POSIX
+locks, and a peer could then remove the WAL under a live connection.
+
+SQLAlchemy makes and pools the connection. What is read runs on the driver's own (aiosqlite), one hop to its thread
+for each statement: by way of SQLAlchemy a statement costs three times as much, and a tick is made of statements.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiosqlite
+import anyio
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.pool import StaticPool
+
+from watchdog.errors import DatabaseUnavailable
+from watchdog.opencode import queries
+from watchdog.opencode.identity import FileIdentity
+from watchdog.opencode.look import Fetch, Record
+from watchdog.opencode.schema import check_schema
+from watchdog.opencode.sqlite_errors import sentence
+
+END_SECONDS = 10.0
+"""How long a piece of work that was begun may resist a cancellation."""
+
+T = TypeVar("T")
+
+
+class Reader:
+    """Reads one database file through an engine.
+
+    Attributes:
+        file: counts the files that were read: it grows when another file has taken the path.
+        lock: is held while the connection is in use; who writes takes it, too, for an engine may share one.
+    """
+
+    def __init__(self, path: Path, engine: AsyncEngine) -> None:
+        self._path = path
+        self._engine = engine
+        self.lock = anyio.Lock(fast_acquire=True)
+        self._connection: AsyncConnection | None = None
+        self._driver: aiosqlite.Connection | None = None
+        self._identity: FileIdentity | None = None
+        self._schema: object = None
+        self._columns: dict[str, tuple[str, ...]] = {}
+        self.file = 0
+
+    @property
+    def shares_connection(self) -> bool:
+        """Whether others write through the very connection, whose `data_version` does not change by that."""
+        return isinstance(self._engine.pool, StaticPool)
+
+    async def version(self) -> int | None:
+        """SQLite's `data_version`, which changes with each commit of anybody else; None without a connection.
+
+        Raises:
+            DatabaseUnavailable: the file is gone or can't be read.
+        """
+        async with self.lock:
+            with translated(self._path):
+                if self._driver is None or FileIdentity.of(self._path) != self._identity:
+                    return None
+                try:
+                    ((version,),) = await _run(self._driver, "PRAGMA data_version", {})
+                except BaseException:
+                    await self._drop()
+                    raise
+                return int(version)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Fetch]:
+        """A read transaction, which ends with the block whatever happens in it.
+
+        Raises:
+            DatabaseUnavailable: the file can't be read just now.
+            DatabaseUnsupported: it is no database that can be watched, or not any more.
+        """
+        async with self.lock:
+            with translated(self._path):
+                try:
+                    driver = await self._connected()
+                    fetch = partial(self._fetch, driver)
+                    # Where the owner of an engine shares its one connection, a transaction may be under way.
+                    ours = not driver.in_transaction
+                    if ours:
+                        await _run(driver, "BEGIN", {})
+                    await self._check_schema(fetch)
+                    yield fetch
+                    if ours and driver.in_transaction:
+                        await _run(driver, "ROLLBACK", {})
+                except BaseException:
+                    await self._drop()
+                    raise
+
+    async def close(self) -> None:
+        """Close the connection; the next read opens it again."""
+        # A server that shuts down by cancellation gets its connection back, too.
+        with anyio.move_on_after(END_SECONDS, shield=True):
+            async with self.lock:
+                with translated(self._path):
+                    await self._drop()
+
+    async def _connected(self) -> aiosqlite.Connection:
+        identity = FileIdentity.of(self._path)
+        if self._connection is not None and identity != self._identity:
+            await self._drop()
+        if identity != self._identity:
+            self.file += 1
+            self._identity = identity
+        return await finished(self._connect()) if self._driver is None else self._driver
+
+    async def _connect(self) -> aiosqlite.Connection:
+        self._connection = await self._engine.connect()
+        driver: Any = (await self._connection.get_raw_connection()).driver_connection
+        if not isinstance(driver, aiosqlite.Connection):
+            raise TypeError(driver)
+        self._driver = driver
+        return driver
+
+    async def _drop(self) -> None:
+        connection, self._connection, self._driver, self._schema = self._connection, None, None, None
+        self._columns.clear()
+        if connection is not None:
+            await finished(connection.close())
+
+    async def _check_schema(self, fetch: Fetch) -> None:
+        """Look at the tables when they are new to this connection or were altered: opencode may be upgraded."""
+        (found,) = await fetch(queries.SCHEMA_VERSION, {})
+        if found["schema_version"] != self._schema:
+            self._columns.clear()
+            await check_schema(fetch, self._path)
+            self._schema = found["schema_version"]
+
+    async def _fetch(
+        self, driver: aiosqlite.Connection, query: str, parameters: Mapping[str, object]
+    ) -> Sequence[Record]:
+        if query in self._columns:
+            rows = await _run(driver, query, parameters)
+        else:
+            self._columns[query], rows = await _interruptible(driver, _described(driver, query, parameters))
+        columns = self._columns[query]
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+async def _described(
+    driver: aiosqlite.Connection, query: str, parameters: Mapping[str, object]
+) -> tuple[tuple[str, ...], Sequence[Sequence[Any]]]:
+    async with driver.execute(query, dict(parameters)) as cursor:
+        rows = [*await cursor.fetchall()]
+        return tuple(str(column[0]) for column in cursor.description), rows
+
+
+async def _run(
+    driver: aiosqlite.Connection, statement: str, parameters: Mapping[str, object]
+) -> Sequence[Sequence[Any]]:
+    return [*await _interruptible(driver, driver.execute_fetchall(statement, dict(parameters)))]
+
+
+async def _interruptible(driver: aiosqlite.Connection, work: Awaitable[T]) -> T:
+    """Do a piece of work in the driver's thread. When cancelled, interrupt it; closing the connection awaits its end.
+
+    SQLite works in a thread: a task that just walks away would leave a statement and its transaction behind.
+    """
+    try:
+        return await work
+    except asyncio.CancelledError:
+        await driver.interrupt()
+        raise
+
+
+async def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Do a piece of work to its end. When cancelled, wait for its end, and then be cancelled."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):
+            done, _ = await asyncio.wait([task], timeout=END_SECONDS)
+        for ended in done:
+            ended.cancelled() or ended.exception()  # What came of it is of no interest any more.
+        raise
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn what the driver and SQLAlchemy raise into a sentence, without any of the statement.
+
+    Raises:
+        DatabaseUnavailable: instead of theirs.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error, sqlite3.Warning) as error:
+        # SQLAlchemy's own text holds the statement and its parameters: only the driver's error is told.
+        original = getattr(error, "orig", None) or error
+        raise DatabaseUnavailable(f"The database {path} {sentence(original)}") from original
