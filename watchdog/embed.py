@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.app import assemble, open_journal
 from watchdog.clock import SystemClock
-from watchdog.errors import DatabaseMissing, ServerAnswerInvalid, ServerUnreachable
+from watchdog.errors import DatabaseMissing, ServerAnswerInvalid, ServerSilent, ServerUnreachable
 from watchdog.lock import DatabaseLock
 from watchdog.model import (
     EMBEDDED,
@@ -227,6 +227,8 @@ async def _answer(what: str, ask: Callable[[], Awaitable[Answer]], seconds: floa
         with anyio.fail_after(seconds):
             async with anyio.create_task_group() as group:
                 group.start_soon(run, name=f"ask the host for {what}")
+    except TimeoutError as error:
+        raise ServerSilent(f"the host could not answer {what}: TimeoutError") from error
     except Exception as error:
         cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
         raise ServerUnreachable(f"the host could not answer {what}: {type(cause).__name__}") from error

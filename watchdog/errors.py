@@ -10,6 +10,7 @@ WatchdogError
 │   └── DatabaseUnavailable     it can't be read or written just now: trying again may help
 ├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
 │   ├── ServerUnreachable       nothing answered: refused, cut, or too late
+│   │   └── ServerSilent            nothing within the time limit
 │   ├── ServerRefused           it answered 401 or 403: the password is missing or wrong
 │   └── ServerAnswerInvalid     it answered, but not with what its API promises
 ├── JournalUnusable         the watchdog's own journal can't be used              exit code 3
@@ -53,6 +54,10 @@ class ServerError(WatchdogError):
 
 class ServerUnreachable(ServerError):
     """Nothing answered at the server's address: refused, cut off, or too late."""
+
+
+class ServerSilent(ServerUnreachable):
+    """Nothing answered within the time limit: each question to such a server costs the whole of it."""
 
 
 class ServerRefused(ServerError):

@@ -1,0 +1,125 @@
+"""Work that is done once for all who wait for it at the same time."""
+
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+import anyio
+
+Wish = TypeVar("Wish")
+Result = TypeVar("Result")
+
+
+class _Round(Generic[Wish, Result]):
+    """One run of the work, for those who asked before it began."""
+
+    def __init__(self) -> None:
+        self.wishes: list[Wish] = []
+        self.results: list[Result] = []
+        self.error: Exception | None = None
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.results) or self.error is not None
+
+    async def run(self, work: Callable[[Sequence[Wish]], Awaitable[Result]]) -> None:
+        try:
+            self.results.append(await work(self.wishes))
+        except Exception as error:  # noqa: BLE001 - raised again by each who waited for it
+            self.error = error
+
+    def result(self) -> Result:
+        if self.error is not None:
+            raise self.error
+        return self.results[0]
+
+
+class Rounds(Generic[Wish, Result]):
+    """Work in rounds, one at a time. Whoever asks gets what a round brought that began after they asked.
+
+    All who ask while a round is under way share the next one. It is run by one of them; when that one is cancelled,
+    another one of them runs it anew.
+
+    Args:
+        work: does it, for the wishes of all who share the round. What it raises, each of them gets.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Wish]], Awaitable[Result]]) -> None:
+        self._work = work
+        self._turn = anyio.Lock()
+        self._next: _Round[Wish, Result] | None = None
+        self.waiting = 0
+        """How many wait for a round, the one who runs it included."""
+
+    async def join(self, wish: Wish) -> Result:
+        """Wait for a round that begins from now on."""
+        shared = self._next = self._next or _Round()
+        shared.wishes.append(wish)
+        self.waiting += 1
+        try:
+            async with self._turn:
+                if self._next is shared:
+                    self._next = None
+                if not shared.ended:
+                    await shared.run(self._work)
+        finally:
+            self.waiting -= 1
+        return shared.result()
+
+
+class Shared(Generic[Result]):
+    """Questions that are asked once for all who ask the same at the same time; an answer is never kept."""
+
+    def __init__(self) -> None:
+        self._rounds: dict[Hashable, Rounds[None, Result]] = {}
+
+    async def ask(self, question: Hashable, work: Callable[[], Awaitable[Result]]) -> Result:
+        """The answer to a question that is asked from now on.
+
+        Args:
+            question: what is asked.
+            work: asks it; the same for the same question.
+        """
+        rounds = self._rounds.get(question)
+        if rounds is None:
+            rounds = self._rounds[question] = Rounds(lambda _: work())
+        try:
+            return await rounds.join(None)
+        finally:
+            if not rounds.waiting:
+                self._rounds.pop(question, None)
+
+
+async def gathered(*works: Callable[[], Awaitable[Result]]) -> list[Result]:
+    """Do several pieces of work at the same time; the first error ends the others, and is raised as it came."""
+    results: dict[int, Result] = {}
+    errors: list[Exception] = []
+    async with anyio.create_task_group() as group:
+
+        async def do(place: int, work: Callable[[], Awaitable[Result]]) -> None:
+            try:
+                results[place] = await work()
+            except Exception as error:  # noqa: BLE001 - raised below, without a group around it
+                errors.append(error)
+                group.cancel_scope.cancel()
+
+        for place, work in enumerate(works):
+            group.start_soon(do, place, work)
+    if errors:
+        raise errors[0]
+    return [results[place] for place in range(len(works))]
+
+
+async def first(*works: Callable[[], Awaitable[Result | None]]) -> Result | None:
+    """Do several pieces of work at the same time, until one brings something; None if none does."""
+    found: list[Result] = []
+    async with anyio.create_task_group() as group:
+
+        async def do(work: Callable[[], Awaitable[Result | None]]) -> None:
+            result = await work()
+            if result is not None:
+                found.append(result)
+                group.cancel_scope.cancel()
+
+        for work in works:
+            group.start_soon(do, work)
+    return found[0] if found else None
