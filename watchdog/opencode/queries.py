@@ -38,9 +38,9 @@ _OPEN_MESSAGE = _readable(
 _OPEN_PART = _readable(
     "part",
     """
-    json_type(part.data) <> 'object'
-    OR (json_extract(part.data, '$.type') IS 'tool'
-        AND ifnull(json_extract(part.data, '$.state.status') NOT IN ('completed', 'error'), 1))
+    CASE json_extract(part.data, '$.state.status') WHEN 'completed' THEN 0 WHEN 'error' THEN 0 ELSE
+        json_type(part.data) <> 'object' OR json_extract(part.data, '$.type') IS 'tool'
+    END
     """,
     "1",
 )
