@@ -43,7 +43,8 @@ class Observer:
         self._reuse_holders_ms = min(reuse_holders_ms, HOLDERS_STAY_VALID_MS)
         self._turn = anyio.Lock()
         self._snapshot: Snapshot | None = None
-        self._strangers: set[SessionId] = set()  # at work, and not in this database when it was last read
+        self._busy: set[SessionId] = set()  # what servers were at work on when they were last asked
+        self._strangers: set[SessionId] = set()  # those of them that were not in this database when it was last read
         self._holders: tuple[int, frozenset[object], Holders] | None = None
         self._served: dict[tuple[ServerName, int], tuple[int, set[TurnId]]] = {}
 
@@ -96,19 +97,19 @@ class Observer:
         known = self._snapshot
         changed = await self._store.changed() or full or scan_parts
         if known is None or changed or not all(id_ in known.sessions for id_ in also):
-            known = self._snapshot = await self._store.look(also=also, full=full, scan_parts=scan_parts)
-            self._strangers = set()
+            known = await self._store.look(also={*also, *self._busy}, full=full, scan_parts=scan_parts)
+            self._snapshot, self._strangers = known, self._busy - known.sessions.keys()
         return known
 
     async def _read_busy(
         self, snapshot: Snapshot, reports: Iterable[ServerReport], also: Collection[SessionId]
     ) -> Snapshot:
         """Read the sessions, too, that a server is at work on while nothing is open in the database."""
-        busy = {id_ for report in reports for statuses in report.statuses.values() for id_ in statuses}
-        if busy <= snapshot.sessions.keys() | self._strangers:
+        self._busy = {id_ for report in reports for statuses in report.statuses.values() for id_ in statuses}
+        if self._busy <= snapshot.sessions.keys() | self._strangers:
             return snapshot
-        self._snapshot = await self._store.look(also={*also, *busy})
-        self._strangers = busy - self._snapshot.sessions.keys()
+        self._snapshot = await self._store.look(also={*also, *self._busy})
+        self._strangers = self._busy - self._snapshot.sessions.keys()
         return self._snapshot
 
     async def _ask(

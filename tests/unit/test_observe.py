@@ -398,3 +398,14 @@ async def test_a_server_that_is_busy_with_sessions_of_another_database_costs_no_
     for _ in range(4):
         assert "ses_elsewhere" not in (await world.look()).snapshot.sessions
     assert len(world.store.looks) == 2
+
+
+async def test_a_session_at_work_in_which_nothing_is_open_costs_one_read_at_each_change(world: World) -> None:
+    world.unfinished(busy=True)
+    session = world.store.content.session("ses_between", directory=PLACE)
+    world.server.busy(session, PLACE)
+    await world.look()
+    world.store.looks.clear()
+    world.store.content.text("msg_1")
+    assert session in (await world.look()).snapshot.sessions
+    assert len(world.store.looks) == 1
