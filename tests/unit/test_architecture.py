@@ -37,7 +37,7 @@ ROOMS: Mapping[str, set[str]] = {
     "settling": {"climb", "ports", "model", "errors", "interventions", "settle", "sharing"},
     "remedy": {"climb", "settling", "ports", "model", "errors", "interventions", "proof", "sharing"},
     "pace": {"limits", "model"},
-    "acting": {"climb", "interventions", "listening", "memory", "model", "pace", "ports", "remedy"},
+    "acting": {"interventions", "listening", "memory", "model", "pace", "ports", "remedy"},
     "recollection": {"ports", "model", "memory", "clock"},
     "listening": {"clock", "model", "errors"},
     "sharing": set(),
