@@ -16,9 +16,12 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.bench import Bench, Measurement, Step
+from benchmarks.detection import detection
 from benchmarks.first import first
 from benchmarks.generate import cache_folder, cached
+from benchmarks.judged import judged
 from benchmarks.processes import ROOT, scratch
+from benchmarks.stuck import hanging, stuck
 from benchmarks.ticks import changed, idle, served
 
 MEASUREMENTS: Mapping[str, Measurement] = {
@@ -26,6 +29,10 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "served": served,
     "changed": changed,
     "first": first,
+    "judged": judged,
+    "detection": detection,
+    "stuck": stuck,
+    "hanging": hanging,
 }
 SIZES = (10_000, 100_000, 1_000_000)
 

@@ -1,4 +1,4 @@
-"""Processes that a measurement starts: the watchdog as its users run it, servers, writers. Each ends with its block."""
+"""Processes that a measurement starts: the watchdog as users run it, servers, writers. Each ends with a block."""
 
 import json
 import os
