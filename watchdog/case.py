@@ -1,11 +1,12 @@
 """What is known of each session at the moment of judgement: ages, limits, life, and who claims it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
-from watchdog.family import Family
-from watchdog.limits import limit_of
+from watchdog.family import TASK, Family
+from watchdog.limits import lengthened, tool_limit
 from watchdog.model import (
     EVERYTHING,
     Activity,
@@ -21,8 +22,7 @@ from watchdog.model import (
 from watchdog.proof import Proof, prove
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """The server that says it is at work on a session, and what it says.
 
     Attributes:
@@ -49,11 +49,12 @@ class Case:
         self.policy = policy
         self.now_ms = now_ms
         self.family = Family(observation)
+        self._tool_limits: dict[str, float | None] = {}
 
     def age(self, call: ToolCall) -> float:
         """How long a call has run, in awake seconds that count."""
-        start = self.observation.call_clocks.get(call.id, call.created_ms)
-        return max(0.0, (self.now_ms - start) / 1000)
+        age = (self.now_ms - self.observation.call_clocks.get(call.id, call.created_ms)) / 1000
+        return age if age > 0 else 0.0
 
     def idle_seconds(self, session: Session) -> float | None:
         """How long the session has shown no life, or None when nobody could have seen it."""
@@ -71,29 +72,39 @@ class Case:
 
     def claim(self, session: Session) -> Claim | None:
         """Who says that it is at work on the session. If several do, what counts is what spares it the most."""
-        claims = self._claims(session)
-        if not claims:
+        chosen: ServerReport | None = None
+        status: Status | None = None
+        silent: ServerReport | None = None
+        for report in self.observation.reports:
+            for said in report.said.get(session.id, ()):
+                if status is None or _patience(said) > _patience(status):
+                    chosen, status = report, said
+                if silent is None and not report.knows_asks(session):
+                    silent = report
+        if chosen is None or status is None:
             return None
-        directories = session.directories
-        silent = [report for report, _ in claims if any(each not in report.asks for each in directories)]
-        report, status = max(claims, key=lambda claim: _patience(claim[1]))
-        return Claim(report=silent[0] if silent else report, status=status, knows_asks=not silent)
+        return Claim(report=silent or chosen, status=status, knows_asks=silent is None)
 
-    def _claims(self, session: Session) -> list[tuple[ServerReport, Status]]:
-        return [(report, status) for report in self.observation.reports for status in report.said.get(session.id, ())]
+    def leaf(self, session: Session, call: ToolCall) -> tuple[float, float | None]:
+        """The age of a call that waits on no child, and its limit.
+
+        For a task whose child has ended they are the time since the child's last sign of life, and `tool_timeout`.
+        """
+        child = self.family.child_of(session, call) if call.tool == TASK else None
+        if child is not None:
+            since = max(0.0, (self.now_ms - self.life_ms(child)) / 1000)
+            return min(self.age(call), since), self.policy.tool_timeout_seconds
+        if call.tool not in self._tool_limits:
+            self._tool_limits[call.tool] = tool_limit(call.tool, self.policy)
+        return self.age(call), lengthened(self._tool_limits[call.tool], call, self.policy)
 
     def leaf_limit(self, session: Session, call: ToolCall) -> float | None:
         """The limit of a call that waits on no child; `tool_timeout` for a task whose child has ended."""
-        if self.family.child_of(session, call):
-            return self.policy.tool_timeout_seconds
-        return limit_of(call, self.policy)
+        return self.leaf(session, call)[1]
 
     def leaf_age(self, session: Session, call: ToolCall) -> float:
         """The age of a leaf; for a task whose child has ended, counted from the child's last sign of life."""
-        child = self.family.child_of(session, call)
-        if child is None:
-            return self.age(call)
-        return min(self.age(call), max(0.0, (self.now_ms - self.life_ms(child)) / 1000))
+        return self.leaf(session, call)[0]
 
     def task_deadline_ms(self, call: ToolCall) -> float | None:
         """When the next limit of a task call may come to matter."""
