@@ -42,7 +42,9 @@ ROOMS: Mapping[str, set[str]] = {
     "listening": {"clock", "model", "errors"},
     "sharing": set(),
     "silence": {"ports", "errors"},
+    "searching": {"ports", "errors"},
     "watch": {
+        "searching",
         "acting",
         "pace",
         "sharing",
@@ -79,7 +81,8 @@ ROOMS: Mapping[str, set[str]] = {
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book"),
-    "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
+    "h11": ("opencode.wire",),
+    "httpx": ("opencode.server", "opencode.exchange", "opencode.wire", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "psutil": ("opencode.owners", "opencode.open_files"),
     "pydantic": ("settings", "durations", "sources", "control"),
@@ -97,8 +100,8 @@ PROC = {
 }
 TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
-LATE_IMPORTS = {"", "cli", "__main__", "commands"}
-"""Start-up cost: a command imports what only it needs."""
+LATE_IMPORTS = {"", "cli", "__main__", "commands", "chronicle", "render", "progress"}
+"""Start-up cost: a command imports what only it needs, and what is for a terminal when there is one."""
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 50
