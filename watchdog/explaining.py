@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from watchdog.chronicle import told
-from watchdog.commands import Exit
 from watchdog.contract_explain import explain_document
 from watchdog.errors import UsageError
+from watchdog.exits import Exit
 from watchdog.explain import explain as explained
 from watchdog.explain import is_known
 from watchdog.explanation import Explanation

@@ -8,8 +8,8 @@ import anyio
 import structlog
 from anyio.abc import TaskStatus
 
-from watchdog.commands import Exit
 from watchdog.errors import ShutdownTimedOut
+from watchdog.exits import Exit
 from watchdog.model import Outcome, Verdict
 from watchdog.record import LogListener
 from watchdog.settings import Loaded

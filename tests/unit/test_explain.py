@@ -54,7 +54,8 @@ from watchdog.model import (
     Status,
     Witness,
 )
-from watchdog.render import Paper, Screen
+from watchdog.paper import Paper
+from watchdog.render import Screen
 from watchdog.render_explain import explanation as render
 
 __all__ = ["path", "program", "rows"]
