@@ -20,7 +20,11 @@ from benchmarks.detection import detection
 from benchmarks.first import first
 from benchmarks.generate import cache_folder, cached
 from benchmarks.judged import judged
+from benchmarks.load import load
+from benchmarks.memory import memory
 from benchmarks.processes import ROOT, scratch
+from benchmarks.resting import cpu
+from benchmarks.start import start
 from benchmarks.stuck import hanging, stuck
 from benchmarks.ticks import changed, idle, served
 
@@ -33,6 +37,10 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "detection": detection,
     "stuck": stuck,
     "hanging": hanging,
+    "memory": memory,
+    "cpu": cpu,
+    "load": load,
+    "start": start,
 }
 SIZES = (10_000, 100_000, 1_000_000)
 
