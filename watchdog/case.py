@@ -83,7 +83,22 @@ class Case:
                     silent = report
         if chosen is None or status is None:
             return None
-        return Claim(report=silent or chosen, status=status, knows_asks=silent is None)
+        return Claim(silent or chosen, status, knows_asks=silent is None)
+
+    def plainly_at_work(self, session: Session) -> bool:
+        """Whether a server is at work on the session, and every such one knows its asks and waits for no retry."""
+        found = False
+        for report in self.observation.reports:
+            said = report.said.get(session.id)
+            if said is None:
+                continue
+            found = True
+            for status in said:
+                if status.activity is Activity.RETRY:
+                    return False
+            if not report.knows_asks(session):
+                return False
+        return found
 
     def leaf(self, session: Session, call: ToolCall) -> tuple[float, float | None]:
         """The age of a call that waits on no child, and its limit.
@@ -96,7 +111,8 @@ class Case:
             return min(self.age(call), since), self.policy.tool_timeout_seconds
         if call.tool not in self._tool_limits:
             self._tool_limits[call.tool] = tool_limit(call.tool, self.policy)
-        return self.age(call), lengthened(self._tool_limits[call.tool], call, self.policy)
+        limit = self._tool_limits[call.tool]
+        return self.age(call), lengthened(limit, call, self.policy) if call.declared_timeout_ms else limit
 
     def leaf_limit(self, session: Session, call: ToolCall) -> float | None:
         """The limit of a call that waits on no child; `tool_timeout` for a task whose child has ended."""

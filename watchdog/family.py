@@ -129,6 +129,11 @@ class Family:
                     return each.id
         return None
 
+    def alone(self, session: Session) -> bool:
+        """Whether nobody waits on the session, it has no child, and no human is asked for anything in it."""
+        id_ = session.id
+        return id_ not in self._links and id_ not in self._asks and id_ not in self._task_over
+
     def has_task_above(self, session: Session) -> bool:
         """Whether an open task call of another session may wait on it."""
         return session.id in self._task_over
@@ -277,6 +282,29 @@ class Family:
                 above = depths.get(current.id, 0) if current is not None else 0
                 depths |= {id_: len(path) - min(index, cycle) + above for id_, index in path.items()}
         return depths
+
+
+class Ended:
+    """The sessions that are to be ended, as those above them see it."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._first_two: dict[SessionId, list[SessionId]] = {}
+        """For each session that is ended or has such below it, the first two: one of them may be itself."""
+
+    def add(self, ended: SessionId) -> None:
+        """Note a session that is to be ended."""
+        todo = [ended]
+        while todo:
+            id_ = todo.pop()
+            known = self._first_two.setdefault(id_, [])
+            if len(known) < 2 and ended not in known:  # noqa: PLR2004 - whoever is above these knows two, too
+                known.append(ended)
+                todo.extend(self._family.directly_above(id_))
+
+    def first_below(self, session: Session) -> SessionId | None:
+        """The session below this one that was noted first."""
+        return next((id_ for id_ in self._first_two.get(session.id, ()) if id_ != session.id), None)
 
 
 def _created(session: Session) -> int:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from watchdog import verdicts
 from watchdog.case import Case, Claim
+from watchdog.family import Ended
 from watchdog.limits import duration
 from watchdog.model import (
     Activity,
@@ -91,12 +92,15 @@ class _Bench:
         self.verdicts: list[Verdict] = []
         self.spared: list[Spared] = []
         self.unclaimed: set[str] = set()
-        self._ended: dict[SessionId, list[SessionId]] = {}
+        self._ended = Ended(self.family)
         self._heard_from = 0
         """Where in `spared` begins what is said of the session that is heard now."""
 
     def hear(self, session: Session) -> None:
         """Judge one session: first what nobody executes in it, then what is alive."""
+        if (plain := self._spare_plain(session)) is not None:
+            self.spared.extend(plain)
+            return
         self._heard_from = len(self.spared)
         orphaned = self.case.orphaned(session)
         if (held := self.case.hold(session, with_below=False)) is not None:
@@ -110,6 +114,23 @@ class _Bench:
             gone = {turn.id for turn, _ in orphaned}
         self._hear_living(session, gone)
         self._hear_asks(session)
+
+    def _spare_plain(self, session: Session) -> list[Spared] | None:
+        """The short way to what is said of most sessions: their calls run in time, and nobody else is concerned."""
+        if not session.calls or self.case.observation.on_hold or not self.family.alone(session):
+            return None
+        for turn in session.turns:
+            if turn.superseded:
+                return None
+        if not self.case.plainly_at_work(session):
+            return None
+        plain: list[Spared] = []
+        for call in session.calls:
+            spared = self._spare_in_time(session, call)
+            if spared is None:
+                return None
+            plain.append(spared)
+        return plain
 
     def _hear_asks(self, session: Session) -> None:
         """Whether a human has been asked for longer than `human_timeout`; one ask of a session at a time."""
@@ -320,7 +341,7 @@ class _Bench:
 
     def _propose(self, verdict: Verdict, session: Session) -> None:
         """Pass a verdict that cancels, unless something below comes first, or earlier attempts stand against it."""
-        if first := self._verdict_below(session):
+        if first := self._ended.first_below(session):
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"session {first} below it is ended first")
         elif below := self.family.unfinished_below(session):
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"its child session {below} is unfinished")
@@ -330,22 +351,9 @@ class _Bench:
         elif self._may_try(verdict, session):
             self._pass(verdict)
 
-    def _verdict_below(self, session: Session) -> SessionId | None:
-        return next((id_ for id_ in self._ended.get(session.id, ()) if id_ != session.id), None)
-
     def _pass(self, verdict: Verdict) -> None:
-        """Pass a verdict, and note for each session above which of those below it are ended first.
-
-        Two are enough to know of one other than the session itself, which in a cycle is below itself.
-        """
         self.verdicts.append(verdict)
-        ended, todo = verdict.cancel_session_id, [verdict.cancel_session_id]
-        while todo:
-            id_ = todo.pop()
-            known = self._ended.setdefault(id_, [])
-            if len(known) < 2 and ended not in known:  # noqa: PLR2004 - see above
-                known.append(ended)
-                todo.extend(self.family.directly_above(id_))
+        self._ended.add(verdict.cancel_session_id)
 
     def _may_try(self, verdict: Verdict, session: Session) -> bool:
         """Whether earlier attempts leave room for another one now."""
