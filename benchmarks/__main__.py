@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
@@ -65,6 +66,7 @@ def main() -> int:
     report.show([figure for result in results.values() for figure in result.figures], console)
     if arguments.results is not None:
         report.write(found, arguments.results)
+        _plot(found, arguments.results / "plot.svg")
     return 0
 
 
@@ -74,7 +76,10 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--parts", type=_parts, action="append", help="a size; several times for several sizes")
     parser.add_argument("--seed", type=int, default=1, help="of the generated databases")
     parser.add_argument("--results", type=Path, help="a folder to write latest.json, latest.md and plot.svg to")
-    return parser.parse_args(given)
+    arguments = parser.parse_args(given)
+    if arguments.results is not None and find_spec("matplotlib") is None:
+        parser.error("the plot needs matplotlib: `make bench` installs it")
+    return arguments
 
 
 def _parts(text: str) -> int:
@@ -101,6 +106,15 @@ def _shown(name: str, console: Console) -> Iterator[Step]:
     else:
         yield lambda _: None
     console.print(f"{name}: {time.monotonic() - began:.1f} s", highlight=False)
+
+
+def _plot(found: report.Report, path: Path) -> None:
+    """Draw the lines, if any of the measurements gave some."""
+    from benchmarks.plot import draw  # noqa: PLC0415 - matplotlib is large, and nothing that is measured needs it
+
+    lines = {way: points for result in found.results.values() for way, points in result.lines.items()}
+    if lines:
+        draw(lines, path)
 
 
 def _commit() -> str | None:

@@ -19,7 +19,7 @@ LOOKS = 3
 
 async def load(bench: Bench) -> Result:
     """A writer that commits as fast as it can, in turns with and without a `run` at `poll_interval = 1s`."""
-    path = bench.databases[bench.largest]
+    path = bench.databases[bench.reference]
     alone: list[float] = []
     watched: list[float] = []
     async with AsyncExitStack() as stack:
@@ -42,7 +42,7 @@ async def load(bench: Bench) -> Result:
     return Result(
         figures=(
             Figure.of(
-                sized("commits that a writer loses", bench.largest), lost, "%", target=under(2),
+                sized("commits that a writer loses", bench.reference), lost, "%", target=under(2),
                 beside=f"{median(alone):,.0f} commits a second alone, in turns",
             ),
             Figure.of(

@@ -63,7 +63,7 @@ def show(figures: Iterable[Figure], console: Console) -> None:
     """Print a table; into a pipe, lines with tabs between the cells."""
     if not console.is_terminal:
         for line in (COLUMNS, *map(row, figures)):
-            console.out("\t".join(line), highlight=False)
+            print("\t".join(line), file=console.file)
         return
     table = Table()
     for column in COLUMNS:

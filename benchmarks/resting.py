@@ -20,13 +20,13 @@ LOOKS = 15
 
 async def cpu(bench: Bench) -> Result:
     """`run` at `poll_interval = 1s`, with a server and its heartbeats: with nothing open, and with some work open."""
-    path = bench.databases[bench.largest]
+    path = bench.databases[bench.reference]
     figures = []
     for at_work, target in ((0, under(0.3)), (AT_WORK, None)):
         what = f"{at_work} sessions at work" if at_work else "nothing open"
         bench.step(f"a minute with {what}")
         percent, looks = await _percent(path, bench.folder, at_work)
-        name = sized(f"idle, {what}", bench.largest)
+        name = sized(f"idle, {what}", bench.reference)
         figures.append(
             Figure.of(name, [percent], "% of a core", target=target, beside=f"{looks} looks in {SECONDS} s")
         )
