@@ -19,7 +19,7 @@ from watchdog.model import (
     ToolCall,
     Turn,
 )
-from watchdog.proof import Proof, prove
+from watchdog.proof import Proof, prove, prove_each
 
 
 class Claim(NamedTuple):
@@ -146,7 +146,9 @@ class Case:
 
     def proofs(self, session: Session) -> list[tuple[Turn, Proof]]:
         """For each turn of the session that is open or holds open calls: whether nobody executes it."""
-        return [(turn, prove(self.observation, self.policy, session, turn)) for turn in _unfinished_turns(session)]
+        with_calls = {call.turn_id for call in session.calls}
+        turns = [turn for turn in session.turns if turn.open or turn.id in with_calls]
+        return list(zip(turns, prove_each(self.observation, self.policy, session, turns), strict=True))
 
     def orphaned(self, session: Session) -> list[tuple[Turn, Proof]]:
         """The turns of the session that provably nobody executes."""
@@ -159,11 +161,6 @@ class Case:
         if turn is None:
             return "no server answers for it"
         return f"no server answers for it, and {prove(self.observation, self.policy, session, turn).why}"
-
-
-def _unfinished_turns(session: Session) -> list[Turn]:
-    with_calls = {call.turn_id for call in session.calls}
-    return [turn for turn in session.turns if turn.open or turn.id in with_calls]
 
 
 def _patience(status: Status) -> tuple[bool, int]:
