@@ -482,6 +482,17 @@ def test_the_order_in_which_things_are_told_makes_no_difference(scene: Scene) ->
     assert scene.judged(mixed) == scene.judged() == scene.judged()
 
 
+@on_many_scenes
+def test_what_a_server_answered_is_found_by_session(scene: Scene) -> None:
+    for told in scene.seen.reports:
+        for id_ in IDS:
+            said = [told.statuses[where][id_] for where in sorted(told.statuses) if id_ in told.statuses[where]]
+            assert list(told.said.get(id_, ())) == said
+            assert list(told.asked.get(id_, ())) == [
+                ask for asks in told.asks.values() for ask in asks if ask.session_id == id_
+            ]
+
+
 def test_the_short_way_says_what_the_long_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
     short, taken = _Bench._spare_plain, Counter[bool]()
 
