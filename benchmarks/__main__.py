@@ -1,6 +1,7 @@
 """Runs measurements, all or those that are named, and shows what they found."""
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from benchmarks import report
 from benchmarks.bench import Bench, Measurement, Step
 from benchmarks.detection import detection
 from benchmarks.first import first
-from benchmarks.generate import cache_folder, cached
+from benchmarks.generate import cache_folder, cached, reserved
 from benchmarks.judged import judged
 from benchmarks.load import load
 from benchmarks.memory import memory
@@ -49,25 +50,37 @@ SIZES = (10_000, 100_000, 1_000_000)
 def main() -> int:
     """Measure, and show. Returns the exit code: 0 also where a figure missed, since that is what was to be found."""
     arguments = _arguments(sys.argv[1:])
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-    console, errors = Console(), Console(stderr=True)
-    parts = tuple(sorted(set(arguments.parts or SIZES)))
-    began = datetime.now(UTC).isoformat(timespec="seconds")
-    databases = {size: _database(size, arguments.seed, errors) for size in parts}
-    results, seconds = {}, {}
-    for name in arguments.names or MEASUREMENTS:
-        with scratch() as folder, _shown(name, errors) as step:
-            started = time.monotonic()
-            results[name] = anyio.run(MEASUREMENTS[name], Bench(databases=databases, folder=folder, step=step))
-            seconds[name] = time.monotonic() - started
-    found = report.Report(
-        results=results, seconds=seconds, parts=parts, seed=arguments.seed, began=began, commit=_commit()
-    )
-    report.show([figure for result in results.values() for figure in result.figures], console)
+    # The watchdogs inside this process log nothing: what is measured is not the terminal.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    errors = Console(stderr=True)
+    folder = cache_folder(dict(os.environ), Path.home())
+    try:
+        with reserved(folder):
+            found = _measured(arguments, folder, errors)
+    except BlockingIOError:
+        errors.print(f"another benchmark is at work on the databases in {folder}", highlight=False)
+        return 1
+    report.show([figure for result in found.results.values() for figure in result.figures], Console())
     if arguments.results is not None:
         report.write(found, arguments.results)
         _plot(found, arguments.results / "plot.svg")
     return 0
+
+
+def _measured(arguments: argparse.Namespace, folder: Path, console: Console) -> report.Report:
+    """Make the databases that are missing, and measure one thing after another."""
+    parts = tuple(sorted(set(arguments.parts or SIZES)))
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    databases = {size: _database(folder, size, arguments.seed, console) for size in parts}
+    results, seconds = {}, {}
+    for name in arguments.names or MEASUREMENTS:
+        with scratch() as empty, _shown(name, console) as step:
+            started = time.monotonic()
+            results[name] = anyio.run(MEASUREMENTS[name], Bench(databases=databases, folder=empty, step=step))
+            seconds[name] = time.monotonic() - started
+    return report.Report(
+        results=results, seconds=seconds, parts=parts, seed=arguments.seed, began=began, commit=_commit()
+    )
 
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -89,9 +102,8 @@ def _parts(text: str) -> int:
     return parts
 
 
-def _database(parts: int, seed: int, console: Console) -> Path:
+def _database(folder: Path, parts: int, seed: int, console: Console) -> Path:
     """The generated database of a size; says so if it has to be made."""
-    folder = cache_folder(dict(os.environ), Path.home())
     with _shown(f"{parts:,} parts", console) as step:
         return cached(folder, parts, seed, lambda done: step(f"generated {done:,}"))
 

@@ -16,7 +16,7 @@ from benchmarks import report, scans
 from benchmarks.__main__ import MEASUREMENTS
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Result, Target, at_least, at_most, percentile, ratios, under
-from benchmarks.generate import cache_folder, cached, generate
+from benchmarks.generate import cache_folder, cached, generate, reserved
 from benchmarks.server import close
 from benchmarks.work import Changes, clear, opened
 from benchmarks.writer import write
@@ -211,6 +211,12 @@ def test_a_database_that_could_not_be_finished_leaves_nothing_behind(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         cached(tmp_path, 100, 1, interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_benchmark_at_a_time_has_the_databases(tmp_path: Path) -> None:
+    for _ in range(2):  # what had them gives them back
+        with reserved(tmp_path / "cache"), pytest.raises(BlockingIOError), reserved(tmp_path / "cache"):
+            pytest.fail("both have them")
 
 
 def test_the_cache_is_where_it_is_told_to_be(tmp_path: Path) -> None:
