@@ -13,13 +13,17 @@ from watchdog.pace import Pace
 from watchdog.ports import Clock
 from watchdog.remedy import Remedy
 
+_ORPHANS_FOR_ONE = 4
+"""An orphan waits for a look at everything most of the time, which it shares with all that wait for one."""
+
 Ended = Callable[[Verdict, Outcome], None]
 
 
 class Acting:
     """Acts on one database and its servers.
 
-    Each server has a lane of its own, and what no server claims has one, too: one that hangs holds up nobody else's.
+    Each server has a lane of its own, orphans have one, and what else no server claims has one, too: a server that
+    hangs holds up nobody else's.
 
     Args:
         keep: keeps what is remembered, once an outcome was counted.
@@ -41,7 +45,7 @@ class Acting:
         self._pace = pace
         self._listeners = listeners
         self._keep = keep
-        self._lanes: dict[ServerName | None, anyio.CapacityLimiter] = {}
+        self._lanes: dict[ServerName | VerdictKind | None, anyio.CapacityLimiter] = {}
         self._taken_up: set[SessionId] = set()
         self._begun: set[SessionId] = set()
         self._ended: dict[SessionId, float] = {}
@@ -160,11 +164,13 @@ class Acting:
 
     def _lane(self, verdict: Verdict) -> anyio.CapacityLimiter:
         """Where a verdict waits for its turn: at the server that was last heard to be at work on the session."""
-        orphan = verdict.kind is VerdictKind.ORPHAN
-        name = None if orphan else self._memory.claimed_by.get(verdict.cancel_session_id)
-        if name not in self._lanes:
-            self._lanes[name] = anyio.CapacityLimiter(self._pace.max_concurrency)
-        return self._lanes[name]
+        width = self._pace.max_concurrency
+        lane: ServerName | VerdictKind | None = self._memory.claimed_by.get(verdict.cancel_session_id)
+        if verdict.kind is VerdictKind.ORPHAN:
+            lane, width = verdict.kind, width * _ORPHANS_FOR_ONE
+        if lane not in self._lanes:
+            self._lanes[lane] = anyio.CapacityLimiter(width)
+        return self._lanes[lane]
 
 
 class _Counted:
