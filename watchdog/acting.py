@@ -140,11 +140,15 @@ class Acting:
         async with anyio.create_task_group() as group:
             self.take_up(verdicts, group, seen_at=seen_at, ended=ended)
 
-    async def stop(self) -> None:
-        """Begin nothing any more, and wait for the end of what was begun."""
+    def stop(self) -> None:
+        """Begin nothing any more."""
         self._stopping = True
-        if self._begun:
-            await self._at_rest.wait()
+        if not self._begun:
+            self._at_rest.set()
+
+    async def stopped(self) -> None:
+        """Wait for the end of what was begun before it was told to stop."""
+        await self._at_rest.wait()
 
     async def _act_in_turn(self, verdict: Verdict, ended: Ended) -> None:
         session_id = verdict.cancel_session_id

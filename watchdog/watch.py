@@ -234,7 +234,7 @@ class Watch:
             async with anyio.create_task_group() as acts:
                 await self._loop(stop, acts)
                 with anyio.move_on_after(self.pace.shutdown_grace_seconds):
-                    await self.acting.stop()
+                    await self.acting.stopped()
                 unfinished = sorted(self.acting.begun)
                 acts.cancel_scope.cancel()
         if unfinished:
@@ -245,6 +245,7 @@ class Watch:
 
     async def _wake_on(self, stop: anyio.Event) -> None:
         await stop.wait()
+        self.acting.stop()
         self._wake_at_once()
 
     async def _loop(self, stop: anyio.Event, acts: TaskGroup) -> None:
