@@ -36,7 +36,7 @@ from watchdog.model import (
 from watchdog.ports import Clock, Fleet, Journal, Server, Store
 from watchdog.proof import stands
 from watchdog.settling import Settling
-from watchdog.sharing import first, gathered
+from watchdog.sharing import Rounds, first, gathered
 
 
 class Remedy:
@@ -46,7 +46,15 @@ class Remedy:
         self, *, store: Store, fleet: Fleet, clock: Clock, reprove: Reprove, ladder: Ladder, journal: Journal
     ) -> None:
         self.ladder = ladder
-        self._tools = Tools(store=store, fleet=fleet, clock=clock, reprove=reprove, ladder=ladder, journal=journal)
+        self._tools = Tools(
+            store=store,
+            fleet=fleet,
+            clock=clock,
+            reprove=reprove,
+            ladder=ladder,
+            journal=journal,
+            holds=Rounds(lambda _: journal.holds(clock.read().wall_ms)),
+        )
 
     async def carry_out(
         self,

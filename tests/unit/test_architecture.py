@@ -33,7 +33,7 @@ ROOMS: Mapping[str, set[str]] = {
     "settle": {"model"},
     "memory": {"model", "family", "proof"},
     "observe": {"ports", "model", "memory", "clock", "errors", "proof", "silence"},
-    "climb": {"ports", "model", "errors", "interventions"},
+    "climb": {"ports", "model", "errors", "interventions", "sharing"},
     "settling": {"climb", "ports", "model", "errors", "interventions", "settle", "sharing"},
     "remedy": {"climb", "settling", "ports", "model", "errors", "interventions", "proof", "sharing"},
     "pace": {"limits", "model"},
