@@ -1,7 +1,9 @@
 """The benchmark's own arithmetic, its databases and its server: a figure is worth what these are worth."""
 
+import asyncio
 import io
 import json
+import random
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 
+import anyio
 import pytest
 from rich.console import Console
 
@@ -17,10 +20,16 @@ from benchmarks.__main__ import MEASUREMENTS
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Result, Target, at_least, at_most, percentile, ratios, under
 from benchmarks.generate import cache_folder, cached, generate, reserved
-from benchmarks.server import close
-from benchmarks.work import Changes, clear, opened
+from benchmarks.processes import claim
+from benchmarks.server import Server, close
+from benchmarks.work import DIRECTORY, Changes, clear, opened
 from benchmarks.writer import write
+from tests.fakes.server import loopback
+from tests.support.waiting import wait_until
+from watchdog.clock import SystemClock
+from watchdog.model import SessionId, TurnId
 from watchdog.opencode.database import OpencodeDatabase
+from watchdog.opencode.server import OpencodeServer
 
 PARTS = 4_000
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -147,6 +156,30 @@ def test_each_measurement_is_in_the_documents() -> None:
     assert [name for name in MEASUREMENTS if f"`{name}`" not in page] == []
 
 
+def test_the_page_quotes_the_last_run() -> None:
+    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+    quoted = page.partition(report.QUOTE_BEGINS)[2].partition(report.QUOTE_ENDS)[0]
+    assert quoted == "\n" + (DOCS.parent / "benchmarks/results/latest.md").read_text(encoding="utf-8")
+
+
+def test_a_newer_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"Above\n\n{report.QUOTE_BEGINS}\n{report.QUOTE_ENDS}\nBelow\n", encoding="utf-8")
+    for table in ("| old |\n", "| new |\n"):
+        report.quote(table, page)
+    assert page.read_text(encoding="utf-8") == (
+        f"Above\n\n{report.QUOTE_BEGINS}\n| new |\n{report.QUOTE_ENDS}\nBelow\n"
+    )
+
+
+def test_a_page_without_a_place_for_the_table_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Above\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="no place"):
+        report.quote("| new |\n", page)
+    assert page.read_text(encoding="utf-8") == "Above\n"
+
+
 # --- the databases
 
 
@@ -259,6 +292,28 @@ async def test_an_abort_of_the_scripted_server_closes_what_is_open_in_that_sessi
             snapshot = await database.look(full=True)
         assert list(snapshot.sessions) == [work[1].session]
         assert snapshot.damaged == ()
+
+
+async def test_the_scripted_server_tells_its_listeners_what_it_is_at_work_on(generated: Path) -> None:
+    with opened(generated, 1) as (file, work):
+        server, session = Server(file=file), SessionId(work[0].session)
+        rng = random.Random(1)  # noqa: S311 - spreads attempts to connect
+        async with (
+            loopback(server.handle) as url,
+            OpencodeServer(url, clock=SystemClock(), rng=rng) as asked,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(asked.feed.run)
+            await wait_until(lambda: asked.witness().connected, "the feed to be heard")
+            await asyncio.to_thread(claim, url, {DIRECTORY: [session]})
+            await wait_until(lambda: asked.busy_directories() == {DIRECTORY}, "the session to begin")
+            assert set(await asked.statuses(DIRECTORY)) == {session}
+            assert await asked.serves(session, TurnId(work[0].turn), DIRECTORY)
+            await asked.abort(session, DIRECTORY)
+            await wait_until(lambda: not asked.busy_directories(), "the session to end")
+            assert await asked.statuses(DIRECTORY) == {}
+            assert await asked.pending_asks(DIRECTORY) == ()
+            group.cancel_scope.cancel()
 
 
 def test_the_writer_leaves_nothing_that_is_not_taken_away(generated: Path, plain: sqlite3.Connection) -> None:
