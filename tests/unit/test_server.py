@@ -562,7 +562,7 @@ async def test_a_silence_is_told_from_an_outage() -> None:
         await reader.read()
 
     async with loopback(never) as url, server(url, timeout_seconds=0.05) as it:
-        with pytest.raises(ServerSilent, match="did not answer within 0.05 s"):
+        with pytest.raises(ServerSilent, match=r"did not answer within 0\.05 s"):
             await it.statuses(FOLDER)
     async with server(url) as it:
         with pytest.raises(ServerUnreachable) as caught:

@@ -133,6 +133,30 @@ async def test_requests_at_the_same_time_have_connections_of_their_own_and_keep_
     assert server.connections == 5
 
 
+async def test_a_hundred_requests_are_under_way_at_most_and_the_others_wait() -> None:
+    under_way, most, answered, full = 0, 0, 0, anyio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way, most, answered
+        while True:
+            await read_request(reader)
+            under_way += 1
+            most = max(most, under_way)
+            if under_way == 100:
+                full.set()
+            await full.wait()
+            under_way -= 1
+            answered += 1
+            writer.write(reply([]))
+            await writer.drain()
+
+    with anyio.fail_after(SECONDS):
+        async with client(answer) as it, anyio.create_task_group() as group:
+            for _ in range(150):
+                group.start_soon(it.get, "/a")
+    assert (most, answered) == (100, 150)
+
+
 @pytest.mark.parametrize("server", [Counting(answers=1), Counting(more=b"HTTP/1.1 200 X\r\n\r\n")])
 async def test_a_connection_that_the_server_closed_or_spoke_on_unasked_is_not_used_again(server: Counting) -> None:
     async with client(server) as it:

@@ -17,6 +17,7 @@ import httpx
 
 from watchdog.ports import Clock
 
+_MOST_CONNECTIONS: Final = 100
 _MOST_IDLE: Final = 20
 _IDLE_SECONDS: Final = 5.0
 _MOST_HEADER_BYTES: Final = 100 * 1024
@@ -34,6 +35,8 @@ class Wire(httpx.AsyncBaseTransport):
         self._clock = clock
         self._connections: set[_Connection] = set()
         self._idle: list[tuple[_Connection, float]] = []
+        self._places = anyio.Semaphore(_MOST_CONNECTIONS, fast_acquire=True)
+        self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, and read the head of its answer; the body is read by whoever wants it.
@@ -42,12 +45,16 @@ class Wire(httpx.AsyncBaseTransport):
             httpx.TransportError: as httpx's own transport raises it.
         """
         timeout = request.extensions.get("timeout", {})
-        connection = self._kept() or await self._connect(request.url, timeout.get("connect"))
+        await self._places.acquire()
+        connection: _Connection | None = None
         try:
+            connection = self._kept() or await self._connect(request.url, timeout.get("connect"))
             await connection.send(request)
             head = await connection.head(timeout.get("read"))
         except BaseException:
-            self._drop(connection)
+            if connection is not None:
+                self._drop(connection)
+            self._places.release()
             raise
         return httpx.Response(
             head.status_code,
@@ -58,14 +65,16 @@ class Wire(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection; a request that is under way fails."""
+        self._closed = True
         for connection, _ in list(self._idle):
             self._drop(connection)
         for connection in self._connections:
             connection.cut()
 
     def put_back(self, connection: "_Connection") -> None:
-        """Keep a connection for the next request, if it can take one."""
-        if connection in self._connections and connection.ready_again() and len(self._idle) < _MOST_IDLE:
+        """Take back what a request was answered on, and keep it for the next one if it can take one."""
+        self._places.release()
+        if not self._closed and connection.ready_again() and len(self._idle) < _MOST_IDLE:
             self._idle.append((connection, self._clock.read().awake_seconds))
         else:
             self._drop(connection)
@@ -199,12 +208,15 @@ class _Body(httpx.AsyncByteStream):
         self._wire = wire
         self._connection = connection
         self._seconds = seconds
+        self._open = True
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._connection.body(self._seconds)
 
     async def aclose(self) -> None:
-        self._wire.put_back(self._connection)
+        if self._open:
+            self._open = False
+            self._wire.put_back(self._connection)
 
 
 async def _connected(host: str, port: int) -> socket.socket:
