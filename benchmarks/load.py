@@ -7,36 +7,38 @@ from statistics import median, quantiles
 
 from benchmarks.bench import Bench, sized
 from benchmarks.figures import Figure, Result, ratios, under
-from benchmarks.processes import claim, line_of, run, server, started
+from benchmarks.processes import Running, Stalled, claim, line_of, run, server, started
 from benchmarks.ticks import AT_WORK
 from benchmarks.work import DIRECTORY, opened
+from tests.support.database import OpencodeFile
 
 ROUNDS = 12
 SECONDS = 4
-LOOKS = 3
-"""How many looks the watchdog has behind it when the writer starts."""
+_TRIES = 5
 
 
 async def load(bench: Bench) -> Result:
-    """A writer that commits as fast as it can, in turns with and without a `run` at `poll_interval = 1s`."""
+    """A writer that commits as fast as it can, in turns beside a `run` at `poll_interval = 1s` and a stopped one."""
     path = bench.databases[bench.reference]
     alone: list[float] = []
     watched: list[float] = []
     async with AsyncExitStack() as stack:
-        _, work = stack.enter_context(opened(path, AT_WORK))
+        file, work = stack.enter_context(opened(path, AT_WORK))
         url = stack.enter_context(server(path, bench.folder))
         await asyncio.to_thread(claim, url, {DIRECTORY: [each.session for each in work]})
-        await _commits(path, bench.folder)  # the first round grows the log to its usual size
+        bench.step("the search through all parts, which a start begins with")
+        running = await stack.enter_async_context(run(path, bench.folder, servers=[url], poll_interval=1))
+        await running.settled()
+        await _commits(file, bench.folder)  # the first round grows the log to its usual size
         for number in range(ROUNDS):
             bench.step(f"round {number + 1} of {ROUNDS}")
             # Which one comes first changes, so that a drift of the machine cancels out.
             for watches in (False, True) if number % 2 else (True, False):
                 if watches:
-                    async with run(path, bench.folder, servers=[url], poll_interval=1) as running:
-                        await running.looked(LOOKS)
-                        watched.append(await _commits(path, bench.folder))
+                    await running.looked(len(running.events("watch.looked")) + 1)
+                    watched.append(await _commits(file, bench.folder))
                 else:
-                    alone.append(await _commits(path, bench.folder))
+                    alone.append(await _alone(file, bench.folder, running))
     lost = [100 * (1 - ratio) for ratio in ratios(watched, alone)]
     lower, _, upper = quantiles(alone, n=4)
     return Result(
@@ -53,7 +55,24 @@ async def load(bench: Bench) -> Result:
     )  # fmt: skip
 
 
-async def _commits(path: Path, folder: Path) -> float:
+async def _alone(file: OpencodeFile, folder: Path, running: Running) -> float:
+    """The same while the watchdog is stopped; not in the middle of a read, which would hold the log open."""
+    for _ in range(_TRIES):
+        with running.stopped():
+            if _checkpointed(file):
+                return await _commits(file, folder)
+        await running.looked(len(running.events("watch.looked")) + 1)
+    raise Stalled(f"the watchdog was in the middle of a read {_TRIES} times in a row")
+
+
+def _checkpointed(file: OpencodeFile) -> bool:
+    """Empty the log, so that each round begins alike. Returns whether nobody was reading from it."""
+    busy, _, _ = file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    return not busy
+
+
+async def _commits(file: OpencodeFile, folder: Path) -> float:
     """How many commits a second a writer in a process of its own makes."""
-    with started(["-m", "benchmarks.writer", str(path), str(SECONDS), str(AT_WORK)], folder) as process:
+    _checkpointed(file)
+    with started(["-m", "benchmarks.writer", str(file.path), str(SECONDS), str(AT_WORK)], folder) as process:
         return float(await asyncio.to_thread(line_of, process))

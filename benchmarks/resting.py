@@ -14,8 +14,6 @@ from benchmarks.ticks import AT_WORK
 from benchmarks.work import DIRECTORY, opened
 
 SECONDS = 60
-LOOKS = 15
-"""How many looks it is given to settle."""
 
 
 async def cpu(bench: Bench) -> Result:
@@ -40,7 +38,7 @@ async def _percent(path: Path, folder: Path, at_work: int) -> tuple[float, int]:
         url = stack.enter_context(server(path, folder))
         await asyncio.to_thread(claim, url, {DIRECTORY: [each.session for each in work]})
         async with run(path, folder, servers=[url], poll_interval=1) as running:
-            await running.looked(LOOKS)
+            await running.settled()
             looks, used, began = len(running.events("watch.looked")), running.cpu_seconds(), time.monotonic()
             await anyio.sleep(SECONDS)
             used, taken = running.cpu_seconds() - used, time.monotonic() - began
