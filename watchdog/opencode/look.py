@@ -215,7 +215,9 @@ class Look:
 
     async def _read_calls(self, ids: Collection[str], after: int, *, whole: Collection[str]) -> None:
         """Read the open parts among some ids, after a rowid, and in whole turns."""
-        records = [*await self.fetch(queries.OPEN_PARTS, {"ids": as_ids(ids), "after": after})]
+        records: list[Record] = []
+        if ids or after < LAST_ROWID:
+            records += await self.fetch(queries.OPEN_PARTS, {"ids": as_ids(ids), "after": after})
         if whole:
             records += await self.fetch(queries.OPEN_PARTS_OF_MESSAGES, {"ids": as_ids(whole)})
         self.open_parts = {str(record["id"]): str(record["session_id"]) for record in records}
