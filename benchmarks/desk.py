@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from watchdog.garbage import collect_seldom
 from watchdog.settings import Loaded, Settings
 from watchdog.sidecar import sidecar
 from watchdog.watch import Listener, Watch
@@ -61,4 +62,6 @@ async def watching(
     )
     loaded = Loaded(settings=chosen, sources={}, config_file=None, warnings=())
     async with sidecar(loaded, feeds=bool(servers)) as car:
-        yield car.watch(listeners=listeners, dry_run=dry_run)
+        watch = car.watch(listeners=listeners, dry_run=dry_run)
+        collect_seldom()
+        yield watch

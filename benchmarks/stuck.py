@@ -49,22 +49,31 @@ async def stuck(bench: Bench) -> Result:
 async def hanging(bench: Bench) -> Result:
     """How long the sessions of two servers take, in turns with and without a third one that hangs."""
     path = bench.databases[bench.smallest]
-    alone, beside = [], []
+    alone: list[float] = []
+    beside: list[float] = []
+    waits: list[float] = []
+    waits_beside: list[float] = []
     for number in range(ROUNDS):
         bench.step(f"round {number + 1} of {ROUNDS}")
-        alone.append(await _verified(path, bench.folder, hanging=0))
-        beside.append(await _verified(path, bench.folder, hanging=1))
+        for hanging, taken, waited in ((0, alone, waits), (1, beside, waits_beside)):
+            first, last = await _verified(path, bench.folder, hanging=hanging)
+            taken.append(last - first)
+            waited.append(first)
     name = f"{ANSWERING * SESSIONS_EACH} stuck sessions of {ANSWERING} servers, a third one hangs"
     return Result(
         figures=(
             Figure.of(name, beside, "s", beside=f"{median(alone):.1f} s without it"),
             Figure.of("… over the same without it", ratios(beside, alone), "x", target=under(1.2), beside="in turns"),
+            Figure.of("… and the first verdict after", waits_beside, "s", beside=f"{median(waits):.1f} s without it"),
         )
     )
 
 
-async def _verified(path: Path, folder: Path, *, hanging: int) -> float:
-    """From the start of the watch until the sessions of the servers that answer are verified, in seconds."""
+async def _verified(path: Path, folder: Path, *, hanging: int) -> tuple[float, float]:
+    """The seconds from the start of the watch until the first verdict, and until all sessions are verified.
+
+    Those of the servers that answer, that is.
+    """
     with ExitStack() as stack:
         file, _ = stack.enter_context(opened(path, 0))
         urls: list[str] = []
@@ -81,7 +90,11 @@ async def _verified(path: Path, folder: Path, *, hanging: int) -> float:
             urls.append(url)
         async with run(path, folder, servers=urls, tool_timeout=_LIMIT_SECONDS) as running:
             await _recovered(running, wanted)
-            return _moment(_outcomes(running, wanted)[-1]) - _moment(running.events("watch.started")[0])
+            began = _moment(running.events("watch.started")[0])
+            return (
+                _moment(running.events("verdict.found")[0]) - began,
+                _moment(_outcomes(running, wanted)[-1]) - began,
+            )
 
 
 async def _recovered(running: Running, ids: Collection[str]) -> None:

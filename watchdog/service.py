@@ -10,6 +10,7 @@ from anyio.abc import TaskStatus
 
 from watchdog.errors import ShutdownTimedOut
 from watchdog.exits import Exit
+from watchdog.garbage import collect_seldom
 from watchdog.model import Outcome, Verdict
 from watchdog.record import LogListener
 from watchdog.settings import Loaded
@@ -39,6 +40,7 @@ async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
             )
             for warning in loaded.warnings:
                 log.warning("settings.warning", why=warning)
+            collect_seldom()
             with anyio.CancelScope() as scope:
                 group.start_soon(_cut, scope, stop, listener, loaded.settings.shutdown_grace.total_seconds())
                 await watch.run(stop)

@@ -75,6 +75,7 @@ ROOMS: Mapping[str, set[str]] = {
     "metrics": {"model"},
     "logs": {"model"},
     "installation": set(),
+    "garbage": set(),
     "opencode": {"model", "errors", "ports", "lock", "sharing"},
 }
 """What each module may import of ours. A folder's modules may also import each other."""
