@@ -1,1 +1,1 @@
-"""What watching costs."""
+"""What watching costs, measured: `python -m benchmarks --help`."""

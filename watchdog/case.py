@@ -1,10 +1,23 @@
 """What is known of each session at the moment of judgement: ages, limits, life, and who claims it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from watchdog.family import Family
 from watchdog.limits import limit_of
-from watchdog.model import EVERYTHING, Activity, Observation, Policy, ServerReport, Session, Status, ToolCall, Turn
+from watchdog.model import (
+    EVERYTHING,
+    Activity,
+    Observation,
+    Policy,
+    ServerReport,
+    Session,
+    SessionId,
+    Status,
+    ToolCall,
+    Turn,
+)
 from watchdog.proof import Proof, prove
 
 
@@ -49,26 +62,25 @@ class Case:
 
     def life_ms(self, session: Session) -> int:
         """The last sign of life that anybody knows of."""
-        heard = [report.life.get(session.id, 0) for report in self.observation.reports]
-        said = [status.last_life_ms or 0 for _, status in self._claims(session)]
-        return max([session.last_life_ms, *heard, *said])
+        life = session.last_life_ms
+        for report in self.observation.reports:
+            life = max(life, report.life.get(session.id, 0))
+            for status in report.said.get(session.id, ()):
+                life = max(life, status.last_life_ms or 0)
+        return life
 
     def claim(self, session: Session) -> Claim | None:
         """Who says that it is at work on the session. If several do, what counts is what spares it the most."""
         claims = self._claims(session)
         if not claims:
             return None
-        silent = [report for report, _ in claims if any(each not in report.asks for each in session.directories)]
+        directories = session.directories
+        silent = [report for report, _ in claims if any(each not in report.asks for each in directories)]
         report, status = max(claims, key=lambda claim: _patience(claim[1]))
         return Claim(report=silent[0] if silent else report, status=status, knows_asks=not silent)
 
     def _claims(self, session: Session) -> list[tuple[ServerReport, Status]]:
-        return [
-            (report, status)
-            for report in self.observation.reports
-            for _, statuses in sorted(report.statuses.items())
-            if (status := statuses.get(session.id)) is not None
-        ]
+        return [(report, status) for report in self.observation.reports for status in report.said.get(session.id, ())]
 
     def leaf_limit(self, session: Session, call: ToolCall) -> float | None:
         """The limit of a call that waits on no child; `tool_timeout` for a task whose child has ended."""
@@ -96,20 +108,23 @@ class Case:
             with_below: what is to be done would end the sessions below it, too.
         """
         held = self.observation.on_hold
-        ids = [EVERYTHING, session.id, *(sorted(self.family.below(session)) if with_below else ())]
-        return next((held[id_] for id_ in ids if id_ in held), None)
+        if not held:
+            return None
+        first = self._first_held.get(session.id, session.id) if with_below else session.id
+        return next((held[id_] for id_ in (EVERYTHING, session.id, first) if id_ in held), None)
+
+    @cached_property
+    def _first_held(self) -> Mapping[SessionId, SessionId]:
+        return self.family.first_upward(sorted(self.observation.on_hold))
 
     def proofs(self, session: Session) -> list[tuple[Turn, Proof]]:
         """For each turn of the session that is open or holds open calls: whether nobody executes it."""
-        with_calls = {call.turn_id for call in session.calls}
-        return [
-            (turn, prove(self.observation, self.policy, session, turn))
-            for turn in session.turns
-            if turn.open or turn.id in with_calls
-        ]
+        return [(turn, prove(self.observation, self.policy, session, turn)) for turn in _unfinished_turns(session)]
 
     def orphaned(self, session: Session) -> list[tuple[Turn, Proof]]:
         """The turns of the session that provably nobody executes."""
+        if self.observation.holders is None:
+            return []  # a proof begins with who has the database open
         return [(turn, proof) for turn, proof in self.proofs(session) if proof.holds]
 
     def who_may_run(self, session: Session, turn: Turn | None) -> str:
@@ -117,6 +132,11 @@ class Case:
         if turn is None:
             return "no server answers for it"
         return f"no server answers for it, and {prove(self.observation, self.policy, session, turn).why}"
+
+
+def _unfinished_turns(session: Session) -> list[Turn]:
+    with_calls = {call.turn_id for call in session.calls}
+    return [turn for turn in session.turns if turn.open or turn.id in with_calls]
 
 
 def _patience(status: Status) -> tuple[bool, int]:

@@ -86,15 +86,26 @@ class Climb:
     """One verdict on its way up the ladder, with the steps that it took.
 
     Attributes:
+        claimant: the server that was at work on the session when it was judged, if one was.
         acted: a server was told something, or rows may have been written: from here on it was an attempt.
     """
 
-    def __init__(self, tools: Tools, verdict: Verdict, *, dry_run: bool, reason: str | None, actor: Actor) -> None:
+    def __init__(
+        self,
+        tools: Tools,
+        verdict: Verdict,
+        *,
+        dry_run: bool,
+        reason: str | None,
+        actor: Actor,
+        claimant: ServerName | None = None,
+    ) -> None:
         self.tools = tools
         self.verdict = verdict
         self.dry_run = dry_run
         self.reason = reason
         self.actor = actor
+        self.claimant = claimant
         self.intervention: InterventionId | None = None
         self.acted = False
         self.steps: list[Step] = []

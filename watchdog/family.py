@@ -1,10 +1,14 @@
 """Who waits on whom: parents, children and asks in one observation. Broken and cyclic trees are walked once."""
 
+from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import cached_property
+from operator import attrgetter
 
-from watchdog.model import Ask, Observation, Session, SessionId, ToolCall
-from watchdog.proof import claims, stands
+from watchdog.model import Ask, CallId, Observation, Session, SessionId, ToolCall, TurnId
+from watchdog.proof import standing
 
 TASK = "task"
 
@@ -13,25 +17,37 @@ class Family:
     """The sessions of an observation as a forest, with the asks that wait for a human."""
 
     def __init__(self, observation: Observation) -> None:
-        by_age = sorted(observation.snapshot.sessions.values(), key=lambda each: (each.created_ms, each.id))
+        by_id = sorted(observation.snapshot.sessions.values(), key=attrgetter("id"))
+        by_age = sorted(by_id, key=attrgetter("created_ms"))
         self._sessions = {session.id: session for session in by_age}
         self._children: dict[SessionId, list[Session]] = defaultdict(list)
+        naming: list[Session] = []
         for session in by_age:
             if session.parent_id is not None and session.parent_id != session.id:
                 self._children[session.parent_id].append(session)
+            for call in session.calls:
+                if call.child_id is not None:
+                    naming.append(session)
+                    break
+        self._links = self._all_links(naming)
         self._damaged = {damage.session_id for damage in observation.snapshot.damaged}
-        self._busy = {
-            session.id
-            for session in self._sessions.values()
-            if any(claims(report, session) for report in observation.reports)
-        }
-        self._asks: dict[SessionId, list[Ask]] = defaultdict(list)
+        self._busy = {id_ for report in observation.reports for id_ in report.said}
+        self._asks: dict[SessionId, list[Ask]] = {}
         for report in observation.reports:
-            for asks in report.asks.values():
-                for ask in asks:
-                    asking = self._sessions.get(ask.session_id)
-                    if asking is not None and stands(ask, asking):
-                        self._asks[asking.id].append(ask)
+            for id_, asks in report.asked.items():
+                if id_ in self._sessions and (left := standing(asks, self._sessions[id_])):
+                    self._asks.setdefault(id_, []).extend(left)
+        self._asked: dict[SessionId, frozenset[CallId] | None] = {}
+        self._waited_for: dict[SessionId, list[Session]] = {}
+
+    def _all_links(self, naming: list[Session]) -> dict[SessionId, list[Session]]:
+        """The children of each session that has any, by the database's word and by that of its open task calls."""
+        links = {id_: list(children) for id_, children in self._children.items() if id_ in self._sessions}
+        for session in naming:
+            named = [self._sessions.get(call.child_id) for call in session.calls if call.child_id is not None]
+            children = [*links.get(session.id, ()), *(child for child in named if child is not None)]
+            links[session.id] = list({child.id: child for child in children}.values())
+        return links
 
     def damaged(self, session: Session) -> bool:
         """Whether a row of the session can't be read, so that it may hold more than it shows."""
@@ -43,9 +59,16 @@ class Family:
 
     def deepest_first(self) -> list[Session]:
         """Every unfinished session, each after all that are below it (in a cycle: in some fixed order)."""
+        depths = self._depths()
+        roots = sorted(self._sessions.values(), key=lambda each: depths.get(each.id, 1)) if depths else None
         order: list[Session] = []
         seen: set[SessionId] = set()
-        for root in sorted(self._sessions.values(), key=lambda each: (self._depth(each), each.created_ms, each.id)):
+        for root in roots or self._sessions.values():
+            if root.id not in self._links:
+                if root.id not in seen:
+                    seen.add(root.id)
+                    order.append(root)
+                continue
             stack: list[tuple[Session, bool]] = [(root, False)]
             while stack:
                 session, expanded = stack.pop()
@@ -55,7 +78,7 @@ class Family:
                     seen.add(session.id)
                     stack.append((session, True))
                     stack.extend((child, False) for child in reversed(self._linked(session)))
-        return [session for session in order if self.unfinished(session)]
+        return [session for session in order if session.calls or self.unfinished(session)]
 
     def below(self, session: Session) -> frozenset[SessionId]:
         """All sessions below this one, at any depth."""
@@ -63,118 +86,200 @@ class Family:
 
     def child_of(self, session: Session, call: ToolCall) -> Session | None:
         """The child session that a task call started, finished or not; the newest if there are several."""
-        candidates = self._candidates(session, call)
-        return candidates[-1] if candidates else None
+        if call.tool != TASK:
+            return None
+        if call.child_id is not None:
+            return self._named(session, call.child_id)
+        children = self._children.get(session.id)
+        return children[-1] if children and children[-1].created_ms >= call.created_ms else None
 
     def unfinished_child_of(self, session: Session, call: ToolCall) -> SessionId | None:
         """The session that a task call waits on: its child, while that or anything below it is unfinished.
 
         An ask alone keeps it waiting, too: who asks may be at work where no server says so.
         """
-        for child in self._candidates(session, call):
-            if any(self._matters(each) for each in self._walk([child])):
-                return child.id
-        return None
+        if call.tool != TASK:
+            return None
+        if call.child_id is not None:
+            child = self._named(session, call.child_id)
+            return child.id if child is not None and child.id in self._mattering else None
+        waiting = self._waited_for.get(session.id)
+        if waiting is None:
+            children = self._children.get(session.id, ())
+            waiting = self._waited_for[session.id] = [child for child in children if child.id in self._mattering]
+        first = bisect_left(waiting, call.created_ms, key=_created)
+        return waiting[first].id if first < len(waiting) else None
 
     def unfinished_below(self, session: Session) -> SessionId | None:
         """An unfinished session below this one that its current turn may have started.
 
         Below a child of an earlier turn only what is at work or asks a person counts: the rest was left behind.
         """
+        children = self._links.get(session.id)
+        if not children:
+            return None
         began = min([turn.created_ms for turn in session.turns if not turn.superseded], default=session.created_ms)
         named = {call.child_id for call in session.calls if call.child_id}
-        for child in self._linked(session):
+        for child in children:
             earlier = child.created_ms < began and child.id not in named
-            for each in self._walk([child]):
-                counts = self._at_work(each) if earlier else self._matters(each)
-                if each.id != session.id and counts:
+            counts, within = (self._at_work, self._working) if earlier else (self._matters, self._mattering)
+            for each in self._walk([child], within):
+                if each.id != session.id and counts(each):
                     return each.id
         return None
 
     def tasks_above(self, session: Session) -> Iterator[tuple[Session, ToolCall]]:
         """The open task calls above a session that wait on it, the nearest first."""
+        if not self._links:
+            return
         seen = {session.id}
-        lower = session
-        while True:
-            found = self._task_over(lower)
-            if found is None or found[0].id in seen:
-                return
+        found = self._task_over.get(session.id)
+        while found is not None and found[0].id not in seen:
             yield found
-            lower = found[0]
-            seen.add(lower.id)
+            seen.add(found[0].id)
+            found = self._task_over.get(found[0].id)
 
     def asks_for(self, session: Session, call: ToolCall) -> bool:
         """Whether a human is asked for this call. An ask that names no open call counts for every call."""
-        for ask in self._asks[session.id]:
-            named = [each.id for each in session.calls if names(ask, each)]
-            if call.id in named or not named:
-                return True
-        return False
+        if session.id not in self._asks:
+            return False
+        if session.id not in self._asked:
+            self._asked[session.id] = _asked_calls(self._asks[session.id], session)
+        asked = self._asked[session.id]
+        return asked is None or call.id in asked
 
     def asks_at(self, session: Session) -> tuple[Ask, ...]:
         """The asks of a session that a human may still answer."""
-        return tuple(self._asks[session.id])
+        return tuple(self._asks.get(session.id, ()))
 
     def human_at(self, session: Session) -> bool:
         """Whether a human is asked for anything in this session."""
-        return bool(self._asks[session.id])
+        return session.id in self._asks
 
     def human_below(self, child_id: SessionId) -> bool:
         """Whether a human is asked for anything in this session or below it."""
-        child = self._sessions.get(child_id)
-        return child is not None and any(self._asks[each.id] for each in self._walk([child]))
+        return child_id in self._sessions and child_id in self._asking
+
+    def first_upward(self, ids: Iterable[SessionId]) -> Mapping[SessionId, SessionId]:
+        """For each session that is, or has below it, one of these: the first of them in the order given."""
+        first: dict[SessionId, SessionId] = {}
+        for id_ in ids:
+            todo = [id_]
+            while todo:
+                reached = todo.pop()
+                if reached not in first:
+                    first[reached] = id_
+                    todo.extend(self.directly_above(reached))
+        return first
+
+    def directly_above(self, id_: SessionId) -> Sequence[SessionId]:
+        """The sessions that have this one as a child."""
+        return self._parents.get(id_, ())
 
     def _at_work(self, session: Session) -> bool:
-        return session.id in self._busy or bool(self._asks[session.id])
+        return session.id in self._busy or session.id in self._asks
 
     def _matters(self, session: Session) -> bool:
         return self.unfinished(session) or self._at_work(session)
 
-    def _task_over(self, session: Session) -> tuple[Session, ToolCall] | None:
+    @cached_property
+    def _parents(self) -> Mapping[SessionId, Sequence[SessionId]]:
+        parents: dict[SessionId, list[SessionId]] = {}
+        for id_, children in self._links.items():
+            for child in children:
+                parents.setdefault(child.id, []).append(id_)
+        return parents
+
+    @cached_property
+    def _mattering(self) -> AbstractSet[SessionId]:
+        """What matters, and whatever is above it."""
+        return self.first_upward(id_ for id_, each in self._sessions.items() if self._matters(each)).keys()
+
+    @cached_property
+    def _working(self) -> AbstractSet[SessionId]:
+        """What is at work or asks a person, and whatever is above it."""
+        return self.first_upward([*self._busy, *self._asks]).keys()
+
+    @cached_property
+    def _asking(self) -> AbstractSet[SessionId]:
+        """What asks a person, and whatever is above it."""
+        return self.first_upward(self._asks).keys()
+
+    @cached_property
+    def _task_over(self) -> Mapping[SessionId, tuple[Session, ToolCall]]:
+        """For each session the open task call of another one that may have started it: the first of the oldest."""
+        over: dict[SessionId, tuple[Session, ToolCall]] = {}
         for parent in self._sessions.values():
+            if parent.id not in self._links:
+                continue
             superseded = {turn.id for turn in parent.turns if turn.superseded}
-            for call in parent.calls:
-                waits = call.turn_id not in superseded and any(
-                    child.id == session.id for child in self._candidates(parent, call)
-                )
-                if waits and parent.id != session.id:
-                    return parent, call
-        return None
+            calls = [call for call in parent.calls if call.tool == TASK and call.turn_id not in superseded]
+            children = self._children.get(parent.id, [])
+            unnamed = len(children)  # from here on, an earlier call may have started them
+            for call in calls:
+                if call.child_id is None:
+                    first = bisect_left(children, call.created_ms, hi=unnamed, key=_created)
+                    started, unnamed = children[first:unnamed], first
+                else:
+                    child = self._named(parent, call.child_id)
+                    started = [child] if child is not None else []
+                for each in started:
+                    over.setdefault(each.id, (parent, call))
+        return over
 
-    def _candidates(self, session: Session, call: ToolCall) -> list[Session]:
-        """The sessions that a task call may have started."""
-        if call.tool != TASK:
-            return []
-        if call.child_id is not None:
-            child = self._sessions.get(call.child_id)
-            return [child] if child is not None and child.id != session.id else []
-        return [child for child in self._children[session.id] if child.created_ms >= call.created_ms]
+    def _named(self, session: Session, child_id: SessionId) -> Session | None:
+        return self._sessions.get(child_id) if child_id != session.id else None
 
-    def _linked(self, session: Session) -> list[Session]:
+    def _linked(self, session: Session) -> Sequence[Session]:
         """The children of a session, by the database's word and by that of its open task calls."""
-        named = [self._sessions.get(call.child_id) for call in session.calls if call.child_id is not None]
-        children = [*self._children[session.id], *(child for child in named if child is not None)]
-        return list({child.id: child for child in children}.values())
+        return self._links.get(session.id, ())
 
-    def _walk(self, roots: list[Session]) -> Iterator[Session]:
-        """The sessions and all below them, each once."""
+    def _walk(self, roots: Iterable[Session], within: Container[SessionId] | None = None) -> Iterator[Session]:
+        """The sessions and all below them, each once; `within` leaves out all that is not in it."""
         seen: set[SessionId] = set()
-        stack = list(reversed(roots))
+        stack = [*roots][::-1]
         while stack:
             session = stack.pop()
-            if session.id not in seen:
+            if session.id not in seen and (within is None or session.id in within):
                 seen.add(session.id)
                 yield session
                 stack.extend(reversed(self._linked(session)))
 
-    def _depth(self, session: Session) -> int:
-        """How many sessions are above it; in a cycle, how many until it repeats."""
-        seen: set[SessionId] = set()
-        current: Session | None = session
-        while current is not None and current.id not in seen:
-            seen.add(current.id)
-            current = self._sessions.get(current.parent_id) if current.parent_id is not None else None
-        return len(seen)
+    def _depths(self) -> Mapping[SessionId, int]:
+        """How many sessions are on the way up from each one with a parent, with itself; a cycle is counted once."""
+        depths: dict[SessionId, int] = {}
+        for children in self._children.values():
+            for session in children:
+                path: dict[SessionId, int] = {}
+                current: Session | None = session
+                while current is not None and current.id not in path and current.id not in depths:
+                    path[current.id] = len(path)
+                    current = self._sessions.get(current.parent_id) if current.parent_id is not None else None
+                cycle = path.get(current.id, len(path)) if current is not None else len(path)
+                above = depths.get(current.id, 0) if current is not None else 0
+                depths |= {id_: len(path) - min(index, cycle) + above for id_, index in path.items()}
+        return depths
+
+
+def _created(session: Session) -> int:
+    return session.created_ms
+
+
+def _asked_calls(asks: Iterable[Ask], session: Session) -> frozenset[CallId] | None:
+    """The open calls that the asks of a session name; None if one of these names no open call."""
+    by_ref: dict[str | None, list[ToolCall]] = defaultdict(list)
+    by_turn: dict[TurnId | None, list[ToolCall]] = defaultdict(list)
+    for call in session.calls:
+        by_ref[call.call_ref].append(call)
+        by_turn[call.turn_id].append(call)
+    asked: set[CallId] = set()
+    for ask in {(ask.turn_id, ask.call_ref): ask for ask in asks}.values():
+        near = by_turn[ask.turn_id] if ask.call_ref is None else by_ref[ask.call_ref]
+        named = [call.id for call in near if names(ask, call)]
+        if not named:
+            return None
+        asked.update(named)
+    return frozenset(asked)
 
 
 def names(ask: Ask, call: ToolCall) -> bool:

@@ -1,11 +1,11 @@
 """How verdicts, outcomes and rows read in the journal."""
 
 import json
-from collections.abc import Mapping
+import sqlite3
 from dataclasses import asdict
 from typing import Any
 
-from watchdog.interventions import Actor, Intervention, InterventionId, Kept
+from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.model import (
     Ask,
     AskKind,
@@ -25,7 +25,7 @@ def dump(value: Verdict | Outcome) -> str:
     return json.dumps(asdict(value), separators=(",", ":"), ensure_ascii=False)
 
 
-def read_intervention(row: Mapping[str, Any]) -> Intervention:
+def read_intervention(row: sqlite3.Row) -> Intervention:
     """An intervention from its row."""
     return Intervention(
         id=InterventionId(row["id"]),
@@ -56,7 +56,7 @@ def _outcome(value: dict[str, Any]) -> Outcome:
     )
 
 
-def read_kept(row: Mapping[str, Any]) -> Kept:
+def read_kept(row: sqlite3.Row) -> Kept:
     """A kept row of opencode's from the journal's."""
     return Kept(
         row=Row(
@@ -69,4 +69,11 @@ def read_kept(row: Mapping[str, Any]) -> Kept:
             data=row["before"],
         ),
         after=row["after"],
+    )
+
+
+def read_hold(row: sqlite3.Row) -> Hold:
+    """A hold from its row."""
+    return Hold(
+        session_id=SessionId(row["session_id"]), since_ms=row["since_ms"], until_ms=row["until_ms"], why=row["why"]
     )

@@ -83,9 +83,13 @@ class _Bench:
         self.verdicts: list[Verdict] = []
         self.spared: list[Spared] = []
         self.unclaimed: set[str] = set()
+        self._ended: dict[SessionId, list[SessionId]] = {}
+        self._heard_from = 0
+        """Where in `spared` begins what is said of the session that is heard now."""
 
     def hear(self, session: Session) -> None:
         """Judge one session: first what nobody executes in it, then what is alive."""
+        self._heard_from = len(self.spared)
         orphaned = self.case.orphaned(session)
         if (held := self.case.hold(session, with_below=False)) is not None:
             self._spare(session, SpareReason.ON_HOLD, held)
@@ -112,7 +116,7 @@ class _Bench:
             return
         verdict = verdicts.unanswered(self.case, session, ask, age, limit)
         if self._may_try(verdict, session):
-            self.verdicts.append(verdict)
+            self._pass(verdict)
 
     # -- orphans ---------------------------------------------------------------------------------------------
 
@@ -122,7 +126,7 @@ class _Bench:
         if not self._may_try(verdict, session):
             return
         if verdict.confirmed or self.policy.orphan_looks == 1:
-            self.verdicts.append(verdict)
+            self._pass(verdict)
             return
         first = max(self.case.observation.looks.get(row, self.case.now_ms) for row in verdict.row_ids)
         until = first + self.policy.orphan_grace_seconds * 1000
@@ -269,7 +273,7 @@ class _Bench:
                 verdict = verdicts.stuck_task(self.case, parent, call, deepest=session, limit=hard, silent=None)
             else:
                 continue
-            self.spared = [spared for spared in self.spared if spared.session_id != session.id]
+            del self.spared[self._heard_from :]
             self._propose(verdict, session)
             return
 
@@ -297,11 +301,24 @@ class _Bench:
             why = "a row of it can't be read, so it may be at work on something that does not show"
             self._spare(session, SpareReason.NO_WITNESS, why)
         elif self._may_try(verdict, session):
-            self.verdicts.append(verdict)
+            self._pass(verdict)
 
     def _verdict_below(self, session: Session) -> SessionId | None:
-        below = self.family.below(session)
-        return next((v.cancel_session_id for v in self.verdicts if v.cancel_session_id in below), None)
+        return next((id_ for id_ in self._ended.get(session.id, ()) if id_ != session.id), None)
+
+    def _pass(self, verdict: Verdict) -> None:
+        """Pass a verdict, and note for each session above which of those below it are ended first.
+
+        Two are enough to know of one other than the session itself, which in a cycle is below itself.
+        """
+        self.verdicts.append(verdict)
+        ended, todo = verdict.cancel_session_id, [verdict.cancel_session_id]
+        while todo:
+            id_ = todo.pop()
+            known = self._ended.setdefault(id_, [])
+            if len(known) < 2 and ended not in known:  # noqa: PLR2004 - see above
+                known.append(ended)
+                todo.extend(self.family.directly_above(id_))
 
     def _may_try(self, verdict: Verdict, session: Session) -> bool:
         """Whether earlier attempts leave room for another one now."""

@@ -21,11 +21,20 @@ def limit_of(call: ToolCall, policy: Policy) -> float | None:
     The longest pattern of `tool_timeouts` that fits the tool wins over `tool_timeout`; what the call declares
     for itself, up to a cap and with a grace, can only lengthen it.
     """
-    pattern = pattern_of(call.tool, policy)
-    limit = policy.tool_timeout_seconds if pattern is None else policy.tool_timeouts[pattern]
-    if limit is None:
-        return None
-    declared = (call.declared_timeout_ms or 0) / 1000
+    return lengthened(tool_limit(call.tool, policy), call, policy)
+
+
+def tool_limit(tool: str, policy: Policy) -> float | None:
+    """How many seconds a call of a tool may run that declares nothing for itself, or None for no limit."""
+    pattern = pattern_of(tool, policy)
+    return policy.tool_timeout_seconds if pattern is None else policy.tool_timeouts[pattern]
+
+
+def lengthened(limit: float | None, call: ToolCall, policy: Policy) -> float | None:
+    """The limit of a tool in seconds, lengthened by what a call of it declares for itself."""
+    if limit is None or not call.declared_timeout_ms:
+        return limit
+    declared = call.declared_timeout_ms / 1000
     if not isfinite(declared) or declared <= 0:
         return limit
     return max(limit, min(declared, policy.max_declared_timeout_seconds) + policy.declared_timeout_grace_seconds)
@@ -38,3 +47,19 @@ def duration(seconds: float) -> str:
     if seconds < _MINUTES_UP_TO:
         return f"{seconds / 60:.3g} min"
     return f"{seconds / 3600:.4g} h"
+
+
+def shortest_limit(policy: Policy) -> float | None:
+    """The shortest time, in seconds, after which something that just began may be past a limit; None without limits.
+
+    `orphan_grace` is none: it runs from one look to the next.
+    """
+    limits = (
+        policy.tool_timeout_seconds,
+        policy.task_timeout_seconds,
+        policy.task_hard_timeout_seconds,
+        policy.idle_timeout_seconds,
+        policy.human_timeout_seconds,
+        *policy.tool_timeouts.values(),
+    )
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -4,7 +4,7 @@ Times that end in `_ms` are milliseconds since the Unix epoch, as in opencode's 
 says otherwise. Durations end in `_seconds`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -155,7 +155,11 @@ class Session:
     @property
     def directories(self) -> tuple[str, ...]:
         """The directories under which a server may hold the session, its own first."""
-        return tuple(dict.fromkeys([self.directory, *(turn.cwd for turn in self.turns if turn.cwd)]))
+        found = {self.directory: None}
+        for turn in self.turns:
+            if turn.cwd:
+                found[turn.cwd] = None
+        return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -261,6 +265,8 @@ class ServerReport:
         served: the turns that it returned by id: it really serves this database.
         witness: how well its feed was heard; None when it has none.
         life: the last sign of life of each session on the feed.
+        said: the same as `statuses`, by session: what it says of it, in the order of the directories' names.
+        asked: the same as `asks`, by session.
     """
 
     name: ServerName
@@ -273,6 +279,20 @@ class ServerReport:
     served: frozenset[TurnId] = frozenset()
     witness: Witness | None = None
     life: Mapping[SessionId, int] = field(default_factory=dict)
+    said: Mapping[SessionId, Sequence[Status]] = field(init=False, repr=False, compare=False)
+    asked: Mapping[SessionId, Sequence[Ask]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        said: dict[SessionId, list[Status]] = {}
+        for _, statuses in sorted(self.statuses.items()):
+            for id_, status in statuses.items():
+                said.setdefault(id_, []).append(status)
+        asked: dict[SessionId, list[Ask]] = {}
+        for asks in self.asks.values():
+            for ask in asks:
+                asked.setdefault(ask.session_id, []).append(ask)
+        object.__setattr__(self, "said", said)
+        object.__setattr__(self, "asked", asked)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

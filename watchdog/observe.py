@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import anyio
 
-from watchdog.errors import ServerError
+from watchdog.errors import ServerError, ServerSilent
 from watchdog.memory import Memory, Shift
 from watchdog.model import (
     EMBEDDED,
@@ -24,6 +24,7 @@ from watchdog.model import (
 )
 from watchdog.ports import Fleet, Owners, Server, Store
 from watchdog.proof import claims
+from watchdog.silence import Silences
 
 # How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
 # on a proof asks again.
@@ -35,11 +36,21 @@ _MOST_EXTRA_DIRECTORIES = 20
 class Observer:
     """Looks at everything once, when it is asked to. One look runs at a time."""
 
-    def __init__(self, *, store: Store, fleet: Fleet, owners: Owners, memory: Memory, reuse_holders_ms: int) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        owners: Owners,
+        memory: Memory,
+        silences: Silences,
+        reuse_holders_ms: int,
+    ) -> None:
         self._store = store
         self._fleet = fleet
         self._owners = owners
         self._memory = memory
+        self._silences = silences
         self._reuse_holders_ms = min(reuse_holders_ms, HOLDERS_STAY_VALID_MS)
         self._turn = anyio.Lock()
         self._snapshot: Snapshot | None = None
@@ -126,7 +137,9 @@ class Observer:
 
         async def ask(index: int, server: Server) -> None:
             needed = directories | set(server.busy_directories())
-            reports[index] = await report_of(server, sorted(needed), extra=sorted(set(extra) - needed))
+            reports[index] = await report_of(
+                server, sorted(needed), extra=sorted(set(extra) - needed), silences=self._silences
+            )
 
         async with anyio.create_task_group() as group:
             for index, server in enumerate(servers):
@@ -209,23 +222,33 @@ def unclaimed_turns(snapshot: Snapshot, reports: Iterable[ServerReport]) -> list
     return found
 
 
-async def report_of(server: Server, directories: Collection[str], *, extra: Collection[str] = ()) -> ServerReport:
+async def report_of(
+    server: Server, directories: Collection[str], *, extra: Collection[str] = (), silences: Silences
+) -> ServerReport:
     """Ask one server about some directories. What it does not answer is missing in the report, and named.
 
     Args:
         extra: directories in which nothing is known to be unfinished; no answer about one of them is no problem.
+        silences: where it is not asked, and not waited for, since it did not answer in time before.
     """
     statuses: dict[str, dict[SessionId, Status]] = {}
     asks: dict[str, tuple[Ask, ...]] = {}
     problems: list[str] = []
+    silences.forget(server, but=directories)
 
     async def ask(directory: str) -> None:
-        try:
-            statuses[directory] = dict(await server.statuses(directory))
-            asks[directory] = tuple(await server.pending_asks(directory))
-        except ServerError as error:
-            if directory in directories:
-                problems.append(str(error))
+        if (known := silences.problem(server, directory)) is not None:
+            problems.append(known)
+            return
+        busy, asked, error = await _answers(server, directory)
+        if busy is not None:
+            statuses[directory] = busy
+        if asked is not None:
+            asks[directory] = asked
+        if error is not None and directory in directories:
+            problems.append(str(error))
+            if busy is None and isinstance(error, ServerSilent):
+                silences.note(server, directory, error)
 
     vouches = False
     async with anyio.create_task_group() as group:
@@ -245,6 +268,31 @@ async def report_of(server: Server, directories: Collection[str], *, extra: Coll
         witness=server.witness(),
         life=dict(server.life()),
     )
+
+
+async def _answers(
+    server: Server, directory: str
+) -> tuple[dict[SessionId, Status] | None, tuple[Ask, ...] | None, ServerError | None]:
+    """What a server says of a directory; its word on asks counts only with the one on statuses."""
+    statuses: dict[SessionId, Status] | None = None
+    asks: tuple[Ask, ...] | None = None
+    errors: list[ServerError] = []
+
+    async def ask_asks() -> None:
+        nonlocal asks
+        try:
+            asks = tuple(await server.pending_asks(directory))
+        except ServerError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask_asks)
+        try:
+            statuses = dict(await server.statuses(directory))
+        except ServerError as error:
+            errors.insert(0, error)
+            group.cancel_scope.cancel()
+    return statuses, asks if statuses is not None else None, errors[0] if errors else None
 
 
 def with_pid(report: ServerReport, server: Server | None, holders: Holders) -> ServerReport:

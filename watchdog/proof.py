@@ -1,5 +1,6 @@
 """The proof that nobody executes an open turn: every process that has the database open is excluded."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from watchdog.model import EMBEDDED, Ask, Holder, Observation, Policy, ServerReport, Session, Turn
@@ -25,22 +26,32 @@ class Proof:
 
 def claims(report: ServerReport, session: Session) -> bool:
     """Whether the server says that it is at work on the session."""
-    return any(session.id in statuses for statuses in report.statuses.values())
+    return session.id in report.said
 
 
-def stands(ask: Ask, session: Session) -> bool:
-    """Whether somebody may still wait for the answer to an ask of this session.
+def standing(asks: Iterable[Ask], session: Session) -> list[Ask]:
+    """Those of some asks to whose answer somebody in this session may still wait.
 
     Servers go on listing the asks of what was aborted: one that names a call or a turn which is no longer open is
     left over. One that names neither counts, and so does one whose call can't be seen in a turn that is open.
     """
-    if ask.session_id != session.id:
-        return False
-    if ask.call_ref is None and ask.turn_id is None:
-        return True
-    if ask.call_ref is not None and any(call.call_ref == ask.call_ref for call in session.calls):
-        return True
-    return any(turn.id == ask.turn_id and turn.open and not turn.superseded for turn in session.turns)
+    refs = {call.call_ref for call in session.calls}
+    turns = {turn.id for turn in session.turns if turn.open and not turn.superseded}
+    return [
+        ask
+        for ask in asks
+        if ask.session_id == session.id
+        and (
+            (ask.call_ref is None and ask.turn_id is None)
+            or (ask.call_ref is not None and ask.call_ref in refs)
+            or ask.turn_id in turns
+        )
+    ]
+
+
+def stands(ask: Ask, session: Session) -> bool:
+    """Whether somebody may still wait for the answer to an ask of this session."""
+    return bool(standing([ask], session))
 
 
 def describe(holder: Holder) -> str:
@@ -110,7 +121,7 @@ def denies(report: ServerReport, session: Session, turn: Turn, observation: Obse
         and turn.id in report.served
         and all(directory in report.statuses and directory in report.asks for directory in session.directories)
         and not claims(report, session)
-        and (let_go or not any(stands(ask, session) for asks in report.asks.values() for ask in asks))
+        and (let_go or not standing(report.asked.get(session.id, ()), session))
     )
 
 

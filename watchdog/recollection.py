@@ -1,8 +1,11 @@
 """The memory between looks, kept in the journal so that it outlives the process that made it."""
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
+
+import anyio
 
 from watchdog.clock import Timeline, check_numbers
 from watchdog.memory import AskMemory, CallMemory, Memory
@@ -25,6 +28,10 @@ class Recollection:
         self._boot_id = boot_id
         self._recalled = False
         self._saved: tuple[object, float] | None = None
+        self._saving = anyio.Lock()
+        self._taken = 0
+        self._kept = 0
+        """The number of the last picture of the memory that was taken, and of the last that was saved."""
 
     async def recall(self) -> None:
         """Take up, once, what an earlier process remembered.
@@ -56,17 +63,34 @@ class Recollection:
         self._memory.let_go = other.let_go | self._memory.let_go
 
     async def keep(self) -> None:
-        """Keep the memory if something in it changed, and once a minute for the clocks.
+        """Keep the memory as it is now if something in it changed, and once a minute for the clocks.
+
+        Whoever comes while a picture of it is being saved shares the next one with all who wait.
 
         Raises:
             JournalUnusable: the journal can't be written.
         """
-        now = self._clock.read().awake_seconds
-        state = self._memory.state()
-        if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
-            return
-        await self._journal.save(_KEY, dump(self._memory, self._timeline, self._boot_id))
-        self._saved = (state, now)
+        taken = self._taken
+        async with self._saving:
+            if self._kept > taken:
+                return
+            now = self._clock.read().awake_seconds
+            state = self._memory.state()
+            if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
+                return
+            self._taken += 1
+            await self._journal.save(_KEY, dump(self._memory, self._timeline, self._boot_id))
+            self._saved, self._kept = (state, now), self._taken
+
+
+def _flat(kind: type) -> Callable[[object], dict[str, Any]]:
+    """What makes a dictionary of a dataclass whose fields are plain values; `asdict` would copy each of them."""
+    names = [field.name for field in fields(kind)]
+    values = attrgetter(*names)
+    return lambda item: dict(zip(names, values(item), strict=True))
+
+
+_CALL, _ASK, _ATTEMPTS = _flat(CallMemory), _flat(AskMemory), _flat(Attempts)
 
 
 def dump(memory: Memory, timeline: Timeline, boot_id: str) -> dict[str, Any]:
@@ -75,9 +99,9 @@ def dump(memory: Memory, timeline: Timeline, boot_id: str) -> dict[str, Any]:
         "version": VERSION,
         "boot_id": boot_id,
         "timeline": timeline.dump(),
-        "calls": {id_: asdict(call) for id_, call in memory.calls.items()},
-        "asks": {id_: asdict(ask) for id_, ask in memory.asks.items()},
-        "attempts": {key: asdict(tried) for key, tried in memory.attempts.items()},
+        "calls": {id_: _CALL(call) for id_, call in memory.calls.items()},
+        "asks": {id_: _ASK(ask) for id_, ask in memory.asks.items()},
+        "attempts": {key: _ATTEMPTS(tried) for key, tried in memory.attempts.items()},
         "let_go": dict(memory.let_go),
         "claimed_by": dict(memory.claimed_by),
         "folded_at": memory.folded_at,

@@ -5,6 +5,7 @@ that the observed rows closed; settle what is left if it is provably an orphan; 
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import anyio
 
@@ -27,6 +28,7 @@ from watchdog.model import (
     GuardedWrite,
     Outcome,
     Result,
+    ServerName,
     Session,
     Verdict,
     VerdictKind,
@@ -34,6 +36,7 @@ from watchdog.model import (
 from watchdog.ports import Clock, Fleet, Journal, Server, Store
 from watchdog.proof import stands
 from watchdog.settling import Settling
+from watchdog.sharing import first, gathered
 
 
 class Remedy:
@@ -42,12 +45,14 @@ class Remedy:
     def __init__(
         self, *, store: Store, fleet: Fleet, clock: Clock, reprove: Reprove, ladder: Ladder, journal: Journal
     ) -> None:
+        self.ladder = ladder
         self._tools = Tools(store=store, fleet=fleet, clock=clock, reprove=reprove, ladder=ladder, journal=journal)
 
     async def carry_out(
         self,
         verdict: Verdict,
         *,
+        claimant: ServerName | None = None,
         dry_run: bool = False,
         reason: str | None = None,
         actor: Actor = Actor.WATCHDOG,
@@ -59,12 +64,13 @@ class Remedy:
 
         Args:
             verdict: what to end.
+            claimant: the server that was at work on the session when it was judged; it is asked first.
             dry_run: do everything but act.
             reason: a person's words for why, kept in the settled rows.
             actor: who decided, for the journal.
             count: counts the outcome, right before the journal closes the intervention.
         """
-        climb = _Ascent(self._tools, verdict, dry_run=dry_run, reason=reason, actor=actor)
+        climb = _Ascent(self._tools, verdict, dry_run=dry_run, reason=reason, actor=actor, claimant=claimant)
         try:
             outcome = await climb.run()
         except JournalUnusable as error:
@@ -166,7 +172,7 @@ class _Ascent(Settling):
         if (held := await self._held()) is not None:
             return self.outcome(Result.UNCHANGED, held)
         try:
-            asks = [ask for where in session.directories for ask in await place.server.pending_asks(where)]
+            answers = await gathered(*(partial(place.server.pending_asks, where) for where in session.directories))
         except ServerError as error:
             self._step("find", ok=False, detail=str(error))
             return self.outcome(
@@ -176,25 +182,39 @@ class _Ascent(Settling):
         against = self._against(now)
         if against is not None or now is None:
             return self.outcome(Result.UNCHANGED, against or "the session is gone")
-        if not self.verdict.released and any(stands(ask, now) for ask in asks):
+        if not self.verdict.released and any(stands(ask, now) for asks in answers for ask in asks):
             return self.outcome(Result.UNCHANGED, "a person is asked for something in it")
         return None
 
     async def _find(self, session: Session) -> tuple[Place | None, list[str]]:
         """Find the server that says it is at work on the session, and the servers that say nothing at all."""
+        servers = self.tools.fleet.servers()
         silent: list[str] = []
-        for server in self.tools.fleet.servers():
+        # As a rule the one that was at work on it still is: the others need not be asked.
+        place = await self._at_work([each for each in servers if each.name == self.claimant], session, silent)
+        if place is None:
+            place = await self._at_work([each for each in servers if each.name != self.claimant], session, silent)
+        if place is None:
+            self._step("find", ok=False, detail="; ".join(["no server is at work on it", *silent]))
+        else:
+            self._step("find", ok=True, detail=f"{place.server.name} is at work on it")
+        return place, silent
+
+    async def _at_work(self, servers: Sequence[Server], session: Session, silent: list[str]) -> Place | None:
+        """The first of some servers that says it is at work on the session; those that fail are noted in `silent`."""
+
+        async def ask(server: Server) -> Place | None:
             for directory in session.directories:
                 try:
                     status = (await server.statuses(directory)).get(session.id)
                 except ServerError as error:
                     silent.append(str(error))
-                    break
+                    return None
                 if status is not None:
-                    self._step("find", ok=True, detail=f"{server.name} is at work on it")
-                    return Place(server=server, directory=directory, status=status), silent
-        self._step("find", ok=False, detail="; ".join(["no server is at work on it", *silent]))
-        return None, silent
+                    return Place(server=server, directory=directory, status=status)
+            return None
+
+        return await first(*(partial(ask, server) for server in servers))
 
     async def _without_server(self, session: Session, silent: list[str]) -> Outcome:
         """No server holds it: an orphan is settled, and what another process runs is left to that process."""
@@ -301,17 +321,23 @@ class _Ascent(Settling):
 
     async def _asking(self, session: Session, ask: Ask) -> tuple[tuple[Server, str] | None, bool]:
         """The server that asks it, and the directory under which it does; and whether any server was silent."""
-        silent = False
-        for server in self.tools.fleet.servers():
+
+        async def ask_at(server: Server) -> tuple[str | None, bool]:
+            silent = False
             for directory in session.directories:
                 try:
                     asks = await server.pending_asks(directory)
                 except ServerError:
-                    silent = True  # it is looked for at the others; no answer is no evidence
+                    silent = True  # it is looked for in the others; no answer is no evidence
                     continue
                 if any(each.id == ask.id for each in asks):
-                    return (server, directory), silent
-        return None, silent
+                    return directory, silent
+            return None, silent
+
+        servers = self.tools.fleet.servers()
+        answers = await gathered(*(partial(ask_at, server) for server in servers))
+        places = [(server, where) for server, (where, _) in zip(servers, answers, strict=True) if where is not None]
+        return (places[0] if places else None), any(silent for _, silent in answers)
 
     # -- what a crash left begun -----------------------------------------------------------------------------
 

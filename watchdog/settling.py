@@ -1,6 +1,7 @@
 """Rungs 4 to 6: settle what nobody executes, have it shown, read it back, and put it back if it does not read."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import anyio
 
@@ -15,6 +16,7 @@ from watchdog.model import (
 )
 from watchdog.ports import Server
 from watchdog.settle import settle
+from watchdog.sharing import first
 
 _SETTLE_SECONDS = 30.0
 
@@ -84,14 +86,17 @@ class Settling(Climb):
     async def _serving(self, session: Session, writes: Iterable[GuardedWrite]) -> Server | None:
         """A server that is up and really serves this database."""
         turn_id = next(write.row.message_id for write in writes)
-        for server in self.tools.fleet.servers():
+
+        async def ask(server: Server) -> Server | None:
             try:
-                if await server.serves(session.id, turn_id, session.directory):
-                    return server
+                return server if await server.serves(session.id, turn_id, session.directory) else None
             except ServerError:
-                continue  # a server that is down shows nothing to anybody
-        self._step("publish", ok=True, detail="no server is up to show it")
-        return None
+                return None  # a server that is down shows nothing to anybody
+
+        server = await first(*(partial(ask, server) for server in self.tools.fleet.servers()))
+        if server is None:
+            self._step("publish", ok=True, detail="no server is up to show it")
+        return server
 
     async def _publish(self, server: Server, session: Session, writes: Iterable[GuardedWrite]) -> None:
         parts = [write.row.id for write in writes if write.row.table == "part"]

@@ -1,14 +1,15 @@
 """The loop: look, judge, act, and look again, until it is told to stop."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
+from watchdog.acting import Acting, Ended
 from watchdog.climb import Ladder
 from watchdog.clock import Timeline
 from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut
@@ -29,14 +30,15 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.observe import Observer
+from watchdog.pace import Pace, pause
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
 from watchdog.recollection import Recollection
 from watchdog.remedy import Remedy
+from watchdog.sharing import Rounds
+from watchdog.silence import Silences
 
 __all__ = ["Assessment", "Listener", "Mandate", "Pace", "Watch"]
 
-_LATE_SECONDS = 10.0
-_LATE_INTERVALS = 3
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _MOST_DOUBLINGS = 16
@@ -49,26 +51,6 @@ class Mandate(Protocol):
     def acquire(self) -> bool:
         """Take it if nobody has it. True while it is held."""
         ...
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pace:
-    """How often the loop looks, how much it does, and how it stops. Durations in seconds.
-
-    Attributes:
-        recover_on_start: settle also the orphans that were there when the watch began.
-        journal_retention_seconds: how long interventions are kept; None for ever.
-        max_concurrency: how many verdicts are carried out at the same time.
-    """
-
-    poll_interval_seconds: float = 5.0
-    full_scan_interval_seconds: float = 600.0
-    shutdown_grace_seconds: float = 10.0
-    max_attempts: int = 3
-    max_concurrency: int = 8
-    recover_on_start: bool = True
-    journal_retention_seconds: float | None = None
-    dry_run: bool = False
 
 
 class Watch:
@@ -98,11 +80,13 @@ class Watch:
         self.journal = journal
         self.memory = Memory()
         self.timeline = Timeline()
+        self.silences = Silences(clock)
         self.observer = Observer(
             store=store,
             fleet=fleet,
             owners=owners,
             memory=self.memory,
+            silences=self.silences,
             reuse_holders_ms=int(policy.orphan_grace_seconds * 500),
         )
         self.remedy = Remedy(
@@ -111,16 +95,17 @@ class Watch:
         self.recollection = Recollection(
             journal=journal, clock=clock, memory=self.memory, timeline=self.timeline, boot_id=boot_id
         )
+        self.acting = Acting(
+            remedy=self.remedy, memory=self.memory, clock=clock, pace=pace, listeners=listeners, keep=self._keep
+        )
+        self._reproofs = Rounds(self._reprove_all)
         self._took_over = False
-        self._planned: float | None = None
-        self._stood_still = 0.0
         """Whether this is the one who acts, and whose memory is kept."""
         self._began_to_act = False
-        self._wakeup = anyio.Event()
-        self._acting: set[SessionId] = set()
-        self._acted: dict[SessionId, float] = {}
+        self._planned: float | None = None
+        self._stood_still = 0.0
+        self._wakeup, self._hurry = anyio.Event(), anyio.Event()
         self._left: frozenset[str] | None = None if not pace.recover_on_start else frozenset()
-        self._limiter = anyio.CapacityLimiter(pace.max_concurrency)
 
     # -- looking ---------------------------------------------------------------------------------------------
 
@@ -173,10 +158,16 @@ class Watch:
     async def reprove(
         self, session_id: SessionId, *, let_go: Mapping[TurnId, ServerName] = MappingProxyType({})
     ) -> Reproof:
-        """Look afresh, at holders and lock too, and try to prove that nobody executes what is open in a session."""
+        """Look afresh, at holders and lock too, and try to prove that nobody executes what is open in a session.
+
+        Who asks at the same time shares a look, which began after they asked.
+        """
         self.memory.let_go.update(let_go)
-        assessment = await self.assess(also=[session_id], fresh=True)
-        return reprove(assessment.observation, self.policy, session_id)
+        return (await self._reproofs.join(session_id))[session_id]
+
+    async def _reprove_all(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, Reproof]:
+        assessment = await self.assess(also=session_ids, fresh=True)
+        return {id_: reprove(assessment.observation, self.policy, id_) for id_ in session_ids}
 
     # -- remembering -----------------------------------------------------------------------------------------
 
@@ -185,10 +176,13 @@ class Watch:
         await self.recollection.recall()
         self._took_over = True
         for intervention in await self.journal.begun():
-            for listener in self.listeners:
-                listener.found(intervention.verdict)  # closing it is under way: what is told to end was told to begin
-            counted = _Counted(self, intervention.verdict)
-            counted.tell(await self.remedy.resume(intervention, count=counted))
+            await self.acting.close(intervention)
+
+    async def _keep(self) -> None:
+        """Keep what is remembered, if this is the one who acts."""
+        if self._took_over:
+            with suppress(JournalUnusable):  # the next look says so, and does nothing until it is mended
+                await self.recollection.keep()
 
     async def _prune(self) -> None:
         keep = self.pace.journal_retention_seconds
@@ -199,45 +193,25 @@ class Watch:
 
     async def act(self, verdict: Verdict, *, reason: str | None = None, actor: Actor = Actor.WATCHDOG) -> Outcome:
         """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
-        for listener in self.listeners:
-            listener.found(verdict)
-        counted = _Counted(self, verdict)
-        try:
-            outcome = await self.remedy.carry_out(
-                verdict, dry_run=self.pace.dry_run, reason=reason, actor=actor, count=counted
-            )
-        except Exception as error:  # noqa: BLE001 - one verdict must not take the others down; it is counted and told
-            for listener in self.listeners:
-                listener.failed(verdict, error)
-            outcome = Outcome(
-                session_id=verdict.session_id,
-                kind=verdict.kind,
-                result=Result.FAILED,
-                steps=(),
-                why=f"an error of the watchdog's own: {type(error).__name__}",
-            )
-        counted.tell(outcome)
-        return outcome
+        return await self.acting.act(verdict, reason=reason, actor=actor)
 
-    async def count(self, verdict: Verdict, outcome: Outcome) -> bool:
-        """Count an outcome, and keep the count if this is the one who acts. Returns whether it is given up now."""
-        given_up = self.memory.note_outcome(
-            verdict,
-            outcome,
-            now_ms=self.clock.read().wall_ms,
-            pause_ms=max(1.0, self.ladder.abort_grace_seconds) * 1000,
-            most=self.pace.max_attempts,
-        )
-        if self._took_over:
-            with suppress(JournalUnusable):  # the next look says so, and does nothing until it is mended
-                await self.recollection.keep()
-        return given_up
+    async def act_on_all(self, assessment: Assessment, verdicts: Sequence[Verdict], ended: Ended) -> None:
+        """Carry verdicts of one look out, several at once, and wait for the end of all of them.
+
+        Args:
+            ended: told of each outcome, in the order in which they come.
+        """
+        await self.acting.carry_out(verdicts, seen_at=assessment.began_at, ended=ended)
 
     # -- the loop --------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Look again now instead of at the next poll."""
+        """Look again soon instead of at the next poll."""
         self._wakeup.set()
+
+    def _wake_at_once(self) -> None:
+        self._hurry.set()
+        self.wake()
 
     async def run(self, stop: anyio.Event) -> None:
         """Watch until `stop` is set, then let what is under way end.
@@ -246,14 +220,13 @@ class Watch:
             ShutdownTimedOut: what was under way did not end within the grace, and was cancelled.
         """
         unfinished: list[SessionId] = []
-        async with anyio.create_task_group() as group:
+        async with self.silences.probing(self.wake), anyio.create_task_group() as group:
             group.start_soon(self._wake_on, stop, name="watch for the stop")
             async with anyio.create_task_group() as acts:
                 await self._loop(stop, acts)
                 with anyio.move_on_after(self.pace.shutdown_grace_seconds):
-                    while self._acting:
-                        await self._rest(_SHORTEST_PAUSE_SECONDS)
-                unfinished = sorted(self._acting)
+                    await self.acting.stop()
+                unfinished = sorted(self.acting.begun)
                 acts.cancel_scope.cancel()
         if unfinished:
             raise ShutdownTimedOut(
@@ -263,13 +236,13 @@ class Watch:
 
     async def _wake_on(self, stop: anyio.Event) -> None:
         await stop.wait()
-        self.wake()
+        self._wake_at_once()
 
     async def _loop(self, stop: anyio.Event, acts: TaskGroup) -> None:
         full_at = self.clock.read().awake_seconds
         first, failures = True, 0
         while not stop.is_set():
-            self._wakeup = anyio.Event()
+            self._wakeup, self._hurry = anyio.Event(), anyio.Event()
             now = self.clock.read().awake_seconds
             full = now >= full_at
             try:
@@ -294,7 +267,7 @@ class Watch:
             if stop.is_set():
                 break
             self._planned = self._next_look(now, delay)
-            await self._rest(delay)
+            await self._rest(delay, looked_for=self.clock.read().awake_seconds - now)
 
     async def _take_over(self, assessment: Assessment) -> Assessment:
         """What the one who acts does first: learn what others tried, and close what a crash left begun.
@@ -322,78 +295,54 @@ class Watch:
             self._left = assessment.observation.snapshot.open_rows
         stood_still, self._stood_still = self._stood_still, 0.0
         slow = self.clock.read().awake_seconds - assessment.began_at
-        if max(stood_still, slow) > self._too_late_seconds:
+        if max(stood_still, slow) > self.pace.too_late_seconds:
             for listener in self.listeners:
                 listener.held_back(assessment.advance, slow)
             return
         if not acting:
             return
-        # What a look saw before the last climb on a session ended is out of date.
-        self._acted = {id_: ended for id_, ended in self._acted.items() if ended >= assessment.began_at}
-        busy = self._acting | self._acted.keys()
-        for verdict in assessment.judgement.verdicts:
-            due = _without(verdict, self._left) if verdict.kind is VerdictKind.ORPHAN else verdict
-            if due.cancel_session_id not in busy and (due.row_ids or not verdict.row_ids):
-                self._acting.add(due.cancel_session_id)
-                acts.start_soon(self._act_in_turn, due, name=f"act on {due.cancel_session_id}")
+        self.acting.take_up(
+            _without(assessment.judgement.verdicts, self._left), acts, seen_at=assessment.began_at, ended=self._acted
+        )
 
-    async def _act_in_turn(self, verdict: Verdict) -> None:
-        try:
-            async with self._limiter:
-                outcome = await self.act(verdict)
-        finally:
-            self._acted[verdict.cancel_session_id] = self.clock.read().awake_seconds
-            self._acting.discard(verdict.cancel_session_id)
-        if outcome.result is not Result.UNCHANGED:  # or a verdict that is dropped each time would be passed at once
+    def _acted(self, _: Verdict, outcome: Outcome) -> None:
+        if outcome.result is Result.UNCHANGED:
+            return  # or a verdict that is dropped each time would be passed at once
+        if self.acting.taken_up:
             self.wake()
-
-    @property
-    def _too_late_seconds(self) -> float:
-        """How late a look may come, and how long it may take, to be acted on."""
-        return max(_LATE_INTERVALS * self.pace.poll_interval_seconds, _LATE_SECONDS)
+        else:
+            self._wake_at_once()
 
     def _next_look(self, began: float, delay: float) -> float:
         """When the next look is due. One that took far too long stood still in between: that is credited, too."""
         now = self.clock.read().awake_seconds
-        return now + delay - (now - began if now - began > self._too_late_seconds else 0.0)
+        return now + delay - (now - began if now - began > self.pace.too_late_seconds else 0.0)
 
     def _delay(self, judgement: Judgement) -> float:
         """Seconds until the next look: the poll interval, or less if a limit is reached before."""
-        poll = self.pace.poll_interval_seconds
-        deadline = judgement.next_deadline_ms
-        if deadline is None:
-            return poll
-        left = (deadline - self.clock.read().wall_ms) / 1000
-        return max(_SHORTEST_PAUSE_SECONDS, min(poll, left))
+        return self.pace.delay(self.policy, deadline_ms=judgement.next_deadline_ms, now_ms=self.clock.read().wall_ms)
 
-    async def _rest(self, seconds: float) -> None:
-        """Wait, or until somebody wakes the loop."""
+    async def _rest(self, seconds: float, *, looked_for: float) -> None:
+        """Wait, or until somebody wakes the loop; a look that took long is not followed by another one at once."""
+        ended_at = self.clock.read().awake_seconds
         with anyio.move_on_after(seconds):
             await self._wakeup.wait()
+            with anyio.move_on_after(pause(looked_for, self.clock.read().awake_seconds - ended_at)):
+                await self._hurry.wait()
             # What woke the loop often comes in bursts; and a loop that is woken for ever must still breathe.
             await anyio.sleep(_SHORTEST_PAUSE_SECONDS)
 
 
-class _Counted:
-    """Counts how a verdict was carried out, and then tells the listeners."""
-
-    def __init__(self, watch: Watch, verdict: Verdict) -> None:
-        self._watch = watch
-        self._verdict = verdict
-        self._given_up = False
-
-    async def __call__(self, outcome: Outcome) -> None:
-        self._given_up = await self._watch.count(self._verdict, outcome)
-
-    def tell(self, outcome: Outcome) -> None:
-        for listener in self._watch.listeners:
-            listener.ended(self._verdict, outcome, given_up=self._given_up)
-
-
-def _without(verdict: Verdict, rows: Collection[str]) -> Verdict:
-    """The verdict on what is left when some rows are not to be touched."""
-    return replace(
-        verdict,
-        call_ids=tuple(id_ for id_ in verdict.call_ids if id_ not in rows),
-        turn_ids=tuple(id_ for id_ in verdict.turn_ids if id_ not in rows),
-    )
+def _without(verdicts: Iterable[Verdict], rows: Collection[str]) -> list[Verdict]:
+    """The verdicts, without the rows of orphans that are not to be touched."""
+    left = [
+        replace(
+            verdict,
+            call_ids=tuple(id_ for id_ in verdict.call_ids if id_ not in rows),
+            turn_ids=tuple(id_ for id_ in verdict.turn_ids if id_ not in rows),
+        )
+        if verdict.kind is VerdictKind.ORPHAN
+        else verdict
+        for verdict in verdicts
+    ]
+    return [verdict for verdict in left if verdict.row_ids or verdict.kind is not VerdictKind.ORPHAN]

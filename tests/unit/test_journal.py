@@ -3,14 +3,20 @@
 import shutil
 import sqlite3
 import stat
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
+from tests.unit.test_chronicle import fill, mounted
 from watchdog.errors import JournalUnusable
 from watchdog.interventions import Actor, Hold, InterventionId, Kept
-from watchdog.journal import VERSION, SqliteJournal, journal_path
+from watchdog.journal import SqliteJournal, journal_path
+from watchdog.journal_file import VERSION
 from watchdog.model import (
     EVERYTHING,
     Ask,
@@ -81,8 +87,6 @@ async def test_an_intervention_comes_out_as_it_went_in(journal: SqliteJournal) -
 
 
 async def test_interventions_are_found_by_session_and_time_the_newest_first(journal: SqliteJournal) -> None:
-    from dataclasses import replace  # noqa: PLC0415
-
     first = await journal.begin(VERDICT, at_ms=10)
     other = await journal.begin(replace(VERDICT, session_id=SessionId("ses_2")), at_ms=20)
     last = await journal.begin(VERDICT, at_ms=30)
@@ -162,10 +166,172 @@ async def test_nobody_else_can_read_it(tmp_path: Path) -> None:
 
 
 async def test_every_write_is_durable_before_it_returns(journal: SqliteJournal) -> None:
-    async with journal._engine.connect() as connection:
-        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2
-        assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar() == "wal"
-        assert (await connection.exec_driver_sql("PRAGMA user_version")).scalar() == VERSION
+    def setting(name: str) -> Callable[[sqlite3.Connection], object]:
+        return lambda file: file.execute(f"PRAGMA {name}").fetchall()[0][0]
+
+    assert await journal._file.read(setting("synchronous")) == 2
+    assert await journal._file.read(setting("journal_mode")) == "wal"
+    assert await journal._file.read(setting("user_version")) == VERSION
+
+
+def traced(journal: SqliteJournal) -> list[str]:
+    """Every statement that the journal's connection runs from now on."""
+    seen: list[str] = []
+    connection = journal._file._connection
+    assert connection is not None
+    connection.set_trace_callback(seen.append)
+    return seen
+
+
+def by_another_process(path: Path, statement: str) -> None:
+    """Run a statement on a file as another process does."""
+    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit(); c.close()"
+    subprocess.run([sys.executable, "-c", code, str(path), statement], check=True)
+
+
+PUT_HOLD = "INSERT INTO hold VALUES ('ses_1', 1, NULL, 'another process said so')"
+STANDS = Hold(session_id=SES, since_ms=1, until_ms=None, why="another process said so")
+
+
+class TestLooking:
+    async def test_where_nobody_wrote_the_holds_cost_one_statement_that_reads_no_table(
+        self, journal: SqliteJournal
+    ) -> None:
+        await journal.hold(Hold(session_id=SES, since_ms=1, until_ms=10, why="for a while"))
+        for _ in range(3):
+            await journal.holds(9)
+        seen = traced(journal)
+        assert len(await journal.holds(9)) == 1
+        assert len(await journal.holds(10)) == 0  # it ended by itself
+        assert seen == ["PRAGMA data_version"] * 2
+
+    async def test_what_another_process_says_is_seen_at_the_next_look(self, journal: SqliteJournal) -> None:
+        for _ in range(3):
+            assert await journal.holds(9) == {}
+        by_another_process(journal.path, PUT_HOLD)
+        assert await journal.holds(9) == {SES: STANDS}
+        by_another_process(journal.path, "DELETE FROM hold")
+        assert await journal.holds(9) == {}
+
+    async def test_an_intervention_costs_one_transaction_for_its_begin_and_one_for_its_end(
+        self, journal: SqliteJournal
+    ) -> None:
+        seen = traced(journal)
+        await journal.end(await journal.begin(VERDICT, at_ms=1), OUTCOME, at_ms=2)
+        assert [statement.split()[0] for statement in seen] == [
+            "BEGIN",
+            "INSERT",
+            "COMMIT",
+            "BEGIN",
+            "UPDATE",
+            "COMMIT",
+        ]
+
+    async def test_between_two_calls_nobody_is_kept_waiting(self, journal: SqliteJournal) -> None:
+        number = await journal.begin(VERDICT, at_ms=1)
+        acts: list[Callable[[], Awaitable[object]]] = [
+            lambda: journal.holds(1),
+            lambda: journal.keep(number, [WRITE]),
+            journal.interventions,
+            lambda: journal.save("a", {}),
+            lambda: journal.load("a"),
+            lambda: journal.kept(number),
+            lambda: journal.prune(1),
+        ]
+        for act in acts:
+            await act()
+            other = sqlite3.connect(journal.path, timeout=0, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("COMMIT")
+            assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0  # no reader is in its way
+            other.close()
+
+    async def test_many_at_once_take_turns(self, journal: SqliteJournal) -> None:
+        numbers: list[InterventionId] = []
+
+        async def act(at_ms: int) -> None:
+            numbers.append(await journal.begin(VERDICT, at_ms=at_ms))
+            await journal.holds(1)
+
+        async with anyio.create_task_group() as group:
+            for at_ms in range(50):
+                group.start_soon(act, at_ms)
+        assert sorted(numbers) == list(range(1, 51))
+
+
+class TestWhileItRuns:
+    """What becomes of the file under a journal that is in use."""
+
+    async def test_the_file_alone_holds_everything_while_nothing_happens(
+        self, journal: SqliteJournal, tmp_path: Path
+    ) -> None:
+        await journal.begin(VERDICT, at_ms=1)
+        for _ in range(2):
+            await journal.holds(1)
+        copy = tmp_path / "copy.db"
+        shutil.copy(journal.path, copy)
+        async with await SqliteJournal.open(copy) as opened:
+            assert [each.verdict for each in await opened.interventions()] == [VERDICT]
+
+    async def test_one_that_is_replaced_by_another_is_the_other_from_then_on(
+        self, journal: SqliteJournal, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other.db"
+        async with await SqliteJournal.open(other) as opened:
+            await opened.hold(STANDS)
+        await journal.begin(VERDICT, at_ms=1)
+        for _ in range(2):
+            assert await journal.holds(1) == {}
+        other.rename(journal.path)
+        assert await journal.holds(1) == {SES: STANDS}
+        assert await journal.interventions() == ()
+        assert await journal.begin(VERDICT, at_ms=1) == 1
+
+    async def test_one_that_is_taken_away_is_missed_and_taken_up_again_when_it_is_back(
+        self, journal: SqliteJournal, tmp_path: Path
+    ) -> None:
+        await journal.hold(STANDS)
+        journal.path.rename(tmp_path / "away.db")
+        for act in (lambda: journal.holds(1), lambda: journal.begin(VERDICT, at_ms=1)):
+            with pytest.raises(JournalUnusable, match="can't be opened"):
+                await act()
+        (tmp_path / "away.db").rename(journal.path)
+        assert await journal.holds(1) == {SES: STANDS}
+        assert await journal.begin(VERDICT, at_ms=1) == 1
+
+    async def test_one_that_is_overwritten_is_seen_by_a_look_and_taken_up_again_when_it_is_mended(
+        self, journal: SqliteJournal
+    ) -> None:
+        await journal.hold(STANDS)
+        for _ in range(3):
+            await journal.holds(1)
+        whole = journal.path.read_bytes()
+        journal.path.write_bytes(b"no database any more, and of some length " * 400)
+        with pytest.raises(JournalUnusable, match="not a SQLite database"):
+            await journal.holds(1)
+        journal.path.write_bytes(whole)
+        assert await journal.holds(1) == {SES: STANDS}
+
+    async def test_one_whose_disk_is_full_says_so_and_goes_on_when_there_is_room(self, tmp_path: Path) -> None:
+        with mounted("-t", "tmpfs", "-o", "size=256k", "none", at=tmp_path):
+            async with await SqliteJournal.open(tmp_path / "j.db") as journal:
+                await journal.begin(VERDICT, at_ms=1)
+                fill(tmp_path)
+                large = replace(WRITE, after="x" * 100_000)
+                with pytest.raises(JournalUnusable, match="disk"):
+                    await journal.keep(InterventionId(1), [large])
+                (tmp_path / "filler").unlink()
+                noted = await journal.count()
+                assert await journal.begin(VERDICT, at_ms=1) == noted + 1
+
+    async def test_a_value_that_this_version_does_not_know_is_a_sentence_and_the_rest_stays_of_use(
+        self, journal: SqliteJournal
+    ) -> None:
+        await journal.begin(VERDICT, at_ms=1)
+        by_another_process(journal.path, "UPDATE intervention SET actor = 'a machine'")
+        with pytest.raises(JournalUnusable, match="this version can't read"):
+            await journal.begun()
+        assert await journal.begin(VERDICT, at_ms=1) == 2
 
 
 class TestRefusals:
@@ -213,7 +379,7 @@ class TestRefusals:
         await journal.close()
 
     async def test_a_locked_journal_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("watchdog.journal._BUSY_SECONDS", 0.05)
+        monkeypatch.setattr("watchdog.journal_file._BUSY_SECONDS", 0.05)
         path = tmp_path / "j.db"
         async with await SqliteJournal.open(path) as journal:
             other = sqlite3.connect(path, isolation_level=None)

@@ -26,6 +26,7 @@ from watchdog.model import (
     TurnId,
 )
 from watchdog.observe import Observer
+from watchdog.silence import Silences
 
 PLACE = "/project"
 SERVER = Holder(pid=100, born_ms=0, command="opencode serve", ports=(4096,))
@@ -86,8 +87,14 @@ class World:
 
     def __post_init__(self) -> None:
         self.fleet.known.append(self.server)
+        self.silences = Silences(self.clock)
         self.observer = Observer(
-            store=self.store, fleet=self.fleet, owners=self.owners, memory=self.memory, reuse_holders_ms=10_000
+            store=self.store,
+            fleet=self.fleet,
+            owners=self.owners,
+            memory=self.memory,
+            silences=self.silences,
+            reuse_holders_ms=10_000,
         )
         self.timeline = Timeline()
 

@@ -5,6 +5,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.journal import FakeJournal
 from tests.unit.observations import SERVER, busy, call, question, session
 from watchdog.clock import Timeline
+from watchdog.errors import JournalUnusable
 from watchdog.memory import AskMemory, CallMemory, Memory
 from watchdog.model import (
     Attempts,
@@ -68,7 +71,9 @@ class CountingJournal(FakeJournal):
     saves = 0
 
     async def save(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON
-        await super().save(key, json.loads(json.dumps(value)))
+        written = json.loads(json.dumps(value))
+        await anyio.lowlevel.checkpoint()  # others go on meanwhile
+        await super().save(key, written)
         self.saves += 1
 
 
@@ -204,6 +209,41 @@ class TestSaving:
         assert world.journal.saves == 2
         await process.look(began, reports=(busy("ses_1", asks=[ASKED]),))
         assert world.journal.saves == 3
+
+    async def test_many_outcomes_share_saves_and_each_is_kept_when_its_keeping_returns(self, world: World) -> None:
+        process, most = world.start(), anyio.Semaphore(8)
+
+        async def count(number: int) -> None:
+            async with most:
+                process.memory.attempts[f"cancel:prt_{number}"] = Attempts(count=1)
+                await process.recollection.keep()
+                assert f"cancel:prt_{number}" in world.journal.values["memory"]["attempts"]
+
+        async with anyio.create_task_group() as group:
+            for number in range(1000):
+                group.start_soon(count, number)
+        assert 1000 / 8 <= world.journal.saves <= 1000 / 4
+
+    async def test_a_save_that_fails_is_shared_by_nobody(self, world: World) -> None:
+        process = world.start()
+        kept: list[str] = []
+
+        async def count(key: str) -> None:
+            process.memory.attempts[key] = Attempts(count=1)
+            try:
+                await process.recollection.keep()
+            except JournalUnusable:
+                world.journal.failure = None
+            else:
+                kept.append(key)
+
+        world.journal.failure = JournalUnusable("the disk is full")
+        async with anyio.create_task_group() as group:
+            for key in ("cancel:prt_1", "cancel:prt_2", "cancel:prt_3"):
+                group.start_soon(count, key)
+        assert kept == ["cancel:prt_2", "cancel:prt_3"]
+        assert world.journal.values["memory"]["attempts"].keys() == process.memory.attempts.keys()
+        assert world.journal.saves == 1
 
     async def test_what_others_tried_is_taken_over_by_one_that_only_observed(self, world: World) -> None:
         observer = world.start()

@@ -227,14 +227,14 @@ async def test_the_first_error_ends_the_others_and_comes_out_as_it_is() -> None:
 
 
 async def test_the_first_that_brings_something_ends_the_others() -> None:
-    async def never() -> int:
+    async def never() -> int | None:
         await anyio.sleep_forever()
         return 1
 
-    async def nothing() -> None:
+    async def nothing() -> int | None:
         return None
 
-    async def something() -> int:
+    async def something() -> int | None:
         return 7
 
     with anyio.fail_after(SECONDS):

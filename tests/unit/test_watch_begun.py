@@ -2,7 +2,7 @@
 
 import anyio
 
-from tests.unit.test_watch import Diary, World
+from tests.unit.test_watch import World
 from watchdog.model import SessionId, Verdict, VerdictKind
 
 
@@ -16,11 +16,9 @@ async def test_what_is_told_to_end_was_told_to_begin_also_when_a_crash_came_betw
         why="nobody executes it",
     )
     await world.journal.begin(verdict, at_ms=0)
-    diary, stop = Diary(), anyio.Event()
+    diary, stop = world.diary, anyio.Event()
     async with anyio.create_task_group() as group:
-        watch = world.watch()
-        watch.listeners = [diary]
-        group.start_soon(watch.run, stop)
+        group.start_soon(world.watch().run, stop)
         await diary.until(lambda: diary.ends)
         stop.set()
 

@@ -1,0 +1,179 @@
+"""Carries verdicts out: several at once, so many at each server, and never two on one session at the same time."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import anyio
+from anyio.abc import TaskGroup
+
+from watchdog.interventions import Actor, Intervention
+from watchdog.listening import Listener
+from watchdog.memory import Memory
+from watchdog.model import Outcome, Result, ServerName, SessionId, Verdict, VerdictKind
+from watchdog.pace import Pace
+from watchdog.ports import Clock
+from watchdog.remedy import Remedy
+
+Ended = Callable[[Verdict, Outcome], None]
+
+
+class Acting:
+    """Acts on one database and its servers.
+
+    Each server has a lane of its own, and what no server claims has one, too: one that hangs holds up nobody else's.
+
+    Args:
+        keep: keeps what is remembered, once an outcome was counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        remedy: Remedy,
+        memory: Memory,
+        clock: Clock,
+        pace: Pace,
+        listeners: Sequence[Listener],
+        keep: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._remedy = remedy
+        self._memory = memory
+        self._clock = clock
+        self._pace = pace
+        self._listeners = listeners
+        self._keep = keep
+        self._lanes: dict[ServerName | None, anyio.CapacityLimiter] = {}
+        self._taken_up: set[SessionId] = set()
+        self._begun: set[SessionId] = set()
+        self._ended: dict[SessionId, float] = {}
+        self._stopping = False
+        self._at_rest = anyio.Event()
+
+    @property
+    def taken_up(self) -> frozenset[SessionId]:
+        """The sessions that are acted on, or wait for their turn."""
+        return frozenset(self._taken_up)
+
+    @property
+    def begun(self) -> frozenset[SessionId]:
+        """The sessions that are acted on now."""
+        return frozenset(self._begun)
+
+    # -- one -------------------------------------------------------------------------------------------------
+
+    async def act(self, verdict: Verdict, *, reason: str | None = None, actor: Actor = Actor.WATCHDOG) -> Outcome:
+        """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
+        for listener in self._listeners:
+            listener.found(verdict)
+        counted = _Counted(self, verdict)
+        try:
+            outcome = await self._remedy.carry_out(
+                verdict,
+                claimant=self._memory.claimed_by.get(verdict.cancel_session_id),
+                dry_run=self._pace.dry_run,
+                reason=reason,
+                actor=actor,
+                count=counted,
+            )
+        except Exception as error:  # noqa: BLE001 - one verdict must not take the others down; it is counted and told
+            for listener in self._listeners:
+                listener.failed(verdict, error)
+            outcome = Outcome(
+                session_id=verdict.session_id,
+                kind=verdict.kind,
+                result=Result.FAILED,
+                steps=(),
+                why=f"an error of the watchdog's own: {type(error).__name__}",
+            )
+        self._tell(counted, outcome)
+        return outcome
+
+    async def close(self, intervention: Intervention) -> None:
+        """Say how an intervention ended that a crash left begun, and count it if it did not work."""
+        for listener in self._listeners:
+            listener.found(intervention.verdict)  # closing it is under way: what is told to end was told to begin
+        counted = _Counted(self, intervention.verdict)
+        self._tell(counted, await self._remedy.resume(intervention, count=counted))
+
+    async def count(self, verdict: Verdict, outcome: Outcome) -> bool:
+        """Count an outcome, and keep the count. Returns whether it is given up now."""
+        given_up = self._memory.note_outcome(
+            verdict,
+            outcome,
+            now_ms=self._clock.read().wall_ms,
+            pause_ms=max(1.0, self._remedy.ladder.abort_grace_seconds) * 1000,
+            most=self._pace.max_attempts,
+        )
+        await self._keep()
+        return given_up
+
+    def _tell(self, counted: "_Counted", outcome: Outcome) -> None:
+        for listener in self._listeners:
+            listener.ended(counted.verdict, outcome, given_up=counted.given_up)
+
+    # -- several ---------------------------------------------------------------------------------------------
+
+    def take_up(self, verdicts: Iterable[Verdict], group: TaskGroup, *, seen_at: float, ended: Ended) -> None:
+        """Begin to carry verdicts out, each in its turn.
+
+        Args:
+            verdicts: what to carry out; a session that is taken up already, or that the last climb on ended after
+                the look, is left for the next look.
+            group: the tasks that do it.
+            seen_at: when the look began that they are of, on the awake clock.
+            ended: told of each outcome.
+        """
+        self._ended = {id_: at for id_, at in self._ended.items() if at >= seen_at}
+        if not self._taken_up:
+            self._lanes.clear()  # a server that is gone needs none
+        for verdict in verdicts:
+            session_id = verdict.cancel_session_id
+            if session_id not in self._taken_up and session_id not in self._ended:
+                self._taken_up.add(session_id)
+                group.start_soon(self._act_in_turn, verdict, ended, name=f"act on {session_id}")
+
+    async def carry_out(self, verdicts: Iterable[Verdict], *, seen_at: float, ended: Ended) -> None:
+        """Carry verdicts out, and wait for the end of all of them; see `take_up`."""
+        async with anyio.create_task_group() as group:
+            self.take_up(verdicts, group, seen_at=seen_at, ended=ended)
+
+    async def stop(self) -> None:
+        """Begin nothing any more, and wait for the end of what was begun."""
+        self._stopping = True
+        if self._begun:
+            await self._at_rest.wait()
+
+    async def _act_in_turn(self, verdict: Verdict, ended: Ended) -> None:
+        session_id = verdict.cancel_session_id
+        try:
+            async with self._lane(verdict):
+                if self._stopping:
+                    return
+                self._begun.add(session_id)
+                outcome = await self.act(verdict)
+        finally:
+            self._ended[session_id] = self._clock.read().awake_seconds
+            self._taken_up.discard(session_id)
+            self._begun.discard(session_id)
+            if self._stopping and not self._begun:
+                self._at_rest.set()
+        ended(verdict, outcome)
+
+    def _lane(self, verdict: Verdict) -> anyio.CapacityLimiter:
+        """Where a verdict waits for its turn: at the server that was last heard to be at work on the session."""
+        orphan = verdict.kind is VerdictKind.ORPHAN
+        name = None if orphan else self._memory.claimed_by.get(verdict.cancel_session_id)
+        if name not in self._lanes:
+            self._lanes[name] = anyio.CapacityLimiter(self._pace.max_concurrency)
+        return self._lanes[name]
+
+
+class _Counted:
+    """Counts how a verdict was carried out, for the listeners that are told afterwards."""
+
+    def __init__(self, acting: Acting, verdict: Verdict) -> None:
+        self._acting = acting
+        self.verdict = verdict
+        self.given_up = False
+
+    async def __call__(self, outcome: Outcome) -> None:
+        self.given_up = await self._acting.count(self.verdict, outcome)

@@ -1,0 +1,262 @@
+"""The journal's SQLite file: one connection that stays open, and transactions that come to their end.
+
+A transaction is one function that runs as a whole in a worker thread, one at a time: whatever becomes of the task
+that asked for it, it ends, and leaves no lock. A connection is given up after any error, and when the file is no
+longer the one that was opened, so that what was mended or replaced is taken up at the next call.
+"""
+
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+
+from watchdog.errors import JournalUnusable
+
+APPLICATION_ID = 0x6F637764
+"""`ocwd`: tells a journal from any other SQLite file."""
+VERSION = 1
+_BUSY_SECONDS = 5.0
+
+_SCHEMA = (
+    """
+    CREATE TABLE intervention (
+        id INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
+        session_id TEXT NOT NULL,
+        began_ms INTEGER NOT NULL,
+        ended_ms INTEGER,
+        undone_ms INTEGER,
+        actor TEXT NOT NULL,
+        reason TEXT,
+        verdict TEXT NOT NULL,
+        outcome TEXT
+    )
+    """,
+    "CREATE INDEX intervention_session ON intervention (session_id, id)",
+    "CREATE INDEX intervention_began ON intervention (began_ms)",
+    """
+    CREATE TABLE kept_row (
+        intervention_id INTEGER NOT NULL,
+        "table" TEXT NOT NULL,
+        id TEXT NOT NULL,
+        message_id TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        updated_ms INTEGER NOT NULL,
+        "before" TEXT NOT NULL,
+        "after" TEXT NOT NULL
+    )
+    """,
+    "CREATE INDEX kept_row_intervention ON kept_row (intervention_id)",
+    """
+    CREATE TABLE hold (
+        session_id TEXT NOT NULL PRIMARY KEY,
+        since_ms INTEGER NOT NULL,
+        until_ms INTEGER,
+        why TEXT NOT NULL
+    )
+    """,
+    'CREATE TABLE state ("key" TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL)',
+)
+
+_Answer = TypeVar("_Answer")
+_Stamp = tuple[int, int, int, int]
+
+
+class JournalFile:
+    """The file, and the one connection to it.
+
+    Every method raises `JournalUnusable` when the file can't be used.
+
+    Attributes:
+        revision: grows with every write of this object, and whenever it opens the file. Together with SQLite's
+            `data_version`, which tells of everybody else's writes, it says whether what was read is out of date.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.revision = 0
+        self._lock = threading.Lock()
+        self._turn = anyio.CapacityLimiter(1)
+        self._connection: sqlite3.Connection | None = None
+        self._stamp: _Stamp | None = None
+
+    async def prepare(self) -> None:
+        """Make the file, or bring it to this version."""
+        _prepare(self.path)
+        await self.write(lambda connection: _migrate(connection, self.path))
+
+    async def read(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """Read. Each statement stands for itself; `work` fetches all of what it asks for."""
+        return await self._in_turn(lambda: self._read(work))
+
+    async def write(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """Write in one transaction, which is durable when this returns."""
+        return await self._in_turn(lambda: self._write(work))
+
+    async def settle(self) -> None:
+        """Bring all from the file beside it (`-wal`) into the file itself, unless somebody is in the way.
+
+        From then on the file alone holds everything: it can be copied, moved or replaced.
+        """
+        await self._in_turn(self._settle)
+
+    async def close(self) -> None:
+        """Close the connection. Used again, it is opened again."""
+        await self._in_turn(self._close)
+
+    async def _in_turn(self, work: Callable[[], _Answer]) -> _Answer:
+        with _shielded():
+            return await anyio.to_thread.run_sync(work, limiter=self._turn)
+
+    # -- in a worker thread ----------------------------------------------------------------------------------
+
+    def _read(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        with self._connected() as connection:
+            try:
+                return work(connection)
+            except (ValueError, KeyError, TypeError) as error:
+                raise JournalUnusable(
+                    f"The journal {self.path} holds something that this version can't read. Name another with "
+                    'the setting `journal`, or choose `journal = "off"`.'
+                ) from error
+
+    def _write(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            answer = work(connection)
+            connection.execute("COMMIT")
+            self.revision += 1
+            self._stamp = _stamp(self.path)
+            return answer
+
+    def _settle(self) -> None:
+        with self._connected() as connection:
+            connection.execute("PRAGMA busy_timeout = 0")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000:.0f}")
+            self._stamp = _stamp(self.path)
+
+    def _close(self) -> None:
+        with self._lock, _translated(self.path):
+            self._drop()
+
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        # The task that asked may be gone while its thread still works: the turn alone does not keep others out.
+        with self._lock, _translated(self.path):
+            try:
+                yield self._connect()
+            except BaseException:
+                self._drop()
+                raise
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is not None and _stamp(self.path) != self._stamp:
+            self._drop()
+        if self._connection is None:
+            self._stamp = _stamp(self.path)  # before it is opened: what is replaced in between is seen next time
+            self._connection = _open(self.path)
+            self.revision += 1
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+@contextmanager
+def _shielded() -> Iterator[None]:
+    with anyio.CancelScope(shield=True):
+        yield
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    uri = f"file:{quote(str(path.absolute()))}?mode=rw"
+    connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    try:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _stamp(path: Path) -> _Stamp:
+    """What tells one file from another, and a file from itself when it was changed other than by a transaction."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring the file to this version. Versions go forward in small steps; a newer one is refused."""
+    ((mark,),) = connection.execute("PRAGMA application_id").fetchall()
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    ((tables,),) = connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    if mark != APPLICATION_ID and tables:
+        raise JournalUnusable(f"{path} is a SQLite database, but no journal of opencode-watchdog; name another file.")
+    if version > VERSION:
+        raise JournalUnusable(
+            f"The journal {path} is of a newer opencode-watchdog (version {version}; this one knows {VERSION}). "
+            "Upgrade, or name another file with the setting `journal`."
+        )
+    if version < 1:
+        for statement in _SCHEMA:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _prepare(path: Path) -> None:
+    """Make the folder and the file, readable by their owner only, or say why that can't be done."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_dir():
+            raise JournalUnusable(f"The journal {path} is a folder; name a file with the setting `journal`.")
+        # SQLite gives the files beside it (-wal, -shm) the mode of the file itself. A file that is there is not
+        # opened: closing it would drop the locks that this process may hold on it.
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            path.chmod(0o600)
+    except OSError as error:
+        raise JournalUnusable(
+            f"The journal {path} can't be made or read: {error.strerror}. Name another file with the setting "
+            '`journal`, or choose `journal = "off"` to act without one.'
+        ) from error
+
+
+_SENTENCES = {
+    sqlite3.SQLITE_NOTADB: "is not a SQLite database",
+    sqlite3.SQLITE_BUSY: "is locked by another process",
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+    sqlite3.SQLITE_FULL: "can't be written: the disk is full",
+    sqlite3.SQLITE_READONLY: "may not be written by this user, or is on a read-only disk",
+    sqlite3.SQLITE_CANTOPEN: "can't be opened",
+    sqlite3.SQLITE_IOERR: "can't be read or written: the disk reports an error",
+    sqlite3.SQLITE_PERM: "may not be used by this user",
+}
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into a sentence."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        code = sqlite3.SQLITE_CANTOPEN if isinstance(error, OSError) else getattr(error, "sqlite_errorcode", 0)
+        what = _SENTENCES.get(code & 0xFF, f"can't be used ({type(error).__name__})")
+        raise JournalUnusable(
+            f"The journal {path} {what}. Mend it, name another with the setting `journal`, or choose "
+            '`journal = "off"`.'
+        ) from error

@@ -1,0 +1,68 @@
+"""How often the loop looks, and how long it rests in between."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from watchdog.limits import shortest_limit
+from watchdog.model import Policy
+
+_LATE_SECONDS: Final = 10.0
+_LATE_INTERVALS: Final = 3
+SHORTEST_DELAY_SECONDS: Final = 0.02
+"""Before a deadline that is near, or past: a loop that is due at every moment must still breathe."""
+_CLOCK_STEP_SECONDS: Final = 0.002
+"""The wall clock is read in whole milliseconds: a look right at the deadline might still read one too early."""
+_PAUSE_IN_LOOKS: Final = 8
+_LONGEST_PAUSE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """How often the loop looks, how much it does, and how it stops. Durations in seconds.
+
+    Attributes:
+        recover_on_start: settle also the orphans that were there when the watch began.
+        journal_retention_seconds: how long interventions are kept; None for ever.
+        max_concurrency: how many verdicts are carried out at the same time at one server, and where there is none.
+    """
+
+    poll_interval_seconds: float = 5.0
+    full_scan_interval_seconds: float = 600.0
+    shutdown_grace_seconds: float = 10.0
+    max_attempts: int = 3
+    max_concurrency: int = 8
+    recover_on_start: bool = True
+    journal_retention_seconds: float | None = None
+    dry_run: bool = False
+
+    @property
+    def too_late_seconds(self) -> float:
+        """How late a look may come, and how long it may take, to be acted on."""
+        return max(_LATE_INTERVALS * self.poll_interval_seconds, _LATE_SECONDS)
+
+    def delay(self, policy: Policy, *, deadline_ms: float | None, now_ms: float) -> float:
+        """Seconds until the next look: the poll interval, or less if a limit is reached before.
+
+        What begins right after a look is not known yet: so no sleep is longer than the shortest limit.
+
+        Args:
+            policy: the limits.
+            deadline_ms: when the next limit that is known of is reached.
+            now_ms: the wall clock.
+        """
+        longest = min(self.poll_interval_seconds, shortest_limit(policy) or math.inf)
+        if deadline_ms is None:
+            return longest
+        left = (deadline_ms - now_ms) / 1000 + _CLOCK_STEP_SECONDS
+        return min(longest, max(SHORTEST_DELAY_SECONDS, left))
+
+
+def pause(look_seconds: float, since_seconds: float) -> float:
+    """Seconds that a loop which is woken again and again still rests, so that looking stays a small share of it.
+
+    Args:
+        look_seconds: how long the last look took.
+        since_seconds: how long ago it ended.
+    """
+    return max(0.0, min(_PAUSE_IN_LOOKS * look_seconds, _LONGEST_PAUSE_SECONDS) - since_seconds)
