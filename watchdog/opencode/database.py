@@ -141,6 +141,11 @@ class OpencodeDatabase:
         return await self._tracker.look(also=also, full=full)
 
     @property
+    def reads(self) -> dict[str, int]:
+        """How often it was read so far: `version` asks only whether it changed, `transaction` reads rows."""
+        return dict(self._reader.reads)
+
+    @property
     def searched(self) -> bool:
         """See `Store.searched`."""
         return self._tracker.searched
