@@ -70,6 +70,7 @@ ROOMS: Mapping[str, set[str]] = {
     "journal_file": {"errors"},
     "journal_shapes": {"model", "interventions"},
     "no_journal": {"model", "interventions"},
+    "supervisor": {"listening", "pace", "ports", "clock", "model", "errors"},
     "metrics": {"listening", "ports", "clock", "model", "errors"},
     "logs": {"model"},
     "installation": set(),
