@@ -22,7 +22,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from watchdog import model
 from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
-from watchdog.sources import Gathered, Surroundings, did_you_mean, gather
+from watchdog.receivers import Occasion, addresses, occasions
+from watchdog.sources import SECRETS, Gathered, Surroundings, did_you_mean, gather
 
 _LONGEST_SHOWN = 60
 _MOST_CONCURRENCY = 64
@@ -122,6 +123,12 @@ def _password(value: object) -> object:
     if value is not None and not isinstance(value, str):
         raise ValueError("it is a text in quotes")
     return value or None
+
+
+def _receivers(value: object) -> tuple[SecretStr, ...]:
+    if isinstance(value, list | tuple):
+        value = [each.get_secret_value() if isinstance(each, SecretStr) else each for each in value]
+    return tuple(SecretStr(address) for address in addresses(value))
 
 
 def _json_or(value: str, opening: str) -> object:
@@ -238,6 +245,9 @@ class Settings(BaseSettings):
     sole_owner: Flag = False
     full_scan_interval: Duration = timedelta(minutes=10)
     shutdown_grace: Duration = timedelta(seconds=10)
+    notify: Annotated[tuple[SecretStr, ...], BeforeValidator(_receivers)] = ()
+    notify_on: Annotated[tuple[Occasion, ...], BeforeValidator(occasions)] = (Occasion.GIVEN_UP, Occasion.DEGRADED)
+    notify_degraded_after: Duration = timedelta(minutes=5)
     log_level: Annotated[LogLevel, BeforeValidator(_word)] = LogLevel.INFO
     log_format: Annotated[LogFormat, BeforeValidator(_word)] = LogFormat.AUTO
 
@@ -325,7 +335,7 @@ def effective(loaded: Loaded) -> list[tuple[str, str, str]]:
 
 
 def _in_words(name: str, value: object) -> str:
-    if name == "server_password":
+    if name in SECRETS:
         return "set" if value else "not set"
     if name == "journal" and value is None:
         return "in the user's state folder"
@@ -344,7 +354,7 @@ def _sentence(detail: ErrorDetails, gathered: Gathered) -> str:
     name, *inner = (str(part) for part in detail["loc"])
     given = gathered.values[name]
     place = f'{name}["{inner[0]}"]' if name == "tool_timeouts" and inner else name
-    shown = "what was given" if name == "server_password" else _shown(detail["input"])
+    shown = "what was given" if name in SECRETS else _shown(detail["input"])
     sentence = f"{given.source}: {place} can't be {shown}: {_allowed(name, detail)}"
     return sentence if sentence.endswith("?") else f"{sentence}."
 

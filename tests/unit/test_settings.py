@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
 from watchdog.model import Policy
+from watchdog.receivers import Occasion
 from watchdog.settings import Loaded, LogFormat, LogLevel, Settings, effective, load_settings
 from watchdog.sources import strip_jsonc
 
@@ -670,3 +671,47 @@ def test_the_example_shows_the_defaults() -> None:
 def test_each_line_of_the_example_can_be_uncommented(place: Place) -> None:
     for name, value in _uncommented().items():
         place.load({name: value})
+
+
+# --- receivers of alerts
+
+
+def test_receivers_are_secrets_and_show_nowhere(place: Place) -> None:
+    place.toml('notify = ["json://me:hush@localhost/x", "slack://hush/hush/hush"]')
+    (place.cwd / "opencode-watchdog.toml").chmod(0o644)
+    loaded = place.load()
+    assert [each.get_secret_value() for each in loaded.settings.notify][1] == "slack://hush/hush/hush"
+    assert ("notify", "set", f"file {place.cwd / 'opencode-watchdog.toml'}, key notify") in effective(loaded)
+    assert "holds the addresses of receivers and others can read it" in loaded.warnings[0]
+    assert "hush" not in repr((loaded, effective(loaded)))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("json://a, json://b?to=x,y", ["json://a", "json://b?to=x,y"]),
+        ("json://a json://b\njson://a", ["json://a", "json://b"]),
+        ('["json://a", "mailto://b"]', ["json://a", "mailto://b"]),
+    ],
+)
+def test_receivers_from_the_environment(place: Place, text: str, found: list[str]) -> None:
+    place.environ = {"OPENCODE_WATCHDOG_NOTIFY": text, "OPENCODE_WATCHDOG_NOTIFY_ON": "outcome, Given_Up"}
+    settings = place.load().settings
+    assert [each.get_secret_value() for each in settings.notify] == found
+    assert settings.notify_on == (Occasion.OUTCOME, Occasion.GIVEN_UP)
+
+
+@pytest.mark.parametrize("given", ['["json://a", "hush"]', '[""]', "7", '["json://a", 7]', '"[hush"', '"hush"'])
+def test_a_receiver_that_is_none_is_named_by_its_place_and_not_shown(place: Place, given: str) -> None:
+    place.toml(f"notify = {given}")
+    with pytest.raises(SettingsError) as caught:
+        place.load()
+    assert "key notify: notify can't be what was given: " in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_what_alerts_are_for_is_a_list_of_what_there_is(place: Place) -> None:
+    assert place.load().settings.notify_on == (Occasion.GIVEN_UP, Occasion.DEGRADED)
+    place.toml('notify_on = ["given_up", "panic"]')
+    with pytest.raises(SettingsError, match="it is a list of given_up, degraded, outcome"):
+        place.load()
