@@ -179,6 +179,12 @@ class OpencodeDatabase:
         async with self._reader.transaction() as fetch:
             return bool(await fetch(queries.MESSAGE_EXISTS, {"id": message_id, "session": session_id}))
 
+    async def titles(self, session_ids: Collection[SessionId]) -> dict[SessionId, str]:
+        """See `Store.titles`."""
+        async with self._reader.transaction() as fetch:
+            found = await fetch(queries.TITLES, {"ids": as_ids(session_ids)})
+        return {SessionId(str(record["id"])): str(record["title"]) for record in found}
+
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """See `Store.newest_turn`."""
         async with self._reader.transaction() as fetch:
