@@ -180,14 +180,19 @@ def check(
     alive: Annotated[
         bool, typer.Option("--alive", help="Say only whether `run` has looked lately: for health checks.")
     ] = False,
+    notify: Annotated[bool, typer.Option("--notify", help="Send a test message to each receiver of alerts.")] = False,
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
+    from watchdog.alerting import check_notify
     from watchdog.alive import check_alive
     from watchdog.checkup import check as look_at
     from watchdog.render import Screen
 
+    if alive and notify:
+        raise typer.BadParameter("--alive and --notify don't go together")
     loaded, screen = _quiet(config, database, server, warn=False), Screen(as_json=as_json)
-    _go(lambda: check_alive(loaded, screen) if alive else look_at(loaded, screen))
+    look = check_alive if alive else check_notify if notify else look_at
+    _go(lambda: look(loaded, screen))
 
 
 @app.command()

@@ -120,6 +120,8 @@ ROOMS: Mapping[str, set[str]] = {
     "journal_shapes": {"model", "interventions"},
     "no_journal": {"model", "interventions"},
     "supervisor": {"listening", "pace", "ports", "clock", "model", "errors"},
+    "alerts": {"listening", "ports", "clock", "limits", "model", "errors", "receivers"},
+    "notify": {"alerts", "errors"},
     "metrics": {"listening", "ports", "clock", "model", "errors"},
     "logs": {"model"},
     "installation": set(),
@@ -131,6 +133,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book"),
     "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
+    "apprise": ("notify",),
     "prometheus_client": ("metrics",),
     "psutil": ("opencode.owners", "opencode.open_files"),
     "pydantic": ("settings", "durations", "sources", "control"),
@@ -148,7 +151,7 @@ PROC = {
 }
 TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
-LATE_IMPORTS = {"", "cli", "__main__", "commands"}
+LATE_IMPORTS = {"", "cli", "__main__", "commands", "alerting"}
 """Start-up cost: a command imports what only it needs."""
 
 LONGEST_MODULE = 400
