@@ -2,7 +2,7 @@
 
 import { hasToken, learnTime, listen, request, serverNow, takeToken } from "./api.js";
 import { eachSecond, freeze, shownNow } from "./clock.js";
-import { askHold, askPause, askRelease, askUndo } from "./dialogs.js";
+import { askHold, askPause, askRelease, askUndo, tell } from "./dialogs.js";
 import { attribute, el, keyed, shown, text } from "./dom.js";
 import { journalView } from "./journal.js";
 import { showSessions } from "./sessions.js";
@@ -80,10 +80,9 @@ async function quietly(work) {
   try {
     await work();
   } catch (error) {
-    now.problem = error.message;
+    tell("That did not work", error.message);
   }
   refreshAll();
-  drawNotices();
 }
 
 function failed(error) {
@@ -160,7 +159,7 @@ function notices() {
     const shownAt = all ? `What you see is as of ${moment(all.observed_at)}; its clocks stand still.` : "";
     say("lost", "bad", "The connection to the watchdog is lost.", `${now.lostWhy} ${shownAt} It is tried again.`, "Try now");
   }
-  if (now.problem) say("problem", "bad", "That did not work.", now.problem);
+  if (now.problem) say("problem", "bad", "The watchdog can't answer.", now.problem);
   if (now.journalProblem && !now.problem) say("journal", "bad", "The journal can't be shown.", now.journalProblem);
   if (!all || now.connection === "refused") return said;
   if (all.unavailable) say("unavailable", "bad", "The watchdog can't look.", `${sentence(all.unavailable)} What follows is as of ${moment(all.observed_at)}.`);
@@ -217,7 +216,7 @@ function start() {
     onOpen() {
       now.connection = "live";
       drawConnection();
-      refreshAll();
+      drawNotices();
     },
     onEvent({ type }) {
       refreshSessions();

@@ -20,7 +20,6 @@ const closing = (label, focused) => el("button", { type: "button", autofocus: fo
  */
 function ask({ title, parts, confirm, ends = false, act, done }) {
   const mine = opening += 1;
-  const returnTo = document.activeElement;
   const agree = el("button", { type: "submit", class: ends ? "end" : "primary" }, confirm);
   const form = el("form", { method: "dialog", on: { submit: (event) => submit(event) } },
     heading(title), ...parts, el("div", { class: "buttons" }, closing("Cancel", true), agree));
@@ -41,13 +40,23 @@ function ask({ title, parts, confirm, ends = false, act, done }) {
     done();
   }
 
-  dialog.replaceChildren(form);
+  open(form);
+}
+
+function open(...shown) {
+  const returnTo = document.activeElement;
+  dialog.replaceChildren(...shown);
   dialog.onclose = () => {
     opening += 1;
     if (returnTo?.isConnected && !returnTo.closest("[hidden]")) returnTo.focus();
     else document.getElementById("sessions-title").focus();
   };
   dialog.showModal();
+}
+
+/** Say that something did not work, and why. */
+export function tell(title, why) {
+  open(el("div", { class: "body" }, heading(title), el("p", {}, why), el("div", { class: "buttons" }, closing("Close", true))));
 }
 
 const heading = (title) => el("h2", { id: "dialog-title" }, title);
@@ -58,15 +67,15 @@ const warning = (said) => el("p", { class: "warn" }, said);
 
 /** Post, and wait for the operation where the answer is that it takes longer. */
 async function carriedOut(path, body) {
-  let { status, document, location } = await request(path, { method: "POST", body });
-  while (status === 202 || document.state === "running") {
+  const { status, document, location } = await request(path, { method: "POST", body });
+  if (status !== 202) return document;
+  let operation = document;
+  while (operation.state === "running") {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    ({ document, location: location = location } = await request(location));
-    status = 200;
+    ({ document: operation } = await request(location));
   }
-  if (document.operation_id === undefined) return document;
-  if (document.problem) throw new Error(document.problem.detail ?? document.problem.title);
-  return document.document;
+  if (operation.problem) throw new Error(operation.problem.detail ?? operation.problem.title);
+  return operation.document;
 }
 
 const of = (session) => `/api/v1/sessions/${encodeURIComponent(session.session_id)}`;

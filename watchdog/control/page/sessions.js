@@ -90,16 +90,17 @@ function callItems(session, { observedAt }) {
 }
 
 function callView() {
-  const tool = el("div", { class: "tool" });
+  const name = el("b");
+  const status = el("span");
   const clocks = el("div", { class: "clocks" });
   return {
-    node: el("li", { class: "call" }, tool, clocks),
+    node: el("li", { class: "call" }, el("div", { class: "tool" }, name, " ", status), clocks),
     update({ call, clocks: shownClocks, observedAt }) {
-      if (call) tool.replaceChildren(call.tool, el("span", {}, ` ${call.status}`));
-      else text(tool, "the session");
-      const name = call ? `clock of the ${call.tool} call` : "clock of the session";
+      text(name, call ? call.tool : "the session");
+      text(status, call?.status);
+      const label = call ? `clock of the ${call.tool} call` : "clock of the session";
       const items = shownClocks.map((clock) => ({ clock, observedAt }));
-      keyed(clocks, items, (each) => each.clock.setting, () => clockView(name));
+      keyed(clocks, items, (each) => each.clock.setting, () => clockView(label));
     },
   };
 }
