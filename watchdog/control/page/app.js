@@ -121,7 +121,6 @@ function draw() {
   text(at("summary"), parts.join(" · "));
   document.title = stuck ? `(${stuck} stuck) opencode-watchdog` : "opencode-watchdog";
   showSessions(at("sessions"), all, actions);
-  drawMandate();
   drawConnection();
   drawNotices();
 }
@@ -135,7 +134,7 @@ function drawMandate() {
   const [tone, label] = paused() ? ["hold", "Paused"] : looks[now.all.mandate] ?? ["quiet", now.all.mandate];
   attribute(at("mandate"), "data-tone", tone);
   text(at("mandate"), label);
-  shown(at("mandate"), true);
+  shown(at("mandate"), now.connection === "live");
   text(at("pause"), paused() ? "Resume" : "Pause everything…");
 }
 
@@ -147,6 +146,7 @@ function drawConnection() {
   attribute(at("connection"), "data-tone", tone);
   text(at("connection"), label);
   freeze(now.connection === "lost" && now.all !== null);
+  if (now.all) drawMandate();
 }
 
 const sinceLook = () => Math.max(0, serverNow() - Date.parse(now.all.observed_at)) / 1000;
