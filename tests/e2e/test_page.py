@@ -73,7 +73,10 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         browser = await stack.enter_async_context(chromium())
         lab = await stack.enter_async_context(Lab.open(tmp_path_factory.mktemp("page") / "home", version=NEWEST))
         server = await lab.serve()
-        port, watchdog = free_port(), Watchdog.for_lab(lab, server, control_token=TOKEN, tool_timeout=90)
+        port, watchdog = (
+            free_port(),
+            Watchdog.for_lab(lab, server, control_token=TOKEN, tool_timeout=90, orphan_grace=8),
+        )
         await stack.enter_async_context(watchdog.run("--control", f"127.0.0.1:{port}"))
         yield Site(lab=lab, server=server, browser=browser, origin=f"http://127.0.0.1:{port}")
 
@@ -163,8 +166,17 @@ async def test_what_a_crash_left_is_shown_before_and_after_and_is_undone(site: S
     site.server = await site.server.restart()
     async with site.open() as tab:
         page, dialog = tab.page, tab.page.get_by_role("dialog")
-        entry = entries(page, session)
-        await expect(entry.locator(".chip")).to_have_text("Ended, and proven", timeout=30_000)
+        row, entry = card(page, session), entries(page, session)
+        await expect(row.locator(".chip")).to_have_text("Needs a second look")
+        await button(row, "Release…").click()
+        async with page.expect_response(lambda answer: answer.url.endswith("/release")) as answered:
+            await button(dialog, "End it").click()
+        assert (await answered.value).status == 202
+        await expect(dialog).to_contain_text("It is being done.")
+        await expect(dialog).to_contain_text("Ended, and proven", timeout=30_000)
+        await button(dialog, "Close").click()
+        await expect(row).to_have_count(0)
+
         await button_of(entry).click()
         await expect(entry.locator("pre.before .changed").filter(has_text='"status": "running"')).to_have_count(1)
         await expect(entry.locator("pre.after .changed").filter(has_text='"status": "error"')).to_have_count(1)
@@ -176,7 +188,6 @@ async def test_what_a_crash_left_is_shown_before_and_after_and_is_undone(site: S
         await button(dialog, "Close").click()
 
         await expect(entry.locator(".chip").first).to_have_text("Undone")
-        row = card(page, session)
         await expect(row.locator(".chip")).to_have_text("On hold")
         await expect(row).to_contain_text("bash running")
         await button(row, "End the hold").click()

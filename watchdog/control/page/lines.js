@@ -17,6 +17,8 @@ function sorted(value) {
   return Object.fromEntries(Object.keys(value).sort().map((key) => [key, sorted(value[key])]));
 }
 
+const same = (one, other) => one.replace(/,$/, "") === other.replace(/,$/, "");
+
 /** Mark the lines that only one side has, by their longest common subsequence. */
 export function marked(before, after) {
   const common = lengths(before, after);
@@ -24,7 +26,7 @@ export function marked(before, after) {
   let at = 0;
   let to = 0;
   while (at < before.length || to < after.length) {
-    if (at < before.length && to < after.length && before[at] === after[to]) {
+    if (at < before.length && to < after.length && same(before[at], after[to])) {
       sides.before.push({ text: before[at++], changed: false });
       sides.after.push({ text: after[to++], changed: false });
     } else if (to === after.length || (at < before.length && common[at + 1][to] >= common[at][to + 1])) {
@@ -40,7 +42,7 @@ function lengths(before, after) {
   const table = Array.from({ length: before.length + 1 }, () => new Uint16Array(after.length + 1));
   for (let at = before.length - 1; at >= 0; at -= 1) {
     for (let to = after.length - 1; to >= 0; to -= 1) {
-      table[at][to] = before[at] === after[to] ? table[at + 1][to + 1] + 1 : Math.max(table[at + 1][to], table[at][to + 1]);
+      table[at][to] = same(before[at], after[to]) ? table[at + 1][to + 1] + 1 : Math.max(table[at + 1][to], table[at][to + 1]);
     }
   }
   return table;
