@@ -83,6 +83,10 @@ class Degraded:
         self._since: dict[str, float] = {}
         self._told: frozenset[str] = frozenset()
 
+    def forget(self) -> None:
+        """Start over: somebody else acts, and tells."""
+        self._since, self._told = {}, frozenset()
+
     def look(self, causes: Mapping[str, str], now_seconds: float, *, whole: bool = True) -> list[Alert]:
         """What there is to tell after a tick.
 
@@ -169,6 +173,7 @@ class Alerts:
         self._acting = acting
         if not acting:
             self._given_up.forget()
+            self._degraded.forget()
             return
         judgement = assessment.judgement
         if Occasion.GIVEN_UP in self._occasions:

@@ -38,8 +38,7 @@ class Receiver:
 
     def __init__(self, place: str, service: apprise.NotifyBase, counts: "Counts") -> None:
         self.name = f"{place} ({service.service_name})"
-        self._apprise = apprise.Apprise(asset=service.asset)
-        self._apprise.add(service)
+        self._service = service
         self._counts = counts
         self._waiting: Queue[Alert | None] = Queue()
         self._told_drop = False
@@ -65,16 +64,22 @@ class Receiver:
 
     def _work(self) -> None:
         while (alert := self._waiting.get()) is not None:
-            took = self._send(alert)
-            self._counts.add("sent" if took else "failed")
-            if not took and self.took is not False:
-                why = "it did not take an alert; further ones are tried, and counted"
-                _log().warning("alert.failed", receiver=self.name, why=why)
-            self.took = took
+            problem = self._send(alert)
+            self._counts.add("failed" if problem else "sent")
+            if problem and self.took is not False:
+                _log().warning(
+                    "alert.failed", receiver=self.name, why=f"{problem}; further ones are tried, and counted"
+                )
+            self.took = not problem
 
-    def _send(self, alert: Alert) -> bool:
+    def _send(self, alert: Alert) -> str | None:
+        """Send one, in this thread: Apprise's own pool would keep the program from ending. Returns what was wrong."""
         kind, text = apprise.NotifyType(alert.severity.value), apprise.NotifyFormat.TEXT
-        return bool(self._apprise.notify(alert.body, title=alert.title, notify_type=kind, body_format=text))
+        try:
+            took = self._service.notify(body=alert.body, title=alert.title, notify_type=kind, body_format=text)
+        except Exception as error:  # noqa: BLE001 - one service's code must not end the thread; it is counted and told
+            return f"an error in Apprise: {type(error).__name__}"
+        return None if took else "it did not take an alert"
 
 
 class Counts:
