@@ -62,15 +62,7 @@ def explain(
     tree = list(_tree(observation, session_id))
     findings = findings_by_session(judgement)
     pages = tuple(
-        _page(
-            case,
-            findings.get(session.id, ()),
-            session,
-            parent,
-            depth,
-            asked=session.id == session_id,
-            listening=listening,
-        )
+        _page(case, findings, session, parent, depth, asked=session.id == session_id, listening=listening)
         for session, parent, depth in tree
     )
     return Explanation(
@@ -160,7 +152,7 @@ def _root(parents: dict[SessionId, SessionId], session_id: SessionId) -> Session
 
 def _page(
     case: Case,
-    findings: Sequence[Finding],
+    findings: Mapping[SessionId, Sequence[Finding]],
     session: Session,
     parent: SessionId | None,
     depth: int,
@@ -176,7 +168,7 @@ def _page(
         asked=asked,
         unfinished=unfinished,
         damaged=case.family.damaged(session),
-        findings=tuple(findings),
+        findings=tuple(findings.get(session.id, ())),
         turns=turns_of(case, session),
         clocks=session_clocks(case, session) if unfinished else (),
         testimonies=testimonies(case, session, listening=listening) if unfinished else (),

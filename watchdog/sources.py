@@ -18,7 +18,7 @@ PROJECT_FILE = "opencode-watchdog.toml"
 FLAG_NAMES = {"servers": "--server"}
 EXPERIMENTAL = ("tool_timeout", "task_timeout", "idle_timeout")
 INHERITED = {"server_username": "OPENCODE_SERVER_USERNAME", "server_password": "OPENCODE_SERVER_PASSWORD"}
-SECRETS = {"server_password": "a password", "notify": "the addresses of receivers"}
+SECRETS = {"server_password": "a password", "control_token": "a token", "notify": "the addresses of receivers"}
 """The settings that are never shown, and what they are."""
 
 _TOML_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
