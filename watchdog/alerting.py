@@ -45,6 +45,16 @@ def open_notifier(loaded: Loaded) -> "Notifier":
     return Notifier([each.get_secret_value() for each in loaded.settings.notify], source=source)
 
 
+def problem_with_receivers(loaded: Loaded) -> str | None:
+    """Why the receivers of the settings can't be used; None if they can, or if there is none."""
+    try:
+        if loaded.settings.notify:
+            open_notifier(loaded)
+    except SettingsError as error:
+        return str(error)
+    return None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alerting:
     """Alerts as the settings have them.

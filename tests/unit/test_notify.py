@@ -239,3 +239,10 @@ async def test_secrets_of_receivers_show_in_no_command(program: Program, path: P
         done = await program.run("check", "--json")
     assert done.document["settings"]["notify"]["value"] == "set"
     assert SECRET not in done.stdout + done.stderr
+
+
+async def test_check_says_that_a_receiver_is_wrong(program: Program, rows: OpencodeFile) -> None:
+    program.settings(database=str(rows.path), servers=[NOWHERE], notify=[f"nosuch://{SECRET}"])
+    done = await program.run("check", "--json")
+    assert any("notify[0] can't be used" in problem for problem in done.document["problems"])
+    assert SECRET not in done.stdout + done.stderr
