@@ -34,6 +34,7 @@ format: $(READY) ## write the format, fix what can be fixed
 
 test: $(READY) ## every test, on real opencode servers too (the binaries come from npm, once)
 	@$(BIN)/python -m tests.support.binaries
+	@$(BIN)/python -m tests.support.debian
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal
 	@$(BIN)/coverage combine --quiet

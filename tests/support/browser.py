@@ -11,6 +11,8 @@ from typing import Final, Literal
 import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 
+from tests.support.debian import required
+
 Scheme = Literal["light", "dark"]
 
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -130,7 +132,7 @@ def browser_program() -> str | None:
 def missing() -> None:
     """Say that there is no browser."""
     sentence = "!!! NO BROWSER: THE PAGE IS NOT TESTED !!! Install one (Debian: apt-get install chromium)."
-    if os.environ.get("BROWSER_E2E", "") == "required":
+    if required():
         pytest.fail(sentence)
     pytest.skip(sentence)
 
