@@ -42,6 +42,10 @@ Servers = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act.")]
 Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
+Control = Annotated[
+    str | None,
+    typer.Option("--control", help="Where the HTTP API and the page are, such as 127.0.0.1:4097.", metavar="ADDRESS"),
+]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
 
 Number = Annotated[int, typer.Argument(metavar="ID", help="The number of an intervention; see history.", min=1)]
@@ -70,13 +74,35 @@ def _everything(
 
 
 @app.command()
-def run(config: Config = None, database: Database = None, server: Servers = None, *, dry_run: DryRun = False) -> None:
+def run(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    control: Control = None,
+    *,
+    dry_run: DryRun = False,
+) -> None:
     """Watch until told to stop (SIGTERM or Ctrl-C)."""
     from watchdog import logs, service
 
-    loaded = _load(config, database, server)
+    loaded = _load(config, database, server, control)
     logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
     _go(lambda: service.run(loaded, dry_run=dry_run))
+
+
+@app.command()
+def page(
+    config: Config = None,
+    control: Control = None,
+    *,
+    browse: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open it in a browser.")] = True,
+) -> None:
+    """Print the link of the page of `run --control`, which holds the token, and open it in a browser."""
+    from watchdog import controlling
+    from watchdog.render import Screen
+
+    loaded = _quiet(config, None, None, control=control)
+    _go(lambda: controlling.page(loaded, Screen(as_json=False), browse=browse))
 
 
 @app.command()
@@ -280,19 +306,28 @@ def resume(config: Config = None, database: Database = None, *, as_json: AsJson 
     _go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
 
 
-def _load(config: Path | None, database: Path | None, servers: list[str] | None) -> "Loaded":
+def _load(
+    config: Path | None, database: Path | None, servers: list[str] | None, control: str | None = None
+) -> "Loaded":
     from watchdog.settings import load_settings
 
-    flags = {"config": config, "database": database, "servers": servers}
+    flags = {"config": config, "database": database, "servers": servers, "control": control}
     return load_settings(flags=flags, environ=os.environ, cwd=Path.cwd(), home=Path.home())
 
 
-def _quiet(config: Path | None, database: Path | None, servers: list[str] | None, *, warn: bool = True) -> "Loaded":
+def _quiet(
+    config: Path | None,
+    database: Path | None,
+    servers: list[str] | None,
+    *,
+    control: str | None = None,
+    warn: bool = True,
+) -> "Loaded":
     """Settings for a command whose result is what it prints: only what is wrong is logged."""
     from watchdog import logs
     from watchdog.render import note
 
-    loaded = _load(config, database, servers)
+    loaded = _load(config, database, servers, control)
     logs.configure(level="error", log_format=loaded.settings.log_format.value)
     for warning in loaded.warnings if warn else ():
         note(f"warning: {warning}")

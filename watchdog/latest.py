@@ -1,12 +1,12 @@
 """The last look of a loop, for those who ask between two looks."""
 
 from watchdog.errors import WatchdogError
-from watchdog.listening import Assessment, Listener
+from watchdog.listening import Assessment, Bystander
 from watchdog.pace import silent_seconds
 from watchdog.ports import Clock
 
 
-class Latest(Listener):
+class Latest(Bystander):
     """A listener that keeps the last look.
 
     Args:

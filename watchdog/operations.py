@@ -9,7 +9,7 @@ from enum import StrEnum
 import anyio
 from anyio.abc import TaskGroup
 
-from watchdog.errors import Busy
+from watchdog.errors import Busy, NotActing
 from watchdog.model import Outcome, SessionId
 from watchdog.ports import Clock
 from watchdog.releasing import Deletion
@@ -60,8 +60,10 @@ class Operation:
             WatchdogError: what it raised.
         """
         await self._over.wait()
+        if self.error is not None:
+            raise self.error
         if self.answer is None:
-            raise self.error or RuntimeError(f"operation {self.id} ended without an answer")
+            raise RuntimeError(f"operation {self.id} ended without an answer")
         return self.answer
 
     async def run(self, work: Callable[[], Awaitable[Answer]], clock: Clock) -> None:
@@ -70,6 +72,9 @@ class Operation:
             self.answer = await work()
         except Exception as error:  # noqa: BLE001 - told to each who asked, and to the log where it is our own
             self.error = error
+        except anyio.get_cancelled_exc_class():
+            self.error = NotActing("This watchdog stopped before that was over.")
+            raise
         finally:
             self.ended_ms = clock.read().wall_ms
             self._over.set()

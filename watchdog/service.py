@@ -12,6 +12,7 @@ from anyio.abc import TaskStatus
 from watchdog.alerting import alerting
 from watchdog.clock import SystemClock
 from watchdog.commands import Exit
+from watchdog.controlling import controlling
 from watchdog.errors import ShutdownTimedOut
 from watchdog.model import Outcome, Verdict
 from watchdog.record import LogListener
@@ -38,9 +39,12 @@ async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
             supervised(
                 os.environ, stop=stop, clock=clock, poll_interval_seconds=poll_seconds, dry_run=dry_run
             ) as supervisors,
+            controlling(loaded, car, stop=stop, dry_run=dry_run, alerts=alerts.counts) as control,
         ):
             listener = _LogOfRun(car.mandate.beat)
-            watch = car.watch(listeners=[listener, *supervisors, *alerts.listeners], dry_run=dry_run)
+            watch = car.watch(
+                listeners=[listener, *supervisors, *alerts.listeners, *control.listeners], dry_run=dry_run
+            )
             log.info(
                 "watch.started",
                 database=str(car.path),
@@ -50,6 +54,7 @@ async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
             )
             for warning in loaded.warnings:
                 log.warning("settings.warning", why=warning)
+            control.begin(watch)
             with anyio.CancelScope() as scope:
                 group.start_soon(_cut, scope, stop, listener, loaded.settings.shutdown_grace.total_seconds())
                 await watch.run(stop)

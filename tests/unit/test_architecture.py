@@ -138,6 +138,9 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "apprise": ("notify",),
     "prometheus_client": ("metrics",),
     "psutil": ("opencode.owners", "opencode.open_files"),
+    "fastapi": ("control",),
+    "starlette": ("control",),
+    "uvicorn": ("control.server",),
     "pydantic": ("settings", "durations", "sources", "control"),
     "pydantic_core": ("settings", "durations", "sources", "control"),
     "pydantic_settings": ("settings", "durations", "sources", "control"),
@@ -153,7 +156,7 @@ PROC = {
 }
 TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
-LATE_IMPORTS = {"", "cli", "__main__", "commands", "alerting"}
+LATE_IMPORTS = {"", "cli", "__main__", "commands", "alerting", "controlling"}
 """Start-up cost: a command imports what only it needs."""
 
 LONGEST_MODULE = 400
