@@ -124,6 +124,10 @@ def test_the_image_holds_what_the_files_rely_on() -> None:
     assert 'CMD ["opencode-watchdog", "check", "--alive"]' in text
     assert "ENV XDG_STATE_HOME=/state" in text
     assert "OPENCODE_WATCHDOG_DATABASE=/data/opencode.db" in text
+    assert "-r requirements.lock" in text
+    locked = (PROJECT / "requirements.lock").read_text(encoding="utf-8")
+    for package in ("apprise", "fastapi", "prometheus-client", "uvicorn"):
+        assert f"\n{package}==" in locked, package
 
 
 async def test_what_the_health_check_runs_tells_a_watchdog_that_looks_from_none(
