@@ -31,7 +31,7 @@ const views = new WeakMap();
 
 /**
  * Make the children of a list those of the items, in their order. What is known already is kept and told its new
- * item, so focus, scroll positions and open explanations stay.
+ * item, so focus, scroll positions and open explanations stay. Focus in what goes away goes to the list's heading.
  */
 export function keyed(list, items, keyOf, create) {
   const known = views.get(list) ?? new Map();
@@ -39,8 +39,10 @@ export function keyed(list, items, keyOf, create) {
   const wanted = new Set(items.map(keyOf));
   for (const [key, view] of known) {
     if (wanted.has(key)) continue;
+    const focused = view.node.contains(document.activeElement);
     view.node.remove();
     known.delete(key);
+    if (focused) list.closest("section")?.querySelector("h2")?.focus({ preventScroll: true });
   }
   let place = list.firstElementChild;
   for (const item of items) {
