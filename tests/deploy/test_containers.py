@@ -7,11 +7,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
 from tests.deploy.files import FOLDER, PROJECT, documents, run, settings_of
 from tests.support.database import OpencodeFile
+from tests.support.opencode import free_port
 from tests.support.program import NOWHERE, Program
 from tests.support.waiting import wait_until
 
@@ -114,6 +116,37 @@ async def test_the_sidecar_waits_for_the_database_that_its_server_makes(program:
             await running.said("watch.looked")
             running.process.terminate()
             assert (await running.finished()).code == 0
+
+
+async def test_the_probes_get_their_answer_by_the_address_of_the_pod_without_a_token(
+    program: Program, rows: OpencodeFile
+) -> None:
+    (sidecar,) = pod()["initContainers"]
+    address = f"127.0.0.1:{free_port()}"
+    program.settings(database=str(rows.path), discover=False)
+    program.more |= environ_of(sidecar) | {
+        "OPENCODE_WATCHDOG_DATABASE": str(rows.path),
+        "OPENCODE_WATCHDOG_SERVERS": NOWHERE,
+        "OPENCODE_WATCHDOG_CONTROL": address,
+    }
+    kubelet = {"Host": "10.1.2.3:4097"}
+    async with (
+        program.started("run") as running,
+        httpx.AsyncClient(base_url=f"http://{address}", headers=kubelet) as client,
+    ):
+        await running.said("control.listening")
+
+        async def status(probe: str) -> int:
+            return (await client.get(sidecar[probe]["httpGet"]["path"])).status_code
+
+        async def alive() -> bool:
+            return await status("livenessProbe") == httpx.codes.OK
+
+        await wait_until(alive, "life", explain=running.stderr)
+        assert await status("readinessProbe") == httpx.codes.SERVICE_UNAVAILABLE, "its server is not there"
+        assert (await client.get("/metrics")).status_code == httpx.codes.UNAUTHORIZED
+        token = {"Authorization": f"Bearer {program.more['OPENCODE_WATCHDOG_CONTROL_TOKEN']}"}
+        assert (await client.get("/metrics", headers=token)).status_code == httpx.codes.OK
 
 
 # --- the image

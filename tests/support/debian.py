@@ -4,11 +4,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Final
 
 import pytest
 
-PACKAGES: Final = {"chromium": "chromium", "promtool": "prometheus", "systemd-analyze": "systemd"}
+PACKAGES: Final = {
+    "chromium": "chromium",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "systemd-analyze": "systemd",
+}
 """Which package brings which program."""
 INSTALL_SECONDS: Final = 600.0
 
@@ -36,7 +42,7 @@ def require(program: str) -> str:
 
 def install() -> None:
     """Install what is missing, where that is asked for and allowed: by root, with apt-get. Otherwise nothing."""
-    packages = [PACKAGES[program] for program in missing()]
+    packages = _packages(missing())
     if not packages or not required() or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     _say(f"Debian packages: installing {', '.join(packages)}")
@@ -62,12 +68,16 @@ def main() -> int:
     if not absent:
         _say(f"Debian packages: {', '.join(PACKAGES)} are ready")
         return 0
-    packages = " ".join(PACKAGES[program] for program in absent)
+    packages = " ".join(_packages(absent))
     if required():
         _say(f"!!! {', '.join(absent)} are missing and DEBIAN_TOOLS=required !!! apt-get install {packages}")
         return 1
     _say(f"!!! THE TESTS THAT NEED {', '.join(absent)} WILL BE SKIPPED !!! apt-get install {packages} brings them")
     return 0
+
+
+def _packages(programs: Iterable[str]) -> list[str]:
+    return sorted({PACKAGES[program] for program in programs})
 
 
 def _say(line: str) -> None:
