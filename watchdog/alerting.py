@@ -11,6 +11,7 @@ import anyio
 
 from watchdog.alerts import Alert, Alerts, Severity
 from watchdog.commands import Exit
+from watchdog.contract import VERSION
 from watchdog.errors import SettingsError, UsageError
 from watchdog.listening import Listener
 from watchdog.ports import Clock
@@ -115,7 +116,9 @@ async def check_notify(loaded: Loaded, screen: Screen) -> Exit:
 def _tell(screen: Screen, taken: dict[str, bool]) -> Exit:
     fine = all(taken.values())
     if screen.as_json:
-        screen.document({"version": 1, "receivers": [{"name": name, "taken": took} for name, took in taken.items()]})
+        screen.document(
+            {"version": VERSION, "receivers": [{"name": name, "taken": took} for name, took in taken.items()]}
+        )
     else:
         rows = [(name, ("took it", "green") if took else ("did not take it", "red")) for name, took in taken.items()]
         screen.rows("receivers", ("receiver", ""), rows)

@@ -4,10 +4,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from watchdog.clock import Advance
 from watchdog.errors import JournalUnusable, WatchdogError
 from watchdog.limits import duration
-from watchdog.listening import Assessment
+from watchdog.listening import Assessment, Bystander
 from watchdog.model import Judgement, Outcome, Result, SessionId, SpareReason, Verdict, VerdictKind
 from watchdog.ports import Clock
 from watchdog.receivers import Occasion
@@ -136,7 +135,7 @@ class Outcomes:
         return [Alert(title=title, body=outcome.why, severity=severity)]
 
 
-class Alerts:
+class Alerts(Bystander):
     """A listener that decides what is told.
 
     Args:
@@ -191,15 +190,6 @@ class Alerts:
         """Tell an outcome, if that was asked for."""
         if Occasion.OUTCOME in self._occasions:
             self._send(self._outcomes.end(outcome))
-
-    def held_back(self, advance: Advance, slow_seconds: float) -> None:
-        """No message: the next look does what this one left."""
-
-    def found(self, verdict: Verdict) -> None:
-        """No message: its outcome follows."""
-
-    def failed(self, verdict: Verdict, error: Exception) -> None:
-        """No message: its outcome follows."""
 
     def _look_at_health(self, causes: Mapping[str, str], *, whole: bool) -> None:
         if Occasion.DEGRADED in self._occasions:

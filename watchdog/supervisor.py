@@ -12,17 +12,15 @@ from typing import Final
 import anyio
 import structlog
 
-from watchdog.clock import Advance
 from watchdog.errors import JournalUnusable, WatchdogError
-from watchdog.listening import Assessment, Listener
-from watchdog.model import Outcome, Verdict
+from watchdog.listening import Assessment, Bystander, Listener
 from watchdog.pace import silent_seconds
 from watchdog.ports import Clock
 
 _MICROSECONDS: Final = 1_000_000
 
 
-class Supervisor:
+class Supervisor(Bystander):
     """A listener that says what the loop does, and that it lives, to whoever started the program.
 
     The loop lives while it ticks: it looked, or could not and said when it will try again. Nothing else keeps the
@@ -73,18 +71,6 @@ class Supervisor:
         """Say what can't be used. Starting the program anew would not mend it."""
         what = "journal" if isinstance(error, JournalUnusable) else "database"
         self._ticked(f"the {what} can't be used; trying again", retry_seconds)
-
-    def held_back(self, advance: Advance, slow_seconds: float) -> None:
-        """A look that nothing was done on was a look."""
-
-    def found(self, verdict: Verdict) -> None:
-        """What is carried out is for the log."""
-
-    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
-        """As `found`."""
-
-    def failed(self, verdict: Verdict, error: Exception) -> None:
-        """As `found`."""
 
     def _ticked(self, status: str, pause_seconds: float) -> None:
         self._lives_until = self._clock.read().awake_seconds + self._silent_seconds + pause_seconds

@@ -233,6 +233,33 @@ async def test_a_run_tells_its_receivers_although_one_of_them_hangs(program: Pro
     assert SECRET not in done.stderr
 
 
+async def test_an_outcome_that_was_asked_for_is_told_without_a_word_of_what_was_said(
+    program: Program, path: Path
+) -> None:
+    with OpencodeFile(path) as rows:
+        session = rows.session(at=now_ms() - 3_600_000)
+        rows.set("session", session, title=SECRET)
+        rows.prompt(session, at=now_ms() - 3_600_000)
+        turn = rows.turn(session, at=now_ms() - 3_600_000, more={"error": {"data": SECRET}})
+        rows.call(turn, at=now_ms() - 3_600_000, input={"command": SECRET})
+    with inbox() as there:
+        program.settings(
+            database=str(path),
+            servers=[NOWHERE],
+            discover=False,
+            sole_owner=True,
+            notify=[there.address],
+            notify_on=["outcome"],
+        )
+        async with program.started("run") as running:
+            await wait_until(lambda: there.taken, "the alert", explain=running.stderr)
+            running.process.terminate()
+            await running.finished()
+    (taken,) = there.taken
+    assert taken["title"].endswith(f": {session}: orphan, recovered")
+    assert SECRET not in json.dumps(there.taken)
+
+
 async def test_secrets_of_receivers_show_in_no_command(program: Program, path: Path) -> None:
     with OpencodeFile(path) as rows:
         program.settings(database=str(rows.path), servers=[NOWHERE], notify=[f"json://{SECRET}"])
