@@ -260,6 +260,26 @@ async def test_an_outcome_that_was_asked_for_is_told_without_a_word_of_what_was_
     assert SECRET not in json.dumps(there.taken)
 
 
+async def test_what_is_queued_when_the_program_is_told_to_stop_is_still_sent(program: Program, path: Path) -> None:
+    with OpencodeFile(path) as rows:
+        for _ in range(3):
+            rows.call(rows.turn(rows.session(at=now_ms() - 3_600_000), at=now_ms() - 3_600_000))
+    with inbox() as there:
+        there.go_on.clear()
+        address = f"{there.address}?rto=20"
+        program.settings(
+            database=str(path), servers=[NOWHERE], discover=False, notify=[address], notify_on=["outcome"]
+        )
+        async with program.started("run") as running:
+            await wait_until(lambda: running.stderr().count('"outcome"') == 3, "outcomes", explain=running.stderr)
+            assert there.taken == []
+            running.process.terminate()
+            await running.said("watch.stopping")
+            there.go_on.set()
+            done = await running.finished()
+    assert (done.code, len(there.taken)) == (0, 3)
+
+
 async def test_secrets_of_receivers_show_in_no_command(program: Program, path: Path) -> None:
     with OpencodeFile(path) as rows:
         program.settings(database=str(rows.path), servers=[NOWHERE], notify=[f"json://{SECRET}"])
