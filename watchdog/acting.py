@@ -143,19 +143,28 @@ class Acting:
         if self._begun:
             await self._at_rest.wait()
 
-    async def act_alone(self, verdict: Verdict, *, reason: str | None, actor: Actor) -> Outcome:
-        """Carry one verdict out in its turn; if its session is acted on already, wait for the outcome of that.
+    async def join(self, session_id: SessionId) -> Outcome | None:
+        """Wait until nothing is done on a session any more.
 
-        One that found its own verdict dropped changed nothing: then this one is carried out after it.
+        Returns:
+            The outcome of what was done meanwhile; None if nothing was, or if it dropped its verdict.
+        """
+        while (other := self._taken_up.get(session_id)) is not None:
+            await other.ended.wait()
+            if other.outcome is not None and other.outcome.result is not Result.UNCHANGED:
+                return other.outcome
+        return None
+
+    async def act_alone(self, verdict: Verdict, *, reason: str | None, actor: Actor) -> Outcome:
+        """Carry one verdict out in its turn; if its session is acted on already, `join` that.
 
         Raises:
             NotActing: nothing is begun any more, because the watchdog is stopping.
         """
         session_id = verdict.cancel_session_id
-        while (other := self._taken_up.get(session_id)) is not None:
-            await other.ended.wait()
-            if other.outcome is not None and other.outcome.result is not Result.UNCHANGED:
-                return other.outcome
+        joined = await self.join(session_id)
+        if joined is not None:
+            return joined
         self._taken_up[session_id] = _UnderWay()
         outcome = await self._in_turn(verdict, reason=reason, actor=actor)
         if outcome is None:

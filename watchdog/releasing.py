@@ -148,6 +148,10 @@ class Releasing:
         clock, policy = self._watch.clock, self._watch.policy
         give_up_at = clock.read().awake_seconds + _PATIENCE_IN_GRACES * policy.orphan_grace_seconds
         while True:
+            # What the loop does on it already is what is asked for; and it changes what a look would show.
+            joined = await self._watch.acting.join(session.id)
+            if joined is not None:
+                return joined
             verdict = release_verdict(assessment.observation, policy, session)
             if not verdict.row_ids and not is_claimed(assessment.observation, session):
                 return Outcome(

@@ -32,7 +32,12 @@ _ALWAYS: Final = {
     "429": "too many requests",
     "503": "it can't be done just now",
 }
-_SOMETIMES: Final = {"404": "there is none", "409": "not in this state of the watchdog"}
+_SOMETIMES: Final = {
+    "400": "the body can't be read",
+    "413": "the body is too large",
+    "404": "there is none",
+    "409": "not in this state of the watchdog",
+}
 
 
 def make_app(services: Services, doctor: Doctor, gate: Gate, clock: Clock) -> ASGIApp:
@@ -142,8 +147,10 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
 def _tell_problems(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     health = "503" in responses and "security" not in operation
+    if "requestBody" in operation:
+        responses["400"], responses["413"] = {}, {}
     for status, means in {**_ALWAYS, **_SOMETIMES}.items():
-        if health and status != "429":
+        if health and status not in {"403", "429"}:
             continue
         if status in responses or status in _ALWAYS:
             content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

@@ -41,6 +41,7 @@ class Bounds:
         rate: requests a second of one client address; `burst` at once.
         doubtful_rate: the same for requests without the right token, `doubtful_burst` at once.
         clients: how many addresses are told apart; the one that was silent longest is forgotten first.
+        patience_seconds: how long a client waits for an operation before it is told where to look.
     """
 
     body_bytes: int = 16 * 1024
@@ -49,6 +50,7 @@ class Bounds:
     doubtful_rate: float = 2.0
     doubtful_burst: float = 40.0
     clients: int = 1024
+    patience_seconds: float = 5.0
 
 
 class Bucket:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Security
@@ -31,9 +31,6 @@ from watchdog.model import EVERYTHING, SessionId
 from watchdog.operations import Operation
 from watchdog.operator import Operator
 
-PATIENCE_SECONDS: Final = 5.0
-"""How long an answer may take before it is `202`."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Services:
@@ -51,7 +48,7 @@ class Services:
     journal: str | None
     metrics: Callable[[str | None], tuple[str, bytes]]
     program: str
-    patience_seconds: float = PATIENCE_SECONDS
+    patience_seconds: float
 
     @property
     def names(self) -> tuple[str, str]:

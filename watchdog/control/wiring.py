@@ -72,6 +72,7 @@ class _Parts:
             journal=str(car.journal.path) if isinstance(car.journal, SqliteJournal) else None,
             metrics=self.metrics.render,
             program=self.program,
+            patience_seconds=gate.bounds.patience_seconds,
         )
         doctor = Doctor(self.latest, configured=self.configured, servers=car.fleet.servers)
         return make_app(services, doctor, gate, self.clock)
