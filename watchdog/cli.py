@@ -209,16 +209,22 @@ def check(
     notify: Annotated[bool, typer.Option("--notify", help="Send a test message to each receiver of alerts.")] = False,
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
-    from watchdog.alerting import check_notify
-    from watchdog.alive import check_alive
-    from watchdog.checkup import check as look_at
     from watchdog.render import Screen
 
     if alive and notify:
         raise typer.BadParameter("--alive and --notify don't go together")
     loaded, screen = _quiet(config, database, server, warn=False), Screen(as_json=as_json)
-    look = check_alive if alive else check_notify if notify else look_at
-    _go(lambda: look(loaded, screen))
+    if alive:
+        from watchdog.alive import check_alive
+
+        _go(lambda: check_alive(loaded, screen))
+    if notify:
+        from watchdog.alerting import check_notify
+
+        _go(lambda: check_notify(loaded, screen))
+    from watchdog import checkup
+
+    _go(lambda: checkup.check(loaded, screen))
 
 
 @app.command()

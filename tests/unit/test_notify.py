@@ -187,6 +187,9 @@ async def test_check_notify_without_a_receiver_says_what_to_do(program: Program)
     done = await program.run("check", "--notify")
     assert done.code == 2
     assert "no receiver is set" in done.stderr
+    done = await program.run("check", "--notify", "--alive")
+    assert done.code == 2
+    assert "--alive and --notify don't go together" in done.stderr
     program.settings(notify=[f"nosuch://{SECRET}"])
     done = await program.run("check", "--notify")
     assert done.code == 2
