@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
+SIZES := 10000 100000 1000000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test soak unit lock clean
+.PHONY: help setup demo check format test soak unit lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -17,6 +19,10 @@ $(READY): requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+$(BENCH_READY): requirements-bench.lock $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-bench.lock
+	@touch $(BENCH_READY)
 
 setup: $(READY) ## make .venv, with the program in it
 
@@ -52,6 +58,12 @@ lock: ## resolve the dependencies anew (needs uv)
 		--extra notify pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra dev pyproject.toml -o requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--constraint requirements-dev.lock --extra bench pyproject.toml -o requirements-bench.lock
+
+bench: $(BENCH_READY) ## what watching costs, on databases of up to a million parts (PARTS=5000000 adds one)
+	$(BIN)/python -m benchmarks --results benchmarks/results --page docs/performance.md \
+		$(addprefix --parts ,$(SIZES) $(PARTS))
 
 clean: ## remove what make made
 	rm -rf $(VENV) .opencode-binaries .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

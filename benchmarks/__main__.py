@@ -1,6 +1,7 @@
 """Runs measurements, all or those that are named, and shows what they found."""
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import anyio
@@ -18,9 +20,13 @@ from benchmarks import report
 from benchmarks.bench import Bench, Measurement, Step
 from benchmarks.detection import detection
 from benchmarks.first import first
-from benchmarks.generate import cache_folder, cached
+from benchmarks.generate import cache_folder, cached, reserved
 from benchmarks.judged import judged
+from benchmarks.load import load
+from benchmarks.memory import memory
 from benchmarks.processes import ROOT, scratch
+from benchmarks.resting import cpu
+from benchmarks.start import start
 from benchmarks.stuck import hanging, stuck
 from benchmarks.ticks import changed, idle, served
 
@@ -33,6 +39,10 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "detection": detection,
     "stuck": stuck,
     "hanging": hanging,
+    "memory": memory,
+    "cpu": cpu,
+    "load": load,
+    "start": start,
 }
 SIZES = (10_000, 100_000, 1_000_000)
 
@@ -40,24 +50,39 @@ SIZES = (10_000, 100_000, 1_000_000)
 def main() -> int:
     """Measure, and show. Returns the exit code: 0 also where a figure missed, since that is what was to be found."""
     arguments = _arguments(sys.argv[1:])
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=False)
-    console, errors = Console(), Console(stderr=True)
-    parts = tuple(sorted(set(arguments.parts or SIZES)))
-    began = datetime.now(UTC).isoformat(timespec="seconds")
-    databases = {size: _database(size, arguments.seed, errors) for size in parts}
-    results, seconds = {}, {}
-    for name in arguments.names or MEASUREMENTS:
-        with scratch() as folder, _shown(name, errors) as step:
-            started = time.monotonic()
-            results[name] = anyio.run(MEASUREMENTS[name], Bench(databases=databases, folder=folder, step=step))
-            seconds[name] = time.monotonic() - started
-    found = report.Report(
-        results=results, seconds=seconds, parts=parts, seed=arguments.seed, began=began, commit=_commit()
-    )
-    report.show([figure for result in results.values() for figure in result.figures], console)
+    # The watchdogs inside this process log nothing: what is measured is not the terminal.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    errors = Console(stderr=True)
+    folder = cache_folder(dict(os.environ), Path.home())
+    try:
+        with reserved(folder):
+            found = _measured(arguments, folder, errors)
+    except BlockingIOError:
+        errors.print(f"another benchmark is at work on the databases in {folder}", highlight=False)
+        return 1
+    report.show([figure for result in found.results.values() for figure in result.figures], Console())
     if arguments.results is not None:
         report.write(found, arguments.results)
+        _plot(found, arguments.results / "plot.svg")
+    if arguments.page is not None:
+        report.quote(report.as_markdown(found), arguments.page)
     return 0
+
+
+def _measured(arguments: argparse.Namespace, folder: Path, console: Console) -> report.Report:
+    """Make the databases that are missing, and measure one thing after another."""
+    parts = tuple(sorted(set(arguments.parts or SIZES)))
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    databases = {size: _database(folder, size, arguments.seed, console) for size in parts}
+    results, seconds = {}, {}
+    for name in arguments.names or MEASUREMENTS:
+        with scratch() as empty, _shown(name, console) as step:
+            started = time.monotonic()
+            results[name] = anyio.run(MEASUREMENTS[name], Bench(databases=databases, folder=empty, step=step))
+            seconds[name] = time.monotonic() - started
+    return report.Report(
+        results=results, seconds=seconds, parts=parts, seed=arguments.seed, began=began, commit=_commit()
+    )
 
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -66,7 +91,11 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--parts", type=_parts, action="append", help="a size; several times for several sizes")
     parser.add_argument("--seed", type=int, default=1, help="of the generated databases")
     parser.add_argument("--results", type=Path, help="a folder to write latest.json, latest.md and plot.svg to")
-    return parser.parse_args(given)
+    parser.add_argument("--page", type=Path, help="a page to write the table into, where it is marked")
+    arguments = parser.parse_args(given)
+    if arguments.results is not None and find_spec("matplotlib") is None:
+        parser.error("the plot needs matplotlib: `make bench` installs it")
+    return arguments
 
 
 def _parts(text: str) -> int:
@@ -76,9 +105,8 @@ def _parts(text: str) -> int:
     return parts
 
 
-def _database(parts: int, seed: int, console: Console) -> Path:
+def _database(folder: Path, parts: int, seed: int, console: Console) -> Path:
     """The generated database of a size; says so if it has to be made."""
-    folder = cache_folder(dict(os.environ), Path.home())
     with _shown(f"{parts:,} parts", console) as step:
         return cached(folder, parts, seed, lambda done: step(f"generated {done:,}"))
 
@@ -93,6 +121,15 @@ def _shown(name: str, console: Console) -> Iterator[Step]:
     else:
         yield lambda _: None
     console.print(f"{name}: {time.monotonic() - began:.1f} s", highlight=False)
+
+
+def _plot(found: report.Report, path: Path) -> None:
+    """Draw the lines, if any of the measurements gave some."""
+    from benchmarks.plot import draw  # noqa: PLC0415 - matplotlib is large, and nothing that is measured needs it
+
+    lines = {way: points for result in found.results.values() for way, points in result.lines.items()}
+    if lines:
+        draw(lines, path)
 
 
 def _commit() -> str | None:

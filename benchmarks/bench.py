@@ -6,6 +6,9 @@ from pathlib import Path
 
 from benchmarks.figures import Result
 
+REFERENCE = 1_000_000
+"""The size that the targets are for."""
+
 Step = Callable[[str], None]
 
 
@@ -29,9 +32,9 @@ class Bench:
         return min(self.databases)
 
     @property
-    def largest(self) -> int:
-        """The parts of the largest database."""
-        return max(self.databases)
+    def reference(self) -> int:
+        """The parts of the database that the targets are for, or of the largest one."""
+        return REFERENCE if REFERENCE in self.databases else max(self.databases)
 
 
 Measurement = Callable[[Bench], Awaitable[Result]]

@@ -71,7 +71,9 @@ async def detection(bench: Bench) -> Result:
     return Result(
         figures=(
             Figure.of(f"{name}, p50", late, "ms", beside="poll_interval = 30s"),
-            Figure.of(f"{name}, p99", late, "ms", value=percentile(late, 99), target=under(100), beside=f"{CALLS} calls"),
+            Figure.of(
+                f"{name}, p99", late, "ms", value=percentile(late, 99), target=under(100), beside=f"{CALLS} calls"
+            ),
             Figure.of(f"{name}, the latest", late, "ms", value=max(late)),
         )
     )

@@ -80,7 +80,7 @@ async def first(bench: Bench) -> Result:
                 if number:  # the first round only warms the file system's cache
                     bare[parts].append(scan)
                     looks[parts].append(look)
-    top = bench.largest
+    top = bench.reference
     wall, beside = [each.wall for each in looks[top]], [each.wall for each in bare[top]]
     figures = (
         Figure.of(sized("the first full look", top), wall, "ms", beside=f"scan of message {median(beside):,.1f} ms"),

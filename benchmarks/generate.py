@@ -4,13 +4,14 @@ A database is made once for each size and seed, and kept in a cache outside the 
 measurement opens what it needs in sessions of its own (`benchmarks.work`) and takes them away again.
 """
 
+import fcntl
 import itertools
 import json
 import os
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +45,23 @@ def cache_folder(environ: dict[str, str], home: Path) -> Path:
     return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "opencode-watchdog-bench"
 
 
+@contextmanager
+def reserved(folder: Path) -> Iterator[None]:
+    """Keep the databases in a folder for this process: another benchmark would take its work away.
+
+    Raises:
+        BlockingIOError: another process has them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
 def cached(folder: Path, parts: int, seed: int, tell: Tell = lambda _: None) -> Path:
-    """The database of that size and seed, made if there is none yet."""
+    """The database of that size and seed in a folder that exists, made if there is none yet."""
     path = folder / f"opencode-{parts}-seed{seed}-v{VERSION}.db"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f"{path.name}.{os.getpid()}.unfinished"
         try:
             generate(unfinished, parts, seed, tell)
@@ -218,9 +231,3 @@ class _Writer:
 def _born(message: int) -> int:
     """When a message was created: one every ten seconds, all of them before the last day."""
     return NOW - 400 * _DAY_MS + message * 10_000
-
-
-def tables(connection: sqlite3.Connection) -> Iterator[tuple[str, int]]:
-    """How many rows each table has."""
-    for table in ("session", "message", "part"):
-        yield table, connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]  # noqa: S608 - constants

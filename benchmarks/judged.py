@@ -22,7 +22,7 @@ async def judged(bench: Bench) -> Result:
     seen = {}
     for count in (FEW, MANY):
         bench.step(f"look at {count:,} sessions")
-        seen[count] = await _observed(path, bench.folder / str(count), count)
+        seen[count] = await _observed(path, bench.folder, count)
     taken: dict[int, list[Cost]] = {count: [] for count in seen}
     for number in range(ROUNDS):
         for count, (observation, policy) in seen.items():
@@ -53,7 +53,6 @@ async def _observed(path: Path, folder: Path, count: int) -> tuple[Observation, 
     Raises:
         RuntimeError: it saw others, or the server did not answer.
     """
-    folder.mkdir()
     with ExitStack() as stack:
         _, work = stack.enter_context(opened(path, count))
         url = stack.enter_context(server(path, folder))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,10 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 60.0
 """How long anything may take that a measurement only waits for."""
+SETTLE_SECONDS = 180.0
+BUSY_SHARE = 0.03
+"""More of a core than this is no rest, but ten times what any figure here allows for it."""
+_WINDOW_SECONDS = 3.0
 _POLL_SECONDS = 0.005
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR")
 
@@ -138,6 +143,25 @@ class Running:
         """Its processor time so far, with that of the children that it has waited for."""
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system + times.children_user + times.children_system)
+
+    async def settled(self) -> None:
+        """Wait until what it does at its start, and the search through all parts, is over; or for the patience."""
+        await self.looked()
+        with anyio.move_on_after(SETTLE_SECONDS):
+            busy = True
+            while busy:
+                before = self.cpu_seconds()
+                await anyio.sleep(_WINDOW_SECONDS)
+                busy = self._alive() and (self.cpu_seconds() - before) / _WINDOW_SECONDS > BUSY_SHARE
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Have it stand still until the block ends."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.process.pid, signal.SIGCONT)
 
     def _alive(self) -> bool:
         if self.process.poll() is not None:

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from benchmarks.figures import Bound, Figure, Result, Target
 
+QUOTE_BEGINS = "<!-- the table of the last run, written by make bench -->"
+QUOTE_ENDS = "<!-- the end of the table -->"
 COLUMNS = ("figure", "target", "measured", "beside", "met")
 _WORDS = {True: "met", False: "missed", None: "-"}
 _STYLES = {True: "green", False: "bold red", None: "dim"}
@@ -63,7 +65,7 @@ def show(figures: Iterable[Figure], console: Console) -> None:
     """Print a table; into a pipe, lines with tabs between the cells."""
     if not console.is_terminal:
         for line in (COLUMNS, *map(row, figures)):
-            console.out("\t".join(line), highlight=False)
+            print("\t".join(line), file=console.file)
         return
     table = Table()
     for column in COLUMNS:
@@ -159,3 +161,16 @@ def write(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "latest.json").write_text(json.dumps(as_json(report), indent=2) + "\n", encoding="utf-8")
     (folder / "latest.md").write_text(as_markdown(report), encoding="utf-8")
+
+
+def quote(table: str, page: Path) -> None:
+    """Put a run's table into a page, in place of the one before, between the two lines that mark it.
+
+    Raises:
+        ValueError: the page does not have the two lines.
+    """
+    before, begin, rest = page.read_text(encoding="utf-8").partition(QUOTE_BEGINS)
+    _, end, after = rest.partition(QUOTE_ENDS)
+    if not begin or not end:
+        raise ValueError(f"{page} has no place for the table")
+    page.write_text(f"{before}{begin}\n{table}{end}{after}", encoding="utf-8")

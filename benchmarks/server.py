@@ -7,8 +7,7 @@ and then closes what is open in the session, as opencode does. `python -m benchm
 import argparse
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,11 +27,13 @@ class Server:
         file: the database; it holds it open as opencode does.
         abort_seconds: how long an abort takes.
         busy: the sessions at work, by directory.
+        streams: who listens to its events.
     """
 
     file: OpencodeFile
     abort_seconds: float = 0.0
-    busy: dict[str, set[str]] = field(default_factory=dict)
+    busy: dict[str, frozenset[str]] = field(default_factory=dict)
+    streams: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection."""
@@ -40,7 +41,7 @@ class Server:
             while True:
                 request = await read_request(reader)
                 if request.path == ("global", "event"):
-                    await _stream(writer)
+                    await self._stream(writer)
                 writer.write(await self._answer(request))
                 await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -53,7 +54,7 @@ class Server:
             case "GET", ("global", "health"):
                 return reply({"healthy": True, "version": "1.18.33"})
             case "PUT", ("bench", "sessions"):
-                self.busy = {directory: set(ids) for directory, ids in json.loads(request.body).items()}
+                self._work_on(json.loads(request.body))
                 return reply(body=True)
             case "GET", ("session", "status"):
                 return reply({id_: {"type": "busy"} for id_ in sorted(self.busy.get(request.directory or "", ()))})
@@ -72,8 +73,33 @@ class Server:
             return
         await asyncio.sleep(self.abort_seconds)
         close(self.file, session_id)
-        for ids in self.busy.values():
-            ids.discard(session_id)
+        left = {directory: ids - {session_id} for directory, ids in self.busy.items()}
+        self._work_on(left)
+
+    def _work_on(self, busy: Mapping[str, Collection[str]]) -> None:
+        """Be at work on these sessions from now on, and tell all who listen what changed."""
+        before, self.busy = self.busy, {directory: frozenset(ids) for directory, ids in busy.items()}
+        for directory in before.keys() | self.busy.keys():
+            old, new = before.get(directory, frozenset()), self.busy.get(directory, frozenset())
+            for ids, status in ((new - old, "busy"), (old - new, "idle")):
+                for session_id in sorted(ids):
+                    event = _event(directory, "session.status", {"sessionID": session_id, "status": {"type": status}})
+                    for writer in self.streams:
+                        writer.write(event)
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        """Send heartbeats, and what is published meanwhile, until the listener is gone."""
+        writer.write(_STREAM)
+        kind = "server.connected"
+        self.streams.add(writer)
+        try:
+            while True:
+                writer.write(_event("global", kind, {}))
+                await writer.drain()
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+                kind = "server.heartbeat"
+        finally:
+            self.streams.discard(writer)
 
 
 def close(file: OpencodeFile, session_id: str) -> None:
@@ -102,16 +128,10 @@ def close(file: OpencodeFile, session_id: str) -> None:
     connection.execute("COMMIT")
 
 
-async def _stream(writer: asyncio.StreamWriter) -> None:
-    """The event stream of a server on which nothing happens: heartbeats, until the listener is gone."""
-    writer.write(_STREAM)
-    kind = "server.connected"
-    while True:
-        event = {"directory": "global", "payload": {"type": kind, "properties": {}}}
-        writer.write(f"data: {json.dumps(event)}\n\n".encode())
-        await writer.drain()
-        await asyncio.sleep(HEARTBEAT_SECONDS)
-        kind = "server.heartbeat"
+def _event(directory: str, kind: str, properties: dict[str, object]) -> bytes:
+    """An event as the stream carries it."""
+    payload = {"type": kind, "properties": properties}
+    return f"data: {json.dumps({'directory': directory, 'payload': payload})}\n\n".encode()
 
 
 async def _never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -125,19 +145,9 @@ async def _never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         writer.close()
 
 
-@asynccontextmanager
-async def _database(path: Path) -> AsyncIterator[OpencodeFile]:
-    file = OpencodeFile(path)
-    try:
-        file.connection.execute("SELECT count(*) FROM project").fetchone()  # a reader from now on, as a server is
-        yield file
-    finally:
-        file.close()
-
-
 async def serve(arguments: argparse.Namespace) -> None:
     """Serve until killed. Says its port on a line of its own."""
-    async with _database(arguments.database) as file:
+    with OpencodeFile(arguments.database) as file:
         server = Server(file=file, abort_seconds=arguments.abort_ms / 1000)
         handler = _never if arguments.hang else server.handle
         listener = await asyncio.start_server(handler, "127.0.0.1", 0)

@@ -54,15 +54,15 @@ async def idle(bench: Bench) -> Result:
                 subject.ticks.append(await cost(subject.watch.assess, TICKS))
                 await subject.scan()
     cpu = {parts: _cpu(subject.ticks) for parts, subject in subjects.items()}
-    top = subjects[bench.largest]
+    top = subjects[bench.reference]
     name = "a tick when nothing changed"
     figures = [
         Figure.of(
-            sized(name, bench.largest), cpu[bench.largest], "ms CPU", target=under(0.5),
+            sized(name, bench.reference), cpu[bench.reference], "ms CPU", target=under(0.5),
             beside=f"scan of part {median(_cpu(top.part)):,.1f} ms, by session {median(_cpu(top.session)):,.1f} ms",
         ),
         Figure.of(
-            "… the scan of part costs so many times more", ratios(_cpu(top.part), cpu[bench.largest]), "x",
+            "… the scan of part costs so many times more", ratios(_cpu(top.part), cpu[bench.reference]), "x",
             target=at_least(2_000), beside="a cron script's JSON scan, in turns",
         ),
         *_growth(cpu),
@@ -89,8 +89,8 @@ async def changed(bench: Bench) -> Result:
     name = "a tick after one part changed"
     figures = [
         Figure.of(
-            sized(name, bench.largest), [each.wall for each in subjects[bench.largest].ticks], "ms",
-            target=under(3), beside=f"{median(cpu[bench.largest]):.2f} ms of it CPU",
+            sized(name, bench.reference), [each.wall for each in subjects[bench.reference].ticks], "ms",
+            target=under(3), beside=f"{median(cpu[bench.reference]):.2f} ms of it CPU",
         ),
         *_growth(cpu),
     ]  # fmt: skip
@@ -99,14 +99,14 @@ async def changed(bench: Bench) -> Result:
 
 async def served(bench: Bench) -> Result:
     """A tick when nothing changed while a server is at work, and is asked what on: three requests over loopback."""
-    path = bench.databases[bench.largest]
+    path = bench.databases[bench.reference]
     async with AsyncExitStack() as stack:
         _, work = stack.enter_context(opened(path, AT_WORK))
         url = stack.enter_context(server(path, bench.folder))
         await asyncio.to_thread(claim, url, {DIRECTORY: [each.session for each in work]})
         watch = await stack.enter_async_context(watching(path, bench.folder, servers=[url]))
         await cost(watch.assess, _WARM)
-        bench.step(f"{ROUNDS} rounds, {bench.largest:,} parts")
+        bench.step(f"{ROUNDS} rounds, {bench.reference:,} parts")
         samples = [await cost(watch.assess, TICKS) for _ in range(ROUNDS)]
     name = "a tick when nothing changed, with a server that is at work"
     return Result(figures=(Figure.of(name, _cpu(samples), "ms CPU", beside="its answers, over HTTP"),))

@@ -40,26 +40,22 @@ def clear(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def opened(path: Path, count: int, **how: int | str) -> Iterator[tuple[OpencodeFile, list[Opened]]]:
+def opened(path: Path, count: int) -> Iterator[tuple[OpencodeFile, list[Opened]]]:
     """A connection to a database, with so many sessions at work in it until the block ends.
 
     Args:
         path: the database.
         count: how many sessions.
-        how: see `begin`.
     """
     with closing(OpencodeFile(path)) as file:
         clear(file.connection)
         try:
-            yield file, [begin(file, number, **how) for number in _in_one_commit(file, count)]  # type: ignore[arg-type]
+            with file.connection:  # one commit
+                file.connection.execute("BEGIN IMMEDIATE")
+                work = [begin(file, number) for number in range(count)]
+            yield file, work
         finally:
             clear(file.connection)
-
-
-def _in_one_commit(file: OpencodeFile, count: int) -> Iterator[int]:
-    file.connection.execute("BEGIN IMMEDIATE")
-    yield from range(count)
-    file.connection.execute("COMMIT")
 
 
 def begin(file: OpencodeFile, number: int, *, directory: str = DIRECTORY, at: int | None = None) -> Opened:

@@ -14,13 +14,17 @@ from watchdog.pace import Pace
 from watchdog.ports import Clock
 from watchdog.remedy import Remedy
 
+_ORPHANS_FOR_ONE = 4
+"""An orphan waits for a look at everything most of the time, which it shares with all that wait for one."""
+
 Ended = Callable[[Verdict, Outcome], None]
 
 
 class Acting:
     """Acts on one database and its servers.
 
-    Each server has a lane of its own, and what no server claims has one, too: one that hangs holds up nobody else's.
+    Each server has a lane of its own, orphans have one, and what else no server claims has one, too: a server that
+    hangs holds up nobody else's.
 
     Args:
         keep: keeps what is remembered, once an outcome was counted.
@@ -42,7 +46,7 @@ class Acting:
         self._pace = pace
         self._listeners = listeners
         self._keep = keep
-        self._lanes: dict[ServerName | None, anyio.CapacityLimiter] = {}
+        self._lanes: dict[ServerName | VerdictKind | None, anyio.CapacityLimiter] = {}
         self._taken_up: dict[SessionId, _UnderWay] = {}
         self._begun: set[SessionId] = set()
         self._ended: dict[SessionId, float] = {}
@@ -137,11 +141,15 @@ class Acting:
         async with anyio.create_task_group() as group:
             self.take_up(verdicts, group, seen_at=seen_at, ended=ended)
 
-    async def stop(self) -> None:
-        """Begin nothing any more, and wait for the end of what was begun."""
+    def stop(self) -> None:
+        """Begin nothing any more."""
         self._stopping = True
-        if self._begun:
-            await self._at_rest.wait()
+        if not self._begun:
+            self._at_rest.set()
+
+    async def stopped(self) -> None:
+        """Wait for the end of what was begun before it was told to stop."""
+        await self._at_rest.wait()
 
     async def join(self, session_id: SessionId) -> Outcome | None:
         """Wait until nothing is done on a session any more.
@@ -199,11 +207,13 @@ class Acting:
 
     def _lane(self, verdict: Verdict) -> anyio.CapacityLimiter:
         """Where a verdict waits for its turn: at the server that was last heard to be at work on the session."""
-        orphan = verdict.kind is VerdictKind.ORPHAN
-        name = None if orphan else self._memory.claimed_by.get(verdict.cancel_session_id)
-        if name not in self._lanes:
-            self._lanes[name] = anyio.CapacityLimiter(self._pace.max_concurrency)
-        return self._lanes[name]
+        width = self._pace.max_concurrency
+        lane: ServerName | VerdictKind | None = self._memory.claimed_by.get(verdict.cancel_session_id)
+        if verdict.kind is VerdictKind.ORPHAN:
+            lane, width = verdict.kind, width * _ORPHANS_FOR_ONE
+        if lane not in self._lanes:
+            self._lanes[lane] = anyio.CapacityLimiter(width)
+        return self._lanes[lane]
 
 
 class _UnderWay:

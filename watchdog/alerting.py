@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from watchdog.alerts import Alert, Alerts, Severity
-from watchdog.commands import Exit
 from watchdog.contract import VERSION
 from watchdog.errors import SettingsError, UsageError
+from watchdog.exits import Exit
 from watchdog.listening import Listener
 from watchdog.ports import Clock
 from watchdog.progress import busy

@@ -1,14 +1,14 @@
 """`check --alive`: whether a watchdog looked at the database lately, for the health check of a container."""
 
 from watchdog.clock import SystemClock
-from watchdog.commands import Exit
+from watchdog.exits import Exit
 from watchdog.limits import duration
 from watchdog.lock import DatabaseLock
+from watchdog.opening import locate
 from watchdog.pace import silent_seconds
 from watchdog.ports import Clock
 from watchdog.render import Screen
 from watchdog.settings import Loaded
-from watchdog.sidecar import locate
 
 
 async def check_alive(loaded: Loaded, screen: Screen, *, clock: Clock | None = None) -> Exit:

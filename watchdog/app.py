@@ -1,14 +1,9 @@
 """Puts the rooms together: the only place, beside the commands, that knows them all."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 from watchdog.climb import Ladder
 from watchdog.clock import SystemClock, boot_id
-from watchdog.errors import JournalUnusable
-from watchdog.journal import SqliteJournal, journal_path
-from watchdog.no_journal import NoJournal
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
 from watchdog.settings import Settings
 from watchdog.watch import Listener, Mandate, Pace, Watch
@@ -54,29 +49,3 @@ def assemble(
         ),
         listeners=listeners,
     )
-
-
-@asynccontextmanager
-async def open_journal(
-    settings: Settings, database: Path, environ: Mapping[str, str], home: Path, *, acts: bool = True
-) -> AsyncIterator[SqliteJournal | NoJournal]:
-    """The journal that the settings name for a database, or one that keeps nothing.
-
-    Args:
-        acts: something may be done. A command that only looks can do without, and says so.
-
-    Raises:
-        JournalUnusable: it can't be used, and it was not chosen to do without.
-    """
-    if settings.journal == "off":
-        yield NoJournal()
-        return
-    try:
-        opened = await SqliteJournal.open(settings.journal or journal_path(database, environ, home))
-    except JournalUnusable as error:
-        if acts:
-            raise
-        yield NoJournal(problem=str(error))
-        return
-    async with opened:
-        yield opened

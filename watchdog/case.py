@@ -1,11 +1,12 @@
 """What is known of each session at the moment of judgement: ages, limits, life, and who claims it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
-from watchdog.family import Family
-from watchdog.limits import limit_of
+from watchdog.family import TASK, Family
+from watchdog.limits import lengthened, tool_limit
 from watchdog.model import (
     EVERYTHING,
     Activity,
@@ -18,11 +19,10 @@ from watchdog.model import (
     ToolCall,
     Turn,
 )
-from watchdog.proof import Proof, prove
+from watchdog.proof import Proof, prove, prove_each
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """The server that says it is at work on a session, and what it says.
 
     Attributes:
@@ -49,11 +49,12 @@ class Case:
         self.policy = policy
         self.now_ms = now_ms
         self.family = Family(observation)
+        self._tool_limits: dict[str, float | None] = {}
 
     def age(self, call: ToolCall) -> float:
         """How long a call has run, in awake seconds that count."""
-        start = self.observation.call_clocks.get(call.id, call.created_ms)
-        return max(0.0, (self.now_ms - start) / 1000)
+        age = (self.now_ms - self.observation.call_clocks.get(call.id, call.created_ms)) / 1000
+        return age if age > 0 else 0.0
 
     def idle_seconds(self, session: Session) -> float | None:
         """How long the session has shown no life, or None when nobody could have seen it."""
@@ -71,29 +72,55 @@ class Case:
 
     def claim(self, session: Session) -> Claim | None:
         """Who says that it is at work on the session. If several do, what counts is what spares it the most."""
-        claims = self._claims(session)
-        if not claims:
+        chosen: ServerReport | None = None
+        status: Status | None = None
+        silent: ServerReport | None = None
+        for report in self.observation.reports:
+            for said in report.said.get(session.id, ()):
+                if status is None or _patience(said) > _patience(status):
+                    chosen, status = report, said
+                if silent is None and not report.knows_asks(session):
+                    silent = report
+        if chosen is None or status is None:
             return None
-        directories = session.directories
-        silent = [report for report, _ in claims if any(each not in report.asks for each in directories)]
-        report, status = max(claims, key=lambda claim: _patience(claim[1]))
-        return Claim(report=silent[0] if silent else report, status=status, knows_asks=not silent)
+        return Claim(silent or chosen, status, knows_asks=silent is None)
 
-    def _claims(self, session: Session) -> list[tuple[ServerReport, Status]]:
-        return [(report, status) for report in self.observation.reports for status in report.said.get(session.id, ())]
+    def plainly_at_work(self, session: Session) -> bool:
+        """Whether a server is at work on the session, and every such one knows its asks and waits for no retry."""
+        found = False
+        for report in self.observation.reports:
+            said = report.said.get(session.id)
+            if said is None:
+                continue
+            found = True
+            for status in said:
+                if status.activity is Activity.RETRY:
+                    return False
+            if not report.knows_asks(session):
+                return False
+        return found
+
+    def leaf(self, session: Session, call: ToolCall) -> tuple[float, float | None]:
+        """The age of a call that waits on no child, and its limit.
+
+        For a task whose child has ended they are the time since the child's last sign of life, and `tool_timeout`.
+        """
+        child = self.family.child_of(session, call) if call.tool == TASK else None
+        if child is not None:
+            since = max(0.0, (self.now_ms - self.life_ms(child)) / 1000)
+            return min(self.age(call), since), self.policy.tool_timeout_seconds
+        if call.tool not in self._tool_limits:
+            self._tool_limits[call.tool] = tool_limit(call.tool, self.policy)
+        limit = self._tool_limits[call.tool]
+        return self.age(call), lengthened(limit, call, self.policy) if call.declared_timeout_ms else limit
 
     def leaf_limit(self, session: Session, call: ToolCall) -> float | None:
         """The limit of a call that waits on no child; `tool_timeout` for a task whose child has ended."""
-        if self.family.child_of(session, call):
-            return self.policy.tool_timeout_seconds
-        return limit_of(call, self.policy)
+        return self.leaf(session, call)[1]
 
     def leaf_age(self, session: Session, call: ToolCall) -> float:
         """The age of a leaf; for a task whose child has ended, counted from the child's last sign of life."""
-        child = self.family.child_of(session, call)
-        if child is None:
-            return self.age(call)
-        return min(self.age(call), max(0.0, (self.now_ms - self.life_ms(child)) / 1000))
+        return self.leaf(session, call)[0]
 
     def task_deadline_ms(self, call: ToolCall) -> float | None:
         """When the next limit of a task call may come to matter."""
@@ -119,7 +146,9 @@ class Case:
 
     def proofs(self, session: Session) -> list[tuple[Turn, Proof]]:
         """For each turn of the session that is open or holds open calls: whether nobody executes it."""
-        return [(turn, prove(self.observation, self.policy, session, turn)) for turn in _unfinished_turns(session)]
+        with_calls = {call.turn_id for call in session.calls}
+        turns = [turn for turn in session.turns if turn.open or turn.id in with_calls]
+        return list(zip(turns, prove_each(self.observation, self.policy, session, turns), strict=True))
 
     def orphaned(self, session: Session) -> list[tuple[Turn, Proof]]:
         """The turns of the session that provably nobody executes."""
@@ -132,11 +161,6 @@ class Case:
         if turn is None:
             return "no server answers for it"
         return f"no server answers for it, and {prove(self.observation, self.policy, session, turn).why}"
-
-
-def _unfinished_turns(session: Session) -> list[Turn]:
-    with_calls = {call.turn_id for call in session.calls}
-    return [turn for turn in session.turns if turn.open or turn.id in with_calls]
 
 
 def _patience(status: Status) -> tuple[bool, int]:

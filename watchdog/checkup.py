@@ -6,17 +6,18 @@ from typing import Any
 
 from watchdog.alerting import problem_with_receivers
 from watchdog.checkup_journal import look_at_journal, print_journal
-from watchdog.commands import Exit
 from watchdog.contract import VERSION
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError
+from watchdog.exits import Exit
 from watchdog.installation import mixed_installation
 from watchdog.model import Holder, Holders, Session, Turn
 from watchdog.opencode.server import OpencodeServer
+from watchdog.opening import locate
 from watchdog.progress import busy
 from watchdog.proof import describe
 from watchdog.render import Screen
 from watchdog.settings import Loaded, effective
-from watchdog.sidecar import Sidecar, locate, sidecar
+from watchdog.sidecar import Sidecar, sidecar
 
 LOOKING = "looking at the database and its servers, which takes a while"
 UNKNOWN_PID = "another watchdog, whose pid is not known"

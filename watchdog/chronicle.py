@@ -7,23 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from watchdog import render_journal
-from watchdog.app import open_journal
 from watchdog.clock import SystemClock
-from watchdog.commands import Exit
 from watchdog.contract import moment
 from watchdog.contract_journal import history_document, holds_document, intervention_document, undo_document
 from watchdog.durations import parse_duration
 from watchdog.errors import JournalOff, NoSuchIntervention, NoSuchSession, UsageError
+from watchdog.exits import Exit
 from watchdog.holds import HoldChange, in_order, leave_alone, let_go
 from watchdog.interventions import Hold, Intervention, InterventionId
 from watchdog.journal import SqliteJournal
 from watchdog.model import EVERYTHING, SessionId
 from watchdog.no_journal import NoJournal
-from watchdog.opencode.database import OpencodeDatabase
+from watchdog.opening import locate, open_journal
 from watchdog.progress import busy
 from watchdog.render import Screen
 from watchdog.settings import Loaded
-from watchdog.sidecar import locate, sidecar
 from watchdog.undo import Undo, UndoResult
 
 _PUTTING_BACK = "looking at the rows and who has the database open, and putting them back"
@@ -110,6 +108,8 @@ async def undo(loaded: Loaded, screen: Screen, number: int) -> Exit:
     Raises:
         UsageError: there is no such intervention, or no journal.
     """
+    from watchdog.sidecar import sidecar
+
     async with sidecar(loaded, feeds=False) as car:
         journal = _needed(car.journal)
         found = await _existing(journal, number)
@@ -129,6 +129,8 @@ async def hold(loaded: Loaded, screen: Screen, session_id: str, *, lasts: str | 
     Raises:
         UsageError: there is no such session, or no journal.
     """
+    from watchdog.opencode.database import OpencodeDatabase
+
     length = _milliseconds("--for", lasts)
     async with _opened(loaded) as book:
         async with await OpencodeDatabase.open(book.database) as store:

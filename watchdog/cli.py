@@ -1,15 +1,20 @@
-"""The command line. The rooms behind a command are imported when it is called, so that `--help` is quick."""
+"""The command line.
 
+The rooms behind a command are imported when it is called, so that `--help` is quick, and once its settings are read.
+"""
+
+import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 if TYPE_CHECKING:
-    from watchdog.commands import Exit
+    from watchdog.exits import Exit
     from watchdog.settings import Loaded
 
 INTERRUPTED = 130
@@ -83,9 +88,10 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Watch until told to stop (SIGTERM or Ctrl-C)."""
+    loaded = _load(config, database, server, control)
+    _import_structlog()
     from watchdog import logs, service
 
-    loaded = _load(config, database, server, control)
     logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
     _go(lambda: service.run(loaded, dry_run=dry_run))
 
@@ -115,10 +121,11 @@ def scan(
     full: Annotated[bool, typer.Option("--full", help="Search every part, also in turns that are closed.")] = False,
 ) -> None:
     """Look once; print what is stuck and what is spared, and why."""
-    from watchdog import commands
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, server)
+    from watchdog import commands
+
     _go(lambda: commands.scan(loaded, Screen(as_json=as_json), full=full))
 
 
@@ -132,10 +139,11 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Say of one session why it is stuck or left alone: its tree, each clock, each witness, and what to do."""
-    from watchdog import explaining
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, server)
+    from watchdog import explaining
+
     _go(lambda: explaining.explain(loaded, Screen(as_json=as_json), session))
 
 
@@ -149,10 +157,11 @@ def recover(
     dry_run: DryRun = False,
 ) -> None:
     """Settle once what a crash or a restart left open."""
-    from watchdog import commands
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, server)
+    from watchdog import commands
+
     _go(lambda: commands.recover(loaded, Screen(as_json=as_json), dry_run=dry_run))
 
 
@@ -168,10 +177,11 @@ def release(
     as_json: AsJson = False,
 ) -> None:
     """End now whatever is open in a session, whatever the limits say: the way out."""
-    from watchdog import commands
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, server)
+    from watchdog import commands
+
     confirm = None if yes else _confirm
     _go(lambda: commands.release(loaded, Screen(as_json=as_json), session, reason=reason, confirm=confirm))
 
@@ -188,10 +198,11 @@ def delete_message(
     as_json: AsJson = False,
 ) -> None:
     """Release a session if it is busy, then delete one of its messages, and make sure that it is gone."""
-    from watchdog import commands
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, server)
+    from watchdog import commands
+
     confirm = None if yes else _confirm
     _go(lambda: commands.delete_message(loaded, Screen(as_json=as_json), session, message, confirm=confirm))
 
@@ -242,12 +253,13 @@ def history(
     as_json: AsJson = False,
 ) -> None:
     """List what was done, the newest first; or show one of them with the rows before and after."""
-    from watchdog import chronicle
     from watchdog.render import Screen
 
     if number is not None and (session or since):
         raise typer.BadParameter("an ID stands alone: leave --session and --since away")
     loaded, screen = _quiet(config, database, None), Screen(as_json=as_json)
+    from watchdog import chronicle
+
     if number is not None:
         _go(lambda: chronicle.intervention(loaded, screen, number))
     _go(lambda: chronicle.history(loaded, screen, session_id=session, since=since))
@@ -263,10 +275,11 @@ def undo(
     as_json: AsJson = False,
 ) -> None:
     """Put the rows of an intervention back as they were, if nothing has happened since; and hold the session."""
-    from watchdog import chronicle
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, server)
+    from watchdog import chronicle
+
     _go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number))
 
 
@@ -275,40 +288,44 @@ def hold(
     session: Session, config: Config = None, database: Database = None, *, lasts: For = None, as_json: AsJson = False
 ) -> None:
     """Leave a session alone, whatever it looks like."""
-    from watchdog import chronicle
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, None)
+    from watchdog import chronicle
+
     _go(lambda: chronicle.hold(loaded, Screen(as_json=as_json), session, lasts=lasts))
 
 
 @app.command()
 def unhold(session: Session, config: Config = None, database: Database = None, *, as_json: AsJson = False) -> None:
     """End a hold."""
-    from watchdog import chronicle
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, None)
+    from watchdog import chronicle
+
     _go(lambda: chronicle.unhold(loaded, Screen(as_json=as_json), session))
 
 
 @app.command()
 def pause(config: Config = None, database: Database = None, *, lasts: For = None, as_json: AsJson = False) -> None:
     """Leave everything alone."""
-    from watchdog import chronicle
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, None)
+    from watchdog import chronicle
+
     _go(lambda: chronicle.pause(loaded, Screen(as_json=as_json), lasts=lasts))
 
 
 @app.command()
 def resume(config: Config = None, database: Database = None, *, as_json: AsJson = False) -> None:
     """End a pause."""
-    from watchdog import chronicle
     from watchdog.render import Screen
 
     loaded = _quiet(config, database, None)
+    from watchdog import chronicle
+
     _go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
 
 
@@ -330,17 +347,41 @@ def _quiet(
     warn: bool = True,
 ) -> "Loaded":
     """Settings for a command whose result is what it prints: only what is wrong is logged."""
-    from watchdog import logs
     from watchdog.render import note
 
     loaded = _load(config, database, servers, control)
-    logs.configure(level="error", log_format=loaded.settings.log_format.value)
+    logging.basicConfig(handlers=[_AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
     for warning in loaded.warnings if warn else ():
         note(f"warning: {warning}")
     return loaded
 
 
-def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> None:
+def _import_structlog() -> None:
+    """Import it without rich, which it would take along for tracebacks that the log never shows."""
+    if "rich" in sys.modules:
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment] # how Python is told that there is no such package
+    try:
+        import structlog  # noqa: F401 - it stays imported
+    finally:
+        del sys.modules["rich"]
+
+
+class _AtTheFirstLine(logging.Handler):
+    """Sets the log up once there is something to log: most commands log nothing, and need not pay for it."""
+
+    def __init__(self, log_format: Literal["auto", "console", "json"]) -> None:
+        super().__init__()
+        self._log_format = log_format
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from watchdog import logs
+
+        logs.configure(level="error", log_format=self._log_format)
+        logging.getLogger(record.name).handle(record)
+
+
+def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> NoReturn:
     import anyio
 
     try:

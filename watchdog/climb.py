@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from watchdog.errors import JournalUnusable
-from watchdog.interventions import Actor, InterventionId
+from watchdog.interventions import Actor, Hold, InterventionId
 from watchdog.model import (
     EVERYTHING,
     Outcome,
@@ -21,6 +21,7 @@ from watchdog.model import (
     Verdict,
 )
 from watchdog.ports import Clock, Fleet, Journal, Server, Store
+from watchdog.sharing import Rounds
 
 
 class Reprove(Protocol):
@@ -72,7 +73,11 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tools:
-    """What a climb works with."""
+    """What climbs work with.
+
+    Attributes:
+        holds: what is on hold, read once for all climbs that ask at the same time.
+    """
 
     store: Store
     fleet: Fleet
@@ -80,6 +85,7 @@ class Tools:
     reprove: Reprove
     ladder: Ladder
     journal: Journal
+    holds: Rounds[None, Mapping[SessionId, Hold]]
 
 
 class Climb:
@@ -147,7 +153,7 @@ class Climb:
         """Why it is to be left alone, if a person has said so since; a person's own act is not held up."""
         if self.actor is Actor.PERSON:
             return None
-        holds = await self.tools.journal.holds(self.tools.clock.read().wall_ms)
+        holds = await self.tools.holds.join(None)
         ids = (EVERYTHING, self.verdict.session_id, self.verdict.cancel_session_id)
         return next((holds[id_].why for id_ in ids if id_ in holds), None)
 

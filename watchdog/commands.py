@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from enum import IntEnum
 
 import anyio
 
 from watchdog.contract import deletion_document, outcomes_document, scan_document
 from watchdog.errors import AlreadyWatched, UsageError
+from watchdog.exits import Exit
 from watchdog.limits import duration
 from watchdog.model import (
     Outcome,
@@ -24,9 +24,10 @@ from watchdog.model import (
 from watchdog.no_journal import NoJournal
 from watchdog.progress import busy, countdown
 from watchdog.releasing import Agreed, Deletion, Releasing, signs_of_life
-from watchdog.render import Screen, is_interactive, note
+from watchdog.render import Screen, note
 from watchdog.settings import Loaded
 from watchdog.sidecar import Sidecar, sidecar
+from watchdog.streams import is_interactive
 from watchdog.watch import Assessment, Watch
 
 _FINE = frozenset({Result.RECOVERED, Result.UNCHANGED})
@@ -35,16 +36,6 @@ _ENDING = "ending it, and waiting until the database shows that it ended"
 _PATIENCE_IN_GRACES = 4
 _MAY_BE_ORPHANS = {SpareReason.NO_WITNESS, SpareReason.FIRST_LOOK, SpareReason.COOLING_DOWN, SpareReason.ON_HOLD}
 _SHORTEST_WAIT_SECONDS = 0.25
-
-
-class Exit(IntEnum):
-    """The exit codes, as documented."""
-
-    FINE = 0
-    STUCK = 1
-    USAGE = 2
-    UNUSABLE = 3
-    INTERNAL = 70
 
 
 Confirm = Callable[[str], bool]
@@ -103,10 +94,13 @@ async def _recover(watch: Watch, outcomes: list[Outcome], spared: list[Spared]) 
     while True:
         orphans = _orphans(assessment, settled)
         async with busy(f"settling {_sessions(len(orphans))}", total=len(orphans)) as step:
-            for verdict in orphans:
-                outcomes.append(await watch.act(verdict))
-                settled |= verdict.row_ids
+
+            def ended(verdict: Verdict, outcome: Outcome) -> None:
+                outcomes.append(outcome)
+                settled.update(verdict.row_ids)
                 step()
+
+            await watch.act_on_all(assessment, orphans, ended)
         first_looks = [each for each in assessment.judgement.spared if each.reason is SpareReason.FIRST_LOOK]
         # A row that keeps changing gets a first look again and again: somebody is at work on it after all.
         if not first_looks or watch.clock.read().awake_seconds > give_up_at:

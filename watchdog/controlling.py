@@ -11,10 +11,10 @@ from typing import Final
 import anyio
 
 from watchdog.addresses import Address
-from watchdog.commands import Exit
 from watchdog.control.offer import Control
 from watchdog.control.token import token_at, token_path, write_privately
 from watchdog.errors import SettingsError, UsageError
+from watchdog.exits import Exit
 from watchdog.render import Screen, note
 from watchdog.settings import Loaded, Settings
 from watchdog.sidecar import Sidecar

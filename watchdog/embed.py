@@ -10,7 +10,7 @@ import anyio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from watchdog.app import assemble, open_journal
+from watchdog.app import assemble
 from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseMissing, ServerAnswerInvalid, ServerSilent, ServerUnreachable
 from watchdog.lock import DatabaseLock
@@ -28,6 +28,7 @@ from watchdog.model import (
 )
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.owners import ProcessOwners
+from watchdog.opening import open_journal
 from watchdog.ports import Host, Server
 from watchdog.record import LogListener
 from watchdog.settings import Settings

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from watchdog.commands import Exit
 from watchdog.contract_explain import explain_document
+from watchdog.exits import Exit
 from watchdog.explanation import Explanation
 from watchdog.model import SessionId
 from watchdog.progress import busy

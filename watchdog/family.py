@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from functools import cached_property
 from operator import attrgetter
 
-from watchdog.model import Ask, CallId, Observation, Session, SessionId, ToolCall, TurnId
+from watchdog.model import Activity, Ask, CallId, Observation, Session, SessionId, ToolCall, TurnId
 from watchdog.proof import standing
 
 TASK = "task"
@@ -30,6 +30,7 @@ class Family:
                     naming.append(session)
                     break
         self._links = self._all_links(naming)
+        self._reports = observation.reports
         self._damaged = {damage.session_id for damage in observation.snapshot.damaged}
         self._busy = {id_ for report in observation.reports for id_ in report.said}
         self._asks: dict[SessionId, list[Ask]] = {}
@@ -128,10 +129,17 @@ class Family:
                     return each.id
         return None
 
+    def alone(self, session: Session) -> bool:
+        """Whether nobody waits on the session, it has no child, and no human is asked for anything in it."""
+        id_ = session.id
+        return id_ not in self._links and id_ not in self._asks and id_ not in self._task_over
+
+    def has_task_above(self, session: Session) -> bool:
+        """Whether an open task call of another session may wait on it."""
+        return session.id in self._task_over
+
     def tasks_above(self, session: Session) -> Iterator[tuple[Session, ToolCall]]:
         """The open task calls above a session that wait on it, the nearest first."""
-        if not self._links:
-            return
         seen = {session.id}
         found = self._task_over.get(session.id)
         while found is not None and found[0].id not in seen:
@@ -159,6 +167,10 @@ class Family:
     def human_below(self, child_id: SessionId) -> bool:
         """Whether a human is asked for anything in this session or below it."""
         return child_id in self._sessions and child_id in self._asking
+
+    def retry_below(self, child_id: SessionId) -> bool:
+        """Whether this session or one below it waits to try its provider again."""
+        return child_id in self._retrying
 
     def first_upward(self, ids: Iterable[SessionId]) -> Mapping[SessionId, SessionId]:
         """For each session that is, or has below it, one of these: the first of them in the order given."""
@@ -204,6 +216,17 @@ class Family:
     def _asking(self) -> AbstractSet[SessionId]:
         """What asks a person, and whatever is above it."""
         return self.first_upward(self._asks).keys()
+
+    @cached_property
+    def _retrying(self) -> AbstractSet[SessionId]:
+        """What waits to try its provider again, and whatever is above it."""
+        retrying = (
+            id_
+            for report in self._reports
+            for id_, said in report.said.items()
+            if any(status.activity is Activity.RETRY for status in said)
+        )
+        return self.first_upward(retrying).keys()
 
     @cached_property
     def _task_over(self) -> Mapping[SessionId, tuple[Session, ToolCall]]:
@@ -259,6 +282,29 @@ class Family:
                 above = depths.get(current.id, 0) if current is not None else 0
                 depths |= {id_: len(path) - min(index, cycle) + above for id_, index in path.items()}
         return depths
+
+
+class Ended:
+    """The sessions that are to be ended, as those above them see it."""
+
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._first_two: dict[SessionId, list[SessionId]] = {}
+        """For each session that is ended or has such below it, the first two: one of them may be itself."""
+
+    def add(self, ended: SessionId) -> None:
+        """Note a session that is to be ended."""
+        todo = [ended]
+        while todo:
+            id_ = todo.pop()
+            known = self._first_two.setdefault(id_, [])
+            if len(known) < 2 and ended not in known:  # noqa: PLR2004 - whoever is above these knows two, too
+                known.append(ended)
+                todo.extend(self._family.directly_above(id_))
+
+    def first_below(self, session: Session) -> SessionId | None:
+        """The session below this one that was noted first."""
+        return next((id_ for id_ in self._first_two.get(session.id, ()) if id_ != session.id), None)
 
 
 def _created(session: Session) -> int:

@@ -10,7 +10,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -87,6 +87,9 @@ class JournalFile:
         self._turn = anyio.CapacityLimiter(1)
         self._connection: sqlite3.Connection | None = None
         self._stamp: _Stamp | None = None
+        self._asked = 0
+        self._in_vain = 0
+        """How many writes were asked for, and how many of them when one last waited for a lock in vain."""
 
     async def prepare(self) -> None:
         """Make the file, or bring it to this version."""
@@ -99,7 +102,9 @@ class JournalFile:
 
     async def write(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
         """Write in one transaction, which is durable when this returns."""
-        return await self._in_turn(lambda: self._write(work))
+        self._asked += 1
+        number = self._asked
+        return await self._in_turn(lambda: self._write(work, number))
 
     async def settle(self) -> None:
         """Bring all from the file beside it (`-wal`) into the file itself, unless somebody is in the way.
@@ -128,20 +133,28 @@ class JournalFile:
                     'the setting `journal`, or choose `journal = "off"`.'
                 ) from error
 
-    def _write(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+    def _write(self, work: Callable[[sqlite3.Connection], _Answer], number: int) -> _Answer:
         with self._connected() as connection:
-            connection.execute("BEGIN IMMEDIATE")
+            # Whoever stood in line while another waited in vain has waited, too: it tries once.
+            with _impatient(connection) if number <= self._in_vain else nullcontext():
+                self._begin(connection)
             answer = work(connection)
             connection.execute("COMMIT")
             self.revision += 1
             self._stamp = _stamp(self.path)
             return answer
 
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            self._in_vain = self._asked
+            raise
+
     def _settle(self) -> None:
         with self._connected() as connection:
-            connection.execute("PRAGMA busy_timeout = 0")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-            connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000:.0f}")
+            with _impatient(connection):
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._stamp = _stamp(self.path)
 
     def _close(self) -> None:
@@ -190,6 +203,14 @@ def _open(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def _impatient(connection: sqlite3.Connection) -> Iterator[None]:
+    """Wait for no lock. A connection whose block fails is given up, and needs no patience any more."""
+    connection.execute("PRAGMA busy_timeout = 0")
+    yield
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_SECONDS * 1000:.0f}")
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -5,8 +5,13 @@ says why. `proof` excludes who could execute a turn, `family` knows who waits on
 `verdicts` writes down what is to be ended.
 """
 
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
+
 from watchdog import verdicts
 from watchdog.case import Case, Claim
+from watchdog.family import Ended
 from watchdog.limits import duration
 from watchdog.model import (
     Activity,
@@ -22,6 +27,7 @@ from watchdog.model import (
     Status,
     ToolCall,
     Turn,
+    TurnId,
     Verdict,
     VerdictKind,
 )
@@ -30,6 +36,9 @@ from watchdog.proof import Proof
 # A call of this tool waits for a human by its nature: without the word of the server that runs it, its age
 # says nothing.
 QUESTION = "question"
+
+_NONE: frozenset[TurnId] = frozenset()
+_limit_text = lru_cache(maxsize=64)(duration)
 
 
 def judge(observation: Observation, policy: Policy, now_ms: int) -> Judgement:
@@ -83,12 +92,15 @@ class _Bench:
         self.verdicts: list[Verdict] = []
         self.spared: list[Spared] = []
         self.unclaimed: set[str] = set()
-        self._ended: dict[SessionId, list[SessionId]] = {}
+        self._ended = Ended(self.family)
         self._heard_from = 0
         """Where in `spared` begins what is said of the session that is heard now."""
 
     def hear(self, session: Session) -> None:
         """Judge one session: first what nobody executes in it, then what is alive."""
+        if (plain := self._spare_plain(session)) is not None:
+            self.spared.extend(plain)
+            return
         self._heard_from = len(self.spared)
         orphaned = self.case.orphaned(session)
         if (held := self.case.hold(session, with_below=False)) is not None:
@@ -96,17 +108,38 @@ class _Bench:
             if orphaned:
                 self.unclaimed |= verdicts.orphan(self.case, session, orphaned).row_ids
             return
+        gone: AbstractSet[TurnId] = _NONE
         if orphaned:
             self._hear_orphans(session, orphaned)
-        self._hear_living(session, {turn.id for turn, _ in orphaned})
+            gone = {turn.id for turn, _ in orphaned}
+        self._hear_living(session, gone)
         self._hear_asks(session)
+
+    def _spare_plain(self, session: Session) -> list[Spared] | None:
+        """The short way to what is said of most sessions: their calls run in time, and nobody else is concerned."""
+        if not session.calls or self.case.observation.on_hold or not self.family.alone(session):
+            return None
+        for turn in session.turns:
+            if turn.superseded:
+                return None
+        if not self.case.plainly_at_work(session):
+            return None
+        plain: list[Spared] = []
+        for call in session.calls:
+            spared = self._spare_in_time(session, call)
+            if spared is None:
+                return None
+            plain.append(spared)
+        return plain
 
     def _hear_asks(self, session: Session) -> None:
         """Whether a human has been asked for longer than `human_timeout`; one ask of a session at a time."""
         limit = self.policy.human_timeout_seconds
+        if limit is None or not self.family.human_at(session):
+            return
         clocks = self.case.observation.ask_clocks
         asks = [ask for ask in self.family.asks_at(session) if ask.id in clocks]
-        if limit is None or not asks:
+        if not asks:
             return
         ask = min(asks, key=lambda each: (clocks[each.id], each.id))
         age = max(0.0, (self.case.now_ms - clocks[ask.id]) / 1000)
@@ -136,20 +169,25 @@ class _Bench:
 
     # -- the living ------------------------------------------------------------------------------------------
 
-    def _hear_living(self, session: Session, gone: set[str]) -> None:
+    def _hear_living(self, session: Session, gone: AbstractSet[TurnId]) -> None:
         claim = self.case.claim(session)
-        turns = [turn for turn in session.turns if turn.id not in gone]
-        calls = [call for call in session.calls if call.turn_id not in gone]
+        turns: Sequence[Turn] = session.turns
+        calls: Sequence[ToolCall] = session.calls
+        if gone:
+            turns = [turn for turn in turns if turn.id not in gone]
+            calls = [call for call in calls if call.turn_id not in gone]
         if not turns and not calls and claim is None:
             return
         if claim is not None and claim.status.activity is Activity.RETRY and self._waits_out(session, claim.status):
             return
-        older = {turn.id for turn in turns if turn.superseded}
-        for call in calls:
-            if call.turn_id in older:
-                why = f"the {call.tool} call is in an older turn of its session; ending it would end the newer one"
-                self._spare(session, SpareReason.WAITING_ON_SIBLING, why, call)
-        current = [call for call in calls if call.turn_id not in older]
+        older: set[TurnId] = set()
+        for turn in turns:
+            if turn.superseded:
+                older.add(turn.id)
+        current = calls
+        if older:
+            self._spare_older(session, [call for call in calls if call.turn_id in older])
+            current = [call for call in calls if call.turn_id not in older]
         if current:
             self._hear_calls(session, current, claim)
         elif claim is not None or any(turn.id not in older for turn in turns):
@@ -157,16 +195,24 @@ class _Bench:
         elif not calls:
             self._spare(session, SpareReason.NO_WITNESS, self.case.who_may_run(session, turns[-1]))
 
-    def _hear_calls(self, session: Session, calls: list[ToolCall], claim: Claim | None) -> None:
+    def _spare_older(self, session: Session, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            why = f"the {call.tool} call is in an older turn of its session; ending it would end the newer one"
+            self._spare(session, SpareReason.WAITING_ON_SIBLING, why, call)
+
+    def _hear_calls(self, session: Session, calls: Sequence[ToolCall], claim: Claim | None) -> None:
         """Judge the open calls of the session's current turn: it can only be ended with all of them."""
         left: list[Spared] = []
         over: list[ToolCall] = []
+        waits = False
         for call in calls:
-            spared = self._spare_waiting(session, call, claim) or self._spare_in_time(session, call)
-            if spared is None:
-                over.append(call)
-            else:
+            if (spared := self._spare_waiting(session, call, claim)) is not None:
+                waits = True
                 left.append(spared)
+            elif (spared := self._spare_in_time(session, call)) is not None:
+                left.append(spared)
+            else:
+                over.append(call)
         self.spared.extend(left)
         if over and left:
             reasons = ", ".join(sorted({spared.reason.value for spared in left}))
@@ -175,13 +221,13 @@ class _Bench:
                 self._spare(session, SpareReason.WAITING_ON_SIBLING, why, call)
         elif over:
             self._propose(verdicts.stuck(self.case, session, over), session)
-        elif all(spared.reason is SpareReason.WITHIN_LIMIT for spared in left):
+        elif not waits:
             self._hear_tasks_above(session, claim)
 
     def _spare_waiting(self, session: Session, call: ToolCall, claim: Claim | None) -> Spared | None:
         """Whether a call waits for somebody, so that its age says nothing against it."""
         child = self.family.unfinished_child_of(session, call)
-        reason, why, until = SpareReason.NO_WITNESS, "", None
+        until = None
         if self.family.asks_for(session, call):
             reason, why = SpareReason.WAITING_ON_HUMAN, f"the {call.tool} call waits for a person to answer"
         elif child is not None and self.family.human_below(child):
@@ -194,8 +240,10 @@ class _Bench:
             until = self.case.task_deadline_ms(call)
         elif claim is not None and not claim.knows_asks:
             why = f"{claim.report.name} does not say whether a person is asked for something"
+            reason = SpareReason.NO_WITNESS
         elif claim is None and call.tool == QUESTION:
             why = "it asks a person something, and no server says whether the question still stands"
+            reason = SpareReason.NO_WITNESS
         else:
             return None
         age = self.case.age(call)
@@ -203,15 +251,15 @@ class _Bench:
 
     def _spare_in_time(self, session: Session, call: ToolCall) -> Spared | None:
         """Whether a leaf call is within its limit."""
-        age, limit = self.case.leaf_age(session, call), self.case.leaf_limit(session, call)
+        age, limit = self.case.leaf(session, call)
         if limit is not None and age >= limit:
             return None
-        ran = f"the {call.tool} call has run for {duration(age)}"
+        of = ", and has no limit" if limit is None else f" of {_limit_text(limit)}"
         return Spared(
             session_id=session.id,
             reason=SpareReason.WITHIN_LIMIT,
             call_id=call.id,
-            why=f"{ran}, and has no limit" if limit is None else f"{ran} of {duration(limit)}",
+            why=f"the {call.tool} call has run for {duration(age)}{of}",
             age_seconds=age,
             limit_seconds=limit,
             until_ms=None if limit is None else self.case.now_ms + (limit - age) * 1000,
@@ -258,7 +306,7 @@ class _Bench:
 
     def _hear_tasks_above(self, session: Session, claim: Claim | None) -> None:
         """Whether a task call that waits on this session has outlived its limits. A call's own limit protects it."""
-        if claim is None:
+        if claim is None or not self.family.has_task_above(session):
             return
         idle, idle_limit = self.case.idle_seconds(session), self.policy.idle_timeout_seconds
         silent = idle is not None and idle_limit is not None and idle >= idle_limit
@@ -293,7 +341,7 @@ class _Bench:
 
     def _propose(self, verdict: Verdict, session: Session) -> None:
         """Pass a verdict that cancels, unless something below comes first, or earlier attempts stand against it."""
-        if first := self._verdict_below(session):
+        if first := self._ended.first_below(session):
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"session {first} below it is ended first")
         elif below := self.family.unfinished_below(session):
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"its child session {below} is unfinished")
@@ -303,22 +351,9 @@ class _Bench:
         elif self._may_try(verdict, session):
             self._pass(verdict)
 
-    def _verdict_below(self, session: Session) -> SessionId | None:
-        return next((id_ for id_ in self._ended.get(session.id, ()) if id_ != session.id), None)
-
     def _pass(self, verdict: Verdict) -> None:
-        """Pass a verdict, and note for each session above which of those below it are ended first.
-
-        Two are enough to know of one other than the session itself, which in a cycle is below itself.
-        """
         self.verdicts.append(verdict)
-        ended, todo = verdict.cancel_session_id, [verdict.cancel_session_id]
-        while todo:
-            id_ = todo.pop()
-            known = self._ended.setdefault(id_, [])
-            if len(known) < 2 and ended not in known:  # noqa: PLR2004 - see above
-                known.append(ended)
-                todo.extend(self.family.directly_above(id_))
+        self._ended.add(verdict.cancel_session_id)
 
     def _may_try(self, verdict: Verdict, session: Session) -> bool:
         """Whether earlier attempts leave room for another one now."""
@@ -327,6 +362,8 @@ class _Bench:
             self._spare(session, SpareReason.ON_HOLD, held)
             return False
         attempts = self.case.observation.attempts
+        if not attempts:
+            return True
         tried: list[Attempts] = [attempts[key] for key in sorted(verdict.attempt_keys) if key in attempts]
         count = max((each.count for each in tried), default=0)
         times = f"{count} attempt{'' if count == 1 else 's'}"

@@ -4,7 +4,7 @@ The memory is folded forward by values that are passed in; it reads no clock. It
 everything about a call, a turn or a session that is no longer open is forgotten.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -26,7 +26,6 @@ from watchdog.model import (
     Verdict,
     Witness,
 )
-from watchdog.proof import claims
 
 
 class Shift(Protocol):
@@ -107,25 +106,28 @@ class Memory:
         family = Family(observation)
         sessions = observation.snapshot.sessions.values()
         for session in sessions:
+            if not session.calls:
+                continue
+            witnessed, still = _witnessed(observation, session), self._stands_still(observation, session)
             for call in session.calls:
                 known = self.calls.get(call.id)
-                paused = self._paused(family, observation, session, call)
+                paused = still or _waits(family, session, call)
                 if unwatched and known is not None and call.updated_ms != known.written_ms:
                     known = None  # it may have waited for an approval while nobody looked, as at first sight
-                witnessed = _witnessed(observation, session)
                 if known is None:
-                    self.calls[call.id] = _first_sight(call, now, awake_seconds, paused=paused)
+                    known = self.calls[call.id] = _first_sight(call, now, awake_seconds, paused=paused)
                 elif witnessed and not known.witnessed:
                     # Until now nobody said whether a human was asked: it may have waited for one all the time.
-                    self.calls[call.id] = CallMemory(start_ms=now, known_since=awake_seconds)
+                    known = self.calls[call.id] = CallMemory(start_ms=now, known_since=awake_seconds)
                 elif paused or known.paused:
                     known.paused_ms += elapsed
-                self.calls[call.id].witnessed |= witnessed
-                self.calls[call.id].paused = paused
-                self.calls[call.id].written_ms = call.updated_ms
+                known.witnessed |= witnessed
+                known.paused = paused
+                known.written_ms = call.updated_ms
         self._note_asks(observation, awake_seconds)
         self._note_claims(observation)
         self._forget(observation)
+        looks = self._valid_looks(_fingerprints(observation, self.looks)) if self.looks else {}
         return replace(
             observation,
             call_clocks={
@@ -134,10 +136,7 @@ class Memory:
             },
             idle_clocks=idle_clocks(observation, shift),
             ask_clocks={id_: shift(ask.at_ms, known_since=ask.known_since) for id_, ask in self.asks.items()},
-            looks={
-                row: shift(look.at_ms, known_since=look.known_since)
-                for row, look in self._valid_looks(observation).items()
-            },
+            looks={row: shift(look.at_ms, known_since=look.known_since) for row, look in looks.items()},
             attempts=dict(self.attempts),
             let_go=dict(self.let_go),
         )
@@ -158,8 +157,8 @@ class Memory:
 
     def note_looks(self, observation: Observation, unclaimed: Collection[str]) -> None:
         """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew."""
-        prints = _fingerprints(observation)
-        known = self._valid_looks(observation)
+        prints = _fingerprints(observation, frozenset(unclaimed))
+        known = self._valid_looks(prints)
         now, since = observation.at_ms, self.folded_at or 0.0
         self.looks = {
             row: known.get(row) or _Look(at_ms=now, known_since=since, fingerprint=prints[row])
@@ -204,28 +203,23 @@ class Memory:
             )
         return given_up
 
-    def _paused(self, family: Family, observation: Observation, session: Session, call: ToolCall) -> bool:
-        """Whether a call's clock stands still: it or something below it waits for a human or for a retry."""
-        if family.asks_for(session, call) or self._unsure(observation, session):
-            return True
-        if any(status.activity is Activity.RETRY for status in _statuses(observation.reports, session.id)):
-            return True
-        child = family.unfinished_child_of(session, call)
-        if child is None:
-            return False
-        below = [child, *(family.below(observation.snapshot.sessions[child]))]
-        return family.human_below(child) or any(
-            status.activity is Activity.RETRY for id_ in below for status in _statuses(observation.reports, id_)
-        )
+    def _stands_still(self, observation: Observation, session: Session) -> bool:
+        """Whether the clocks of all calls of a session stand still.
 
-    def _unsure(self, observation: Observation, session: Session) -> bool:
-        """Whether the server that held the session a look ago does not answer now: it may be asking a human."""
+        So they do while it waits for a retry, or while the server that held it a look ago does not answer: that one
+        may be asking a human.
+        """
         for report in observation.reports:
-            claimed = claims(report, session)
-            if claimed and not all(directory in report.asks for directory in session.directories):
-                return True
             if report.problem is not None and self.claimed_by.get(session.id) == report.name:
                 return True
+            said = report.said.get(session.id)
+            if said is None:
+                continue
+            if not report.knows_asks(session):
+                return True
+            for status in said:
+                if status.activity is Activity.RETRY:
+                    return True
         return False
 
     def _note_asks(self, observation: Observation, awake_seconds: float) -> None:
@@ -249,8 +243,7 @@ class Memory:
                 kept.update(dict.fromkeys(statuses, report.name))
         self.claimed_by = kept
 
-    def _valid_looks(self, observation: Observation) -> Mapping[str, _Look]:
-        prints = _fingerprints(observation)
+    def _valid_looks(self, prints: Mapping[str, tuple[int, int]]) -> Mapping[str, _Look]:
         return {row: look for row, look in self.looks.items() if prints.get(row) == look.fingerprint}
 
     def _forget(self, observation: Observation) -> None:
@@ -265,12 +258,20 @@ class Memory:
         self.let_go = {turn: server for turn, server in self.let_go.items() if turn in open_ids}
 
 
+def _waits(family: Family, session: Session, call: ToolCall) -> bool:
+    """Whether a human is asked for a call, or its child or anything below that waits for a human or a retry."""
+    if family.asks_for(session, call):
+        return True
+    child = family.unfinished_child_of(session, call)
+    return child is not None and (family.retry_below(child) or family.human_below(child))
+
+
 def _witnessed(observation: Observation, session: Session) -> bool:
     """Whether a server that is at work on the session says which asks wait for a human."""
-    return any(
-        claims(report, session) and all(directory in report.asks for directory in session.directories)
-        for report in observation.reports
-    )
+    for report in observation.reports:  # noqa: SIM110 - no generator: it is asked of every session at every look
+        if session.id in report.said and report.knows_asks(session):
+            return True
+    return False
 
 
 def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool) -> CallMemory:
@@ -287,15 +288,11 @@ def idle_clocks(observation: Observation, shift: Shift) -> dict[SessionId, float
     """
     clocks: dict[SessionId, float] = {}
     for session in observation.snapshot.sessions.values():
-        starts = [
-            start
-            for report in observation.reports
-            for statuses in report.statuses.values()
-            if (status := statuses.get(session.id)) is not None
-            and (start := _idle_start(session, report, status, shift)) is not None
-        ]
-        if starts:
-            clocks[session.id] = max(starts)
+        for report in observation.reports:
+            for status in report.said.get(session.id, ()):
+                start = _idle_start(session, report, status, shift)
+                if start is not None and start >= clocks.get(session.id, start):
+                    clocks[session.id] = start
     return clocks
 
 
@@ -311,19 +308,14 @@ def _idle_start(session: Session, report: ServerReport, status: Status, shift: S
     return shift(base) + unheard
 
 
-def _statuses(reports: tuple[ServerReport, ...], session_id: SessionId) -> list[Status]:
-    return [
-        status
-        for report in reports
-        for statuses in report.statuses.values()
-        if (status := statuses.get(session_id)) is not None
-    ]
-
-
-def _fingerprints(observation: Observation) -> dict[str, tuple[int, int]]:
-    """What tells of each open row whether it changed."""
+def _fingerprints(observation: Observation, rows: Container[str]) -> dict[str, tuple[int, int]]:
+    """What tells of each of some open rows whether it changed."""
     prints: dict[str, tuple[int, int]] = {}
     for session in observation.snapshot.sessions.values():
-        prints.update({call.id: (call.updated_ms, call.size) for call in session.calls})
-        prints.update({turn.id: (turn.updated_ms, turn.size) for turn in session.turns})
+        for call in session.calls:
+            if call.id in rows:
+                prints[call.id] = (call.updated_ms, call.size)
+        for turn in session.turns:
+            if turn.id in rows:
+                prints[turn.id] = (turn.updated_ms, turn.size)
     return prints

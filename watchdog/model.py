@@ -295,6 +295,15 @@ class ServerReport:
         object.__setattr__(self, "said", said)
         object.__setattr__(self, "asked", asked)
 
+    def knows_asks(self, session: Session) -> bool:
+        """Whether it said, wherever the session may be, which asks wait for a human."""
+        if session.directory not in self.asks:
+            return False
+        for turn in session.turns:  # noqa: SIM110 - no generator: it is asked of every session at every look
+            if turn.cwd and turn.cwd not in self.asks:
+                return False
+        return True
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempts:

@@ -104,6 +104,10 @@ class Observer:
                 server.forget(snapshot.sessions)
             return self._memory.fold(observation, shift, awake_seconds)
 
+    def forget(self) -> None:
+        """Read everything anew in the next look: rows may have been opened again that were closed."""
+        self._store.forget()
+
     async def _read(self, also: Collection[SessionId], *, full: bool, scan_parts: bool) -> Snapshot:
         known = self._snapshot
         changed = await self._store.changed() or full or scan_parts

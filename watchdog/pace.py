@@ -26,7 +26,8 @@ class Pace:
     Attributes:
         recover_on_start: settle also the orphans that were there when the watch began.
         journal_retention_seconds: how long interventions are kept; None for ever.
-        max_concurrency: how many verdicts are carried out at the same time at one server, and where there is none.
+        max_concurrency: how many verdicts are carried out at the same time at one server, and where there is none; of
+            orphans four times as many.
     """
 
     poll_interval_seconds: float = 5.0

@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from watchdog.render import Paper, note
+from watchdog.render import note
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PATIENCE_SECONDS = 2.0
 _STEP_SECONDS = 0.1
@@ -32,7 +34,7 @@ async def busy(
 
     async def show() -> None:
         await anyio.sleep(patience_seconds)
-        with _progress(text, BarColumn() if total else SpinnerColumn()) as progress:
+        with _progress(text, bar=total is not None, time_left=False) as progress:
             task = progress.add_task(text, total=total)
             while True:
                 progress.update(task, completed=done)
@@ -47,7 +49,7 @@ async def countdown(text: str, seconds: float) -> AsyncIterator[None]:
     """Show a bar for a wait whose length is known; piped, one line says it."""
 
     async def show() -> None:
-        with _progress(text, BarColumn(), TimeRemainingColumn()) as progress:
+        with _progress(text, bar=True, time_left=True) as progress:
             task = progress.add_task(text, total=seconds)
             while True:
                 await anyio.sleep(_STEP_SECONDS)
@@ -57,11 +59,17 @@ async def countdown(text: str, seconds: float) -> AsyncIterator[None]:
         yield
 
 
-def _progress(text: str, *columns: SpinnerColumn | BarColumn | TimeRemainingColumn) -> Progress:
+def _progress(text: str, *, bar: bool, time_left: bool) -> "Progress":
+    from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    from watchdog.paper import Paper
+
     console = Paper(stderr=True)
     if not console.is_terminal:
         note(text)
-    shown = (TextColumn("{task.description}"), *columns)
+    shown: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn() if bar else SpinnerColumn()]
+    if time_left:
+        shown.append(TimeRemainingColumn())
     return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)
 
 

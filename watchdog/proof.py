@@ -1,9 +1,10 @@
 """The proof that nobody executes an open turn: every process that has the database open is excluded."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-from watchdog.model import EMBEDDED, Ask, Holder, Observation, Policy, ServerReport, Session, Turn
+from watchdog.model import EMBEDDED, Ask, Holder, Holders, Observation, Policy, ServerReport, Session, Turn, TurnId
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,12 +30,14 @@ def claims(report: ServerReport, session: Session) -> bool:
     return session.id in report.said
 
 
-def standing(asks: Iterable[Ask], session: Session) -> list[Ask]:
+def standing(asks: Collection[Ask], session: Session) -> list[Ask]:
     """Those of some asks to whose answer somebody in this session may still wait.
 
     Servers go on listing the asks of what was aborted: one that names a call or a turn which is no longer open is
     left over. One that names neither counts, and so does one whose call can't be seen in a turn that is open.
     """
+    if not asks:
+        return []
     refs = {call.call_ref for call in session.calls}
     turns = {turn.id for turn in session.turns if turn.open and not turn.superseded}
     return [
@@ -71,32 +74,97 @@ def prove(observation: Observation, policy: Policy, session: Session, turn: Turn
 
     Age is no argument here: another process may share the database and be at work.
     """
-    busy = [report.name for report in observation.reports if claims(report, session)]
-    if busy and not turn.superseded:
-        who = "the host" if busy[0] == EMBEDDED else busy[0]
-        return Proof(holds=False, why=f"{who} says that it is at work on it", blockers=tuple(busy))
-    holders = observation.holders
-    if holders is None:
-        return Proof(holds=False, why="it is not known which processes have the database open")
-    if not holders.known and holders.complete:
-        return Proof(holds=True, at_once=True, why="no process has the database open")
-    began = began_ms(session, turn)
-    left = [
-        holder
-        for holder in holders.known
-        if not born_too_late(holder, began, observation, policy)
-        and not any(
-            report.pid == holder.pid and denies(report, session, turn, observation) for report in observation.reports
+    return prove_each(observation, policy, session, [turn])[0]
+
+
+def prove_each(observation: Observation, policy: Policy, session: Session, turns: Iterable[Turn]) -> list[Proof]:
+    """The proof of each of some turns of a session, as `prove` gives it."""
+    proving = _Proving(observation, policy, session)
+    return [proving.prove(turn) for turn in turns]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Answer:
+    """What a server answered of one session.
+
+    Attributes:
+        idle: it gave every answer that was needed, and is not at work on the session.
+        asks: it has an ask for the session that still stands.
+    """
+
+    report: ServerReport
+    idle: bool
+    asks: bool
+
+    def denies(self, turn: Turn, observation: Observation) -> bool:
+        report = self.report
+        let_go = observation.let_go.get(turn.id) == report.name
+        return self.idle and (report.vouches or let_go) and turn.id in report.served and (let_go or not self.asks)
+
+
+def _answer(report: ServerReport, session: Session) -> _Answer:
+    idle = (
+        report.problem is None
+        and not claims(report, session)
+        and all(directory in report.statuses and directory in report.asks for directory in session.directories)
+    )
+    return _Answer(report=report, idle=idle, asks=bool(standing(report.asked.get(session.id, ()), session)))
+
+
+class _Proving:
+    """The proofs of one session's turns: what they have in common is looked up once."""
+
+    def __init__(self, observation: Observation, policy: Policy, session: Session) -> None:
+        self._observation = observation
+        self._policy = policy
+        self._session = session
+        self._busy = tuple(report.name for report in observation.reports if claims(report, session))
+
+    def prove(self, turn: Turn) -> Proof:
+        if self._busy and not turn.superseded:
+            who = "the host" if self._busy[0] == EMBEDDED else self._busy[0]
+            return Proof(holds=False, why=f"{who} says that it is at work on it", blockers=self._busy)
+        holders = self._observation.holders
+        if holders is None:
+            return Proof(holds=False, why="it is not known which processes have the database open")
+        if not holders.known and holders.complete:
+            return Proof(holds=True, at_once=True, why="no process has the database open")
+        began = max(turn.created_ms, self._youngest_calls.get(turn.id, turn.created_ms))
+        left = [holder for holder in holders.known if not self._excluded(holder, turn, began)]
+        if left:
+            names = tuple(describe(holder) for holder in left)
+            return Proof(holds=False, why=f"{' and '.join(names)} may be at work on it", blockers=names)
+        if holders.complete or self._operator_vouches(holders, turn):
+            why = _grounds(holders.known, began, self._observation, self._policy)
+            return Proof(holds=True, at_once=turn.id in self._observation.let_go, why=why)
+        hidden = holders.why_incomplete or "a process that can't be seen may have the database open"
+        return Proof(holds=False, why=hidden, blockers=("a process that can't be seen",))
+
+    @cached_property
+    def _answers(self) -> list[_Answer]:
+        return [_answer(report, self._session) for report in self._observation.reports]
+
+    @cached_property
+    def _youngest_calls(self) -> Mapping[TurnId, int]:
+        """When the youngest open call of each turn was created."""
+        youngest: dict[TurnId, int] = {}
+        for call in self._session.calls:
+            youngest[call.turn_id] = max(call.created_ms, youngest.get(call.turn_id, call.created_ms))
+        return youngest
+
+    def _excluded(self, holder: Holder, turn: Turn, began: int) -> bool:
+        return born_too_late(holder, began, self._observation, self._policy) or any(
+            answer.report.pid == holder.pid and answer.denies(turn, self._observation) for answer in self._answers
         )
-    ]
-    if left:
-        names = tuple(describe(holder) for holder in left)
-        return Proof(holds=False, why=f"{' and '.join(names)} may be at work on it", blockers=names)
-    if holders.complete or _operator_vouches(observation, policy, session, turn):
-        why = _grounds(holders.known, began, observation, policy)
-        return Proof(holds=True, at_once=turn.id in observation.let_go, why=why)
-    hidden = holders.why_incomplete or "a process that can't be seen may have the database open"
-    return Proof(holds=False, why=hidden, blockers=("a process that can't be seen",))
+
+    def _operator_vouches(self, holders: Holders, turn: Turn) -> bool:
+        """Only the configured servers use it, says the operator: each whose process can't be seen has to deny."""
+        if not self._policy.sole_owner:
+            return False
+        known = {holder.pid for holder in holders.known}
+        denying = [answer.denies(turn, self._observation) for answer in self._answers]
+        unseen = [answer.report.pid not in known for answer in self._answers]
+        return any(denying) and all(denies or not blind for denies, blind in zip(denying, unseen, strict=True))
 
 
 def born_too_late(holder: Holder, began: int, observation: Observation, policy: Policy) -> bool:
@@ -114,23 +182,7 @@ def denies(report: ServerReport, session: Session, turn: Turn, observation: Obse
     Before 1.14 an idle answer means nothing by itself. It does where the same server said that it was busy with the
     session, took an abort for it, and is idle now; what it asked a human then is left over.
     """
-    let_go = observation.let_go.get(turn.id) == report.name
-    return (
-        report.problem is None
-        and (report.vouches or let_go)
-        and turn.id in report.served
-        and all(directory in report.statuses and directory in report.asks for directory in session.directories)
-        and not claims(report, session)
-        and (let_go or not standing(report.asked.get(session.id, ()), session))
-    )
-
-
-def _operator_vouches(observation: Observation, policy: Policy, session: Session, turn: Turn) -> bool:
-    """Only the configured servers use it, says the operator: then each whose process can't be seen has to deny."""
-    known = {holder.pid for holder in observation.holders.known} if observation.holders is not None else set()
-    unseen = [report for report in observation.reports if report.pid not in known]
-    denied = any(denies(report, session, turn, observation) for report in observation.reports)
-    return policy.sole_owner and denied and all(denies(each, session, turn, observation) for each in unseen)
+    return _answer(report, session).denies(turn, observation)
 
 
 def _grounds(known: tuple[Holder, ...], began: int, observation: Observation, policy: Policy) -> str:

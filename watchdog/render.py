@@ -1,18 +1,18 @@
 """What people see: tables and colours on a terminal, plain tab-separated lines when piped."""
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any
 
 from watchdog.contract import damage_sentences
 from watchdog.limits import duration
 from watchdog.model import UNEASY, Judgement, Observation, Outcome, Result, Spared, Verdict, VerdictKind
+from watchdog.streams import fall_silent, may_be_terminal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Magenta is settled, red and yellow are cancelled; yellow rests on silence alone.
 KIND_COLOURS = {
@@ -35,18 +35,6 @@ Cell = tuple[str, str | None]
 """A text and its colour."""
 
 
-class Paper(Console):
-    """A console that falls silent when its reader is gone: `scan | head -1` is no error."""
-
-    def __init__(self, *, stderr: bool = False, file: TextIO | None = None, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, file=file, width=width, highlight=False, soft_wrap=True)
-
-    def on_broken_pipe(self) -> None:
-        """Write what is left to nowhere."""
-        self.quiet = True
-        fall_silent(self.file)
-
-
 class Screen:
     """Standard output, for a person or for a pipe.
 
@@ -54,14 +42,23 @@ class Screen:
     cell says what the line is.
     """
 
-    def __init__(self, *, as_json: bool = False, console: Console | None = None) -> None:
+    def __init__(self, *, as_json: bool = False, console: "Console | None" = None) -> None:
         self.as_json = as_json
-        self.console = console or Paper()
+        self._console = console
 
-    @property
+    @cached_property
+    def console(self) -> "Console":
+        """What draws on a terminal."""
+        from watchdog.paper import Paper
+
+        return self._console or Paper()
+
+    @cached_property
     def fancy(self) -> bool:
         """Whether a person looks at a terminal."""
-        return self.console.is_terminal and not self.as_json
+        if self.as_json or (self._console is None and not may_be_terminal(sys.stdout)):
+            return False
+        return self.console.is_terminal
 
     def document(self, document: dict[str, Any]) -> None:
         """Print a JSON document, in ASCII: every terminal and every pipe takes it."""
@@ -77,7 +74,9 @@ class Screen:
             self._write(f"{kind}\t{_plain(text)}\n")
         else:
             text = text if kind == "summary" else f"{kind}: {text}"
-            self.console.print(escape(text), style=style, soft_wrap=False)
+            from watchdog.paper import line
+
+            line(self.console, text, style)
 
     def rows(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> None:
         """Print rows: a table on a terminal, else a line each."""
@@ -86,18 +85,9 @@ class Screen:
             for cells in found:
                 self._write("\t".join([title, *(_plain(text) for text, _ in cells)]) + "\n")
         elif found:
-            self._table(title, columns, found)
+            from watchdog.paper import table
 
-    def _table(self, title: str, columns: Sequence[str], rows: list[list[Cell]]) -> None:
-        table = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
-        table.show_header = any(columns)
-        table.padding = (0, 1, 0, 0)
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(f"[{colour}]{escape(text)}[/]" if colour else escape(text) for text, colour in row))
-        self.console.print(table, soft_wrap=False)
-        self.console.print()
+            table(self.console, title, columns, found)
 
     def judgement(self, observation: Observation, judgement: Judgement) -> None:
         """Print what is stuck and what is spared, and why."""
@@ -136,11 +126,7 @@ class Screen:
         self.rows("outcome", ("result", "what, and why"), cells)
 
     def _write(self, text: str) -> None:
-        try:
-            self.console.file.write(text)
-            self.console.file.flush()
-        except BrokenPipeError:
-            fall_silent(self.console.file)
+        _write(sys.stdout if self._console is None else self._console.file, text)
 
 
 def _told(verdict: Verdict) -> Sequence[str | Cell]:
@@ -171,25 +157,27 @@ def _plain(text: str) -> str:
 
 def complain(text: str) -> None:
     """Say on standard error what went wrong."""
-    Paper(stderr=True).print(f"[red]error:[/] {escape(text)}")
+    if may_be_terminal(sys.stderr):
+        from watchdog import paper
+
+        paper.complain(text)
+    else:
+        _write(sys.stderr, f"error: {text}\n")
 
 
 def note(text: str) -> None:
     """Say something on standard error that is not the result."""
-    Paper(stderr=True).print(escape(text), style="dim")
+    if may_be_terminal(sys.stderr):
+        from watchdog import paper
+
+        paper.note(text)
+    else:
+        _write(sys.stderr, f"{text}\n")
 
 
-def fall_silent(stream: Any) -> None:  # noqa: ANN401 - anything that was written to
-    """Let what is still in a stream, and whatever comes, go nowhere: nobody reads it any more."""
+def _write(stream: IO[str], text: str) -> None:
     try:
-        descriptor = stream.fileno()
-    except (OSError, ValueError):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-
-
-def is_interactive() -> bool:
-    """Whether there is a person who can be asked."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        fall_silent(stream)

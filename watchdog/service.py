@@ -11,9 +11,9 @@ from anyio.abc import TaskStatus
 
 from watchdog.alerting import alerting
 from watchdog.clock import SystemClock
-from watchdog.commands import Exit
 from watchdog.controlling import controlling
 from watchdog.errors import ShutdownTimedOut
+from watchdog.exits import Exit
 from watchdog.model import Outcome, Verdict
 from watchdog.record import LogListener
 from watchdog.settings import Loaded

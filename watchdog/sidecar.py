@@ -9,16 +9,16 @@ from pathlib import Path
 
 import anyio
 
-from watchdog.app import assemble, open_journal
+from watchdog.app import assemble
 from watchdog.clock import SystemClock
 from watchdog.journal import SqliteJournal
 from watchdog.lock import DatabaseLock
 from watchdog.no_journal import NoJournal
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.fleet import OpencodeFleet
-from watchdog.opencode.identity import find_database
 from watchdog.opencode.owners import ProcessOwners
 from watchdog.opencode.server import OpencodeServer
+from watchdog.opening import locate, open_journal
 from watchdog.settings import Loaded, Settings
 from watchdog.watch import Listener, Watch
 
@@ -61,16 +61,6 @@ class Sidecar:
         )
         self.bell.wake = watch.wake
         return watch
-
-
-def locate(loaded: Loaded) -> Path:
-    """The database that is set, or the one that opencode would use.
-
-    Raises:
-        DatabaseError: there is none, or it is no database.
-        SettingsError: there are several and no choice was made.
-    """
-    return loaded.settings.database or find_database(os.environ, Path.home())
 
 
 @asynccontextmanager

@@ -25,7 +25,8 @@ def orphan(case: Case, session: Session, orphaned: list[tuple[Turn, Proof]]) -> 
     """Turns that nobody executes; confirmed if one look was proof enough, or a second one agreed in time."""
     turns = [turn for turn, _ in orphaned]
     call_ids, turn_ids = open_rows(session, turns)
-    calls = [call for call in session.calls if call.id in call_ids]
+    ids = {*call_ids}
+    calls = [call for call in session.calls if call.id in ids]
     looks = [case.observation.looks.get(row) for row in (*call_ids, *turn_ids)]
     grace_ms = case.policy.orphan_grace_seconds * 1000
     agreed = all(look is not None and case.now_ms - look >= grace_ms for look in looks)
@@ -54,12 +55,9 @@ def orphan(case: Case, session: Session, orphaned: list[tuple[Turn, Proof]]) -> 
 
 def stuck(case: Case, session: Session, over: list[ToolCall]) -> Verdict:
     """Leaf calls that are all past their limits; the one furthest past it is named."""
-
-    def excess(call: ToolCall) -> float:
-        return case.leaf_age(session, call) - (case.leaf_limit(session, call) or 0.0)
-
-    call = max(over, key=lambda each: (excess(each), each.id))
-    age, limit = case.leaf_age(session, call), case.leaf_limit(session, call) or 0.0
+    leaves = [(call, *case.leaf(session, call)) for call in over]
+    call, age, some = max(leaves, key=lambda leaf: (leaf[1] - (leaf[2] or 0.0), leaf[0].id))
+    limit = some or 0.0
     ended = case.family.child_of(session, call) is not None
     ran = f"its child session ended {duration(age)} ago and it has not returned" if ended else f"ran {duration(age)}"
     beside = f"; {len(over) - 1} more beside it are past theirs" if len(over) > 1 else ""

@@ -34,6 +34,7 @@ from watchdog.pace import Pace, pause
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
 from watchdog.recollection import Recollection
 from watchdog.remedy import Remedy
+from watchdog.searching import Search
 from watchdog.sharing import Rounds
 from watchdog.silence import Silences
 
@@ -98,10 +99,10 @@ class Watch:
         self.acting = Acting(
             remedy=self.remedy, memory=self.memory, clock=clock, pace=pace, listeners=listeners, keep=self._keep
         )
+        self.search = Search(store, clock, found=self.wake)
         self._reproofs = Rounds(self._reprove_all)
-        self._took_over = False
-        """Whether this is the one who acts, and whose memory is kept."""
-        self._began_to_act = False
+        self._on_hold: frozenset[SessionId] | None = None
+        self._took_over = self._began_to_act = False  # whether this is the one who acts, and whose memory is kept
         self._planned: float | None = None
         self._stood_still = 0.0
         self._wakeup, self._hurry = anyio.Event(), anyio.Event()
@@ -143,6 +144,7 @@ class Watch:
         )
         # After the look: `undo` notes its hold before it opens rows again, so whoever sees the rows sees the hold.
         holds = await self.journal.holds(reading.wall_ms)
+        self._mind(holds)
         observation = replace(observation, on_hold={id_: hold.why for id_, hold in holds.items()})
         judgement = judge(observation, self.policy, reading.wall_ms)
         self.memory.note_looks(observation, judgement.unclaimed)
@@ -154,6 +156,13 @@ class Watch:
             began_at=reading.awake_seconds,
             slow_seconds=slow,
         )
+
+    def _mind(self, on_hold: Collection[SessionId]) -> None:
+        """Read everything anew once it changed what is on hold: an `undo` may have opened rows again."""
+        before, self._on_hold = self._on_hold, frozenset(on_hold)
+        if before is not None and before != self._on_hold:
+            self.observer.forget()
+            self.wake()
 
     async def reprove(
         self, session_id: SessionId, *, let_go: Mapping[TurnId, ServerName] = MappingProxyType({})
@@ -234,7 +243,7 @@ class Watch:
             async with anyio.create_task_group() as acts:
                 await self._loop(stop, acts)
                 with anyio.move_on_after(self.pace.shutdown_grace_seconds):
-                    await self.acting.stop()
+                    await self.acting.stopped()
                 unfinished = sorted(self.acting.begun)
                 acts.cancel_scope.cancel()
         if unfinished:
@@ -245,17 +254,18 @@ class Watch:
 
     async def _wake_on(self, stop: anyio.Event) -> None:
         await stop.wait()
+        self.acting.stop()
         self._wake_at_once()
 
     async def _loop(self, stop: anyio.Event, acts: TaskGroup) -> None:
         full_at = self.clock.read().awake_seconds
-        first, failures = True, 0
+        failures = 0
         while not stop.is_set():
             self._wakeup, self._hurry = anyio.Event(), anyio.Event()
             now = self.clock.read().awake_seconds
             full = now >= full_at
             try:
-                assessment = await self.assess(full=full, scan_parts=first and self.pace.recover_on_start)
+                assessment = await self.assess(full=full)
                 acting = self.pace.dry_run or self.mandate.acquire()
                 if acting and not self.pace.dry_run:
                     assessment = await self._take_over(assessment)
@@ -268,9 +278,11 @@ class Watch:
                 for listener in self.listeners:
                     listener.unavailable(error, delay)
             else:
-                first, failures = False, 0
+                failures = 0
                 if full:
                     full_at = now + self.pace.full_scan_interval_seconds
+                if self.pace.recover_on_start:
+                    self.search.go_on(acts)
                 self._take_up(assessment, acts, acting=acting)
                 delay = self._delay(assessment.judgement)
             if stop.is_set():

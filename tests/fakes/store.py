@@ -109,9 +109,10 @@ class FakeStore:
 
     async def search(self) -> bool:
         self._fail()
-        found = self.content.tables["part"].keys() - self._remembered
-        self._remembered |= found
-        self._seen = None if found else self._seen
+        known = len(_Reading(self.content.tables, self._remembered).calls)
+        self._remembered |= self.content.tables["part"].keys()
+        if len(_Reading(self.content.tables, self._remembered).calls) > known:
+            self._seen = None
         self._searched = True
         return False
 

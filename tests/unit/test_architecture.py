@@ -48,7 +48,7 @@ ROOMS: Mapping[str, set[str]] = {
     "settle": {"model"},
     "memory": {"model", "family", "proof"},
     "observe": {"ports", "model", "memory", "clock", "errors", "proof", "silence"},
-    "climb": {"ports", "model", "errors", "interventions"},
+    "climb": {"ports", "model", "errors", "interventions", "sharing"},
     "settling": {"climb", "ports", "model", "errors", "interventions", "settle", "sharing"},
     "remedy": {"climb", "settling", "ports", "model", "errors", "interventions", "proof", "sharing"},
     "pace": {"limits", "model"},
@@ -57,7 +57,9 @@ ROOMS: Mapping[str, set[str]] = {
     "listening": {"clock", "model", "errors"},
     "sharing": set(),
     "silence": {"ports", "errors"},
+    "searching": {"ports", "errors"},
     "watch": {
+        "searching",
         "acting",
         "pace",
         "sharing",
@@ -133,7 +135,8 @@ ROOMS: Mapping[str, set[str]] = {
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book"),
-    "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
+    "h11": ("opencode.wire",),
+    "httpx": ("opencode.server", "opencode.exchange", "opencode.wire", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "apprise": ("notify",),
     "prometheus_client": ("metrics",),
@@ -156,8 +159,8 @@ PROC = {
 }
 TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
-LATE_IMPORTS = {"", "cli", "__main__", "commands", "alerting", "controlling"}
-"""Start-up cost: a command imports what only it needs."""
+LATE_IMPORTS = {"", "cli", "__main__", "commands", "chronicle", "render", "progress", "alerting", "controlling"}
+"""Start-up cost: a command imports what only it needs, and what is for a terminal when there is one."""
 
 LONGEST_MODULE = 400
 LONGEST_FUNCTION = 50

@@ -151,6 +151,18 @@ async def test_recover_settles_at_once_when_nobody_has_the_database_open(program
     assert (again.code, again.stdout) == (0, "summary\tnothing to recover\n")
 
 
+async def test_recover_settles_many_at_once_and_tells_of_each_once(program: Program, path: Path) -> None:
+    with OpencodeFile(path) as rows:
+        calls = [rows.call(rows.turn(rows.session(f"ses_{number}"))) for number in range(40)]
+    program.settings(max_concurrency=2)
+    done = await program.run("recover", "--json", "--database", path, "--server", NOWHERE)
+    assert done.code == 0
+    outcomes = done.document["outcomes"]
+    assert sorted(each["session_id"] for each in outcomes) == sorted(f"ses_{number}" for number in range(40))
+    assert {each["result"] for each in outcomes} == {"recovered"}
+    assert {state(path, call)["status"] for call in calls} == {"error"}
+
+
 async def test_recover_in_a_dry_run_writes_nothing(program: Program, path: Path) -> None:
     call = orphan(path)
     done = await program.run("recover", "--dry-run", "--database", path, "--server", NOWHERE)

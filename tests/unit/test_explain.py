@@ -38,7 +38,7 @@ from watchdog.explain_clocks import stands_still
 from watchdog.explanation import Clock, Explanation, Setting, Stance, WitnessKind
 from watchdog.explanation import Testimony as Said  # pytest takes what begins with Test for tests
 from watchdog.judge import judge
-from watchdog.memory import Memory
+from watchdog.memory import Memory, _waits
 from watchdog.model import (
     Activity,
     AskKind,
@@ -54,7 +54,8 @@ from watchdog.model import (
     Status,
     Witness,
 )
-from watchdog.render import Paper, Screen
+from watchdog.paper import Paper
+from watchdog.render import Screen
 from watchdog.render_explain import explanation as render
 
 __all__ = ["path", "program", "rows"]
@@ -631,7 +632,7 @@ def test_a_clock_stands_still_exactly_when_memory_stops_it(seed: int) -> None:
     case, memory = Case(made.seen, made.policy, NOW), Memory()
     for each in made.seen.snapshot.sessions.values():
         for part in each.calls:
-            stopped = memory._paused(case.family, made.seen, each, part)
+            stopped = memory._stands_still(made.seen, each) or _waits(case.family, each, part)
             assert (stands_still(case, each, part) is not None) is stopped
 
 

@@ -16,7 +16,7 @@ from tests.unit.test_chronicle import fill, mounted
 from watchdog.errors import JournalUnusable
 from watchdog.interventions import Actor, Hold, InterventionId, Kept
 from watchdog.journal import SqliteJournal, journal_path
-from watchdog.journal_file import VERSION
+from watchdog.journal_file import VERSION, _open
 from watchdog.model import (
     EVERYTHING,
     Ask,
@@ -386,6 +386,37 @@ class TestRefusals:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(JournalUnusable, match="locked"):
                 await journal.begin(VERDICT, at_ms=1)
+            other.close()
+            await journal.begin(VERDICT, at_ms=1)
+
+    async def test_those_who_stand_in_line_for_a_locked_journal_do_not_wait_one_after_the_other(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("watchdog.journal_file._BUSY_SECONDS", 0.5)
+        seen: list[str] = []
+
+        def traced_open(path: Path) -> sqlite3.Connection:
+            connection = _open(path)
+            connection.set_trace_callback(seen.append)
+            return connection
+
+        monkeypatch.setattr("watchdog.journal_file._open", traced_open)
+        path, refused = tmp_path / "j.db", 0
+        async with await SqliteJournal.open(path) as journal:
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("BEGIN IMMEDIATE")
+            seen.clear()
+
+            async def act() -> None:
+                nonlocal refused
+                with pytest.raises(JournalUnusable, match="locked"):
+                    await journal.begin(VERDICT, at_ms=1)
+                refused += 1
+
+            async with anyio.create_task_group() as group:
+                for _ in range(8):
+                    group.start_soon(act)
+            assert (refused, seen.count("BEGIN IMMEDIATE"), seen.count("PRAGMA busy_timeout = 0")) == (8, 8, 7)
             other.close()
             await journal.begin(VERDICT, at_ms=1)
 

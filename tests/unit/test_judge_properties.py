@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.observations import DIRECTORY, NOW, ago
-from watchdog.judge import judge, release, reprove
+from watchdog.judge import _Bench, judge, release, reprove
 from watchdog.limits import limit_of
 from watchdog.model import (
     Activity,
@@ -34,6 +35,7 @@ from watchdog.model import (
     Session,
     SessionId,
     Snapshot,
+    Spared,
     SpareReason,
     Status,
     ToolCall,
@@ -478,3 +480,33 @@ def test_the_order_in_which_things_are_told_makes_no_difference(scene: Scene) ->
         holders=holders,
     )
     assert scene.judged(mixed) == scene.judged() == scene.judged()
+
+
+@on_many_scenes
+def test_what_a_server_answered_is_found_by_session(scene: Scene) -> None:
+    for told in scene.seen.reports:
+        for id_ in IDS:
+            said = [told.statuses[where][id_] for where in sorted(told.statuses) if id_ in told.statuses[where]]
+            assert list(told.said.get(id_, ())) == said
+            assert list(told.asked.get(id_, ())) == [
+                ask for asks in told.asks.values() for ask in asks if ask.session_id == id_
+            ]
+
+
+def test_the_short_way_says_what_the_long_one_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    short, taken = _Bench._spare_plain, Counter[bool]()
+
+    def counted(bench: _Bench, session: Session) -> list[Spared] | None:
+        plain = short(bench, session)
+        taken[plain is not None] += 1
+        return plain
+
+    for seed in range(1500):
+        made = scene(seed)
+        seen = replace(with_status(made, Status(activity=Activity.BUSY)), on_hold={})
+        with monkeypatch.context() as patched:
+            patched.setattr(_Bench, "_spare_plain", counted)
+            by_the_short_way = made.judged(seen)
+            patched.setattr(_Bench, "_spare_plain", lambda *_: None)
+            assert made.judged(seen) == by_the_short_way
+    assert min(taken.values()) > 100, taken

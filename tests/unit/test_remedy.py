@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import anyio
 import pytest
 
 from tests.fakes.clock import FakeClock
@@ -98,7 +99,12 @@ class World:
         return self.reproof
 
     async def carry_out(
-        self, verdict: Verdict = STUCK, *, dry_run: bool = False, reason: str | None = None
+        self,
+        verdict: Verdict = STUCK,
+        *,
+        dry_run: bool = False,
+        reason: str | None = None,
+        claimant: ServerName | None = None,
     ) -> Outcome:
         remedy = Remedy(
             store=self.store,
@@ -108,7 +114,7 @@ class World:
             ladder=Ladder(abort_timeout_seconds=0.05, abort_grace_seconds=1.0),
             journal=self.journal,
         )
-        return await remedy.carry_out(verdict, dry_run=dry_run, reason=reason)
+        return await remedy.carry_out(verdict, dry_run=dry_run, reason=reason, claimant=claimant)
 
     def orphaned(self) -> "World":
         """The server is up, and at work on nothing."""
@@ -123,6 +129,22 @@ class World:
 
     def data(self, table: str, id_: str) -> Any:  # noqa: ANN401 - JSON
         return json.loads(self.store.content.get(table, id_))
+
+
+@dataclass(kw_only=True, eq=False)
+class Hanging(FakeServer):
+    """A server that accepts every question and answers none."""
+
+    asked: int = 0
+
+    async def statuses(self, directory: str) -> dict[SessionId, Status]:
+        self.asked += 1
+        await anyio.sleep_forever()
+        return await super().statuses(directory)
+
+    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
+        await anyio.sleep_forever()
+        return await super().serves(session_id, turn_id, directory)
 
 
 @pytest.fixture
@@ -216,6 +238,31 @@ class TestFind:
         world.fleet.known.insert(0, dead)
         assert (await world.carry_out()).result is Result.RECOVERED
         assert dead.aborted == []
+
+    async def test_the_one_that_was_at_work_on_it_is_asked_first_and_no_other_then(self, world: World) -> None:
+        other = Hanging(name=ServerName("http://127.0.0.1:1"))
+        world.fleet.known.insert(0, other)
+        assert (await world.carry_out(claimant=world.server.name)).result is Result.RECOVERED
+        assert other.asked == 0
+
+    async def test_one_that_hangs_does_not_keep_the_others_from_being_asked(self, world: World) -> None:
+        other = Hanging(name=ServerName("http://127.0.0.1:1"))
+        world.fleet.known.insert(0, other)
+        with anyio.fail_after(10):
+            assert (await world.carry_out()).result is Result.RECOVERED
+        assert other.asked == 1
+
+    async def test_a_session_that_moved_is_found_where_it_is_now(self, world: World) -> None:
+        before = FakeServer(name=ServerName("http://127.0.0.1:1"))
+        world.fleet.known.insert(0, before)
+        assert (await world.carry_out(claimant=before.name)).result is Result.RECOVERED
+        assert (before.aborted, world.server.aborted) == ([], [(SESSION, PLACE)])
+
+    async def test_one_that_hangs_does_not_keep_another_from_showing_what_was_settled(self, world: World) -> None:
+        world.fleet.known.insert(0, Hanging(name=ServerName("http://127.0.0.1:1")))
+        with anyio.fail_after(10):
+            assert (await world.orphaned().carry_out(ORPHAN)).result is Result.RECOVERED
+        assert len(world.server.published) == 1
 
     async def test_a_session_that_another_process_runs_is_unreachable_and_nothing_is_written(
         self, world: World

@@ -24,7 +24,8 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
-from watchdog.render import KIND_COLOURS, RESULT_COLOURS, Paper, Screen, complain
+from watchdog.paper import Paper
+from watchdog.render import KIND_COLOURS, RESULT_COLOURS, Screen, complain
 
 SESSION = SessionId("ses_" + "a" * 26)
 CHILD = SessionId("ses_" + "b" * 26)

@@ -7,13 +7,21 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import anyio
 import httpx
 import httpx_sse
 import pytest
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.server import AbortBehaviour, FakeServer, Handler, loopback, over_http, read_request, reply
-from watchdog.errors import ServerAnswerInvalid, ServerError, ServerRefused, ServerUnreachable, SettingsError
+from watchdog.errors import (
+    ServerAnswerInvalid,
+    ServerError,
+    ServerRefused,
+    ServerSilent,
+    ServerUnreachable,
+    SettingsError,
+)
 from watchdog.model import Activity, Ask, AskKind, Row, SessionId, Status, TurnId
 from watchdog.opencode.server import OpencodeServer
 from watchdog.ports import Server
@@ -523,3 +531,40 @@ async def test_a_server_that_was_closed_is_unreachable() -> None:
     it = server()
     await it.aclose()
     assert isinstance(await failing(QUESTIONS["statuses"], it), ServerUnreachable)
+
+
+async def test_what_is_asked_of_a_folder_is_asked_at_the_same_time_and_once_for_all_who_ask() -> None:
+    """None of the three questions is answered before all three are there; ten ask them."""
+    asked: list[str] = []
+    all_there = anyio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            request = await read_request(reader)
+            asked.append("/".join(request.path))
+            if len(asked) == 3:
+                all_there.set()
+            await all_there.wait()
+            writer.write(reply({} if request.path[0] == "session" else []))
+            await writer.drain()
+
+    async with loopback(answer) as url, server(url) as it:
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as group:
+                for _ in range(10):
+                    group.start_soon(it.statuses, FOLDER)
+                    group.start_soon(it.pending_asks, FOLDER)
+    assert sorted(asked) == ["permission", "question", "session/status"]
+
+
+async def test_a_silence_is_told_from_an_outage() -> None:
+    async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:  # noqa: ARG001
+        await reader.read()
+
+    async with loopback(never) as url, server(url, timeout_seconds=0.05) as it:
+        with pytest.raises(ServerSilent, match=r"did not answer within 0\.05 s"):
+            await it.statuses(FOLDER)
+    async with server(url) as it:
+        with pytest.raises(ServerUnreachable) as caught:
+            await it.statuses(FOLDER)
+    assert not isinstance(caught.value, ServerSilent)

@@ -398,6 +398,20 @@ class TestLateLooks:
         diary = await self.late(world, lambda clock: clock.sleep_machine(540))
         assert diary.held[0].slept_seconds == pytest.approx(540)
 
+    async def test_looks_that_always_come_a_little_late_still_reach_a_limit(self, world: World) -> None:
+        """Each is credited its lateness, which must not put the limit off again and again."""
+        world.clock = clock = FakeClock(wall_ms=1_800_000_000_000)
+        world.hang(age=10)
+        watch = world.watch(replace(QUICK, poll_interval_seconds=300))
+        looks = 0
+        while not (assessment := await watch.assess()).judgement.verdicts:
+            looks += 1
+            delay = watch._delay(assessment.judgement)
+            watch._planned = watch._next_look(clock.read().awake_seconds, delay)
+            clock.advance(delay + 0.4)
+        assert looks == 2  # at an age of 10 s, and 30 s later, the shortest limit; the third finds the limit reached
+        assert assessment.judgement.verdicts[0].age_seconds == pytest.approx(60, abs=0.01)
+
     async def test_a_look_that_takes_too_long_acts_on_nothing(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -448,8 +462,24 @@ class TestWhenItLooks:
         world.hang(age=50)
         watch = world.watch(replace(QUICK, poll_interval_seconds=5))
         assert watch._delay((await watch.assess()).judgement) == 5
+        assert watch.policy.idle_timeout_seconds == 30
         near = world.watch(replace(QUICK, poll_interval_seconds=500))
         assert near._delay((await near.assess()).judgement) == pytest.approx(10, abs=0.01)
+
+    async def test_what_begins_right_after_a_look_is_seen_before_it_is_past_its_limit(self, world: World) -> None:
+        world.clock = clock = FakeClock(wall_ms=1_800_000_000_000)
+        watch = world.watch(
+            replace(QUICK, poll_interval_seconds=500), policy=replace(POLICY, tool_timeouts={"bash": 7.0})
+        )
+        delay = watch._delay((await watch.assess()).judgement)
+        clock.advance(0.001)
+        world.hang(age=0)
+        clock.advance(delay - 0.001)
+        (spared,) = (assessment := await watch.assess()).judgement.spared
+        assert spared.reason is SpareReason.WITHIN_LIMIT
+        clock.advance(watch._delay(assessment.judgement))
+        (verdict,) = (await watch.assess()).judgement.verdicts
+        assert verdict.age_seconds == pytest.approx(7, abs=0.05)
 
     async def test_a_verdict_that_is_dropped_each_time_does_not_make_the_loop_spin(
         self, world: World, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ import random
 import re
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -24,6 +25,7 @@ from watchdog.model import Activity, Ask, AskKind, Row, ServerName, SessionId, S
 from watchdog.opencode.exchange import Answer, Exchange
 from watchdog.opencode.feed import Feed
 from watchdog.opencode.shapes import message_path, part_of, read_ask, read_status, session_path
+from watchdog.opencode.wire import Wire
 from watchdog.ports import Clock
 from watchdog.sharing import Shared, gathered
 
@@ -35,6 +37,7 @@ VOUCHING_VERSION: Final = (1, 14)
 
 _OK, _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BROKEN = 200, 400, 404, 409, 500
 _MOST_CONNECTIONS: Final = 64
+_MOST_URLS: Final = 256
 _FIRST_TRY: Final = 0.2  # of the time limit, for the first of two questions
 _OLD_REFUSALS: Final = frozenset({_BAD_REQUEST, _BROKEN})
 _REFUSALS: Final = frozenset({401, 403})
@@ -61,7 +64,7 @@ class OpencodeServer:
         abort_timeout_seconds: for an abort.
         read_timeout_seconds: for reading all the messages of a session.
         on_change: passed on to the feed.
-        transport: what carries the requests; the default one goes to the network, and never by a proxy.
+        transport: what carries the requests, instead of the network; it is never a proxy.
 
     Raises:
         SettingsError: the URL is none that can be asked.
@@ -87,10 +90,14 @@ class OpencodeServer:
         self._timeout_seconds = timeout_seconds
         self._abort_timeout_seconds = abort_timeout_seconds
         self._read_timeout_seconds = read_timeout_seconds
+        if transport is None and base.scheme == "http":
+            transport = Wire(clock=clock)
         # A proxy or a .netrc of the environment has no business with a server on loopback.
         self._client = httpx.AsyncClient(
             base_url=base, auth=self._auth, transport=transport, trust_env=False, timeout=timeout_seconds
         )
+        # What is asked again and again; to build a URL takes as long as to send a request.
+        self._url = lru_cache(_MOST_URLS)(self._made_url)
         self._version: str | None = None
         self._connections: set[object] = set()
         self._statuses = Shared[Mapping[SessionId, Status]]()
@@ -247,6 +254,11 @@ class OpencodeServer:
         except (TypeError, KeyError):
             raise ServerAnswerInvalid(f"{self.name} answered {path} with an ask that can't be read.") from None
 
+    def _made_url(self, path: str, directory: str | None) -> httpx.URL:
+        """Where a question goes. opencode decodes a folder twice: `a%20b` would be taken for `a b`, idle as it is."""
+        parameters = None if directory is None else {"directory": directory.replace("%", "%25")}
+        return self._client.build_request("GET", path, params=parameters).url
+
     async def _get(self, path: str, directory: str) -> Answer:
         """Ask, and ask again: what it is asked in the first moments after it listens, a server never answers."""
         for share in (_FIRST_TRY, 1 - _FIRST_TRY):
@@ -274,8 +286,7 @@ class OpencodeServer:
             with anyio.fail_after(limit):
                 request = self._client.build_request(
                     method,
-                    path,
-                    params=_parameters(directory),
+                    self._url(path, directory),
                     content=content,
                     headers=None if content is None else {"content-type": "application/json"},
                     timeout=limit,
@@ -361,8 +372,3 @@ def _is_loopback(host: str) -> bool:
     except ValueError:
         return False
     return address.is_loopback or address.is_unspecified
-
-
-def _parameters(directory: str | None) -> dict[str, str] | None:
-    """The folder for a query. opencode decodes it twice: `a%20b` would be taken for `a b`, idle as it is."""
-    return None if directory is None else {"directory": directory.replace("%", "%25")}

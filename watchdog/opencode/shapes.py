@@ -1,21 +1,25 @@
 """What opencode's API sends and takes, read strictly."""
 
 import json
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from watchdog.model import Activity, Ask, AskKind, Row, SessionId, Status, TurnId
+
+_RETRY: Final = Activity.RETRY.value
+_IDLE_STATUS: Final = Status(activity=Activity.IDLE)
+_BUSY_STATUS: Final = Status(activity=Activity.BUSY)
 
 
 def read_status(found: object) -> Status:
     """A session's status. One of an unknown kind is busy: in doubt, it lives."""
     kind = found.get("type") if isinstance(found, dict) else None
-    if kind == Activity.RETRY.value and isinstance(found, dict):
+    if kind == _RETRY and isinstance(found, dict):
         after = found.get("next")
         if not isinstance(after, int | float) or isinstance(after, bool) or not 0 <= after < float("inf"):
             return Status(activity=Activity.RETRY)
         return Status(activity=Activity.RETRY, retry_at_ms=int(after))
-    return Status(activity=Activity.IDLE if kind == Activity.IDLE.value else Activity.BUSY)
+    return _IDLE_STATUS if kind == _IDLE_STATUS.activity else _BUSY_STATUS
 
 
 def read_ask(found: object, kind: AskKind) -> Ask:

@@ -49,6 +49,7 @@ class Tracker:
         self._search_rows = search_rows
         self._version: int | None = None
         self._file = reader.file
+        self._forgotten = False
         self._turns: set[str] = set()
         self._calls: dict[str, str] = {}
         self._whole: set[str] = set()
@@ -69,11 +70,11 @@ class Tracker:
     @property
     def searched(self) -> bool:
         """Whether all closed turns were searched for open calls."""
-        return self._search_is_over
+        return self._search_is_over and not self._forgotten
 
     def forget(self) -> None:
-        """See `Store.forget`."""
-        self._reset()
+        """See `Store.forget`. A look that is under way is finished first."""
+        self._forgotten = True
 
     def follow(self, writes: Collection[GuardedWrite]) -> None:
         """Read these rows in the next look, whatever they were."""
@@ -86,15 +87,13 @@ class Tracker:
     async def changed(self) -> bool:
         """See `Store.changed`."""
         version = await self._reader.version()
-        return version is None or version != self._version or self._reader.shares_connection
+        unknown = version is None or self._forgotten or self._reader.shares_connection
+        return unknown or version != self._version
 
     async def look(self, *, also: Collection[SessionId], full: bool) -> Snapshot:
         """Read what is unfinished; every turn again if `full`."""
-        if full:
-            self._places["message"] = Place()
-            self._whole.clear()
         for _ in range(_MOST_STARTS):
-            found = await self._catch_up(also)
+            found = await self._catch_up(also, full=full)
             if found is not None:
                 return found
         raise DatabaseUnavailable("The database is being rewritten as a whole, again and again.")
@@ -102,7 +101,7 @@ class Tracker:
     async def session(self, session_id: SessionId) -> Session | None:
         """Read one session and what is open in it."""
         async with self._reader.transaction() as fetch:
-            self._start_over_for_another_file()
+            self._start_over_if_due()
             suspects = [id_ for id_, session in self._calls.items() if session == session_id]
             return await Look(fetch=fetch).session(session_id, suspects)
 
@@ -118,26 +117,28 @@ class Tracker:
 
     async def _search(self, rows: int) -> bool:
         async with self._reader.transaction() as fetch:
-            self._start_over_for_another_file()
+            self._start_over_if_due()
             if self._search_is_over:
                 return False
             seen = await fetch(queries.LAST_UPTO["part"], {"upto": self._searched.rowid})
             if self._searched.id is not None and (not seen or seen[0]["id"] != self._searched.id):
                 self._searched = Place()  # rows have moved: those that were read may be behind the place now
             place, found = await _step(fetch, "part", self._searched, rows)
-        if not found.keys() <= self._calls.keys():
-            self._calls |= found
-            self._version = None
-        self._searched, self._search_is_over = place or self._searched, place is None
-        return not self._search_is_over
+            if not found.keys() <= self._calls.keys():
+                self._calls |= found
+                self._version = None
+            self._searched, self._search_is_over = place or self._searched, place is None
+            return not self._search_is_over
 
     # -- catching up -----------------------------------------------------------------------------------------
 
-    async def _catch_up(self, also: Collection[SessionId]) -> Snapshot | None:
+    async def _catch_up(self, also: Collection[SessionId], *, full: bool) -> Snapshot | None:
         """Go forward in steps until what is left is little, and look. None when it had to start over."""
         while True:
             async with self._reader.transaction() as fetch:
-                self._start_over_for_another_file()
+                self._start_over_if_due()
+                if full:
+                    self._places["message"], full = Place(), False
                 (tails,) = await fetch(queries.TAILS, self._rowids())
                 if not self._stands(tails):
                     self._reset()
@@ -173,9 +174,9 @@ class Tracker:
         self._version = int(str(tails["version"]))
         return snapshot
 
-    def _start_over_for_another_file(self) -> None:
-        if self._reader.file != self._file:
-            self._file = self._reader.file
+    def _start_over_if_due(self) -> None:
+        if self._forgotten or self._reader.file != self._file:
+            self._file, self._forgotten = self._reader.file, False
             self._reset()
 
     def _rowids(self) -> Mapping[str, int]:

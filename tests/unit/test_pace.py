@@ -1,0 +1,68 @@
+"""When the next look comes: at the poll, at the next limit that is known of, or before one that is not known yet."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchdog.limits import shortest_limit
+from watchdog.model import Policy
+from watchdog.pace import SHORTEST_DELAY_SECONDS, Pace, pause
+
+NOW = 1_800_000_000_000
+OFF = Policy(tool_timeout_seconds=None, task_timeout_seconds=None, idle_timeout_seconds=None)
+SLOW = Pace(poll_interval_seconds=3600)
+
+
+def delay(policy: Policy = OFF, *, pace: Pace = SLOW, deadline: float | None = None) -> float:
+    """Seconds until the next look, for a limit that is reached in so many seconds."""
+    return pace.delay(policy, deadline_ms=None if deadline is None else NOW + deadline * 1000, now_ms=NOW)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        replace(OFF, tool_timeout_seconds=7.0),
+        replace(OFF, task_timeout_seconds=7.0),
+        replace(OFF, task_hard_timeout_seconds=7.0),
+        replace(OFF, idle_timeout_seconds=7.0),
+        replace(OFF, human_timeout_seconds=7.0),
+        replace(OFF, tool_timeout_seconds=9.0, tool_timeouts={"bash": None, "mcp_*": 7.0}),
+    ],
+)
+def test_no_sleep_is_longer_than_a_limit_that_what_begins_right_after_the_look_may_reach(policy: Policy) -> None:
+    assert shortest_limit(policy) == 7.0
+    assert delay(policy) == 7.0
+    assert delay(policy, deadline=100) == 7.0
+
+
+def test_without_any_limit_it_is_the_poll_interval() -> None:
+    assert shortest_limit(OFF) is None
+    assert delay() == 3600
+    assert delay(pace=Pace(poll_interval_seconds=5)) == 5
+
+
+def test_a_limit_that_is_known_of_is_not_slept_past_and_not_missed_by_a_tick_of_the_clock() -> None:
+    assert 10 < delay(deadline=10) <= 10.005
+
+
+def test_one_that_is_near_or_past_still_leaves_a_breath() -> None:
+    assert delay(deadline=0.001) == delay(deadline=-5) == SHORTEST_DELAY_SECONDS
+
+
+@given(started=st.floats(0, 1000), limit=st.floats(0.1, 5000), looked=st.integers(0, 900_000))
+def test_the_look_at_a_limit_reads_a_clock_at_which_it_is_reached(started: float, limit: float, looked: int) -> None:
+    """The wall clock is read in whole milliseconds, rounded down, and a limit may end between two of them."""
+    deadline = NOW + started + limit * 1000
+    now = min(NOW + looked, int(deadline))
+    wakes_at = now + SLOW.delay(OFF, deadline_ms=deadline, now_ms=now) * 1000
+    assert math.floor(wakes_at) >= deadline or wakes_at - now >= 3_600_000 - 1
+
+
+def test_a_loop_that_is_woken_all_the_time_rests_for_several_looks_but_not_for_ever() -> None:
+    assert pause(0.1, 0.0) == pytest.approx(0.8)
+    assert pause(0.1, 0.5) == pytest.approx(0.3)
+    assert pause(0.1, 2.0) == 0.0
+    assert pause(30.0, 0.0) == 1.0

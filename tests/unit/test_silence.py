@@ -1,0 +1,166 @@
+"""Servers that accept and never answer: one look waits for each, and a probe finds out when they answer again."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.server import FakeServer
+from watchdog.errors import ServerAnswerInvalid, ServerError, ServerSilent
+from watchdog.model import SessionId, Status
+from watchdog.observe import report_of
+from watchdog.silence import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Silences
+
+SECONDS = 10.0
+SILENT = ServerSilent("it did not answer within 5 s")
+
+
+class Asked(FakeServer):
+    """A server that keeps where it was asked, and that fails in some places.
+
+    Attributes:
+        failing: what it fails with, by directory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        self.failing: dict[str, ServerError] = {}
+
+    async def statuses(self, directory: str) -> dict[SessionId, Status]:
+        self.asked.append(directory)
+        if directory in self.failing:
+            raise self.failing[directory]
+        return await super().statuses(directory)
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.server = Asked()
+        self.silences = Silences(self.clock)
+        self.wakes = 0
+
+    @asynccontextmanager
+    async def probing(self) -> AsyncIterator[None]:
+        with anyio.fail_after(SECONDS):
+            async with self.silences.probing(self._wake):
+                yield
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    async def report(self, *directories: str) -> tuple[set[str], str | None]:
+        """What a look says of the server: where it answered, and its problem."""
+        report = await report_of(self.server, directories, silences=self.silences)
+        assert set(report.asks) == set(report.statuses)
+        return set(report.statuses), report.problem
+
+    async def probe(self) -> float:
+        """Let the next probe happen. Returns how long it was waited for."""
+        await self.clock.until_sleeping()
+        before = self.clock.read().awake_seconds
+        await self.clock.advance_to_next()
+        await anyio.wait_all_tasks_blocked()
+        return self.clock.read().awake_seconds - before
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_who_looks_once_waits_for_each_server(world: World) -> None:
+    world.server.failing["/a"] = SILENT
+    assert await world.report("/a") == await world.report("/a") == (set(), str(SILENT))
+    assert world.server.asked == ["/a", "/a"]
+
+
+async def test_a_silent_server_is_not_asked_again_by_a_look_and_reads_as_before(world: World) -> None:
+    world.server.failing["/a"] = SILENT
+    async with world.probing():
+        first = await world.report("/a")
+        assert await world.report("/a") == first == (set(), str(SILENT))
+        assert world.server.asked == ["/a"]
+
+
+async def test_one_probe_at_a_time_asks_with_growing_pauses(world: World) -> None:
+    world.server.failing = {"/a": SILENT, "/b": SILENT}
+    async with world.probing():
+        await world.report("/a", "/b")
+        world.server.asked.clear()
+        pauses = [await world.probe() for _ in range(6)]
+        assert world.clock.sleepers == 1
+        assert world.wakes == 0
+    assert pauses == pytest.approx([FIRST_PAUSE_SECONDS, 2, 4, 8, LONGEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS])
+    assert world.server.asked == ["/a", "/b"] * 3
+
+
+async def test_when_it_answers_again_a_look_is_woken_which_asks_it_as_ever(world: World) -> None:
+    world.server.failing["/a"] = SILENT
+    async with world.probing():
+        await world.report("/a")
+        world.server.failing.clear()
+        assert await world.report("/a") == (set(), str(SILENT))  # an answer that nobody has had proves nothing
+        await world.probe()
+        assert world.wakes == 1
+        world.server.asked.clear()
+        assert await world.report("/a") == ({"/a"}, None)
+        assert world.server.asked == ["/a"]
+
+
+async def test_what_it_says_to_a_probe_is_never_taken_for_what_it_says_to_a_look(world: World) -> None:
+    world.server.busy(SessionId("ses_1"), "/a")
+    world.server.failing["/a"] = SILENT
+    async with world.probing():
+        await world.report("/a")
+        world.server.failing.clear()
+        await world.probe()
+        world.server.failing["/a"] = ServerSilent("silent again")
+        assert await world.report("/a") == (set(), "silent again")
+
+
+async def test_one_that_fails_in_another_way_is_left_to_the_look(world: World) -> None:
+    world.server.failing["/a"] = SILENT
+    async with world.probing():
+        await world.report("/a")
+        world.server.failing["/a"] = ServerAnswerInvalid("it answered 500")
+        await world.probe()
+        assert world.wakes == 1
+        assert await world.report("/a") == (set(), "it answered 500")
+        assert await world.report("/a") == (set(), "it answered 500")
+        assert world.server.asked == ["/a"] * 4
+
+
+async def test_where_it_answers_it_is_asked_and_where_it_does_not_nobody_waits(world: World) -> None:
+    world.server.failing["/a"] = SILENT
+    async with world.probing():
+        await world.report("/a", "/b")
+        world.server.asked.clear()
+        assert await world.report("/a", "/b") == ({"/b"}, str(SILENT))
+        assert world.server.asked == ["/b"]
+
+
+async def test_where_nothing_is_unfinished_any_more_there_is_no_problem_and_no_probe(world: World) -> None:
+    world.server.failing["/a"] = SILENT
+    async with world.probing():
+        await world.report("/a")
+        assert await world.report() == (set(), None)
+        world.server.asked.clear()
+        await world.probe()
+        assert (world.server.asked, world.clock.sleepers, world.wakes) == ([], 0, 0)
+        assert await world.report("/a") == (set(), str(SILENT))
+        assert world.server.asked == ["/a"]
+
+
+async def test_it_ends_with_what_it_is_for(world: World) -> None:
+    world.server.failing["/a"] = SILENT
+    async with world.probing():
+        await world.report("/a")
+        await world.clock.until_sleeping()
+    assert world.clock.sleepers == 0
+    world.server.asked.clear()
+    assert await world.report("/a") == (set(), str(SILENT))
+    assert world.server.asked == ["/a"]

@@ -1,0 +1,45 @@
+"""The search through closed turns for open calls, in the background."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from anyio.abc import TaskGroup
+
+from watchdog.errors import DatabaseError
+from watchdog.ports import Clock, Store
+
+PAUSE_SECONDS: Final = 0.02
+"""Between two steps: the search is in nobody's way, neither on the database nor in the event loop."""
+
+
+class Search:
+    """Goes through all parts a step at a time: once, and again whenever the store has started over.
+
+    Args:
+        store: is searched.
+        clock: waits between the steps.
+        found: told at the end if there is something new to look at.
+    """
+
+    def __init__(self, store: Store, clock: Clock, found: Callable[[], None]) -> None:
+        self._store = store
+        self._clock = clock
+        self._found = found
+        self._under_way = False
+
+    def go_on(self, group: TaskGroup) -> None:
+        """Search in a task of the group, unless everything is searched or one is under way."""
+        if not self._under_way and not self._store.searched:
+            self._under_way = True
+            group.start_soon(self._run, name="search closed turns for open calls")
+
+    async def _run(self) -> None:
+        try:
+            with suppress(DatabaseError):  # a look meets it, too, and tells it; the search goes on after the next one
+                while await self._store.search():
+                    await self._clock.sleep(PAUSE_SECONDS)
+                if await self._store.changed():
+                    self._found()
+        finally:
+            self._under_way = False
