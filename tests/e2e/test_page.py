@@ -19,9 +19,9 @@ from playwright.async_api import Locator, Page, Route, expect
 from tests.e2e.conftest import require
 from tests.support.binaries import NEWEST
 from tests.support.browser import Chromium, Scheme, Tab, chromium
-from tests.support.opencode import Lab, Server, Session, free_port
+from tests.support.opencode import HANGING_TOOL, Lab, Server, Session, free_port
 from tests.support.prompts import QUESTION, sleep
-from tests.support.scripted_model import script, task, use
+from tests.support.scripted_model import call, script, task, use
 from tests.support.waiting import wait_until
 from tests.support.watchdog_run import Watchdog
 
@@ -76,7 +76,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         server = await lab.serve()
         port, watchdog = (
             free_port(),
-            Watchdog.for_lab(lab, server, control_token=TOKEN, tool_timeout=90),
+            Watchdog.for_lab(lab, server, control_token=TOKEN, tool_timeout=90, tool_timeouts={HANGING_TOOL: "20s"}),
         )
         await stack.enter_async_context(watchdog.run("--control", f"127.0.0.1:{port}"))
         yield Site(lab=lab, server=server, browser=browser, origin=f"http://127.0.0.1:{port}")
@@ -344,7 +344,10 @@ async def test_in_both_themes_and_at_400_pixels_everything_shows_and_reads(site:
     async with site.open() as tab:
         await hold(tab.page, held)
         await release(tab.page, ended, "hung since lunch")
-    folder = IMAGES if os.environ.get("UPDATE_SCREENSHOTS") else tmp_path
+    folder = tmp_path
+    if os.environ.get("UPDATE_SCREENSHOTS"):
+        folder = IMAGES
+        await out_of_reach(site, "Rename the modules")
     for name, width, scheme in LOOKS:
         async with site.open(width=width, scheme=scheme) as tab:
             page = tab.page
@@ -357,6 +360,7 @@ async def test_in_both_themes_and_at_400_pixels_everything_shows_and_reads(site:
             await expect(page.locator(".session .id").filter(has_text="/home/ann").first).to_be_visible()
             picture = await page.screenshot(path=folder / f"{name}.png", full_page=True)
             assert len(picture) < LARGEST_PICTURE
+            await page.unroute_all(behavior="wait")
 
             await button(row, "Explanation").click()
             await button_of(entries(page, ended)).click()
@@ -370,6 +374,21 @@ async def test_in_both_themes_and_at_400_pixels_everything_shows_and_reads(site:
     for each in (asking, held, session):
         await each.abort()
         await each.wait_closed()
+
+
+async def out_of_reach(site: Site, title: str) -> None:
+    """A hung call in a process that can't be talked to, for the pictures; the other clocks go on meanwhile."""
+    site.lab.opencode_run(script(use(call(HANGING_TOOL))))
+
+    async def stuck() -> str | None:
+        return next((each.session_id for each in site.lab.rows().open_calls if each.tool == HANGING_TOOL), None)
+
+    session_id = await wait_until(stuck, "a call of that process", seconds=30)
+    renamed = await site.server.client.patch(f"/session/{session_id}", json={"title": title})
+    assert renamed.is_success, renamed.text
+    async with site.open() as tab:
+        chip = card(tab.page, site.server.session(session_id)).locator(".chip")
+        await expect(chip).to_have_text("Waits for the next attempt", timeout=60_000)
 
 
 async def hold(page: Page, session: Session) -> None:

@@ -3,7 +3,7 @@
 import { clockView, eachSecond, shownNow } from "./clock.js";
 import { attribute, el, keyed, shown, text } from "./dom.js";
 import { explanationView } from "./explanation.js";
-import { duration, sentence, state } from "./words.js";
+import { duration, sentence, state, urgency } from "./words.js";
 
 /** Show the trees of a `sessions` document. */
 export function showSessions(list, document, actions) {
@@ -13,7 +13,9 @@ export function showSessions(list, document, actions) {
   const item = (session) => ({
     session, context, children: (children.get(session.session_id) ?? []).map(item),
   });
-  keyed(list, (children.get(null) ?? []).map(item), (each) => each.session.session_id, () => sessionView(actions));
+  const urgent = ({ session, children: below }) => Math.min(urgency(session), ...below.map(urgent));
+  const trees = (children.get(null) ?? []).map(item).sort((one, other) => urgent(one) - urgent(other));
+  keyed(list, trees, (each) => each.session.session_id, () => sessionView(actions));
 }
 
 /** What people call a session. */

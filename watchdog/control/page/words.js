@@ -8,7 +8,7 @@ const DAY = 24 * HOUR;
 export function duration(seconds) {
   if (seconds > 0 && seconds < 1) return `${Number(seconds.toFixed(2))} s`;
   const whole = Math.floor(Math.max(0, seconds));
-  if (whole < MINUTE) return `${whole} s`;
+  if (whole < 2 * MINUTE) return `${whole} s`;
   if (whole < HOUR) return two(whole, MINUTE, "min", 1, "s");
   if (whole < DAY) return two(whole, HOUR, "h", MINUTE, "min");
   return two(whole, DAY, "d", HOUR, "h");
@@ -66,6 +66,14 @@ export function state(session) {
   return { tone, label };
 }
 
+const URGENT = ["stuck", "given_up", "cooling_down"];
+
+/** How early it is shown: what is past its limit, what waits for a person, the rest. */
+export function urgency(session) {
+  if (session.acting || URGENT.includes(session.state)) return 0;
+  return session.state === "waiting_on_human" ? 1 : 2;
+}
+
 function nameOf(session) {
   if (session.acting) return "acting";
   if (session.given_up) return "given_up";
@@ -97,9 +105,12 @@ export function plain(name) {
   return words.charAt(0).toUpperCase() + words.slice(1);
 }
 
-/** A clause as a sentence. A name at its start stays as it is written. */
-export function sentence(clause) {
-  if (!clause) return "";
+const ISO = /\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z/g;
+
+/** A clause as a sentence, with moments as people read them. A name at its start stays as it is written. */
+export function sentence(said) {
+  if (!said) return "";
+  const clause = said.replace(ISO, (iso) => moment(iso));
   const word = /^[a-z]+(?=[\s,:;.']|$)/.test(clause) && !clause.startsWith("opencode");
   const first = word ? clause.charAt(0).toUpperCase() + clause.slice(1) : clause;
   return /[.!?]$/.test(first) ? first : `${first}.`;
