@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio
 
+from watchdog import logs
 from watchdog.alerts import Alert, Alerts, Severity
 from watchdog.contract import VERSION
 from watchdog.errors import SettingsError, UsageError
@@ -105,6 +106,7 @@ async def check_notify(loaded: Loaded, screen: Screen) -> Exit:
     """
     if not loaded.settings.notify:
         raise UsageError("no receiver is set: name one with the setting notify, such as json://localhost:8080/alerts")
+    logs.configure(level="error", log_format=loaded.settings.log_format.value)  # who took it is said below
     notifier = open_notifier(loaded)
     alert = Alert(title=f"{_origin()}: a test", body="Alerts arrive here.", severity=Severity.INFO)
     notifier.tell(alert)

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -52,7 +53,6 @@ Control = Annotated[
     typer.Option("--control", help="Where the HTTP API and the page are, such as 127.0.0.1:4097.", metavar="ADDRESS"),
 ]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
-
 Number = Annotated[int, typer.Argument(metavar="ID", help="The number of an intervention; see history.", min=1)]
 For = Annotated[
     str | None,
@@ -107,8 +107,7 @@ def page(
     from watchdog import controlling
     from watchdog.render import Screen
 
-    loaded = _quiet(config, None, None, control=control)
-    _go(lambda: controlling.page(loaded, Screen(as_json=False), browse=browse))
+    _go(partial(controlling.page, _quiet(config, None, None, control=control), Screen(as_json=False), browse=browse))
 
 
 @app.command()
@@ -214,9 +213,7 @@ def check(
     server: Servers = None,
     *,
     as_json: AsJson = False,
-    alive: Annotated[
-        bool, typer.Option("--alive", help="Say only whether `run` has looked lately: for health checks.")
-    ] = False,
+    alive: Annotated[bool, typer.Option("--alive", help="Only if `run` looked lately: for health checks.")] = False,
     notify: Annotated[bool, typer.Option("--notify", help="Send a test message to each receiver of alerts.")] = False,
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""

@@ -13,8 +13,6 @@ from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 
 from tests.support.debian import require
 
-from tests.support.debian import required
-
 Scheme = Literal["light", "dark"]
 
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
