@@ -5,7 +5,6 @@ The rooms behind a command are imported when it is called, so that `--help` is q
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
+
+from watchdog.asking import confirm as ask
 
 if TYPE_CHECKING:
     from watchdog.exits import Exit
@@ -181,7 +182,7 @@ def release(
     loaded = _quiet(config, database, server)
     from watchdog import commands
 
-    confirm = None if yes else _confirm
+    confirm = None if yes else ask
     _go(lambda: commands.release(loaded, Screen(as_json=as_json), session, reason=reason, confirm=confirm))
 
 
@@ -202,7 +203,7 @@ def delete_message(
     loaded = _quiet(config, database, server)
     from watchdog import commands
 
-    confirm = None if yes else _confirm
+    confirm = None if yes else ask
     _go(lambda: commands.delete_message(loaded, Screen(as_json=as_json), session, message, confirm=confirm))
 
 
@@ -386,14 +387,3 @@ def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> NoReturn:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(code)
-
-
-def _confirm(question: str) -> bool:
-    """Ask a person. Ctrl-C and Ctrl-D are a no, at once: asyncio's own handler would wait for an answer first."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
-        return False
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -99,11 +99,13 @@ class Releasing:
         if not self._watch.pace.dry_run:
             # A release is the end of a hold: whoever says "end it" no longer says "leave it".
             await self._watch.journal.unhold(session_id)
+        # What the loop does on it already is what is asked for; and it changes what a look would show.
+        joined = await self._watch.acting.join(session_id)
         assessment, session = await self._look_at(session_id)
         if agreed is not None and agreed(assessment, session):
             # It went on while the person thought.
             assessment, session = await self._look_at(session_id)
-        outcomes = [await self._release_one(assessment, session, reason)]
+        outcomes = [joined or await self._release_one(assessment, session, reason)]
         # What was below an orphan is an orphan too, and nobody else will end it. What a server ran below the session
         # was ended with it.
         for child_id in sorted(Family(assessment.observation).below(session)):
@@ -148,7 +150,6 @@ class Releasing:
         clock, policy = self._watch.clock, self._watch.policy
         give_up_at = clock.read().awake_seconds + _PATIENCE_IN_GRACES * policy.orphan_grace_seconds
         while True:
-            # What the loop does on it already is what is asked for; and it changes what a look would show.
             joined = await self._watch.acting.join(session.id)
             if joined is not None:
                 return joined

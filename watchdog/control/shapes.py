@@ -357,11 +357,15 @@ class Health(Shape):
 class ReleaseBody(Shape):
     """What a person says to a release."""
 
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     reason: str | None = Field(default=None, max_length=500, description="kept in what is ended and in the journal")
 
 
 class HoldBody(Shape):
     """How long something is left alone."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     length: str | float | None = Field(
         default=None,
