@@ -30,12 +30,7 @@ def test_what_is_finished_is_shown_only_above_or_below_what_is_not() -> None:
 
 
 def test_trees_with_something_stuck_come_first_then_the_oldest() -> None:
-    def hung(id_: str, age: float, *, parent: str | None = None) -> object:
-        id_ = f"ses_{id_}"
-        return session(
-            id_, parent=parent, age=500, calls=[call(f"prt_{id_}", session=id_, turn=f"msg_{id_[4:]}", age=age)]
-        )
-
+    hung = call("prt_1", session="ses_stuck", turn="msg_stuck", age=100)
     seen = observation(
         session("ses_oldest", age=900),
         session("ses_young", age=10),
@@ -102,7 +97,7 @@ def test_clocks_tell_how_far_they_are_and_when_they_end() -> None:
         overview(seen, judge(seen, POLICY, NOW), POLICY),
         at_ms=NOW,
         titles={SessionId("ses_1"): "x"},
-        acting=["ses_1"],
+        acting=[SessionId("ses_1")],
     )
     assert [(clock["part_id"], clock["fraction"]) for clock in line["clocks"]] == [("prt_1", 0.25), ("prt_2", 1.0)]
     assert [clock["until"] for clock in line["clocks"]] == ["2027-01-15T08:00:45.000Z", "2027-01-15T07:59:30.000Z"]
