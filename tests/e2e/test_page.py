@@ -3,6 +3,7 @@
 With UPDATE_SCREENSHOTS=1 the pictures in docs/images are made anew.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -135,8 +136,17 @@ async def test_a_hung_tool_appears_its_bar_fills_and_the_button_ends_it(site: Si
 
 
 async def bar_fills(tab: Tab, bar: Locator) -> None:
-    """It grows as its clock does, and nothing on the page moves meanwhile."""
+    """It grows as its clock does, without a word from the watchdog, and nothing else on the page moves meanwhile."""
     await expect(bar).to_have_attribute("aria-valuemax", "90")
+    asked, seen = asyncio.Event(), asyncio.Event()
+
+    async def keep_waiting(route: Route) -> None:
+        asked.set()
+        await seen.wait()
+        await route.continue_()
+
+    await tab.page.route("**/api/v1/sessions", keep_waiting)
+    await asked.wait()
     first = await filled_seconds(bar)
     await tab.shift()
 
@@ -147,6 +157,8 @@ async def bar_fills(tab: Tab, bar: Locator) -> None:
     # What is painted follows what is told, and moves nothing else.
     assert await filled_seconds(bar) <= float(await bar.get_attribute("aria-valuenow") or "") + 1
     assert await tab.shift() == 0
+    seen.set()
+    await tab.page.unroute_all(behavior="wait")
 
 
 async def filled_seconds(bar: Locator) -> float:
