@@ -6,12 +6,16 @@ from dataclasses import replace
 import pytest
 
 from tests.fakes.clock import FakeClock
+from tests.fakes.server import AbortBehaviour
+from tests.pitfalls.conftest import stage
+from tests.pitfalls.stage import Stage
 from tests.unit.observations import NOW, POLICY, busy, call, observation, report, session
 from watchdog.alerts import Alert, Alerts, Severity
 from watchdog.clock import Advance
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
 from watchdog.judge import judge
 from watchdog.listening import Assessment
+from watchdog.metrics import Metrics
 from watchdog.model import (
     Attempts,
     Damage,
@@ -24,6 +28,8 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.receivers import Occasion
+
+__all__ = ["stage"]
 
 STUCK = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")])
 (VERDICT,) = judge(STUCK, POLICY, NOW).verdicts
@@ -198,3 +204,36 @@ def test_only_what_was_asked_for_is_told(occasions: Collection[Occasion], titles
     seen += told.see(both)
     seen += told.end(Result.FAILED, verdict=replace(VERDICT, kind=VerdictKind.ORPHAN))
     assert seen == titles
+
+
+async def test_a_session_that_nothing_helps_is_a_message_and_another_when_it_is_over(stage: Stage) -> None:
+    work = stage.work(age=60)
+    stage.server.abort_behaviour = AbortBehaviour.LIES
+    told: list[Alert] = []
+    alerts = Alerts(
+        told.append,
+        clock=stage.time,
+        occasions=tuple(Occasion),
+        degraded_after_seconds=300,
+        origin="here",
+        database="x",
+    )
+    metrics = Metrics(version="1", servers=[], clock=stage.time, reads=dict)
+    stage.more += [alerts, metrics]
+    async with stage.watching(tool_timeout=60, max_attempts=3) as play:
+        await play.pass_time(3600)
+        assert play.diary.results == [Result.INEFFECTIVE] * 3
+        assert [alert.title for alert in told] == [
+            f"here: {work.session}: stuck_tool, ineffective",
+            f"here: gave up on {work.session}",
+        ]
+        sample = metrics.registry.get_sample_value
+        assert sample("opencode_watchdog_sessions", {"state": "given_up"}) == 1
+        await stage.end(work.session)
+        await play.look()
+        assert [alert.title for alert in told[2:]] == [f"here: {work.session} is no longer given up"]
+    assert sample("opencode_watchdog_sessions", {"state": "given_up"}) == 0
+    assert sample("opencode_watchdog_given_up_total") == 1
+    assert sample("opencode_watchdog_interventions_in_progress") == 0
+    assert sample("opencode_watchdog_verdicts_total", {"kind": "stuck_tool"})
+    assert sample("opencode_watchdog_outcomes_total", {"kind": "stuck_tool", "result": "ineffective"}) == 3
