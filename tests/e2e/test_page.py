@@ -268,6 +268,21 @@ async def tab_to(page: Page, wanted: Locator) -> None:
     raise AssertionError(f"no Tab leads to {wanted}")
 
 
+async def test_everything_is_paused_and_resumed(site: Site) -> None:
+    async with site.open() as tab:
+        page, mandate = tab.page, tab.page.locator("#mandate")
+        await expect(mandate).to_have_text("Acting")
+        await button(page.locator("main"), "Pause everything…").click()
+        await button(page.get_by_role("dialog"), "Pause").click()
+        await expect(page.get_by_role("dialog")).to_contain_text("A person paused everything.")
+        await button(page.get_by_role("dialog"), "Close").click()
+        await expect(mandate).to_have_text("Paused")
+        await expect(page.locator("#notices")).to_contain_text("Paused. A person paused everything.")
+        await button(page.locator("main"), "Resume").click()
+        await expect(mandate).to_have_text("Acting")
+        await expect(page.locator("#notices")).to_be_empty()
+
+
 async def test_without_a_token_it_says_how_to_get_in_and_with_a_wrong_one_too(site: Site) -> None:
     async with site.browser.tab() as tab:
         await tab.page.goto(site.origin)
@@ -302,6 +317,12 @@ async def test_a_lost_connection_a_degraded_state_and_a_watchdog_that_only_obser
             await expect(card(page, session)).to_be_visible()
             assert await tab.complaints() == []
 
+            await button(card(page, session), "Release…").click()
+            await expect(page.get_by_role("dialog")).to_contain_text("This watchdog only observes")
+            await button(page.get_by_role("dialog"), "End it").click()
+            await expect(page.get_by_role("dialog").locator("[data-tone=bad]")).to_contain_text("acts on")
+            await page.keyboard.press("Escape")
+
         await expect(page.locator("#connection")).to_have_text("Connection lost")
         await expect(notices).to_contain_text("its clocks stand still")
         bar = card(page, session).get_by_role("meter")
@@ -314,7 +335,7 @@ async def test_a_lost_connection_a_degraded_state_and_a_watchdog_that_only_obser
             await button(notices, "Try now").click()
             await expect(page.locator("#connection")).to_have_text("Live")
             await expect(notices).not_to_contain_text("lost")
-        assert all("net::" in error for error in await tab.complaints())
+        assert all("net::" in error or "409" in error for error in await tab.complaints())
     await session.abort()
 
 

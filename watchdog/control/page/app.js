@@ -9,6 +9,7 @@ import { showSessions } from "./sessions.js";
 import { count, duration, moment, sentence } from "./words.js";
 
 const SHORTEST_POLL_MS = 1_000;
+const GAP_MS = 200;
 const HIDDEN_POLL_MS = 30_000;
 const LATE_LOOKS = 6;
 const LATE_SECONDS = 30;
@@ -30,7 +31,7 @@ const actions = {
   unhold: (session) => quietly(() => request(`/api/v1/sessions/${encodeURIComponent(session.session_id)}/unhold`, { method: "POST" })),
 };
 
-/** At most one request at a time; what is asked for meanwhile is asked once more. */
+/** At most one request at a time; what is asked for meanwhile is asked once more, and not at once. */
 function single(work) {
   let running = null;
   let again = false;
@@ -43,6 +44,7 @@ function single(work) {
     await running.finally(() => { running = null; });
     if (again) {
       again = false;
+      await new Promise((resolve) => setTimeout(resolve, GAP_MS));
       await run();
     }
   };
