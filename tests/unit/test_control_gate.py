@@ -1,5 +1,6 @@
 """Who may ask the HTTP API: decided without HTTP, and each way in tried over HTTP."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,6 +14,7 @@ from tests.support.control import TOKEN, Api, api
 from tests.support.database import OpencodeFile
 from tests.support.program import path, rows
 from tests.unit.test_commands import at_work
+from watchdog.control import server
 from watchdog.control.app import OPEN_PATHS
 from watchdog.control.gate import Bounds, Bucket, Gate, Names
 
@@ -241,3 +243,26 @@ async def test_the_token_is_in_no_answer_and_no_log_line(
             answer: Any = await served.client.get(where)
             assert TOKEN not in answer.text
     assert TOKEN not in "".join(capsys.readouterr())
+
+
+async def test_a_client_that_does_not_say_what_it_wants_is_hung_up_on(
+    rows: OpencodeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with api(rows, FakeServer()) as served:
+        where = httpx.URL(served.url)
+        for said, then in ((b"", b""), (whole[:20], b""), (whole, whole[:20])):
+            reader, writer = await asyncio.open_connection(where.host, where.port)
+            writer.write(said)
+            if then:
+                assert (await asyncio.wait_for(reader.readuntil(b"}"), 10)).startswith(b"HTTP/1.1 200 OK")
+                writer.write(then)
+            assert await asyncio.wait_for(reader.read(), 10) == b""
+            writer.close()
+        reader, writer = await asyncio.open_connection(where.host, where.port)
+        for _ in range(3):  # one that asks again and again is not
+            writer.write(whole)
+            assert (await asyncio.wait_for(reader.readuntil(b"}"), 10)).startswith(b"HTTP/1.1 200 OK")
+            await asyncio.sleep(0.2)
+        writer.close()

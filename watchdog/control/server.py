@@ -1,5 +1,6 @@
 """uvicorn inside the watchdog's own event loop."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ import anyio
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from watchdog.addresses import Address
 from watchdog.errors import SettingsError
@@ -17,8 +19,38 @@ _BACKLOG: Final = 64
 _MOST_CONNECTIONS: Final = 64
 _KEEP_ALIVE_SECONDS: Final = 15
 _MOST_HEADER_BYTES: Final = 16 * 1024
+HEAD_SECONDS: Final = 10.0
+"""How long a client may take to say what it wants."""
 _END_SECONDS: Final = 2
 _AGAIN_SECONDS: Final = 5.0
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 to clients that must not take their time: who opens a connection says soon what it wants."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """It says something; half a request is none."""
+        super().data_received(data)
+        cycle: RequestResponseCycle | None = self.cycle
+        answering = cycle is not None and not cycle.response_complete
+        if self._late is not None and answering:
+            self._late.cancel()
+            self._late = None
+        elif self._late is None and not answering:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
 
 
 class _Server(uvicorn.Server):
@@ -78,7 +110,7 @@ async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyi
 async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event) -> None:
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=_Protocol,
         ws="none",
         lifespan="off",
         interface="asgi3",
