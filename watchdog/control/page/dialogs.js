@@ -28,7 +28,7 @@ function ask({ title, parts, confirm, ends = false, act, done }) {
     event.preventDefault();
     const values = Object.fromEntries(new FormData(form));
     const status = el("p", { role: "status" }, "It is being done.");
-    dialog.replaceChildren(el("div", { class: "body" }, heading(title), status, el("div", { class: "buttons" }, closing("Close", true))));
+    dialog.replaceChildren(el("div", { class: "body" }, heading(title.replace("?", "")), status, el("div", { class: "buttons" }, closing("Close", true))));
     dialog.querySelector("button").focus();
     let told;
     try {
