@@ -1,6 +1,8 @@
 """Gathers one `Observation` from the database, the servers, their feeds, and the processes."""
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import anyio
@@ -244,7 +246,7 @@ async def report_of(
         if (known := silences.problem(server, directory)) is not None:
             problems.append(known)
             return
-        busy, asked, error = await _answers(server, directory)
+        busy, asked, error = await _answers(server, directory, silences.patience(server))
         if busy is not None:
             statuses[directory] = busy
         if asked is not None:
@@ -252,7 +254,7 @@ async def report_of(
         if error is not None and directory in directories:
             problems.append(str(error))
             if busy is None and isinstance(error, ServerSilent):
-                silences.note(server, directory, error)
+                silences.note(server, directory, error, cut_short=isinstance(error, _CutShort))
 
     vouches = False
     async with anyio.create_task_group() as group:
@@ -260,7 +262,8 @@ async def report_of(
             group.start_soon(ask, directory)
     if directories and not problems:
         try:
-            vouches = await server.vouches()
+            with _patient(server, silences.patience(server)):
+                vouches = await server.vouches()
         except ServerError as error:
             problems.append(str(error))
     return ServerReport(
@@ -274,8 +277,26 @@ async def report_of(
     )
 
 
+class _CutShort(ServerSilent):
+    """It might have answered, had the look waited longer."""
+
+
+@contextmanager
+def _patient(server: Server, seconds: float) -> Iterator[None]:
+    """Wait for a server only so long.
+
+    Raises:
+        ServerSilent: it did not answer until then.
+    """
+    try:
+        with anyio.fail_after(None if math.isinf(seconds) else seconds):
+            yield
+    except TimeoutError:
+        raise _CutShort(f"{server.name} has not answered for {seconds:.3g} s.") from None
+
+
 async def _answers(
-    server: Server, directory: str
+    server: Server, directory: str, patience: float
 ) -> tuple[dict[SessionId, Status] | None, tuple[Ask, ...] | None, ServerError | None]:
     """What a server says of a directory; its word on asks counts only with the one on statuses."""
     statuses: dict[SessionId, Status] | None = None
@@ -285,14 +306,16 @@ async def _answers(
     async def ask_asks() -> None:
         nonlocal asks
         try:
-            asks = tuple(await server.pending_asks(directory))
+            with _patient(server, patience):
+                asks = tuple(await server.pending_asks(directory))
         except ServerError as error:
             errors.append(error)
 
     async with anyio.create_task_group() as group:
         group.start_soon(ask_asks)
         try:
-            statuses = dict(await server.statuses(directory))
+            with _patient(server, patience):
+                statuses = dict(await server.statuses(directory))
         except ServerError as error:
             errors.insert(0, error)
             group.cancel_scope.cancel()

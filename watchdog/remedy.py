@@ -163,20 +163,19 @@ class _Ascent(Settling):
             return self.outcome(Result.UNCHANGED, "a server answers for it now, so it is judged anew")
         if self.verdict.rests_on_silence and (place.status.last_life_ms or 0) > self.verdict.life_ms:
             return self.outcome(Result.UNCHANGED, "it showed life again")
-        if (spared := await self._doubt(place, session)) is not None:
+        if not self.dry_run:
+            await self._begin()
+        # Until this moment a person may have been asked, or have said to leave it.
+        if (spared := await self._last_doubt(place, session)) is not None:
             return spared
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would abort session {session.id} at {place.server.name}")
-        await self._begin()
-        # To note it took a moment, in which a person may have been asked, or have said to leave it.
-        if (spared := await self._doubt(place, session, last=True)) is not None:
-            return spared
         self.acted = True
         await self._abort(place, session)
         return await self._verify(place, session)
 
-    async def _doubt(self, place: Place, session: Session, *, last: bool = False) -> Outcome | None:
-        """Is it on hold, is a person asked for something, and in the last moment: do the rows read as they did?"""
+    async def _last_doubt(self, place: Place, session: Session) -> Outcome | None:
+        """Right before the abort: is it on hold, is a person asked for something, do the rows read as they did?"""
         if (held := await self._held()) is not None:
             return self.outcome(Result.UNCHANGED, held)
         try:
@@ -186,14 +185,11 @@ class _Ascent(Settling):
             return self.outcome(
                 Result.UNREACHABLE, f"it is not known whether a person is asked for something: {error}"
             )
-        asks = [ask for answer in answers for ask in answer if ask.session_id == session.id]
-        if not last and not asks:
-            return None
         now = await self.tools.store.session(session.id)
         against = self._against(now)
         if against is not None or now is None:
             return self.outcome(Result.UNCHANGED, against or "the session is gone")
-        if not self.verdict.released and any(stands(ask, now) for ask in asks):
+        if not self.verdict.released and any(stands(ask, now) for answer in answers for ask in answer):
             return self.outcome(Result.UNCHANGED, "a person is asked for something in it")
         return None
 

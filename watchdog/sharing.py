@@ -91,6 +91,8 @@ class Shared(Generic[Result]):
 
 async def gathered(*works: Callable[[], Awaitable[Result]]) -> list[Result]:
     """Do several pieces of work at the same time; the first error ends the others, and is raised as it came."""
+    if len(works) == 1:
+        return [await works[0]()]
     results: dict[int, Result] = {}
     errors: list[Exception] = []
     async with anyio.create_task_group() as group:
@@ -111,6 +113,8 @@ async def gathered(*works: Callable[[], Awaitable[Result]]) -> list[Result]:
 
 async def first(*works: Callable[[], Awaitable[Result | None]]) -> Result | None:
     """Do several pieces of work at the same time, until one brings something; None if none does."""
+    if len(works) == 1:
+        return await works[0]()
     found: list[Result] = []
     async with anyio.create_task_group() as group:
 

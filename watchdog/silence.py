@@ -1,5 +1,6 @@
-"""Servers that accept a question and never answer: only the first look waits for one."""
+"""Servers that accept a question and never answer, or are slow to: a look waits no longer than is worth it."""
 
+import math
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import Final
@@ -10,6 +11,8 @@ from anyio.abc import TaskGroup
 from watchdog.errors import ServerError, ServerSilent
 from watchdog.ports import Clock, Server
 
+FIRST_PATIENCE_SECONDS: Final = 1.0
+"""How long a look waits for a server of which it is not known how long it takes."""
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 10.0
 
@@ -23,6 +26,7 @@ class Silences:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._problems: dict[Server, dict[str, str]] = {}
+        self._took: dict[Server, float] = {}
         self._group: TaskGroup | None = None
         self._wake: Callable[[], None] = lambda: None
 
@@ -41,18 +45,26 @@ class Silences:
                 self._group = None
                 group.cancel_scope.cancel()
         self._problems.clear()
+        self._took.clear()
+
+    def patience(self, server: Server) -> float:
+        """How many seconds a look waits for a server: twice as long as it took when it was last probed."""
+        if self._group is None:
+            return math.inf
+        return max(FIRST_PATIENCE_SECONDS, 2 * self._took.get(server, 0.0))
 
     def problem(self, server: Server, directory: str) -> str | None:
         """Why a server need not be asked about a directory now: what it last failed with there."""
         return self._problems.get(server, {}).get(directory)
 
-    def note(self, server: Server, directory: str, error: ServerSilent) -> None:
-        """A server did not answer in time."""
+    def note(self, server: Server, directory: str, error: ServerSilent, *, cut_short: bool = False) -> None:
+        """A server did not answer in time; `cut_short` if it had less of it than it has when it is probed."""
         if self._group is None:
             return
         if server not in self._problems:
             self._problems[server] = {}
-            self._group.start_soon(self._probe, server, name=f"probe {server.name}")
+            pause = 0.0 if cut_short else FIRST_PAUSE_SECONDS
+            self._group.start_soon(self._probe, server, pause, name=f"probe {server.name}")
         self._problems[server][directory] = str(error)
 
     def forget(self, server: Server, *, but: Collection[str]) -> None:
@@ -61,15 +73,16 @@ class Silences:
         for directory in [each for each in silent if each not in but]:
             del silent[directory]
 
-    async def _probe(self, server: Server) -> None:
+    async def _probe(self, server: Server, pause: float) -> None:
         """Ask a silent server for one directory after another until it answers, or says why it doesn't."""
-        silent, pause = self._problems[server], FIRST_PAUSE_SECONDS
+        silent = self._problems[server]
         while True:
             await self._clock.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pause = min(max(2 * pause, FIRST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS)
             directory = next(iter(silent), None)
             if directory is None:
                 break
+            began = self._clock.read().awake_seconds
             try:
                 await server.statuses(directory)
             except ServerSilent as error:
@@ -78,6 +91,7 @@ class Silences:
             except ServerError:
                 break  # it says something: the look that is woken asks what
             else:
+                self._took[server] = self._clock.read().awake_seconds - began
                 break
         del self._problems[server]
         if silent:

@@ -135,8 +135,7 @@ ROOMS: Mapping[str, set[str]] = {
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book"),
-    "h11": ("opencode.wire",),
-    "httpx": ("opencode.server", "opencode.exchange", "opencode.wire", "opencode.feed", "opencode.fleet"),
+    "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "apprise": ("notify",),
     "prometheus_client": ("metrics",),

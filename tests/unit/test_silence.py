@@ -1,5 +1,6 @@
 """Servers that accept and never answer: one look waits for each, and a probe finds out when they answer again."""
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -164,3 +165,40 @@ async def test_it_ends_with_what_it_is_for(world: World) -> None:
     world.server.asked.clear()
     assert await world.report("/a") == (set(), str(SILENT))
     assert world.server.asked == ["/a"]
+
+
+class Slow(Asked):
+    """A server that answers once it is let to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answering = anyio.Event()
+
+    async def statuses(self, directory: str) -> dict[SessionId, Status]:
+        self.asked.append(directory)
+        await self.answering.wait()
+        return {}
+
+
+async def test_a_slow_server_delays_no_look_and_is_waited_for_once_it_is_known_how_long_it_takes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("watchdog.silence.FIRST_PATIENCE_SECONDS", 0.01)
+    slow = world.server = Slow()
+    async with world.probing():
+        answered, problem = await world.report("/a")
+        assert answered == set()
+        assert problem == f"{slow.name} has not answered for 0.01 s."
+        await anyio.wait_all_tasks_blocked()
+        assert slow.asked == ["/a", "/a"]  # the probe asks at once, and goes on waiting
+        assert await world.report("/a") == (set(), problem)
+        world.clock.advance(3)
+        slow.answering.set()
+        await anyio.wait_all_tasks_blocked()
+        assert world.wakes == 1
+        assert world.silences.patience(slow) == 6
+        assert await world.report("/a") == ({"/a"}, None)
+
+
+async def test_who_looks_once_is_patient_without_end(world: World) -> None:
+    assert math.isinf(world.silences.patience(world.server))

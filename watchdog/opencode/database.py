@@ -21,6 +21,7 @@ from watchdog.opencode.reader import Reader, finished, translated
 from watchdog.opencode.schema import experimental_sessions
 from watchdog.opencode.sqlite_errors import primary_code
 from watchdog.opencode.tracker import Tracker
+from watchdog.sharing import Rounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +75,7 @@ class OpencodeDatabase:
         self._embedded = engine is not None
         self._reader = Reader(path, engine or _engine(path, "ro", self._limits.read_seconds))
         self._tracker = Tracker(self._reader, step_rows=self._limits.step_rows, search_rows=self._limits.search_rows)
+        self._sessions = Rounds(self._tracker.sessions)
         self._write_engine = engine or _engine(path, "rw", self._limits.write_seconds)
 
     @classmethod
@@ -160,7 +162,7 @@ class OpencodeDatabase:
 
     async def session(self, session_id: SessionId) -> Session | None:
         """See `Store.session`."""
-        return await self._tracker.session(session_id)
+        return (await self._sessions.join(session_id)).get(session_id)
 
     async def directories(self) -> tuple[str, ...]:
         """See `Store.directories`."""

@@ -182,17 +182,16 @@ class Look:
         self._report_strays(sessions)
         return Snapshot(sessions=await self._filled(sessions), damaged=tuple(self._damaged.values()))
 
-    async def session(self, session_id: SessionId, suspects: Collection[str]) -> Session | None:
-        """Read one session and what is open in it.
+    async def sessions(self, ids: Collection[SessionId], suspects: Collection[str]) -> Mapping[SessionId, Session]:
+        """Read some sessions and what is open in them.
 
         Args:
-            session_id: the session.
+            ids: the sessions; one that there is not is left out.
             suspects: ids of parts that may be open although their turn is closed.
         """
-        await self._read_turns(queries.OPEN_MESSAGES_OF_SESSION, {"session": session_id})
+        await self._read_turns(queries.OPEN_MESSAGES_OF_SESSIONS, {"ids": as_ids(ids)})
         await self._read_calls(suspects, LAST_ROWID, whole=self._turns.keys())
-        sessions = await self._read_sessions(queries.SESSION, {"session": session_id})
-        return (await self._filled(sessions)).get(session_id)
+        return await self._filled(await self._read_sessions(queries.SESSIONS, {"ids": as_ids(ids)}))
 
     def _damage(self, table: str, record: Record, problem: str) -> None:
         found = Damage(
@@ -215,7 +214,9 @@ class Look:
 
     async def _read_calls(self, ids: Collection[str], after: int, *, whole: Collection[str]) -> None:
         """Read the open parts among some ids, after a rowid, and in whole turns."""
-        records = [*await self.fetch(queries.OPEN_PARTS, {"ids": as_ids(ids), "after": after})]
+        records: list[Record] = []
+        if ids or after < LAST_ROWID:
+            records += await self.fetch(queries.OPEN_PARTS, {"ids": as_ids(ids), "after": after})
         if whole:
             records += await self.fetch(queries.OPEN_PARTS_OF_MESSAGES, {"ids": as_ids(whole)})
         self.open_parts = {str(record["id"]): str(record["session_id"]) for record in records}

@@ -72,7 +72,9 @@ _PART = (
 
 _IDS = "FROM json_each(:ids) AS wanted CROSS JOIN"
 
-OPEN_MESSAGES_OF_SESSION: Final = f"{_MESSAGE} FROM message WHERE message.session_id = :session AND {_OPEN_MESSAGE}"
+OPEN_MESSAGES_OF_SESSIONS: Final = (
+    f"{_MESSAGE} {_IDS} message ON message.session_id = wanted.value WHERE {_OPEN_MESSAGE}"
+)
 OPEN_MESSAGES: Final = f"""
     {_MESSAGE} {_IDS} message ON message.id = wanted.value WHERE {_OPEN_MESSAGE}
     UNION ALL
@@ -119,7 +121,7 @@ _SESSION = (
     "SELECT session.id AS id, session.parent_id AS parent_id, session.directory AS directory,"
     " session.time_created AS created"
 )
-SESSION: Final = f"{_SESSION} FROM session WHERE session.id = :session"
+SESSIONS: Final = f"{_SESSION} {_IDS} session ON session.id = wanted.value"
 # UNION, not UNION ALL: a session that was already found is not followed again, so a cycle ends.
 SESSIONS_AND_ANCESTORS: Final = f"""
     WITH RECURSIVE wanted(id) AS (

@@ -25,7 +25,6 @@ from watchdog.model import Activity, Ask, AskKind, Row, ServerName, SessionId, S
 from watchdog.opencode.exchange import Answer, Exchange
 from watchdog.opencode.feed import Feed
 from watchdog.opencode.shapes import message_path, part_of, read_ask, read_status, session_path
-from watchdog.opencode.wire import Wire
 from watchdog.ports import Clock
 from watchdog.sharing import Shared, gathered
 
@@ -90,8 +89,6 @@ class OpencodeServer:
         self._timeout_seconds = timeout_seconds
         self._abort_timeout_seconds = abort_timeout_seconds
         self._read_timeout_seconds = read_timeout_seconds
-        if transport is None and base.scheme == "http":
-            transport = Wire(clock=clock)
         # A proxy or a .netrc of the environment has no business with a server on loopback.
         self._client = httpx.AsyncClient(
             base_url=base, auth=self._auth, transport=transport, trust_env=False, timeout=timeout_seconds

@@ -98,12 +98,13 @@ class Tracker:
                 return found
         raise DatabaseUnavailable("The database is being rewritten as a whole, again and again.")
 
-    async def session(self, session_id: SessionId) -> Session | None:
-        """Read one session and what is open in it."""
+    async def sessions(self, ids: Collection[SessionId]) -> Mapping[SessionId, Session]:
+        """Read some sessions and what is open in them."""
         async with self._reader.transaction() as fetch:
             self._start_over_if_due()
-            suspects = [id_ for id_, session in self._calls.items() if session == session_id]
-            return await Look(fetch=fetch).session(session_id, suspects)
+            wanted = frozenset[str](ids)
+            suspects = [id_ for id_, session in self._calls.items() if session in wanted]
+            return await Look(fetch=fetch).sessions(ids, suspects)
 
     async def search(self) -> bool:
         """Do one step of the search. Returns whether there is more to do."""
