@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import anyio
+import structlog
 from anyio.abc import TaskGroup
 
-from watchdog.errors import Busy, NotActing
+from watchdog.errors import Busy, NotActing, WatchdogError
 from watchdog.model import Outcome, SessionId
 from watchdog.ports import Clock
 from watchdog.releasing import Deletion
@@ -72,6 +73,10 @@ class Operation:
             self.answer = await work()
         except Exception as error:  # noqa: BLE001 - told to each who asked, and to the log where it is our own
             self.error = error
+            if not isinstance(error, WatchdogError):
+                structlog.get_logger("watchdog").error(
+                    "operation.failed", kind=self.kind.value, session_id=self.session_id, exc_info=error
+                )
         except anyio.get_cancelled_exc_class():
             self.error = NotActing("This watchdog stopped before that was over.")
             raise

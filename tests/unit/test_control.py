@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.support.control import TOKEN, api, read_events
@@ -21,6 +22,7 @@ from tests.unit.test_commands import at_work
 from watchdog.control import shapes
 from watchdog.control.gate import Bounds
 from watchdog.model import SessionId
+from watchdog.releasing import Releasing
 from watchdog.telling import Telling
 
 __all__ = ["path", "rows"]
@@ -457,21 +459,30 @@ async def test_a_body_without_a_length_is_bounded_too(rows: OpencodeFile) -> Non
 
 
 async def test_an_error_of_our_own_is_told_without_its_words_and_the_loop_goes_on(
-    rows: OpencodeFile, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rows: OpencodeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with api(rows, FakeServer()) as served:
 
-        async def broken(*_: object) -> object:
+        async def broken(*_: object, **__: object) -> object:
             raise RuntimeError("a secret")
 
-        with monkeypatch.context() as patch:
+        with monkeypatch.context() as patch, capture_logs() as logs:
             patch.setattr(Telling, "explanation", broken)
-            answer = await served.client.get("/api/v1/sessions/ses_1")
+            patch.setattr(Releasing, "release", broken)
+            answers = [
+                await served.client.get("/api/v1/sessions/ses_1"),
+                await served.client.post("/api/v1/sessions/ses_1/release"),
+            ]
         assert (await served.client.get("/healthz")).status_code == 200
-    assert answer.status_code == 500
-    assert answer.json()["type"].endswith(":internal")
-    assert "secret" not in answer.text
-    assert "control.request_failed" in capsys.readouterr().out
+    for answer in answers:
+        assert answer.status_code == 500
+        assert answer.json()["type"].endswith(":internal")
+        assert "secret" not in answer.text
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == [
+        "control.request_failed",
+        "operation.failed",
+        "control.request_failed",
+    ]
 
 
 # -- health and machines

@@ -87,6 +87,11 @@ def test_only_the_api_s_own_page_may_call_it(method: str, origin: str, found: st
     assert decide(gate(), method=method, origin=origin) == found
 
 
+def test_the_page_of_an_ipv6_address_is_the_api_s_own_too() -> None:
+    assert decide(gate(), method="POST", host="[::1]:4097", origin="http://[::1]:4097") == "in"
+    assert decide(gate(), method="POST", host="[::1]:4097", origin="http://[::1]:4098") == "foreign-origin"
+
+
 def test_a_listed_page_may_call_it() -> None:
     listed = gate(origins=("https://ui.example",))
     assert decide(listed, method="POST", origin="https://ui.example") == "in"

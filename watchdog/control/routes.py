@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import structlog
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Security
 from fastapi.security import HTTPBearer
 from starlette.responses import JSONResponse, Response
@@ -24,7 +23,7 @@ from watchdog.control.events import Events
 from watchdog.control.problems import Problem
 from watchdog.control.stream import EventStream
 from watchdog.durations import parse_duration
-from watchdog.errors import UsageError, WatchdogError
+from watchdog.errors import UsageError
 from watchdog.holds import HoldChange
 from watchdog.interventions import InterventionId
 from watchdog.model import EVERYTHING, SessionId
@@ -268,10 +267,6 @@ async def _answered(services: Services, begun: Operation) -> Response:
     if not await begun.over_within(services.patience_seconds):
         document: dict[str, Any] = operation_document(*services.names, begun)
         return JSONResponse(document, status_code=202, headers={"Location": operation_path(begun.id)})
-    if begun.error is not None and not isinstance(begun.error, WatchdogError):
-        structlog.get_logger("watchdog").error(
-            "control.operation_failed", kind=begun.kind.value, session_id=begun.session_id, exc_info=begun.error
-        )
     return JSONResponse(answer_document(*services.names, await begun.result()))
 
 
