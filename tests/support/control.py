@@ -35,11 +35,13 @@ class Api:
     Attributes:
         client: shows the token.
         watch: the loop behind it.
+        stop: ends it.
     """
 
     url: str
     client: httpx.AsyncClient
     watch: Watch
+    stop: anyio.Event
 
     async def ask(self, method: str, path: str, *, status: int = 200, **more: Any) -> Json:  # noqa: ANN401 - httpx's
         """Ask, and expect this status; the answer is a document, or a problem document."""
@@ -111,7 +113,7 @@ async def api(
             ) as client:
                 try:
                     await wait_until(lambda: _looked(client, acting=begins and not dry_run), "the first look")
-                    yield Api(url=base, client=client, watch=watch)
+                    yield Api(url=base, client=client, watch=watch, stop=stop)
                 finally:
                     stop.set()
 

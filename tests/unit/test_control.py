@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.fakes.server import AbortBehaviour, FakeServer
-from tests.support.control import TOKEN, api, read_events
+from tests.support.control import TOKEN, Api, Sent, api, read_events
 from tests.support.database import OpencodeFile
 from tests.support.program import path, rows
 from tests.support.waiting import wait_until
@@ -525,18 +527,110 @@ async def test_the_page_and_its_files_are_served_with_a_strict_policy(rows: Open
 # -- events
 
 
+@asynccontextmanager
+async def listening(served: Api, last_id: str | None = None) -> AsyncIterator[AsyncGenerator[Sent, None]]:
+    """The events of the API as a client hears them."""
+    headers = {} if last_id is None else {"Last-Event-ID": last_id}
+    async with served.client.stream("GET", "/api/v1/events", headers=headers) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        async with aclosing(read_events(answer)) as events:
+            yield events
+
+
 async def test_events_tell_what_happens_and_resume_behind_the_last_one(rows: OpencodeFile) -> None:
     fake = FakeServer()
     at_work(rows, fake)
-    async with (
-        api(rows, fake) as served,
-        served.client.stream("GET", "/api/v1/events") as answer,
-        aclosing(read_events(answer)) as events,
-    ):
-        await anext(events)
+    seen: list[Sent] = []
+    async with api(rows, fake) as served:
+        async with listening(served) as events:
+            seen.append(await anext(events))
+            await served.ask("POST", f"{BUSY}/release")
+            while not {"outcome", "sessions"} <= {event.name for event in seen}:
+                seen.append(await anext(events))
+        verdict = next(event for event in seen if event.name == "verdict")
+        async with listening(served, verdict.id) as events:
+            hello, following = await anext(events), await anext(events)
+        async with listening(served, "other-1") as events:
+            assert not (await anext(events)).data["resumed"]
+    assert (seen[0].name, seen[0].id, seen[0].data["resumed"]) == ("hello", None, False)
+    names = [event.name for event in seen]
+    assert names.index("verdict") < names.index("outcome")
+    outcome = next(event for event in seen if event.name == "outcome")
+    assert (outcome.data["result"], outcome.data["given_up"]) == ("recovered", False)
+    assert hello.data["resumed"]
+    assert (following.name, following.id) == ("outcome", outcome.id)
+
+
+async def test_holds_and_outages_are_events_too(rows: OpencodeFile) -> None:
+    fake = FakeServer()
+    at_work(rows, fake)
+    away = rows.path.with_suffix(".away")
+    async with api(rows, fake) as served, listening(served) as events:
+
+        async def heard(name: str) -> Sent:
+            async with asyncio.timeout(15):
+                while (event := await anext(events)).name != name:
+                    pass
+            return event
+
+        await served.ask("POST", f"{BUSY}/hold")
+        assert (await heard("on_hold")).data["session_id"] == "ses_busy"
+        await served.ask("POST", f"{BUSY}/unhold")
+        assert (await heard("hold_ended")).data["session_id"] == "ses_busy"
+        rows.path.rename(away)
+        assert str(rows.path) in (await heard("unavailable")).data["why"]
+        away.rename(rows.path)
+        await heard("available")
+
+
+async def test_too_many_readers_are_turned_away_until_one_goes(rows: OpencodeFile) -> None:
+    async with api(rows, FakeServer()) as served, AsyncExitStack() as crowd:
+        one = await crowd.enter_async_context(AsyncExitStack())
+        await one.enter_async_context(listening(served))
+        for _ in range(15):
+            await crowd.enter_async_context(listening(served))
+        assert await served.problem("GET", "/api/v1/events", 503) == "busy"
+        await one.aclose()
+
+        async def room() -> bool:
+            async with served.client.stream("GET", "/api/v1/events") as answer:
+                return answer.status_code == 200
+
+        await wait_until(room, "room for a reader")
+
+
+# -- start and stop
+
+
+async def test_the_signals_stay_those_of_the_program(rows: OpencodeFile) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    async with api(rows, FakeServer()) as served:
+        await served.ask("GET", "/api/v1/sessions")
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+async def test_the_end_of_the_loop_ends_streams_and_answers_what_is_under_way(rows: OpencodeFile) -> None:
+    fake = FakeServer()
+    at_work(rows, fake)
+    end, gate = fake.on_abort, anyio.Event()
+    assert end is not None
+
+    async def slowly(id_: SessionId) -> None:
+        await gate.wait()
+        await end(id_)
+
+    fake.on_abort = slowly
+    async with AsyncExitStack() as hearing, api(rows, fake) as served:
+        events = await hearing.enter_async_context(listening(served))
         asked = asyncio.create_task(served.ask("POST", f"{BUSY}/release"))
         await wait_until(lambda: fake.aborted, "the abort")
+        served.stop.set()
+        gate.set()
         assert (await asked)["outcomes"][0]["result"] == "recovered"
+        async with asyncio.timeout(5):
+            names = [event.name async for event in events]
+    assert names[0] == "hello"
+    assert "verdict" in names
 
 
 def test_nothing_of_it_is_imported_unless_it_is_on() -> None:
