@@ -1,7 +1,8 @@
 """The journal's SQLite file: one connection that stays open, and transactions that come to their end.
 
-A transaction is one function that runs as a whole in a worker thread, one at a time: whatever becomes of the task
-that asked for it, it ends, and leaves no lock. A connection is given up after any error, and when the file is no
+A transaction is made of functions that run as a whole in a worker thread, one at a time: whatever becomes of the task
+that asked for it, it ends, and leaves no lock. Who stands in line to write shares one transaction, and waits for the
+disk once. A connection is given up after any error, and when the file is no
 longer the one that was opened, so that what was mended or replaced is taken up at the next call.
 """
 
@@ -9,10 +10,10 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import anyio
@@ -67,7 +68,19 @@ _SCHEMA = (
 )
 
 _Answer = TypeVar("_Answer")
+_Work = Callable[[sqlite3.Connection], Any]
 _Stamp = tuple[int, int, int, int]
+
+
+class _Wish:
+    """What one caller wants to write, and what came of it."""
+
+    def __init__(self, work: _Work, number: int) -> None:
+        self.work = work
+        self.number = number
+        self.ended = False
+        self.answer: Any = None
+        self.error: Exception | None = None
 
 
 class JournalFile:
@@ -84,7 +97,8 @@ class JournalFile:
         self.path = path
         self.revision = 0
         self._lock = threading.Lock()
-        self._turn = anyio.CapacityLimiter(1)
+        self._turn, self._worker = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
+        self._wishes: list[_Wish] = []
         self._connection: sqlite3.Connection | None = None
         self._stamp: _Stamp | None = None
         self._asked = 0
@@ -101,10 +115,18 @@ class JournalFile:
         return await self._in_turn(lambda: self._read(work))
 
     async def write(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """Write in one transaction, which is durable when this returns."""
+        """Write, together with all who stand in line; it is durable when this returns. If one fails, all do."""
         self._asked += 1
-        number = self._asked
-        return await self._in_turn(lambda: self._write(work, number))
+        wish = _Wish(work, self._asked)
+        self._wishes.append(wish)
+        with _shielded():
+            async with self._turn:
+                if not wish.ended:
+                    await anyio.to_thread.run_sync(self._write_all, limiter=self._worker)
+        if wish.error is not None:
+            raise wish.error
+        answer: _Answer = wish.answer
+        return answer
 
     async def settle(self) -> None:
         """Bring all from the file beside it (`-wal`) into the file itself, unless somebody is in the way.
@@ -133,16 +155,30 @@ class JournalFile:
                     'the setting `journal`, or choose `journal = "off"`.'
                 ) from error
 
-    def _write(self, work: Callable[[sqlite3.Connection], _Answer], number: int) -> _Answer:
-        with self._connected() as connection:
-            # Whoever stood in line while another waited in vain has waited, too: it tries once.
-            with _impatient(connection) if number <= self._in_vain else nullcontext():
-                self._begin(connection)
-            answer = work(connection)
-            connection.execute("COMMIT")
-            self.revision += 1
-            self._stamp = _stamp(self.path)
-            return answer
+    def _write_all(self) -> None:
+        """Write what everybody in line wants. If it is being written in another thread, only wait for that."""
+        wishes = self._wishes[:]
+        del self._wishes[: len(wishes)]
+        try:
+            with self._connected() as connection:
+                if wishes:
+                    self._transact(connection, wishes)
+        except Exception as error:  # noqa: BLE001 - raised by each who waits for it
+            for wish in wishes:
+                wish.error = error
+        for wish in wishes:
+            wish.ended = True
+
+    def _transact(self, connection: sqlite3.Connection, wishes: Sequence[_Wish]) -> None:
+        # Whoever stood in line while others waited in vain has waited, too: it tries once.
+        waited = all(wish.number <= self._in_vain for wish in wishes)
+        with _impatient(connection) if waited else nullcontext():
+            self._begin(connection)
+        for wish in wishes:
+            wish.answer = wish.work(connection)
+        connection.execute("COMMIT")
+        self.revision += 1
+        self._stamp = _stamp(self.path)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         try:
