@@ -48,7 +48,9 @@ async def test_the_overview_has_the_shape_that_is_promised(rows: OpencodeFile) -
     assert end is not None
 
     async def slowly(id_: SessionId) -> None:
+        fake.busy(id_, "/project")  # until it has ended
         await gate.wait()
+        del fake.statuses_by["/project"][id_]
         await end(id_)
 
     fake.on_abort = slowly
