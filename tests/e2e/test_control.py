@@ -89,13 +89,13 @@ async def test_a_message_of_a_stuck_question_is_deleted(lab: Lab) -> None:
 
 async def test_a_session_on_hold_is_not_ended_until_the_hold_ends(lab: Lab) -> None:
     server = await lab.serve()
-    async with watched(lab, server, tool_timeout=3) as (running, client):
+    async with watched(lab, server, tool_timeout=1) as (running, client):
         session = await server.create_session()
         held = await client.post(f"/api/v1/sessions/{session.id}/hold")
         assert held.status_code == 200, held.text
         await session.prompt(script(use(sleep())))
         await session.wait_for_bash()
-        await running.watch_for(4)
+        await running.watch_for(2)
         assert running.acts() == []
         (line,) = (await client.get("/api/v1/sessions")).json()["sessions"]
         assert (line["state"], line["on_hold"]) == ("on_hold", True)

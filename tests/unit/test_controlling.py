@@ -7,7 +7,6 @@ import socket
 import stat
 
 import httpx
-import pytest
 
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
@@ -162,13 +161,3 @@ async def test_events_are_bounded_and_an_old_one_is_no_place_to_resume() -> None
     run = str(kept[0].id).partition("-")[0]
     with events.read(f"{run}-100") as reader:
         assert not reader.resumed
-
-
-@pytest.mark.parametrize("flag", ["4097", "example.org:80", "127.0.0.1:99999"])
-async def test_what_is_no_address_is_told(program: Program, rows: OpencodeFile, flag: str) -> None:
-    watching(program, rows)
-    refused = await program.run("run", "--control", flag)
-    assert refused.code == 2
-    assert refused.stderr.startswith(
-        f'error: flag --control: control can\'t be "{flag}": it is an address and a port'
-    )
