@@ -58,6 +58,9 @@ from watchdog.settings import Settings
 
 __all__ = ["program"]
 
+LONG = 20 * MINUTE
+"""A limit of those tests in which hours pass: the loop looks at least once in each."""
+
 RECOVERED = Result.RECOVERED
 GONE = Holders()
 """No process has the database open."""
@@ -140,7 +143,7 @@ async def test_what_waits_for_hours_for_a_human_who_is_away_is_left_in_any_direc
     for work, place in ((here, PLACE), (child, PLACE), (there, ELSEWHERE)):
         stage.asking(work, kind=kind, directory=place)
     before = stage.stored()
-    async with stage.watching(tool_timeout=MINUTE, task_timeout=MINUTE, idle_timeout=MINUTE) as play:
+    async with stage.watching(tool_timeout=LONG, task_timeout=LONG, idle_timeout=LONG) as play:
         await play.pass_time(5 * HOUR)
         for work in (here, child, there, parent):
             assert play.reason(work.session) == {SpareReason.WAITING_ON_HUMAN}
@@ -148,7 +151,7 @@ async def test_what_waits_for_hours_for_a_human_who_is_away_is_left_in_any_direc
 
         stage.server.asks_by.clear()
         await play.look()
-        await play.pass_time(MINUTE - 1)
+        await play.pass_time(LONG - 1)
         assert play.diary.finds == []
         await play.pass_time(1)
         assert {verdict.session_id for verdict in play.diary.finds} == {each.session for each in (here, child, there)}
@@ -158,11 +161,11 @@ async def test_an_approval_after_three_hours_leaves_the_call_its_whole_time(stag
     """28, in one life of the watchdog."""
     work = stage.work()
     stage.asking(work, kind=AskKind.PERMISSION)
-    async with stage.watching(tool_timeout=MINUTE) as play:
+    async with stage.watching(tool_timeout=LONG) as play:
         await play.pass_time(3 * HOUR)
         stage.server.asks_by.clear()
         await play.look()
-        await play.pass_time(MINUTE - 1)
+        await play.pass_time(LONG - 1)
         assert play.reason(work.session) == {SpareReason.WITHIN_LIMIT}
         assert play.diary.finds == []
         await play.pass_time(1)
@@ -346,11 +349,11 @@ async def test_an_abort_goes_to_the_directory_under_which_the_session_is_held(st
 
 async def test_a_wedge_that_persists_gets_three_actions_then_one_alert_and_then_silence(stage: Stage) -> None:
     """20."""
-    work = stage.work(age=MINUTE)
+    work = stage.work(age=LONG)
     stage.server.abort_behaviour = AbortBehaviour.LIES
     stage.more.append(LogListener())
     with capture_logs() as logs:
-        async with stage.watching(tool_timeout=MINUTE, max_attempts=3) as play:
+        async with stage.watching(tool_timeout=LONG, max_attempts=3) as play:
             await play.pass_time(HOUR)
             assert play.diary.results == [Result.INEFFECTIVE] * 3
             assert len(stage.server.aborted) == 3
@@ -385,10 +388,10 @@ async def test_an_abort_that_hangs_has_its_own_time_limit_and_the_loop_goes_on(s
 
 async def test_caps_cool_downs_and_attempt_counts_survive_what_interrupts_the_loop(stage: Stage) -> None:
     """26, in one life of the watchdog: the database and the server come and go."""
-    work = stage.work(age=MINUTE)
+    work = stage.work(age=LONG)
     stage.server.abort_behaviour = AbortBehaviour.LIES
     aside = stage.path.with_name("aside.db")
-    async with stage.watching(tool_timeout=MINUTE, max_attempts=3) as play:
+    async with stage.watching(tool_timeout=LONG, max_attempts=3) as play:
         assert len(stage.server.aborted) == 1
         for _ in range(2):
             stage.path.rename(aside)
@@ -573,7 +576,7 @@ async def test_a_hung_tool_beside_healthy_work_waits_for_that_to_end(stage: Stag
     """32."""
     hung = stage.work()
     healthy = stage.add_call(hung.turn, "prt_healthy", tool="build", at=stage.ago(0))
-    async with stage.watching(tool_timeout=MINUTE, tool_timeouts={"build": "10h"}) as play:
+    async with stage.watching(tool_timeout=LONG, tool_timeouts={"build": "10h"}) as play:
         await play.pass_time(9 * HOUR)
         assert (play.diary.finds, stage.server.aborted) == ([], [])
         assert play.reasons == {SpareReason.WAITING_ON_SIBLING, SpareReason.WITHIN_LIMIT}
