@@ -40,6 +40,7 @@ format: $(READY) ## write the format, fix what can be fixed
 
 test: $(READY) ## every test, on real opencode servers too (the binaries come from npm, once)
 	@$(BIN)/python -m tests.support.binaries
+	@$(BIN)/python -m tests.support.debian
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal
 	@$(BIN)/coverage combine --quiet
@@ -54,7 +55,7 @@ unit: $(READY) ## the tests that need no opencode
 
 lock: ## resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		pyproject.toml -o requirements.lock
+		--extra notify pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra dev pyproject.toml -o requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import anyio
 from anyio.abc import TaskGroup
 
+from watchdog.errors import NotActing
 from watchdog.interventions import Actor, Intervention
 from watchdog.listening import Listener
 from watchdog.memory import Memory
@@ -46,7 +47,7 @@ class Acting:
         self._listeners = listeners
         self._keep = keep
         self._lanes: dict[ServerName | VerdictKind | None, anyio.CapacityLimiter] = {}
-        self._taken_up: set[SessionId] = set()
+        self._taken_up: dict[SessionId, _UnderWay] = {}
         self._begun: set[SessionId] = set()
         self._ended: dict[SessionId, float] = {}
         self._stopping = False
@@ -132,7 +133,7 @@ class Acting:
         for verdict in verdicts:
             session_id = verdict.cancel_session_id
             if session_id not in self._taken_up and session_id not in self._ended:
-                self._taken_up.add(session_id)
+                self._taken_up[session_id] = _UnderWay()
                 group.start_soon(self._act_in_turn, verdict, ended, name=f"act on {session_id}")
 
     async def carry_out(self, verdicts: Iterable[Verdict], *, seen_at: float, ended: Ended) -> None:
@@ -150,21 +151,59 @@ class Acting:
         """Wait for the end of what was begun before it was told to stop."""
         await self._at_rest.wait()
 
-    async def _act_in_turn(self, verdict: Verdict, ended: Ended) -> None:
+    async def join(self, session_id: SessionId) -> Outcome | None:
+        """Wait until nothing is done on a session any more.
+
+        Returns:
+            The outcome of what was done meanwhile; None if nothing was, or if it dropped its verdict.
+        """
+        while (other := self._taken_up.get(session_id)) is not None:
+            await other.ended.wait()
+            if other.outcome is not None and other.outcome.result is not Result.UNCHANGED:
+                return other.outcome
+        return None
+
+    async def act_alone(self, verdict: Verdict, *, reason: str | None, actor: Actor) -> Outcome:
+        """Carry one verdict out in its turn; if its session is acted on already, `join` that.
+
+        Raises:
+            NotActing: nothing is begun any more, because the watchdog is stopping.
+        """
         session_id = verdict.cancel_session_id
+        joined = await self.join(session_id)
+        if joined is not None:
+            return joined
+        self._taken_up[session_id] = _UnderWay()
+        outcome = await self._in_turn(verdict, reason=reason, actor=actor)
+        if outcome is None:
+            raise NotActing("This watchdog is stopping, and begins nothing any more.")
+        return outcome
+
+    async def _act_in_turn(self, verdict: Verdict, ended: Ended) -> None:
+        outcome = await self._in_turn(verdict)
+        if outcome is not None:
+            ended(verdict, outcome)
+
+    async def _in_turn(
+        self, verdict: Verdict, *, reason: str | None = None, actor: Actor = Actor.WATCHDOG
+    ) -> Outcome | None:
+        """Carry out a verdict whose session was taken up; None if it is not begun any more."""
+        session_id = verdict.cancel_session_id
+        under_way = self._taken_up[session_id]
         try:
             async with self._lane(verdict):
                 if self._stopping:
-                    return
+                    return None
                 self._begun.add(session_id)
-                outcome = await self.act(verdict)
+                under_way.outcome = await self.act(verdict, reason=reason, actor=actor)
+                return under_way.outcome
         finally:
             self._ended[session_id] = self._clock.read().awake_seconds
-            self._taken_up.discard(session_id)
+            del self._taken_up[session_id]
             self._begun.discard(session_id)
+            under_way.ended.set()
             if self._stopping and not self._begun:
                 self._at_rest.set()
-        ended(verdict, outcome)
 
     def _lane(self, verdict: Verdict) -> anyio.CapacityLimiter:
         """Where a verdict waits for its turn: at the server that was last heard to be at work on the session."""
@@ -175,6 +214,14 @@ class Acting:
         if lane not in self._lanes:
             self._lanes[lane] = anyio.CapacityLimiter(width)
         return self._lanes[lane]
+
+
+class _UnderWay:
+    """One act on a session, from the moment that it is taken up."""
+
+    def __init__(self) -> None:
+        self.ended = anyio.Event()
+        self.outcome: Outcome | None = None
 
 
 class _Counted:

@@ -5,12 +5,10 @@ from watchdog.exits import Exit
 from watchdog.limits import duration
 from watchdog.lock import DatabaseLock
 from watchdog.opening import locate
+from watchdog.pace import silent_seconds
 from watchdog.ports import Clock
 from watchdog.render import Screen
 from watchdog.settings import Loaded
-
-_LEAST_SECONDS = 30.0
-_INTERVALS = 3
 
 
 async def check_alive(loaded: Loaded, screen: Screen, *, clock: Clock | None = None) -> Exit:
@@ -21,7 +19,7 @@ async def check_alive(loaded: Loaded, screen: Screen, *, clock: Clock | None = N
     """
     with DatabaseLock(locate(loaded)) as lock:
         beat = lock.last_beat_ms()
-    allowed = max(_INTERVALS * loaded.settings.poll_interval.total_seconds(), _LEAST_SECONDS)
+    allowed = silent_seconds(loaded.settings.poll_interval.total_seconds())
     now = (clock or SystemClock()).read().wall_ms
     ago = None if beat is None else max(0.0, (now - beat) / 1000)
     alive = ago is not None and ago <= allowed

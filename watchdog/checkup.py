@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from watchdog.alerting import problem_with_receivers
 from watchdog.checkup_journal import look_at_journal, print_journal
 from watchdog.contract import VERSION
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError
@@ -63,6 +64,8 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
     )
     if mixed := mixed_installation():
         findings.problems.append(mixed)
+    if wrong := problem_with_receivers(loaded):
+        findings.problems.append(wrong)
     try:
         findings.database = {"path": str(locate(loaded))}
         async with busy(LOOKING), sidecar(loaded, feeds=False, acts=False) as car:

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from watchdog.chronicle import in_order, now_ms
+from watchdog.chronicle import now_ms
 from watchdog.contract_journal import hold_fields
 from watchdog.durations import format_duration
 from watchdog.errors import JournalUnusable
+from watchdog.holds import in_order
 from watchdog.journal import SqliteJournal, journal_path
 from watchdog.model import EVERYTHING
 from watchdog.no_journal import NoJournal

@@ -1,7 +1,7 @@
 """`history`, `undo`, `hold`, `unhold`, `pause` and `resume`: what people read in the journal, and say to it."""
 
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +11,9 @@ from watchdog.clock import SystemClock
 from watchdog.contract import moment
 from watchdog.contract_journal import history_document, holds_document, intervention_document, undo_document
 from watchdog.durations import parse_duration
-from watchdog.errors import UsageError
+from watchdog.errors import JournalOff, NoSuchIntervention, NoSuchSession, UsageError
 from watchdog.exits import Exit
+from watchdog.holds import HoldChange, in_order, leave_alone, let_go
 from watchdog.interventions import Hold, Intervention, InterventionId
 from watchdog.journal import SqliteJournal
 from watchdog.model import EVERYTHING, SessionId
@@ -23,7 +24,6 @@ from watchdog.render import Screen
 from watchdog.settings import Loaded
 from watchdog.undo import Undo, UndoResult
 
-_MOST_TOLD = 10
 _PUTTING_BACK = "looking at the rows and who has the database open, and putting them back"
 
 
@@ -38,7 +38,7 @@ class _Book:
     def names(self) -> tuple[str, str]:
         return str(self.database), str(self.journal.path)
 
-    async def holds(self) -> list[Hold]:
+    async def holds(self) -> tuple[Hold, ...]:
         """What is on hold now, everything first."""
         return in_order(await self.journal.holds(now_ms()))
 
@@ -46,11 +46,6 @@ class _Book:
 def now_ms() -> int:
     """What the wall clock shows."""
     return SystemClock().read().wall_ms
-
-
-def in_order(holds: Mapping[SessionId, Hold]) -> list[Hold]:
-    """Holds as they are listed."""
-    return sorted(holds.values(), key=lambda hold: (hold.session_id != EVERYTHING, hold.since_ms, hold.session_id))
 
 
 @asynccontextmanager
@@ -62,10 +57,7 @@ async def _opened(loaded: Loaded) -> AsyncIterator[_Book]:
 
 def _needed(journal: SqliteJournal | NoJournal) -> SqliteJournal:
     if isinstance(journal, NoJournal):
-        raise UsageError(
-            'There is no journal: the setting `journal` is "off". Without one nothing is kept, so nothing can be '
-            "listed, undone or held."
-        )
+        raise JournalOff
     return journal
 
 
@@ -104,7 +96,9 @@ async def intervention(loaded: Loaded, screen: Screen, number: int) -> Exit:
 async def _existing(journal: SqliteJournal, number: int) -> Intervention:
     found = await journal.intervention(InterventionId(number))
     if found is None:
-        raise UsageError(f"The journal {journal.path} has no intervention {number}; `history` lists what it has.")
+        raise NoSuchIntervention(
+            f"The journal {journal.path} has no intervention {number}; `history` lists what it has."
+        )
     return found
 
 
@@ -141,9 +135,7 @@ async def hold(loaded: Loaded, screen: Screen, session_id: str, *, lasts: str | 
     async with _opened(loaded) as book:
         async with await OpencodeDatabase.open(book.database) as store:
             if await store.session(SessionId(session_id)) is None:
-                raise UsageError(
-                    f"There is no session {session_id} in this database; `scan` lists the unfinished ones."
-                )
+                raise NoSuchSession(session_id)
         await _hold(book, screen, SessionId(session_id), length)
     return Exit.FINE
 
@@ -158,25 +150,20 @@ async def pause(loaded: Loaded, screen: Screen, *, lasts: str | None) -> Exit:
 
 async def _hold(book: _Book, screen: Screen, session_id: SessionId, length_ms: int | None) -> None:
     now = now_ms()
-    was = session_id in await book.journal.holds(now)
-    until = None if length_ms is None else now + length_ms
-    said = "a person paused everything" if session_id == EVERYTHING else "a person said to leave it alone"
-    why = said if until is None else f"{said} until {moment(until)}"
-    await book.journal.hold(Hold(session_id=session_id, since_ms=now, until_ms=until, why=why))
-    lasts = "until somebody ends it" if until is None else f"until {moment(until)}"
-    await _print_holds(book, screen, session_id, f"{_named(session_id)} is on hold {lasts}", was_on_hold=was)
+    change = await leave_alone(book.journal, session_id, length_ms=length_ms, now_ms=now)
+    lasts = "until somebody ends it" if length_ms is None else f"until {moment(now + length_ms)}"
+    _print_holds(book, screen, change, f"{_named(session_id)} is on hold {lasts}")
 
 
 async def unhold(loaded: Loaded, screen: Screen, session_id: str) -> Exit:
     """End a hold: of a session, or of everything."""
     async with _opened(loaded) as book:
         id_ = SessionId(session_id)
-        was = id_ in await book.journal.holds(now_ms())
-        await book.journal.unhold(id_)
-        what = f"{_named(id_)} is no longer on hold" if was else f"{_named(id_)} was not on hold"
-        if id_ != EVERYTHING and EVERYTHING in await book.journal.holds(now_ms()):
+        change = await let_go(book.journal, id_, now_ms=now_ms())
+        what = f"{_named(id_)} is no longer on hold" if change.was_on_hold else f"{_named(id_)} was not on hold"
+        if any(hold.session_id == EVERYTHING for hold in change.holds):
             what += "; everything still is: `resume` ends that"
-        await _print_holds(book, screen, id_, what, was_on_hold=was)
+        _print_holds(book, screen, change, what)
     return Exit.FINE
 
 
@@ -185,12 +172,11 @@ async def resume(loaded: Loaded, screen: Screen) -> Exit:
     return await unhold(loaded, screen, EVERYTHING)
 
 
-async def _print_holds(book: _Book, screen: Screen, session_id: SessionId, what: str, *, was_on_hold: bool) -> None:
-    holds = await book.holds()
+def _print_holds(book: _Book, screen: Screen, change: HoldChange, what: str) -> None:
     if screen.as_json:
-        screen.document(holds_document(*book.names, session_id, holds, was_on_hold=was_on_hold))
+        screen.document(holds_document(*book.names, change.session_id, change.holds, was_on_hold=change.was_on_hold))
     else:
-        render_journal.holds(screen, what, holds)
+        render_journal.holds(screen, what, change.holds)
 
 
 def _named(session_id: SessionId) -> str:
@@ -208,15 +194,3 @@ def _milliseconds(flag: str, value: str | None) -> int | None:
     except ValueError as error:
         raise UsageError(f"{flag} can't be {value!r}: {error}.") from None
     return None if length is None else round(length.total_seconds() * 1000)
-
-
-async def told(
-    journal: SqliteJournal | NoJournal, session_id: SessionId, tree: Iterable[SessionId]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What the journal says of a session for people: what holds it or one of its tree, and what was done to it."""
-    wanted = {EVERYTHING, session_id, *tree}
-    holds = [each for each in in_order(await journal.holds(now_ms())) if each.session_id in wanted]
-    done = (
-        [] if isinstance(journal, NoJournal) else await journal.interventions(session_id=session_id, limit=_MOST_TOLD)
-    )
-    return tuple(map(render_journal.hold_sentence, holds)), tuple(map(render_journal.intervention_sentence, done))

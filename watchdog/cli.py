@@ -5,13 +5,15 @@ The rooms behind a command are imported when it is called, so that `--help` is q
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
+
+from watchdog.asking import confirm as ask
 
 if TYPE_CHECKING:
     from watchdog.exits import Exit
@@ -47,8 +49,11 @@ Servers = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act.")]
 Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
+Control = Annotated[
+    str | None,
+    typer.Option("--control", help="Where the HTTP API and the page are, such as 127.0.0.1:4097.", metavar="ADDRESS"),
+]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
-
 Number = Annotated[int, typer.Argument(metavar="ID", help="The number of an intervention; see history.", min=1)]
 For = Annotated[
     str | None,
@@ -75,14 +80,35 @@ def _everything(
 
 
 @app.command()
-def run(config: Config = None, database: Database = None, server: Servers = None, *, dry_run: DryRun = False) -> None:
+def run(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    control: Control = None,
+    *,
+    dry_run: DryRun = False,
+) -> None:
     """Watch until told to stop (SIGTERM or Ctrl-C)."""
-    loaded = _load(config, database, server)
+    loaded = _load(config, database, server, control)
     _import_structlog()
     from watchdog import logs, service
 
     logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
     _go(lambda: service.run(loaded, dry_run=dry_run))
+
+
+@app.command()
+def page(
+    config: Config = None,
+    control: Control = None,
+    *,
+    browse: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open it in a browser.")] = True,
+) -> None:
+    """Print the link of the page of `run --control`, which holds the token, and open it in a browser."""
+    from watchdog import controlling
+    from watchdog.render import Screen
+
+    _go(partial(controlling.page, _quiet(config, None, None, control=control), Screen(as_json=False), browse=browse))
 
 
 @app.command()
@@ -156,7 +182,7 @@ def release(
     loaded = _quiet(config, database, server)
     from watchdog import commands
 
-    confirm = None if yes else _confirm
+    confirm = None if yes else ask
     _go(lambda: commands.release(loaded, Screen(as_json=as_json), session, reason=reason, confirm=confirm))
 
 
@@ -177,7 +203,7 @@ def delete_message(
     loaded = _quiet(config, database, server)
     from watchdog import commands
 
-    confirm = None if yes else _confirm
+    confirm = None if yes else ask
     _go(lambda: commands.delete_message(loaded, Screen(as_json=as_json), session, message, confirm=confirm))
 
 
@@ -188,18 +214,23 @@ def check(
     server: Servers = None,
     *,
     as_json: AsJson = False,
-    alive: Annotated[
-        bool, typer.Option("--alive", help="Say only whether `run` has looked lately: for health checks.")
-    ] = False,
+    alive: Annotated[bool, typer.Option("--alive", help="Only if `run` looked lately: for health checks.")] = False,
+    notify: Annotated[bool, typer.Option("--notify", help="Send a test message to each receiver of alerts.")] = False,
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
     from watchdog.render import Screen
 
+    if alive and notify:
+        raise typer.BadParameter("--alive and --notify don't go together")
     loaded, screen = _quiet(config, database, server, warn=False), Screen(as_json=as_json)
     if alive:
         from watchdog.alive import check_alive
 
         _go(lambda: check_alive(loaded, screen))
+    if notify:
+        from watchdog.alerting import check_notify
+
+        _go(lambda: check_notify(loaded, screen))
     from watchdog import checkup
 
     _go(lambda: checkup.check(loaded, screen))
@@ -296,18 +327,27 @@ def resume(config: Config = None, database: Database = None, *, as_json: AsJson 
     _go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
 
 
-def _load(config: Path | None, database: Path | None, servers: list[str] | None) -> "Loaded":
+def _load(
+    config: Path | None, database: Path | None, servers: list[str] | None, control: str | None = None
+) -> "Loaded":
     from watchdog.settings import load_settings
 
-    flags = {"config": config, "database": database, "servers": servers}
+    flags = {"config": config, "database": database, "servers": servers, "control": control}
     return load_settings(flags=flags, environ=os.environ, cwd=Path.cwd(), home=Path.home())
 
 
-def _quiet(config: Path | None, database: Path | None, servers: list[str] | None, *, warn: bool = True) -> "Loaded":
+def _quiet(
+    config: Path | None,
+    database: Path | None,
+    servers: list[str] | None,
+    *,
+    control: str | None = None,
+    warn: bool = True,
+) -> "Loaded":
     """Settings for a command whose result is what it prints: only what is wrong is logged."""
     from watchdog.render import note
 
-    loaded = _load(config, database, servers)
+    loaded = _load(config, database, servers, control)
     logging.basicConfig(handlers=[_AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
     for warning in loaded.warnings if warn else ():
         note(f"warning: {warning}")
@@ -347,14 +387,3 @@ def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> NoReturn:
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(code)
-
-
-def _confirm(question: str) -> bool:
-    """Ask a person. Ctrl-C and Ctrl-D are a no, at once: asyncio's own handler would wait for an answer first."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return typer.confirm(question, err=True)
-    except typer.Abort:
-        return False
-    finally:
-        signal.signal(signal.SIGINT, before)

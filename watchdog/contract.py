@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from watchdog.model import Judgement, Observation, Outcome, Spared, Step, Verdict
+from watchdog.model import Judgement, Observation, Outcome, SessionId, Spared, Step, Verdict
 
 VERSION = 1
 
@@ -12,6 +12,14 @@ VERSION = 1
 def moment(at_ms: float) -> str:
     """A moment as text: ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def told_moment(at_ms: float | None) -> str | None:
+    """A moment as text; None where none is known, or for one of a damaged row that no calendar has."""
+    try:
+        return None if at_ms is None else moment(at_ms)
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def scan_document(database: str, observation: Observation, judgement: Judgement) -> dict[str, Any]:
@@ -43,6 +51,14 @@ def outcomes_document(
         "outcomes": [outcome_fields(outcome) for outcome in outcomes],
     }
     return document if spared is None else {**document, "spared": [spared_fields(each) for each in spared]}
+
+
+def deletion_document(
+    database: str, *, session_id: SessionId, message_id: str, outcomes: Iterable[Outcome], gone: bool
+) -> dict[str, Any]:
+    """What `delete-message --json` prints."""
+    document = outcomes_document(database, outcomes)
+    return {**document, "session_id": session_id, "message_id": message_id, "deleted": gone}
 
 
 def damage_sentences(observation: Observation) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from watchdog.contract import VERSION, moment
+from watchdog.contract import VERSION, moment, told_moment
 from watchdog.explanation import CallPage, Clock, Explanation, Finding, SessionPage, Testimony, TurnPage
 
 
@@ -31,14 +31,15 @@ def _session_fields(page: SessionPage) -> dict[str, Any]:
         "asked": page.asked,
         "unfinished": page.unfinished,
         "damaged": page.damaged,
-        "findings": [_finding_fields(finding) for finding in page.findings],
+        "findings": [finding_fields(finding) for finding in page.findings],
         "turns": [_turn_fields(turn) for turn in page.turns],
-        "clocks": [_clock_fields(clock) for clock in page.clocks],
+        "clocks": [clock_fields(clock) for clock in page.clocks],
         "witnesses": [_testimony_fields(testimony) for testimony in page.testimonies],
     }
 
 
-def _finding_fields(finding: Finding) -> dict[str, Any]:
+def finding_fields(finding: Finding) -> dict[str, Any]:
+    """What the judgement says of a session or a call."""
     return {
         "name": finding.name,
         "stuck": finding.stuck,
@@ -65,11 +66,12 @@ def _call_fields(call: CallPage) -> dict[str, Any]:
         "status": call.status.value,
         "age_seconds": round(call.age_seconds, 1),
         "waits_on_session_id": call.waits_on,
-        "clocks": [_clock_fields(clock) for clock in call.clocks],
+        "clocks": [clock_fields(clock) for clock in call.clocks],
     }
 
 
-def _clock_fields(clock: Clock) -> dict[str, Any]:
+def clock_fields(clock: Clock) -> dict[str, Any]:
+    """One clock."""
     return {
         "setting": clock.setting.value,
         "origin": clock.origin,
@@ -93,14 +95,6 @@ def _testimony_fields(testimony: Testimony) -> dict[str, Any]:
         "message_id": testimony.turn_id,
         "part_id": testimony.call_id,
     }
-
-
-def told_moment(at_ms: float | None) -> str | None:
-    """A moment as text; None where none is known, or for one of a damaged row that no calendar has."""
-    try:
-        return None if at_ms is None else moment(at_ms)
-    except (OverflowError, ValueError, OSError):
-        return None
 
 
 def _seconds(seconds: float | None) -> float | None:

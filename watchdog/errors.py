@@ -4,6 +4,13 @@
 WatchdogError
 ├── SettingsError           a setting is wrong: what, where, and what to do        exit code 2
 ├── UsageError              a command was asked for something it can't do          exit code 2
+│   ├── NoSuchSession           the database has no such session
+│   ├── NoSuchMessage           the session has no such message
+│   ├── NoSuchIntervention      the journal has no such intervention
+│   ├── JournalOff              there is no journal, by choice
+│   ├── NotActing               this watchdog may not act: another one does, or it is stopping
+│   ├── DryRun                  this watchdog changes nothing
+│   └── Busy                    too much is under way, or the first look is not over; a moment later it can be done
 ├── DatabaseError           opencode's database can't be used                      exit code 3
 │   ├── DatabaseMissing         there is no such file
 │   ├── DatabaseUnsupported     it is of a kind or a generation that is not known
@@ -30,6 +37,51 @@ class SettingsError(WatchdogError):
 
 class UsageError(WatchdogError):
     """A command was asked for something that it can't do."""
+
+
+class NoSuchSession(UsageError):
+    """The database has no session of that id."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"There is no session {session_id} in this database; `scan` lists the unfinished ones.")
+
+
+class NoSuchMessage(UsageError):
+    """The session has no message of that id."""
+
+
+class NoSuchIntervention(UsageError):
+    """The journal has no intervention of that number."""
+
+
+class JournalOff(UsageError):
+    """There is no journal, because the settings say so; what was asked for needs one."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            'There is no journal: the setting `journal` is "off". Without one nothing is kept, so nothing can be '
+            "listed, undone or held."
+        )
+
+
+class NotActing(UsageError):
+    """This watchdog may not act: another one does, or it is stopping.
+
+    Attributes:
+        holder_pid: the pid of the one that acts, where that is another one and can be told.
+    """
+
+    def __init__(self, sentence: str, *, holder_pid: int | None = None) -> None:
+        super().__init__(sentence)
+        self.holder_pid = holder_pid
+
+
+class DryRun(UsageError):
+    """This watchdog runs dry: it changes nothing."""
+
+
+class Busy(UsageError):
+    """Too much is under way, or the first look is not over. A moment later it can be done."""
 
 
 class DatabaseError(WatchdogError):

@@ -1,7 +1,7 @@
 """Explains one session: pure, and total on every tree. It decides nothing: it shows what `judge` went by."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from watchdog.case import Case
 from watchdog.explain_advice import advice
@@ -60,8 +60,9 @@ def explain(
         raise KeyError(session_id)
     case = Case(observation, policy, observation.at_ms)
     tree = list(_tree(observation, session_id))
+    findings = findings_by_session(judgement)
     pages = tuple(
-        _page(case, judgement, session, parent, depth, asked=session.id == session_id, listening=listening)
+        _page(case, findings, session, parent, depth, asked=session.id == session_id, listening=listening)
         for session, parent, depth in tree
     )
     return Explanation(
@@ -89,22 +90,36 @@ def is_known(observation: Observation, session_id: SessionId) -> bool:
 def _tree(observation: Observation, session_id: SessionId) -> Iterator[tuple[Session, SessionId | None, int]]:
     """The tree of a session from its root down: each session once, with its parent in the tree and its depth."""
     sessions = observation.snapshot.sessions
-    if session_id not in sessions:
-        return
+    if session_id in sessions:
+        parents = _parents(sessions.values())
+        yield from _from_roots(sessions, parents, [_root(parents, session_id)])
+
+
+def forest(sessions: Mapping[SessionId, Session]) -> Iterator[tuple[Session, SessionId | None, int]]:
+    """All trees of these sessions, the oldest first: each session once, after its parent, with its depth."""
     parents = _parents(sessions.values())
+    in_order = sorted(sessions, key=lambda id_: (sessions[id_].created_ms, id_))
+    # The rest is what only a circle of parents leads to.
+    yield from _from_roots(sessions, parents, [*(id_ for id_ in in_order if id_ not in parents), *in_order])
+
+
+def _from_roots(
+    sessions: Mapping[SessionId, Session], parents: Mapping[SessionId, SessionId], roots: Iterable[SessionId]
+) -> Iterator[tuple[Session, SessionId | None, int]]:
     children: dict[SessionId, list[Session]] = defaultdict(list)
     for session in sorted(sessions.values(), key=lambda each: (each.created_ms, each.id), reverse=True):
         if session.id in parents:
             children[parents[session.id]].append(session)
     seen: set[SessionId] = set()
-    stack: list[tuple[Session, SessionId | None, int]] = [(sessions[_root(parents, session_id)], None, 0)]
-    while stack:
-        session, parent, depth = stack.pop()
-        if session.id in seen:
-            continue
-        seen.add(session.id)
-        yield session, parent, depth
-        stack.extend((child, session.id, depth + 1) for child in children[session.id])
+    for root in roots:
+        stack: list[tuple[Session, SessionId | None, int]] = [(sessions[root], None, 0)]
+        while stack:
+            session, parent, depth = stack.pop()
+            if session.id in seen:
+                continue
+            seen.add(session.id)
+            yield session, parent, depth
+            stack.extend((child, session.id, depth + 1) for child in children[session.id])
 
 
 def _parents(sessions: Iterable[Session]) -> dict[SessionId, SessionId]:
@@ -137,7 +152,7 @@ def _root(parents: dict[SessionId, SessionId], session_id: SessionId) -> Session
 
 def _page(
     case: Case,
-    judgement: Judgement,
+    findings: Mapping[SessionId, Sequence[Finding]],
     session: Session,
     parent: SessionId | None,
     depth: int,
@@ -153,11 +168,16 @@ def _page(
         asked=asked,
         unfinished=unfinished,
         damaged=case.family.damaged(session),
-        findings=tuple(_findings(judgement, session.id)),
-        turns=tuple(_turn(case, session, turn) for turn in session.turns),
+        findings=tuple(findings.get(session.id, ())),
+        turns=turns_of(case, session),
         clocks=session_clocks(case, session) if unfinished else (),
         testimonies=testimonies(case, session, listening=listening) if unfinished else (),
     )
+
+
+def turns_of(case: Case, session: Session) -> tuple[TurnPage, ...]:
+    """The turns of a session with their open calls, and the clocks of these."""
+    return tuple(_turn(case, session, turn) for turn in session.turns)
 
 
 def _turn(case: Case, session: Session, turn: Turn) -> TurnPage:
@@ -185,19 +205,25 @@ def _row_age(case: Case, created_ms: int) -> float:
     return max(0.0, (case.now_ms - created_ms) / 1000)
 
 
-def _findings(judgement: Judgement, session_id: SessionId) -> Iterator[Finding]:
+def findings_by_session(judgement: Judgement) -> Mapping[SessionId, Sequence[Finding]]:
+    """What a judgement says of each session: verdicts first, then the reasons why something is spared."""
+    found: dict[SessionId, list[Finding]] = defaultdict(list)
     for verdict in judgement.verdicts:
-        if session_id in {verdict.session_id, verdict.cancel_session_id}:
-            yield Finding(name=verdict.kind.value, stuck=True, why=_why(verdict, session_id), call_id=verdict.call_id)
+        for id_ in dict.fromkeys([verdict.session_id, verdict.cancel_session_id]):
+            found[id_].append(
+                Finding(name=verdict.kind.value, stuck=True, why=_why(verdict, id_), call_id=verdict.call_id)
+            )
     for spared in judgement.spared:
-        if spared.session_id == session_id:
-            yield Finding(
+        found[spared.session_id].append(
+            Finding(
                 name=spared.reason.value,
                 stuck=False,
                 why=spared.why,
                 call_id=spared.call_id,
                 until_ms=spared.until_ms,
             )
+        )
+    return found
 
 
 def _why(verdict: Verdict, session_id: SessionId) -> str:

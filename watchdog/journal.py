@@ -124,14 +124,24 @@ class SqliteJournal:
         await self._file.write(mark)
 
     async def interventions(
-        self, *, session_id: SessionId | None = None, since_ms: int | None = None, limit: int | None = None
+        self,
+        *,
+        session_id: SessionId | None = None,
+        since_ms: int | None = None,
+        before: InterventionId | None = None,
+        limit: int | None = None,
     ) -> tuple[Intervention, ...]:
-        """The interventions that fit, the newest first."""
-        asked = {"session_id = :session_id": session_id, "began_ms >= :since_ms": since_ms}
+        """The interventions that fit, the newest first; `before` leaves out that one and all later ones."""
+        asked = {"session_id = :session_id": session_id, "began_ms >= :since_ms": since_ms, "id < :before": before}
         conditions = " AND ".join(condition for condition, value in asked.items() if value is not None) or "TRUE"
         return await self._interventions(
             f"SELECT * FROM intervention WHERE {conditions} ORDER BY id DESC LIMIT :limit",  # noqa: S608
-            {"session_id": session_id, "since_ms": since_ms, "limit": -1 if limit is None else limit},
+            {
+                "session_id": session_id,
+                "since_ms": since_ms,
+                "before": before,
+                "limit": -1 if limit is None else limit,
+            },
         )
 
     async def intervention(self, intervention: InterventionId) -> Intervention | None:

@@ -50,3 +50,25 @@ class Listener(Protocol):
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
         """The database or the journal could not be used; the next look comes after `retry_seconds`."""
         ...
+
+
+class Bystander:
+    """A listener that takes note of nothing, for those who want to be told of a few things only."""
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        """See `Listener.looked`."""
+
+    def held_back(self, advance: Advance, slow_seconds: float) -> None:
+        """See `Listener.held_back`."""
+
+    def found(self, verdict: Verdict) -> None:
+        """See `Listener.found`."""
+
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
+        """See `Listener.ended`."""
+
+    def failed(self, verdict: Verdict, error: Exception) -> None:
+        """See `Listener.failed`."""
+
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
+        """See `Listener.unavailable`."""

@@ -13,7 +13,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 WITHHELD = frozenset({
-    "authorization", "password", "secret", "server_password", "token",
+    "authorization", "password", "secret", "server_password", "notify", "token",
     "arguments", "content", "data", "input", "metadata", "output", "prompt", "reasoning", "row", "text",
 })  # fmt: skip
 PLACEHOLDER = "(withheld)"

@@ -4,6 +4,7 @@ Times that end in `_ms` are milliseconds since the Unix epoch, as in opencode's 
 says otherwise. Durations end in `_seconds`.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -571,6 +572,18 @@ class Row:
     created_ms: int
     updated_ms: int
     data: str
+
+    def says(self, data: str) -> bool:
+        """Whether that is the same JSON: a server that publishes a part stores its names in an order of its own."""
+        return self.data == data or (_ordered(self.data) is not None and _ordered(self.data) == _ordered(data))
+
+
+def _ordered(data: str) -> str | None:
+    """JSON with its names in order; None for what is none."""
+    try:
+        return json.dumps(json.loads(data), sort_keys=True)
+    except (ValueError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

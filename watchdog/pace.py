@@ -13,6 +13,8 @@ SHORTEST_DELAY_SECONDS: Final = 0.02
 """Before a deadline that is near, or past: a loop that is due at every moment must still breathe."""
 _CLOCK_STEP_SECONDS: Final = 0.002
 """The wall clock is read in whole milliseconds: a look right at the deadline might still read one too early."""
+_SILENT_SECONDS: Final = 30.0
+_SILENT_INTERVALS: Final = 3
 _PAUSE_IN_LOOKS: Final = 8
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 
@@ -57,6 +59,11 @@ class Pace:
             return longest
         left = (deadline_ms - now_ms) / 1000 + _CLOCK_STEP_SECONDS
         return min(longest, max(SHORTEST_DELAY_SECONDS, left))
+
+
+def silent_seconds(poll_interval_seconds: float) -> float:
+    """Seconds without a look after which the loop does not live any more, for whoever watches the watchdog."""
+    return max(_SILENT_INTERVALS * poll_interval_seconds, _SILENT_SECONDS)
 
 
 def pause(look_seconds: float, since_seconds: float) -> float:

@@ -118,6 +118,10 @@ class Store(Protocol):
         """Whether the session has this message, of a person or of the model."""
         ...
 
+    async def titles(self, session_ids: Collection[SessionId]) -> Mapping[SessionId, str]:
+        """What opencode calls these sessions, at most 300 characters each. It may be what was said: never log it."""
+        ...
+
 
 class Host(Protocol):
     """Who runs sessions: what a Python server implements to have its own sessions watched.
@@ -242,9 +246,14 @@ class History(Journal, Protocol):
     """A journal that a person reads, and says something to."""
 
     async def interventions(
-        self, *, session_id: SessionId | None = None, since_ms: int | None = None, limit: int | None = None
+        self,
+        *,
+        session_id: SessionId | None = None,
+        since_ms: int | None = None,
+        before: InterventionId | None = None,
+        limit: int | None = None,
     ) -> Sequence[Intervention]:
-        """The interventions that fit, the newest first."""
+        """The interventions that fit, the newest first; `before` leaves out that one and all later ones."""
         ...
 
     async def intervention(self, intervention: InterventionId) -> Intervention | None:

@@ -354,9 +354,9 @@ class _Ascent(Settling):
         if session is None:
             return self.outcome(Result.UNCHANGED, "the session is gone")
         rows = await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
-        now = {row.id: row.data for row in rows}
+        now = {row.id: row for row in rows}
         writes = tuple(GuardedWrite(row=each.row, after=each.after) for each in kept)
-        if writes and all(now.get(write.row.id) == write.after for write in writes):
+        if writes and all(each.row.id in now and now[each.row.id].says(each.after) for each in writes):
             self.acted = True
             self._step("settle", ok=True, detail="the rows read as they were settled before the watchdog stopped")
             return await self._show(session, writes)

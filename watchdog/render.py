@@ -64,6 +64,10 @@ class Screen:
         """Print a JSON document, in ASCII: every terminal and every pipe takes it."""
         self._write(json.dumps(document, indent=2) + "\n")
 
+    def verbatim(self, text: str) -> None:
+        """Print a line as it is, so that it can be copied, or read by a program."""
+        self._write(f"{text}\n")
+
     def line(self, kind: str, text: str, style: str | None = None) -> None:
         """Print one line. On a terminal it is coloured, and a `summary` goes without its kind."""
         if not self.fancy:

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from watchdog.contract_explain import told_moment
+from watchdog.contract import told_moment
 from watchdog.explanation import CallPage, Clock, Explanation, SessionPage, Stance, Testimony, TurnPage
 from watchdog.limits import duration
 from watchdog.model import UNEASY

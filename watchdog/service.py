@@ -1,5 +1,6 @@
 """`run`: the watchdog as a service, from its start to the signal that ends it."""
 
+import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,6 +9,9 @@ import anyio
 import structlog
 from anyio.abc import TaskStatus
 
+from watchdog.alerting import alerting
+from watchdog.clock import SystemClock
+from watchdog.controlling import controlling
 from watchdog.errors import ShutdownTimedOut
 from watchdog.exits import Exit
 from watchdog.garbage import collect_seldom
@@ -15,6 +19,7 @@ from watchdog.model import Outcome, Verdict
 from watchdog.record import LogListener
 from watchdog.settings import Loaded
 from watchdog.sidecar import sidecar
+from watchdog.supervisor import supervised
 from watchdog.watch import Assessment
 
 _CUT_SECONDS = 0.5
@@ -24,22 +29,33 @@ _CUT_SECONDS = 0.5
 async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
     """Watch until SIGTERM or SIGINT; a second signal kills."""
     log = structlog.get_logger("watchdog")
-    stop = anyio.Event()
+    stop, clock = anyio.Event(), SystemClock()
+    poll_seconds = loaded.settings.poll_interval.total_seconds()
     async with anyio.create_task_group() as group:
         # Before anything is opened, so that a signal ends it properly at any moment.
         await group.start(_stop_on_signal, stop, name="wait for a signal")
-        async with sidecar(loaded, feeds=True) as car:
+        async with (
+            sidecar(loaded, feeds=True) as car,
+            alerting(loaded, database=car.path, clock=clock) as alerts,
+            supervised(
+                os.environ, stop=stop, clock=clock, poll_interval_seconds=poll_seconds, dry_run=dry_run
+            ) as supervisors,
+            controlling(loaded, car, stop=stop, dry_run=dry_run, alerts=alerts.counts) as control,
+        ):
             listener = _LogOfRun(car.mandate.beat)
-            watch = car.watch(listeners=[listener], dry_run=dry_run)
+            watch = car.watch(
+                listeners=[listener, *supervisors, *alerts.listeners, *control.listeners], dry_run=dry_run
+            )
             log.info(
                 "watch.started",
                 database=str(car.path),
                 servers=[server.name for server in car.fleet.servers()],
                 dry_run=dry_run,
-                poll_seconds=loaded.settings.poll_interval.total_seconds(),
+                poll_seconds=poll_seconds,
             )
             for warning in loaded.warnings:
                 log.warning("settings.warning", why=warning)
+            control.begin(watch)
             collect_seldom()
             with anyio.CancelScope() as scope:
                 group.start_soon(_cut, scope, stop, listener, loaded.settings.shutdown_grace.total_seconds())

@@ -13,19 +13,22 @@ from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from watchdog import model
+from watchdog import setting_values as values
+from watchdog.addresses import Address, parse_name, parse_origin
 from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
-from watchdog.sources import Gathered, Surroundings, did_you_mean, gather
+from watchdog.receivers import Occasion, addresses, occasions
+from watchdog.sources import SECRETS, Gathered, Surroundings, did_you_mean, gather
 
+TOKEN_PATTERN = r"[A-Za-z0-9._~+/=-]{16,200}"  # noqa: S105 - what one looks like
+"""How a bearer token looks (RFC 6750), and how long one is."""
 _LONGEST_SHOWN = 60
-_MOST_CONCURRENCY = 64
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
 
 
@@ -46,76 +49,6 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-def _above_zero(value: object) -> timedelta:
-    duration = parse_duration(value)
-    if duration is None:
-        raise ValueError("it can't be turned off; give a duration above zero")
-    return duration
-
-
-def _poll_interval(value: object) -> timedelta:
-    duration = _above_zero(value)
-    if duration < timedelta(milliseconds=50):
-        raise ValueError("it is at least 50ms")
-    return duration
-
-
-def _or_zero(value: object) -> timedelta:
-    return parse_duration(value) or timedelta(0)
-
-
-def _true_or_false(value: object) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in words:
-        return words[value.strip().lower()]
-    raise ValueError("it is true or false")
-
-
-def _attempts(value: object) -> int:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}", value.strip(), re.ASCII):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError("it is a whole number, 1 or more")
-    return value
-
-
-def _concurrency(value: object) -> int:
-    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,6}", value.strip(), re.ASCII):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MOST_CONCURRENCY:
-        raise ValueError(f"it is a whole number from 1 to {_MOST_CONCURRENCY}")
-    return value
-
-
-def _word(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _path(value: object) -> object:
-    if value is None or isinstance(value, Path):
-        return value
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        raise ValueError("it is the path of a file, in quotes")
-    return Path(value)
-
-
-def _journal(value: object) -> object:
-    if isinstance(value, str) and value.strip().lower() == "off":
-        return "off"
-    try:
-        return _path(value)
-    except ValueError:
-        raise ValueError('it is the path of a file, in quotes, or "off"') from None
-
-
-def _username(value: object) -> object:
-    if not isinstance(value, str) or not value or ":" in value:
-        raise ValueError("it is a text in quotes, not empty and without a colon")
-    return value
-
-
 def _password(value: object) -> object:
     if isinstance(value, SecretStr):
         return value
@@ -124,83 +57,46 @@ def _password(value: object) -> object:
     return value or None
 
 
-def _json_or(value: str, opening: str) -> object:
-    """What a text from the environment holds when it looks like JSON, else None."""
-    if not value.lstrip().startswith(opening):
-        return None
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError("it starts like JSON but isn't") from None
+def _receivers(value: object) -> tuple[SecretStr, ...]:
+    if isinstance(value, list | tuple):
+        value = [each.get_secret_value() if isinstance(each, SecretStr) else each for each in value]
+    return tuple(SecretStr(address) for address in addresses(value))
 
 
-def _list(value: object) -> object:
-    if isinstance(value, str):
-        found = _json_or(value, "[")
-        return found if found is not None else [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, list | tuple):
-        raise ValueError('it is a list of URLs, such as ["http://127.0.0.1:4096"]')  # noqa: TRY004 - see _url
-    return value
-
-
-def _url(value: object) -> str:
-    how = "a server is a URL such as http://127.0.0.1:4096"
-    if not isinstance(value, str):
-        raise ValueError(how)  # noqa: TRY004 - pydantic collects a ValueError, and no TypeError
-    try:
-        parts = urlsplit(value.strip())
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable, parts = False, urlsplit("")
-    if not usable or parts.query or parts.fragment or re.search(r"[\s\\]", value.strip()):
-        raise ValueError(how)
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("a name and a password don't belong in the URL; set server_username and server_password")
-    return value.strip().rstrip("/")
-
-
-def _without_twins(urls: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(urls))
-
-
-def _table(value: object) -> object:
-    if isinstance(value, str):
-        found = _json_or(value, "{")
-        return found if found is not None else dict(_pair(part) for part in value.split(",") if part.strip())
-    if not isinstance(value, Mapping):
-        raise ValueError('it is a table of tools and limits, such as bash = "1h"')  # noqa: TRY004 - see _url
-    return dict(value)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    pattern, separator, limit = text.partition("=")
-    if not separator:
-        raise ValueError("it is JSON or reads like bash=1h,mcp_*=off")
-    return pattern.strip(), limit.strip()
-
-
-def _pattern(value: object) -> str:
-    if not isinstance(value, str) or not value or value != value.strip():
-        raise ValueError("a pattern is a tool's name, with * and ? where anything may stand")
-    if "]" not in value[value.rfind("[") :] and "[" in value:
-        raise ValueError("a pattern that has a [ needs its ]")
+def _token(value: object) -> object:
+    if value is None or isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str) or not re.fullmatch(TOKEN_PATTERN, value, re.ASCII):
+        raise ValueError("it is 16 to 200 letters, digits and any of . _ ~ + / = -, in quotes")
     return value
 
 
 Timeout = Annotated[timedelta | None, BeforeValidator(parse_duration)]
 """A limit; None is off."""
-Duration = Annotated[timedelta, BeforeValidator(_above_zero)]
-Grace = Annotated[timedelta, BeforeValidator(_or_zero)]
+Duration = Annotated[timedelta, BeforeValidator(values.above_zero)]
+Grace = Annotated[timedelta, BeforeValidator(values.or_zero)]
 """A duration that may be zero."""
-Flag = Annotated[bool, BeforeValidator(_true_or_false)]
+Flag = Annotated[bool, BeforeValidator(values.true_or_false)]
 Overrides = Annotated[
-    Mapping[Annotated[str, BeforeValidator(_pattern)], Timeout],
-    BeforeValidator(_table),
+    Mapping[Annotated[str, BeforeValidator(values.pattern)], Timeout],
+    BeforeValidator(values.table),
     AfterValidator(lambda table: MappingProxyType(dict(table))),
     PlainSerializer(dict, return_type=dict[str, timedelta | None]),
 ]
 Servers = Annotated[
-    tuple[Annotated[str, BeforeValidator(_url)], ...], BeforeValidator(_list), AfterValidator(_without_twins)
+    tuple[Annotated[str, BeforeValidator(values.url)], ...],
+    BeforeValidator(values.list_of('URLs, such as ["http://127.0.0.1:4096"]')),
+    AfterValidator(values.without_twins),
+]
+Hosts = Annotated[
+    tuple[Annotated[str, BeforeValidator(parse_name)], ...],
+    BeforeValidator(values.list_of('hosts, such as ["watchdog.example.org"]')),
+    AfterValidator(values.without_twins),
+]
+Origins = Annotated[
+    tuple[Annotated[str, BeforeValidator(parse_origin)], ...],
+    BeforeValidator(values.list_of('origins, such as ["https://ui.example.org"]')),
+    AfterValidator(values.without_twins),
 ]
 
 
@@ -212,12 +108,12 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    database: Annotated[Path | None, BeforeValidator(_path)] = None
+    database: Annotated[Path | None, BeforeValidator(values.path)] = None
     servers: Servers = ("http://127.0.0.1:4096",)
     discover: Flag = True
-    server_username: Annotated[str, BeforeValidator(_username)] = "opencode"
+    server_username: Annotated[str, BeforeValidator(values.username)] = "opencode"
     server_password: Annotated[SecretStr | None, BeforeValidator(_password)] = None
-    poll_interval: Annotated[timedelta, BeforeValidator(_poll_interval)] = timedelta(seconds=5)
+    poll_interval: Annotated[timedelta, BeforeValidator(values.interval)] = timedelta(seconds=5)
     tool_timeout: Timeout = timedelta(minutes=30)
     task_timeout: Timeout = timedelta(hours=2)
     idle_timeout: Timeout = timedelta(minutes=15)
@@ -230,16 +126,24 @@ class Settings(BaseSettings):
     abort_grace: Duration = timedelta(seconds=10)
     orphan_grace: Duration = timedelta(seconds=30)
     birth_margin: Duration = timedelta(seconds=5)
-    max_attempts: Annotated[int, BeforeValidator(_attempts)] = 3
-    max_concurrency: Annotated[int, BeforeValidator(_concurrency)] = 8
+    max_attempts: Annotated[int, BeforeValidator(values.attempts)] = 3
+    max_concurrency: Annotated[int, BeforeValidator(values.concurrency)] = 8
     recover_on_start: Flag = True
-    journal: Annotated[Path | Literal["off"] | None, BeforeValidator(_journal)] = None
+    journal: Annotated[Path | Literal["off"] | None, BeforeValidator(values.journal_place)] = None
     journal_retention: Timeout = timedelta(days=90)
     sole_owner: Flag = False
     full_scan_interval: Duration = timedelta(minutes=10)
     shutdown_grace: Duration = timedelta(seconds=10)
-    log_level: Annotated[LogLevel, BeforeValidator(_word)] = LogLevel.INFO
-    log_format: Annotated[LogFormat, BeforeValidator(_word)] = LogFormat.AUTO
+    notify: Annotated[tuple[SecretStr, ...], BeforeValidator(_receivers)] = ()
+    notify_on: Annotated[tuple[Occasion, ...], BeforeValidator(occasions)] = (Occasion.GIVEN_UP, Occasion.DEGRADED)
+    notify_degraded_after: Duration = timedelta(minutes=5)
+    control: Annotated[Address | None, BeforeValidator(values.address)] = None
+    control_token: Annotated[SecretStr | None, BeforeValidator(_token)] = None
+    control_allow_remote: Flag = False
+    control_hosts: Hosts = ()
+    control_origins: Origins = ()
+    log_level: Annotated[LogLevel, BeforeValidator(values.word)] = LogLevel.INFO
+    log_format: Annotated[LogFormat, BeforeValidator(values.word)] = LogFormat.AUTO
 
     @classmethod
     def settings_customise_sources(
@@ -325,8 +229,10 @@ def effective(loaded: Loaded) -> list[tuple[str, str, str]]:
 
 
 def _in_words(name: str, value: object) -> str:
-    if name == "server_password":
+    if name in SECRETS:
         return "set" if value else "not set"
+    if name == "control" and value is None:
+        return "off"
     if name == "journal" and value is None:
         return "in the user's state folder"
     if name == "database":
@@ -344,7 +250,7 @@ def _sentence(detail: ErrorDetails, gathered: Gathered) -> str:
     name, *inner = (str(part) for part in detail["loc"])
     given = gathered.values[name]
     place = f'{name}["{inner[0]}"]' if name == "tool_timeouts" and inner else name
-    shown = "what was given" if name == "server_password" else _shown(detail["input"])
+    shown = "what was given" if name in SECRETS else _shown(detail["input"])
     sentence = f"{given.source}: {place} can't be {shown}: {_allowed(name, detail)}"
     return sentence if sentence.endswith("?") else f"{sentence}."
 

@@ -128,7 +128,7 @@ class Settling(Climb):
         back = [
             GuardedWrite(row=row, after=ours[row.id].row.data)
             for row in rows
-            if row.id in ours and row.data == ours[row.id].after
+            if row.id in ours and row.says(ours[row.id].after)
         ]
         changed = await self.tools.store.write(back)
         self._step("put_back", ok=changed > 0, detail=f"{changed} of {len(back)} rows put back")

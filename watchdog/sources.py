@@ -18,6 +18,8 @@ PROJECT_FILE = "opencode-watchdog.toml"
 FLAG_NAMES = {"servers": "--server"}
 EXPERIMENTAL = ("tool_timeout", "task_timeout", "idle_timeout")
 INHERITED = {"server_username": "OPENCODE_SERVER_USERNAME", "server_password": "OPENCODE_SERVER_PASSWORD"}
+SECRETS = {"server_password": "a password", "control_token": "a token", "notify": "the addresses of receivers"}
+"""The settings that are never shown, and what they are."""
 
 _TOML_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 _COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
@@ -188,8 +190,9 @@ def _take_table(gathered: Gathered, path: Path, table: Mapping[str, object], aro
         gathered.offer(name, around.placed(name, value, path.parent), f"file {path}, key {name}")
         if name == "tool_timeouts" and isinstance(value, Mapping):
             gathered.problems.extend(_strays(path, value, around.names))
-    if table.get("server_password") and _readable_by_others(path):
-        gathered.warnings.append(f"file {path} holds a password and others can read it: run chmod 600 {path}")
+    held = [what for name, what in SECRETS.items() if table.get(name)]
+    if held and _readable_by_others(path):
+        gathered.warnings.append(f"file {path} holds {held[0]} and others can read it: run chmod 600 {path}")
 
 
 def _strays(path: Path, overrides: Mapping[str, object], names: Collection[str]) -> Iterator[str]:

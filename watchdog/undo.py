@@ -1,7 +1,7 @@
 """Takes an intervention back: its rows read again as they did before, if nothing has happened since."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import anyio
@@ -89,15 +89,15 @@ class _Attempt:
             return self._refused(changed)
         # Once begun, it is shown and noted even if the command is told to stop.
         with anyio.move_on_after(_FINISH_SECONDS, shield=True):
-            return await self._write(kept, newest)
+            return await self._write(kept, now, newest)
         return self._refused(f"it took longer than {_FINISH_SECONDS:g} s")
 
-    async def _write(self, kept: Sequence[Kept], newest: TurnId | None) -> Undoing:
+    async def _write(self, kept: Sequence[Kept], found: dict[str, Row], newest: TurnId | None) -> Undoing:
         # The hold comes first: a watchdog at work would settle an orphan again as soon as it is open.
         before = (await self.journal.holds(self.clock.read().wall_ms)).get(self.session_id)
         await self.journal.hold(self._hold())
         try:
-            changed = await self.store.write(_writes(kept, back=True), while_newest=newest)
+            changed = await self.store.write(_writes(found, _before(kept)), while_newest=newest)
         except DatabaseError:
             await self._let_go(before)
             raise
@@ -107,7 +107,7 @@ class _Attempt:
             return self._refused("a row changed, or a turn began, at the last moment")
         session = await self.store.session(self.session_id)
         if session is not None and await self._unreadable_after(session, kept):
-            again = await self.store.write(_writes(kept, back=False), while_newest=newest)
+            again = await self._write_again(kept, found, newest)
             self._step("write_again", ok=again > 0, detail=f"{again} of {len(kept)} rows as the watchdog left them")
             await self._let_go(before)
             return self._refused("its messages did not read afterwards, so the rows are as the watchdog left them")
@@ -115,6 +115,16 @@ class _Attempt:
         return self._ended(
             UndoResult.UNDONE,
             f"Its rows read as they did before it. Session {self.session_id} is on hold from now on.",
+        )
+
+    async def _write_again(self, kept: Sequence[Kept], found: dict[str, Row], newest: TurnId | None) -> int:
+        """Write the rows as they were found, unless somebody else has written one since; how many were written."""
+        before = _before(kept)
+        now = {row.id: row for row in await self._rows(kept)}
+        if not all(id_ in now and now[id_].says(data) for id_, data in before.items()):
+            return 0
+        return await self.store.write(
+            _writes(now, {id_: row.data for id_, row in found.items()}), while_newest=newest
         )
 
     # -- showing it --------------------------------------------------------------------------------------------
@@ -186,7 +196,7 @@ class _Attempt:
 
 
 def _reads(now: dict[str, Row], kept: Kept, data: str) -> bool:
-    return kept.row.id in now and now[kept.row.id].data == data
+    return kept.row.id in now and now[kept.row.id].says(data)
 
 
 def _changes(kept: Sequence[Kept], now: dict[str, Row], newest: TurnId | None) -> str:
@@ -201,8 +211,10 @@ def _changes(kept: Sequence[Kept], now: dict[str, Row], newest: TurnId | None) -
     return "; ".join(found)
 
 
-def _writes(kept: Sequence[Kept], *, back: bool) -> tuple[GuardedWrite, ...]:
-    """From what the watchdog left to what was before, or the other way round."""
-    if not back:
-        return tuple(GuardedWrite(row=each.row, after=each.after) for each in kept)
-    return tuple(GuardedWrite(row=replace(each.row, data=each.after), after=each.row.data) for each in kept)
+def _before(kept: Sequence[Kept]) -> dict[str, str]:
+    return {each.row.id: each.row.data for each in kept}
+
+
+def _writes(found: dict[str, Row], wanted: dict[str, str]) -> tuple[GuardedWrite, ...]:
+    """From what was found to what is wanted."""
+    return tuple(GuardedWrite(row=found[id_], after=data) for id_, data in wanted.items())

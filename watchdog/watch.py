@@ -204,6 +204,15 @@ class Watch:
         """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
         return await self.acting.act(verdict, reason=reason, actor=actor)
 
+    async def act_alone(self, verdict: Verdict, *, reason: str | None = None, actor: Actor) -> Outcome:
+        """Carry one verdict out in its turn, or join what is done on its session already; see `Acting.act_alone`."""
+        return await self.acting.act_alone(verdict, reason=reason, actor=actor)
+
+    @property
+    def began_to_act(self) -> bool:
+        """Whether it has had the right to act, and has closed what a crash left begun."""
+        return self._began_to_act
+
     async def act_on_all(self, assessment: Assessment, verdicts: Sequence[Verdict], ended: Ended) -> None:
         """Carry verdicts of one look out, several at once, and wait for the end of all of them.
 

@@ -41,13 +41,20 @@ class FakeJournal:
         self.on_hold[hold.session_id] = hold
 
     async def interventions(
-        self, *, session_id: SessionId | None = None, since_ms: int | None = None, limit: int | None = None
+        self,
+        *,
+        session_id: SessionId | None = None,
+        since_ms: int | None = None,
+        before: InterventionId | None = None,
+        limit: int | None = None,
     ) -> tuple[Intervention, ...]:
         self._check()
         found = [
             each
             for each in self.noted.values()
-            if session_id in (None, each.verdict.session_id) and (since_ms is None or each.began_ms >= since_ms)
+            if session_id in (None, each.verdict.session_id)
+            and (since_ms is None or each.began_ms >= since_ms)
+            and (before is None or each.id < before)
         ]
         return tuple(sorted(found, key=lambda each: -each.id)[:limit])
 

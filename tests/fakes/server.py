@@ -36,6 +36,7 @@ class FakeServer:
         unreadable: sessions whose messages can't be read.
         on_abort: what the rest of the world does when an abort works; the database closes its rows, say.
         on_reject: the same when an ask is turned down.
+        on_delete: the same when a message is deleted.
         aborted: the aborts that were asked for, with their directories.
     """
 
@@ -57,6 +58,7 @@ class FakeServer:
     rejected: list[tuple[str, str]] = field(default_factory=list)
     kept: frozenset[SessionId] = frozenset()
     on_reject: Callable[[Ask], None] | None = None
+    on_delete: Callable[[SessionId, str], None] | None = None
 
     def busy(self, session_id: SessionId, directory: str) -> None:
         """Let a session be at work."""
@@ -128,6 +130,8 @@ class FakeServer:
             raise ServerAnswerInvalid(f"{self.name} can't delete {message_id}: session {session_id} is busy.")
         self.turns.discard((session_id, TurnId(message_id)))
         self.deleted.append((session_id, message_id))
+        if self.on_delete is not None:
+            self.on_delete(session_id, message_id)
 
     def witness(self) -> Witness | None:
         """How well its feed is heard."""

@@ -172,6 +172,11 @@ class FakeStore:
         found: bool = self.content.get("message", message_id, "session_id") == session_id
         return found
 
+    async def titles(self, session_ids: Collection[SessionId]) -> dict[SessionId, str]:
+        self._fail()
+        known = {id_: self.content.get("session", id_, "title") for id_ in session_ids}
+        return {id_: title[:300] for id_, title in known.items() if isinstance(title, str)}
+
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure

@@ -14,7 +14,19 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = "watchdog"
 
 EXPLAINING = {"explanation", "explain", "explain_clocks", "explain_witnesses", "explain_advice"}
-PURE = {"model", "judge", "case", "family", "limits", "proof", "verdicts", "settle", "memory", *EXPLAINING}
+PURE = {
+    "overview",
+    "model",
+    "judge",
+    "case",
+    "family",
+    "limits",
+    "proof",
+    "verdicts",
+    "settle",
+    "memory",
+    *EXPLAINING,
+}
 """Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
 
 JUDGING = {"judge", "case", "family", "limits", "proof", "verdicts"}
@@ -27,7 +39,10 @@ ROOMS: Mapping[str, set[str]] = {
     "ports": {"model", "interventions"},
     "clock": {"ports"},
     "sources": set(),
-    "settings": {"model", "errors", "durations", "sources"},
+    "receivers": set(),
+    "addresses": set(),
+    "setting_values": {"addresses", "durations"},
+    "settings": {"addresses", "setting_values", "model", "errors", "durations", "sources", "receivers"},
     **{name: {"model", *JUDGING} for name in JUDGING},
     **{name: {"model", "case", "family", "limits", "proof", *EXPLAINING} for name in EXPLAINING},
     "settle": {"model"},
@@ -37,7 +52,7 @@ ROOMS: Mapping[str, set[str]] = {
     "settling": {"climb", "ports", "model", "errors", "interventions", "settle", "sharing"},
     "remedy": {"climb", "settling", "ports", "model", "errors", "interventions", "proof", "sharing"},
     "pace": {"limits", "model"},
-    "acting": {"interventions", "listening", "memory", "model", "pace", "ports", "remedy"},
+    "acting": {"errors", "interventions", "listening", "memory", "model", "pace", "ports", "remedy"},
     "recollection": {"ports", "model", "memory", "clock"},
     "listening": {"clock", "model", "errors"},
     "sharing": set(),
@@ -64,15 +79,54 @@ ROOMS: Mapping[str, set[str]] = {
     },
     "contract": {"model"},
     "contract_explain": {"contract", "explanation"},
+    "contract_overview": {"contract", "contract_explain", "explanation", "model", "overview"},
+    "overview": {"model", "case", "family", *EXPLAINING},
+    "holds": {"contract", "interventions", "model", "ports"},
+    "telling": {
+        "errors",
+        "explain",
+        "explanation",
+        "holds",
+        "listening",
+        "model",
+        "no_journal",
+        "observe",
+        "ports",
+        "render_journal",
+    },
+    "releasing": {"errors", "family", "interventions", "judge", "listening", "model", "ports", "watch"},
+    "latest": {"errors", "listening", "pace", "ports"},
+    "operations": {"errors", "model", "ports", "releasing", "undo"},
+    "operator": {
+        "errors",
+        "explanation",
+        "holds",
+        "interventions",
+        "latest",
+        "listening",
+        "model",
+        "no_journal",
+        "operations",
+        "overview",
+        "ports",
+        "releasing",
+        "sharing",
+        "telling",
+        "undo",
+        "watch",
+    },
     "undo": {"climb", "ports", "model", "errors", "interventions"},
     "contract_journal": {"contract", "interventions", "model", "undo"},
     "render_journal": {"contract", "contract_journal", "interventions", "limits", "model", "render", "undo"},
-    "render_explain": {"contract_explain", "explanation", "limits", "model", "render"},
+    "render_explain": {"contract", "explanation", "limits", "model", "render"},
     "journal": {"model", "interventions", "journal_file", "journal_shapes"},
     "journal_file": {"errors"},
     "journal_shapes": {"model", "interventions"},
     "no_journal": {"model", "interventions"},
-    "metrics": {"model"},
+    "supervisor": {"listening", "pace", "ports", "errors"},
+    "alerts": {"listening", "ports", "limits", "model", "errors", "receivers"},
+    "notify": {"alerts", "errors"},
+    "metrics": {"listening", "ports", "clock", "model", "errors"},
     "logs": {"model"},
     "installation": set(),
     "garbage": set(),
@@ -84,7 +138,12 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book"),
     "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
+    "apprise": ("notify",),
+    "prometheus_client": ("metrics",),
     "psutil": ("opencode.owners", "opencode.open_files"),
+    "fastapi": ("control",),
+    "starlette": ("control",),
+    "uvicorn": ("control.server",),
     "pydantic": ("settings", "durations", "sources", "control"),
     "pydantic_core": ("settings", "durations", "sources", "control"),
     "pydantic_settings": ("settings", "durations", "sources", "control"),
@@ -100,7 +159,7 @@ PROC = {
 }
 TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
-LATE_IMPORTS = {"", "cli", "__main__", "commands", "chronicle", "render", "progress"}
+LATE_IMPORTS = {"", "cli", "__main__", "commands", "chronicle", "render", "progress", "alerting", "controlling"}
 """Start-up cost: a command imports what only it needs, and what is for a terminal when there is one."""
 
 LONGEST_MODULE = 400

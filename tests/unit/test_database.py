@@ -299,6 +299,18 @@ async def test_a_look_ends_its_transaction(rows: OpencodeFile, database: Opencod
     assert busy == 0
 
 
+async def test_reads_are_counted_and_a_question_whether_anything_changed_is_no_transaction(
+    rows: OpencodeFile, database: OpencodeDatabase
+) -> None:
+    rows.call(rows.turn(rows.session()))
+    await database.look()
+    before = database.reads
+    assert not await database.changed()
+    assert database.reads == {**before, "version": before["version"] + 1}
+    await database.look()
+    assert database.reads["transaction"] == before["transaction"] + 1
+
+
 async def test_a_disconnected_store_holds_no_lock_and_comes_back_by_itself(
     rows: OpencodeFile, database: OpencodeDatabase
 ) -> None:

@@ -13,6 +13,7 @@ from pydantic import SecretStr, ValidationError
 from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
 from watchdog.model import Policy
+from watchdog.receivers import Occasion
 from watchdog.settings import Loaded, LogFormat, LogLevel, Settings, effective, load_settings
 from watchdog.sources import strip_jsonc
 
@@ -662,7 +663,7 @@ def test_the_example_shows_every_setting_and_no_other() -> None:
 
 
 def test_the_example_shows_the_defaults() -> None:
-    without_one = {"database", "journal", "server_password", "tool_timeouts"}
+    without_one = {"database", "journal", "server_password", "control_token", "tool_timeouts"}
     shown = {name: value for name, value in _uncommented().items() if name not in without_one}
     assert Settings(**shown) == Settings()
 
@@ -670,3 +671,90 @@ def test_the_example_shows_the_defaults() -> None:
 def test_each_line_of_the_example_can_be_uncommented(place: Place) -> None:
     for name, value in _uncommented().items():
         place.load({name: value})
+
+
+# --- the HTTP API
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [("127.0.0.1:4097", "127.0.0.1", 4097), ("[::1]:80", "::1", 80), ("localhost:65535", "localhost", 65535)],
+)
+def test_an_address_to_listen_at(place: Place, text: str, host: str, port: int) -> None:
+    loaded = place.load({"control": text})
+    assert loaded.settings.control is not None
+    assert (loaded.settings.control.host, loaded.settings.control.port) == (host, port)
+    assert ("control", text, "flag --control") in effective(loaded)
+    assert place.load({"control": "off"}).settings.control is None
+
+
+@pytest.mark.parametrize(
+    "text", ["4097", ":4097", "::1:80", "127.0.0.1", "127.0.0.1:0", "a.example:1", "127.0.0.1:65536"]
+)
+def test_what_is_no_address_to_listen_at(place: Place, text: str) -> None:
+    wanted = "it is an address and a port, such as 127.0.0.1:4097 or [::1]:4097, or off."
+    assert place.problems({"control": text}) == [f'flag --control: control can\'t be "{text}": {wanted}']
+
+
+def test_names_and_origins_of_the_http_api(place: Place) -> None:
+    place.toml('control_hosts = ["Watch.Example.org", "10.0.0.7"]\ncontrol_origins = ["https://UI.example.org:443/"]')
+    settings = place.load().settings
+    assert settings.control_hosts == ("watch.example.org", "10.0.0.7")
+    assert settings.control_origins == ("https://ui.example.org",)
+    for wrong in ({"control_hosts": ["a:1"]}, {"control_origins": ["ui.example.org"]}, {"control_origins": ["null"]}):
+        assert len(place.problems(wrong)) == 1
+
+
+def test_a_token_is_a_secret_of_some_length(place: Place) -> None:
+    token = "0123456789" + "abcdef"
+    loaded = place.load({"control_token": token})
+    assert ("control_token", "set", "flag --control-token") in effective(loaded)
+    assert token not in repr((loaded, effective(loaded)))
+    for wrong in (token[1:], "with a blank in it", "x" * 201):
+        (said,) = place.problems({"control_token": wrong})
+        assert wrong not in said
+        assert "16 to 200 letters" in said
+
+
+# --- receivers of alerts
+
+
+def test_receivers_are_secrets_and_show_nowhere(place: Place) -> None:
+    place.toml('notify = ["json://me:hush@localhost/x", "slack://hush/hush/hush"]')
+    (place.cwd / "opencode-watchdog.toml").chmod(0o644)
+    loaded = place.load()
+    assert [each.get_secret_value() for each in loaded.settings.notify][1] == "slack://hush/hush/hush"
+    assert ("notify", "set", f"file {place.cwd / 'opencode-watchdog.toml'}, key notify") in effective(loaded)
+    assert "holds the addresses of receivers and others can read it" in loaded.warnings[0]
+    assert "hush" not in repr((loaded, effective(loaded)))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("json://a, json://b?to=x,y", ["json://a", "json://b?to=x,y"]),
+        ("json://a json://b\njson://a", ["json://a", "json://b"]),
+        ('["json://a", "mailto://b"]', ["json://a", "mailto://b"]),
+    ],
+)
+def test_receivers_from_the_environment(place: Place, text: str, found: list[str]) -> None:
+    place.environ = {"OPENCODE_WATCHDOG_NOTIFY": text, "OPENCODE_WATCHDOG_NOTIFY_ON": "outcome, Given_Up"}
+    settings = place.load().settings
+    assert [each.get_secret_value() for each in settings.notify] == found
+    assert settings.notify_on == (Occasion.OUTCOME, Occasion.GIVEN_UP)
+
+
+@pytest.mark.parametrize("given", ['["json://a", "hush"]', '[""]', "7", '["json://a", 7]', '"[hush"', '"hush"'])
+def test_a_receiver_that_is_none_is_named_by_its_place_and_not_shown(place: Place, given: str) -> None:
+    place.toml(f"notify = {given}")
+    with pytest.raises(SettingsError) as caught:
+        place.load()
+    assert "key notify: notify can't be what was given: " in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_what_alerts_are_for_is_a_list_of_what_there_is(place: Place) -> None:
+    assert place.load().settings.notify_on == (Occasion.GIVEN_UP, Occasion.DEGRADED)
+    place.toml('notify_on = ["given_up", "panic"]')
+    with pytest.raises(SettingsError, match="it is a list of given_up, degraded, outcome"):
+        place.load()

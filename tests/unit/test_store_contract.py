@@ -319,6 +319,17 @@ async def test_a_message_exists_only_in_its_own_session(case: Case) -> None:
     assert not await store.message_exists(session, "msg_gone")
 
 
+async def test_titles_are_those_of_the_sessions_that_have_one_and_never_long(case: Case) -> None:
+    store, rows = case
+    named, long, broken, other = (rows.session() for _ in range(4))
+    rows.set("session", named, title="<b>Mend & build</b>")
+    rows.set("session", long, title="x" * 301)
+    rows.set("session", broken, title=b"\xff")
+    found = await store.titles([named, long, broken, SessionId("ses_gone")])
+    assert found == {named: "<b>Mend & build</b>", long: "x" * 300}
+    assert await store.titles([other]) == {other: "A session"}
+
+
 async def test_directories_come_once_the_most_recently_used_first_and_without_archived_sessions(case: Case) -> None:
     store, rows = case
     rows.session(directory="/a", updated_at=NOW)

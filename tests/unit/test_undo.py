@@ -67,7 +67,7 @@ class Scene:
         return self
 
     def with_server(self) -> FakeServer:
-        server = FakeServer()
+        server = StoringServer(store=self.store)
         server.turns.add((SESSION, TURN))
         self.fleet.known.append(server)
         return server
@@ -89,6 +89,23 @@ class Scene:
         return holds[SESSION].why if SESSION in holds else None
 
 
+@dataclass(kw_only=True, eq=False)
+class StoringServer(FakeServer):
+    """Stores what it publishes, as a real one does: with the names in an order of its own."""
+
+    store: FakeStore
+
+    async def publish(self, row: Row, directory: str) -> None:
+        await super().publish(row, directory)
+        store_anew(self.store, row)
+
+
+def store_anew(store: FakeStore, row: Row) -> None:
+    data = json.dumps(dict(reversed(json.loads(row.data).items())), separators=(",", ":"))
+    assert data != row.data
+    store.content.set(row.table, row.id, data=data)
+
+
 async def test_the_rows_go_back_byte_by_byte_and_the_session_is_on_hold() -> None:
     scene = await Scene().settled()
     undoing = await scene.undo()
@@ -98,6 +115,14 @@ async def test_the_rows_go_back_byte_by_byte_and_the_session_is_on_hold() -> Non
     found = await scene.journal.intervention(InterventionId(1))
     assert found is not None
     assert found.undone_ms is not None
+
+
+async def test_a_part_that_its_server_stored_anew_when_it_was_published_is_still_as_the_watchdog_left_it() -> None:
+    scene = await Scene().settled()
+    [part] = await scene.store.rows(call_ids=[CALL])
+    store_anew(scene.store, part)
+    assert (await scene.undo()).result is UndoResult.UNDONE
+    assert await scene.is_back()
 
 
 async def test_a_second_undo_touches_nothing_and_says_so() -> None:

@@ -143,6 +143,11 @@ class OpencodeDatabase:
         return await self._tracker.look(also=also, full=full)
 
     @property
+    def reads(self) -> dict[str, int]:
+        """How often it was read so far: `version` asks only whether it changed, `transaction` reads rows."""
+        return dict(self._reader.reads)
+
+    @property
     def searched(self) -> bool:
         """See `Store.searched`."""
         return self._tracker.searched
@@ -175,6 +180,12 @@ class OpencodeDatabase:
         """See `Store.message_exists`."""
         async with self._reader.transaction() as fetch:
             return bool(await fetch(queries.MESSAGE_EXISTS, {"id": message_id, "session": session_id}))
+
+    async def titles(self, session_ids: Collection[SessionId]) -> dict[SessionId, str]:
+        """See `Store.titles`."""
+        async with self._reader.transaction() as fetch:
+            found = await fetch(queries.TITLES, {"ids": as_ids(session_ids)})
+        return {SessionId(str(record["id"])): str(record["title"]) for record in found}
 
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """See `Store.newest_turn`."""

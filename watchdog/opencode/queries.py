@@ -175,6 +175,10 @@ DIRECTORIES: Final = (
     " WHERE session.time_archived IS NULL AND typeof(session.directory) = 'text'"
     " GROUP BY session.directory ORDER BY max(session.time_updated) DESC, max(session.rowid) DESC"
 )
+TITLES: Final = (
+    f"SELECT session.id AS id, substr(session.title, 1, 300) AS title {_IDS} session ON session.id = wanted.value"
+    " WHERE typeof(session.title) = 'text'"
+)
 MESSAGE_EXISTS: Final = "SELECT 1 AS found FROM message WHERE message.id = :id AND message.session_id = :session"
 WHOLE_PARTS: Final = (
     "SELECT 'part' AS kind, part.id AS id, part.message_id AS message_id, part.session_id AS session_id,"

@@ -40,6 +40,7 @@ class Reader:
     Attributes:
         file: counts the files that were read: it grows when another file has taken the path.
         lock: is held while the connection is in use; who writes takes it, too, for an engine may share one.
+        reads: how often the file was asked whether it changed (`version`), and read in a transaction (`transaction`).
     """
 
     def __init__(self, path: Path, engine: AsyncEngine) -> None:
@@ -52,6 +53,7 @@ class Reader:
         self._schema: object = None
         self._columns: dict[str, tuple[str, ...]] = {}
         self.file = 0
+        self.reads = {"version": 0, "transaction": 0}
 
     @property
     def shares_connection(self) -> bool:
@@ -68,6 +70,7 @@ class Reader:
             with translated(self._path):
                 if self._driver is None or FileIdentity.of(self._path) != self._identity:
                     return None
+                self.reads["version"] += 1
                 try:
                     ((version,),) = await _run(self._driver, "PRAGMA data_version", {})
                 except BaseException:
@@ -90,6 +93,7 @@ class Reader:
                     fetch = partial(self._fetch, driver)
                     # Where the owner of an engine shares its one connection, a transaction may be under way.
                     ours = not driver.in_transaction
+                    self.reads["transaction"] += 1
                     if ours:
                         await _run(driver, "BEGIN", {})
                     await self._check_schema(fetch)

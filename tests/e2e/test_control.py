@@ -1,0 +1,148 @@
+"""The HTTP API of a real `run`, beside a real opencode server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+
+from tests.support.opencode import Lab, Server, Session, free_port
+from tests.support.prompts import QUESTION, sleep
+from tests.support.scripted_model import script, use
+from tests.support.waiting import wait_until
+from tests.support.watchdog_run import Running, Setting, Watchdog
+
+KEPT_AT = ".local/state/opencode-watchdog/control-token"
+
+
+@asynccontextmanager
+async def watched(
+    lab: Lab, *servers: Server, **settings: Setting
+) -> AsyncIterator[tuple[Running, httpx.AsyncClient]]:
+    """A `run --control`, and a client that shows the token which the start made."""
+    port = free_port()
+    async with Watchdog.for_lab(lab, *servers, **settings).run("--control", f"127.0.0.1:{port}") as running:
+        token = (lab.home / KEPT_AT).read_text(encoding="ascii").strip()
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=30,
+            trust_env=False,
+        ) as client:
+            yield running, client
+        log = running.tail() + str(running.lines)
+        assert token not in log
+
+
+async def hung(server: Server) -> Session:
+    """A session whose bash call runs for ten minutes."""
+    session = await server.create_session(title="a <b>title</b>")
+    await session.prompt(script(use(sleep())))
+    await session.wait_for_bash()
+    return session
+
+
+async def test_a_person_sees_a_hung_tool_and_ends_it(lab: Lab) -> None:
+    server = await lab.serve()
+    session = await hung(server)
+    async with watched(lab, server) as (running, client):
+
+        async def ready() -> bool:
+            return (await client.get("/readyz")).status_code == 200
+
+        await wait_until(ready, "readiness")
+        (line,) = (await client.get("/api/v1/sessions")).json()["sessions"]
+        assert (line["session_id"], line["title"], line["state"]) == (session.id, "a <b>title</b>", "within_limit")
+        where = f"/api/v1/sessions/{session.id}"
+        explained = (await client.get(where)).json()
+        witnesses = explained["sessions"][0]["witnesses"]
+        assert [each["stance"] for each in witnesses if each["witness"] == "server"] == ["at_work"]
+
+        both = await asyncio.gather(*(client.post(f"{where}/release", json={"reason": "it hangs"}) for _ in range(2)))
+        documents = [answer.json() for answer in both]
+        assert documents[0] == documents[1]
+        assert [outcome["result"] for outcome in documents[0]["outcomes"]] == ["recovered"]
+        assert await session.open_ids() == []
+        (kept,) = (await client.get("/api/v1/interventions")).json()["interventions"]
+        assert (kept["actor"], kept["reason"]) == ("person", "it hangs")
+        assert "a <b>title</b>" not in str(running.lines)
+        await session.finish_prompt("go on")
+        assert "opencode_watchdog_outcomes_total" in (await client.get("/metrics")).text
+
+
+async def test_a_message_of_a_stuck_question_is_deleted(lab: Lab) -> None:
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(QUESTION)
+    await session.wait_for_ask()
+    message = (await session.turns())[-1]["info"]["id"]
+    assert not (await session.delete_message(message)).is_success
+    async with watched(lab, server) as (_, client):
+        (line,) = (await client.get("/api/v1/sessions")).json()["sessions"]
+        assert [wait["what"] for wait in line["waits_for"]] == ["question"]
+        answer = await client.delete(f"/api/v1/sessions/{session.id}/messages/{message}")
+        assert answer.json()["deleted"], answer.text
+    assert [each["info"]["role"] for each in await session.messages()] == ["user"]
+    await session.finish_prompt("go on")
+
+
+async def test_a_session_on_hold_is_not_ended_until_the_hold_ends(lab: Lab) -> None:
+    server = await lab.serve()
+    async with watched(lab, server, tool_timeout=1) as (running, client):
+        session = await server.create_session()
+        held = await client.post(f"/api/v1/sessions/{session.id}/hold")
+        assert held.status_code == 200, held.text
+        await session.prompt(script(use(sleep())))
+        await session.wait_for_bash()
+        await running.watch_for(2)
+        assert running.acts() == []
+        (line,) = (await client.get("/api/v1/sessions")).json()["sessions"]
+        assert (line["state"], line["on_hold"]) == ("on_hold", True)
+        assert (await client.post(f"/api/v1/sessions/{session.id}/unhold")).json()["was_on_hold"]
+        await running.wait_outcome(session.id, "recovered", kind="stuck_tool")
+
+
+async def test_what_a_crash_left_is_settled_and_taken_back(lab: Lab) -> None:
+    server = await lab.serve()
+    session = await hung(server)
+    await lab.wait_for_orphan_age(3)
+    server.kill9()
+    server = await server.restart()
+    async with watched(lab, server, recover_on_start=False) as (_, client):
+        session = session.on(server)
+        answer = await client.post(f"/api/v1/sessions/{session.id}/release")
+        if answer.status_code == 202:
+
+            async def over() -> Any:  # noqa: ANN401
+                found = (await client.get(answer.headers["location"])).json()
+                return found["document"] if found["state"] == "done" else None
+
+            document = await wait_until(over, "the end of the release")
+        else:
+            document = answer.json()
+        assert [outcome["result"] for outcome in document["outcomes"]] == ["recovered"], document
+        settled = await session.calls("bash")
+        (kept,) = (await client.get("/api/v1/interventions")).json()["interventions"]
+        rows = (await client.get(f"/api/v1/interventions/{kept['id']}")).json()["rows"]
+        assert {row["table"] for row in rows} == {"message", "part"}
+        undone = await client.post(f"/api/v1/interventions/{kept['id']}/undo")
+        assert undone.json()["result"] == "undone", undone.text
+        assert settled[0]["state"]["status"] == "error"
+        assert (await session.calls("bash"))[0]["state"]["status"] == "running"
+        assert [hold["session_id"] for hold in (await client.get("/api/v1/sessions")).json()["on_hold"]] == [
+            session.id
+        ]
+
+
+async def test_an_address_that_is_taken_is_told_at_once_and_the_first_goes_on_until_its_end(lab: Lab) -> None:
+    server = await lab.serve()
+    port = free_port()
+    watchdog = Watchdog.for_lab(lab, server)
+    async with watchdog.run("--control", f"127.0.0.1:{port}") as running:
+        second = await watchdog.command("run", "--control", f"127.0.0.1:{port}")
+        assert second.code == 2, second
+        assert f"127.0.0.1:{port} can't be listened at: address already in use" in second.stderr
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+            assert (await client.get("/healthz")).status_code == 200
+            assert await running.stop() == 0

@@ -1,0 +1,239 @@
+"""Which messages people get: one for an episode, one when it is over."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import pytest
+
+from tests.fakes.clock import FakeClock
+from tests.fakes.server import AbortBehaviour
+from tests.pitfalls.conftest import stage
+from tests.pitfalls.stage import Stage
+from tests.unit.observations import NOW, POLICY, busy, call, observation, report, session
+from watchdog.alerts import Alert, Alerts, Severity
+from watchdog.clock import Advance
+from watchdog.errors import DatabaseUnavailable, JournalUnusable
+from watchdog.judge import judge
+from watchdog.listening import Assessment
+from watchdog.metrics import Metrics
+from watchdog.model import (
+    Attempts,
+    Damage,
+    Observation,
+    Outcome,
+    Result,
+    SessionId,
+    Snapshot,
+    Verdict,
+    VerdictKind,
+)
+from watchdog.receivers import Occasion
+
+__all__ = ["stage"]
+
+STUCK = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")])
+(VERDICT,) = judge(STUCK, POLICY, NOW).verdicts
+GIVEN_UP = replace(STUCK, attempts={key: Attempts(count=3, given_up=True) for key in VERDICT.attempt_keys})
+HELD = replace(GIVEN_UP, on_hold={SessionId("ses_1"): "a person said to leave it"})
+OVER = observation()
+DEAF = observation(reports=[report(problem="http://127.0.0.1:4096 can't be reached.")])
+TITLE = "opencode-watchdog on box: "
+
+
+class Told:
+    """The messages of a listener, and the clock that it goes by."""
+
+    def __init__(self, *occasions: Occasion) -> None:
+        self.alerts: list[Alert] = []
+        self.clock = FakeClock()
+        self.listener = Alerts(
+            self.alerts.append,
+            clock=self.clock,
+            occasions=occasions or (Occasion.GIVEN_UP, Occasion.DEGRADED),
+            degraded_after_seconds=300,
+            origin="opencode-watchdog on box",
+            database="/data/opencode.db",
+        )
+
+    def see(self, *looks: Observation, acting: bool = True) -> list[str]:
+        """The titles that some looks bring."""
+        before = len(self.alerts)
+        for look in looks:
+            judgement = judge(look, POLICY, NOW)
+            self.listener.looked(
+                Assessment(observation=look, judgement=judgement, advance=Advance(), began_at=0.0), acting=acting
+            )
+        return self._titles(before)
+
+    def end(self, *results: Result, verdict: Verdict = VERDICT) -> list[str]:
+        """The titles that some outcomes bring."""
+        before = len(self.alerts)
+        for result in results:
+            outcome = Outcome(
+                session_id=verdict.session_id, kind=verdict.kind, result=result, steps=(), why="it ran too long"
+            )
+            self.listener.ended(verdict, outcome, given_up=False)
+        return self._titles(before)
+
+    def _titles(self, before: int) -> list[str]:
+        assert all(alert.title.startswith(TITLE) for alert in self.alerts)
+        return [alert.title.removeprefix(TITLE) for alert in self.alerts[before:]]
+
+
+def test_a_session_that_is_given_up_is_told_once_and_once_when_it_is_over() -> None:
+    told = Told()
+    assert told.see(STUCK) == []
+    assert told.see(GIVEN_UP, GIVEN_UP, GIVEN_UP) == ["gave up on ses_1"]
+    assert told.see(OVER, OVER) == ["ses_1 is no longer given up"]
+    assert told.see(GIVEN_UP) == ["gave up on ses_1"], "another episode"
+    begun, over, _ = told.alerts
+    assert begun.severity is Severity.FAILURE
+    assert "opencode-watchdog explain ses_1" in begun.body
+    assert begun.body.endswith("\n/data/opencode.db")
+    assert (over.severity, over.body) == (Severity.SUCCESS, "nothing of it is open any more\n/data/opencode.db")
+
+
+def test_what_is_over_without_being_finished_is_no_success() -> None:
+    told = Told()
+    assert told.see(STUCK, GIVEN_UP, HELD) == ["gave up on ses_1", "ses_1 is no longer given up"]
+    assert told.alerts[-1].severity is Severity.INFO
+    assert "it is not finished: " in told.alerts[-1].body
+
+
+def test_a_restart_repeats_nothing_and_tells_the_end() -> None:
+    told = Told()
+    assert told.see(GIVEN_UP, GIVEN_UP) == []
+    assert told.see(OVER) == ["ses_1 is no longer given up"]
+
+
+def test_of_two_watchdogs_only_the_one_that_acts_tells() -> None:
+    told = Told()
+    assert told.see(STUCK, GIVEN_UP, DEAF, acting=False) == []
+    told.listener.unavailable(DatabaseUnavailable("locked"), 5)
+    told.clock.advance(301)
+    told.listener.unavailable(DatabaseUnavailable("locked"), 5)
+    assert told.alerts == []
+    assert told.see(GIVEN_UP) == [], "the other one told it"
+    assert told.see(OVER) == ["ses_1 is no longer given up"]
+
+
+def test_what_lasted_while_the_other_one_acted_begins_anew() -> None:
+    told = Told()
+    assert told.see(DEAF) == []
+    assert told.see(DEAF, acting=False) == []
+    told.clock.advance(301)
+    assert told.see(DEAF) == []
+    told.clock.advance(300)
+    assert told.see(DEAF) == ["degraded for 5 min"]
+
+
+def test_what_is_degraded_is_told_once_it_has_lasted_and_once_when_it_is_over() -> None:
+    told = Told()
+    assert told.see(DEAF) == []
+    told.clock.advance(299)
+    assert told.see(DEAF) == []
+    told.clock.advance(1)
+    assert told.see(DEAF, DEAF) == ["degraded for 5 min"]
+    assert told.alerts[-1].body == "http://127.0.0.1:4096 can't be reached.\n/data/opencode.db"
+    told.clock.advance(10_000)
+    assert told.see(DEAF) == []
+    assert told.see(OVER, OVER) == ["no longer degraded"]
+    assert told.alerts[-1].body.startswith("http://127.0.0.1:4096\n")
+
+
+def test_what_was_degraded_for_a_moment_is_not_told() -> None:
+    told = Told()
+    for _ in range(10):
+        assert told.see(DEAF) == []
+        told.clock.advance(200)
+        assert told.see(OVER) == []
+        told.clock.advance(200)
+
+
+def test_an_outage_of_the_database_is_told_and_what_was_known_of_servers_stands_meanwhile() -> None:
+    told = Told()
+    assert told.see(DEAF) == []
+    for seconds in (0, 299, 1, 100):
+        told.clock.advance(seconds)
+        told.listener.unavailable(DatabaseUnavailable("The database is locked."), 60)
+    assert [alert.body.splitlines()[0] for alert in told.alerts] == ["The database is locked."]
+    assert told.see(DEAF) == ["degraded for 6.67 min", "no longer degraded"]
+    told.listener.unavailable(JournalUnusable("The journal is full."), 60)
+    told.clock.advance(300)
+    told.listener.unavailable(JournalUnusable("The journal is full."), 60)
+    assert told.alerts[-1].body.startswith("The journal is full.\n")
+
+
+def test_many_damaged_rows_are_one_message() -> None:
+    told = Told()
+    damaged = tuple(
+        Damage(table="part", id=f"prt_{number}", session_id=SessionId("ses_1"), problem="x") for number in range(9)
+    )
+    look = Observation(at_ms=NOW, snapshot=Snapshot(damaged=damaged))
+    told.see(look)
+    told.clock.advance(300)
+    assert told.see(look) == ["degraded for 5 min"]
+    assert told.alerts[-1].body.startswith("9 rows can't be read")
+
+
+def test_outcomes_are_told_on_request_and_the_same_one_once_while_the_session_is_unfinished() -> None:
+    assert Told().end(Result.RECOVERED) == []
+    told = Told(Occasion.OUTCOME)
+    assert told.see(STUCK, GIVEN_UP, DEAF) == []
+    assert told.end(Result.INEFFECTIVE, Result.INEFFECTIVE) == ["ses_1: stuck_tool, ineffective"]
+    assert told.see(STUCK) == []
+    assert told.end(Result.INEFFECTIVE, Result.RECOVERED) == ["ses_1: stuck_tool, recovered"]
+    assert told.see(OVER) == []
+    assert told.end(Result.RECOVERED) == ["ses_1: stuck_tool, recovered"]
+    assert [alert.severity for alert in told.alerts] == [Severity.WARNING, Severity.SUCCESS, Severity.SUCCESS]
+
+
+@pytest.mark.parametrize(
+    ("occasions", "titles"),
+    [
+        ([Occasion.GIVEN_UP], ["gave up on ses_1"]),
+        ([Occasion.DEGRADED], ["degraded for 5 min"]),
+        ([Occasion.OUTCOME], ["ses_1: orphan, failed"]),
+    ],
+)
+def test_only_what_was_asked_for_is_told(occasions: Collection[Occasion], titles: list[str]) -> None:
+    told = Told(*occasions)
+    both = replace(GIVEN_UP, reports=(*GIVEN_UP.reports, *DEAF.reports))
+    seen = told.see(STUCK, both)
+    told.clock.advance(300)
+    seen += told.see(both)
+    seen += told.end(Result.FAILED, verdict=replace(VERDICT, kind=VerdictKind.ORPHAN))
+    assert seen == titles
+
+
+async def test_a_session_that_nothing_helps_is_a_message_and_another_when_it_is_over(stage: Stage) -> None:
+    work = stage.work(age=60)
+    stage.server.abort_behaviour = AbortBehaviour.LIES
+    told: list[Alert] = []
+    alerts = Alerts(
+        told.append,
+        clock=stage.time,
+        occasions=tuple(Occasion),
+        degraded_after_seconds=300,
+        origin="here",
+        database="x",
+    )
+    metrics = Metrics(version="1", servers=[], clock=stage.time, reads=dict)
+    stage.more += [alerts, metrics]
+    async with stage.watching(tool_timeout=60, max_attempts=3) as play:
+        await play.pass_time(3600)
+        assert play.diary.results == [Result.INEFFECTIVE] * 3
+        assert [alert.title for alert in told] == [
+            f"here: {work.session}: stuck_tool, ineffective",
+            f"here: gave up on {work.session}",
+        ]
+        sample = metrics.registry.get_sample_value
+        assert sample("opencode_watchdog_sessions", {"state": "given_up"}) == 1
+        await stage.end(work.session)
+        await play.look()
+        assert [alert.title for alert in told[2:]] == [f"here: {work.session} is no longer given up"]
+    assert sample("opencode_watchdog_sessions", {"state": "given_up"}) == 0
+    assert sample("opencode_watchdog_given_up_total") == 1
+    assert sample("opencode_watchdog_interventions_in_progress") == 0
+    assert sample("opencode_watchdog_verdicts_total", {"kind": "stuck_tool"})
+    assert sample("opencode_watchdog_outcomes_total", {"kind": "stuck_tool", "result": "ineffective"}) == 3

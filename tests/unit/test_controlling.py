@@ -1,0 +1,163 @@
+"""`run --control` and `page`, as a person starts them."""
+
+import asyncio
+import json
+import re
+import socket
+import stat
+
+import httpx
+
+from tests.support.database import OpencodeFile
+from tests.support.opencode import free_port
+from tests.support.program import NOWHERE, Program, path, program, python, rows, with_variables
+from tests.support.waiting import wait_until
+from watchdog.control.events import MOST_UNREAD, Events
+from watchdog.errors import DatabaseUnavailable
+
+__all__ = ["path", "program", "rows"]
+
+
+def watching(program: Program, rows: OpencodeFile, **more: str | float | bool | list[str]) -> str:
+    """Settings for a quick `run` with its API at a free address."""
+    address = f"127.0.0.1:{free_port()}"
+    settings = {"poll_interval": 0.1, "log_format": "json", "control": address, "discover": False, **more}
+    program.settings(database=str(rows.path), servers=[NOWHERE], **settings)
+    return address
+
+
+async def test_the_link_of_the_page_holds_the_token_that_the_start_made(program: Program, rows: OpencodeFile) -> None:
+    address = watching(program, rows)
+    async with program.started("run") as running:
+        await running.said("control.listening")
+        printed = await program.run("page", "--no-browser")
+        found = re.fullmatch(rf"http://{address}/#token=([\w-]{{40,}})\n", printed.stdout)
+        assert found is not None, printed
+        kept = program.home / ".local/state/opencode-watchdog/control-token"
+        assert kept.read_text().strip() == found[1]
+        assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+            headers = {"Authorization": f"Bearer {found[1]}"}
+            assert (await client.get("/api/v1/sessions", headers=headers)).status_code in {200, 503}
+            assert (await client.get("/api/v1/sessions")).status_code == 401
+        assert found[1] not in running.stderr()
+        assert running.process.poll() is None
+
+
+async def test_the_browser_is_given_a_file_and_never_the_token_itself(program: Program, rows: OpencodeFile) -> None:
+    watching(program, rows)
+    code = "import webbrowser\nwebbrowser.open = lambda url: print('opened', url) or True"
+    async with program.started("run") as running:
+        await running.said("control.listening")
+        printed = await Program(home=program.home, line=python(code)).run("page")
+    link, opened = printed.stdout.splitlines()
+    token = link.partition("#token=")[2]
+    assert opened == f"opened {(program.home / '.local/state/opencode-watchdog/page.html').as_uri()}"
+    file = program.home / ".local/state/opencode-watchdog/page.html"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert f'url={link}"' in file.read_text()
+    assert token not in opened
+
+
+async def test_page_says_that_nothing_listens_and_that_nothing_is_set(program: Program, rows: OpencodeFile) -> None:
+    address = watching(program, rows)
+    printed = await program.run("page")
+    assert (printed.code, printed.stderr) == (
+        0,
+        f"warning: nothing listens at {address}; start `opencode-watchdog run --control {address}`.\n",
+    )
+    watching(program, rows, control="off")
+    refused = await program.run("page")
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "The HTTP API is off" in refused.stderr
+
+
+async def test_an_address_that_others_reach_needs_to_be_allowed(program: Program, rows: OpencodeFile) -> None:
+    everywhere = f"{'.'.join('0' * 4)}:{free_port()}"
+    watching(program, rows, control=everywhere)
+    refused = await program.run("run")
+    assert refused.code == 2
+    assert f"other machines could reach {everywhere}" in refused.stderr
+    assert "control_allow_remote = true" in refused.stderr
+    watching(program, rows, control=everywhere, control_allow_remote=True)
+    async with program.started("run") as running:
+        await running.said("control.listening")
+
+
+async def test_an_address_that_is_taken_is_a_clear_error(program: Program, rows: OpencodeFile) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        watching(program, rows, control=address)
+        refused = await program.run("run")
+    assert refused.code == 2
+    assert refused.stderr.endswith(
+        f"error: control: {address} can't be listened at: address already in use. Give another address, or end what "
+        "has this one.\n"
+    ), refused
+
+
+async def test_a_token_that_others_can_read_stops_the_start(program: Program, rows: OpencodeFile) -> None:
+    watching(program, rows)
+    kept = program.home / ".local/state/opencode-watchdog/control-token"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("x" * 40)
+    kept.chmod(0o644)
+    refused = await program.run("run")
+    assert refused.code == 2
+    assert "Others can read or write the token" in refused.stderr
+    assert "x" * 40 not in refused.stderr
+
+
+async def test_a_failure_of_the_api_is_told_and_the_loop_goes_on(program: Program, rows: OpencodeFile) -> None:
+    watching(program, rows, log_level="debug")
+    code = (
+        "import uvicorn\n"
+        "async def broken(self, sockets=None):\n    raise RuntimeError('broken')\n"
+        "uvicorn.Server.serve = broken"
+    )
+    broken = Program(home=program.home, line=python(code))
+    async with broken.started("run") as running:
+        await running.said('"event": "control.failed"')
+        looked = running.stderr().count("watch.looked")
+        await wait_until(lambda: running.stderr().count("watch.looked") >= looked + 3, "three more looks")
+        running.process.terminate()
+        await asyncio.to_thread(running.process.wait, 15)
+    assert running.process.returncode == 0
+    events = [json.loads(line) for line in running.stderr().splitlines() if line.startswith("{")]
+    (failed,) = [each for each in events if each["event"] == "control.failed"]
+    assert failed["level"] == "error"
+
+
+async def test_a_token_from_the_environment_is_used_and_none_is_made(program: Program, rows: OpencodeFile) -> None:
+    watching(program, rows)
+    token = "from-the-environment-" * 2
+    given = with_variables(program, {"OPENCODE_WATCHDOG_CONTROL_TOKEN": token})
+    printed = await given.run("page", "--no-browser")
+    assert printed.stdout.endswith(f"/#token={token}\n")
+    assert not (program.home / ".local/state/opencode-watchdog/control-token").exists()
+
+
+async def test_a_reader_that_does_not_read_is_dropped_and_slows_nobody() -> None:
+    events = Events(dry_run=False)
+    with events.read(None) as slow, events.read(None) as other:
+        for number in range(MOST_UNREAD + 1):
+            events.unavailable(DatabaseUnavailable(f"gone {number}"), 1.0)
+            events._unavailable = None
+            other.live.receive_nowait()
+        assert slow.dropped
+        assert slow.scope.cancel_called
+        assert not other.dropped
+
+
+async def test_events_are_bounded_and_an_old_one_is_no_place_to_resume() -> None:
+    events = Events(dry_run=False)
+    for number in range(600):
+        events.unavailable(DatabaseUnavailable(f"gone {number}"), 1.0)
+        events._unavailable = None
+    kept = list(events._kept)
+    assert len(kept) == 500
+    with events.read(kept[0].id) as reader:
+        assert (reader.resumed, len(reader.missed)) == (True, 499)
+    run = str(kept[0].id).partition("-")[0]
+    with events.read(f"{run}-100") as reader:
+        assert not reader.resumed

@@ -1,0 +1,20 @@
+"""What the loop gets from the HTTP API, whether that is on or off."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from watchdog.listening import Listener
+from watchdog.watch import Watch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Control:
+    """The HTTP API of a watchdog, before there is a loop.
+
+    Attributes:
+        listeners: who is to be told what the loop does; nobody while it is off.
+        begin: begins to serve, once there is a loop.
+    """
+
+    listeners: tuple[Listener, ...] = ()
+    begin: Callable[[Watch], None] = lambda _: None

@@ -1,0 +1,138 @@
+"""uvicorn inside the watchdog's own event loop."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import anyio
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from watchdog.addresses import Address
+from watchdog.errors import SettingsError
+
+_BACKLOG: Final = 64
+_MOST_CONNECTIONS: Final = 64
+_KEEP_ALIVE_SECONDS: Final = 15
+_MOST_HEADER_BYTES: Final = 16 * 1024
+HEAD_SECONDS: Final = 10.0
+"""How long a client may take to say what it wants."""
+_END_SECONDS: Final = 2
+_AGAIN_SECONDS: Final = 5.0
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 to clients that must not take their time: who opens a connection says soon what it wants."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client is there."""
+        super().connection_made(transport)
+        self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def data_received(self, data: bytes) -> None:
+        """It says something; half a request is none."""
+        super().data_received(data)
+        cycle: RequestResponseCycle | None = self.cycle
+        answering = cycle is not None and not cycle.response_complete
+        if self._late is not None and answering:
+            self._late.cancel()
+            self._late = None
+        elif self._late is None and not answering:
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone."""
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves the signals to the program."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals end the loop, and the loop's end ends this."""
+        yield
+
+
+def listen_at(address: Address) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        SettingsError: the address is taken, or is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    host = "127.0.0.1" if address.host == "localhost" else address.host
+    # The protocol is named, or asyncio would not switch Nagle's algorithm off.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, address.port))
+        listener.listen(_BACKLOG)
+        listener.settimeout(0)
+    except OSError as error:
+        listener.close()
+        reason = (error.strerror or type(error).__name__).lower()
+        raise SettingsError(
+            f"control: {address} can't be listened at: {reason}. Give another address, or end what has this one."
+        ) from error
+    return listener
+
+
+async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyio.Event) -> None:
+    """Serve until told to stop. A failure is logged, and it is tried again: it never ends the loop.
+
+    Args:
+        app: answers.
+        address: where.
+        first: the socket that already listens there.
+        stop: set when it is to end.
+    """
+    log = structlog.get_logger("watchdog")
+    listener: socket.socket | None = first
+    while not stop.is_set():
+        try:
+            await _serve(app, listener or listen_at(address), stop)
+        except Exception:  # whatever it is: the loop goes on without it, and the log says so
+            log.exception("control.failed", address=str(address), retry_seconds=_AGAIN_SECONDS)
+            with anyio.move_on_after(_AGAIN_SECONDS):
+                await stop.wait()
+        listener = None
+
+
+async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event) -> None:
+    config = uvicorn.Config(
+        app,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_END_SECONDS,
+        h11_max_incomplete_event_size=_MOST_HEADER_BYTES,
+        backlog=_BACKLOG,
+    )
+    server = _Server(config)
+
+    async def end() -> None:
+        await stop.wait()
+        server.should_exit = True
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(end, name="end the HTTP API")
+        with listener:
+            await server.serve(sockets=[listener])
+        group.cancel_scope.cancel()

@@ -1,0 +1,67 @@
+"""The response of `GET /api/v1/events`."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import anyio
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from watchdog.control.events import Event, Events, Reader
+
+HEARTBEAT_SECONDS: Final = 15.0
+
+
+class EventStream(Response):
+    """Server-sent events until the client goes, is dropped, or the API ends.
+
+    Args:
+        events: what is told.
+        last_id: the event behind which to begin.
+
+    Raises:
+        Busy: too many read already.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: Events, last_id: str | None) -> None:
+        super().__init__(headers={"X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._last_id = last_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Stream."""
+        with self._events.read(self._last_id) as reader, reader.scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(_cancel_when_gone, receive, reader.scope, name="wait for a client of events to go")
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                async for chunk in _chunks(reader):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                group.cancel_scope.cancel()
+        if reader.dropped:
+            structlog.get_logger("watchdog").info("control.reader_dropped", why="it does not read what it is sent")
+
+
+async def _chunks(reader: Reader) -> AsyncIterator[bytes]:
+    hello = {"resumed": reader.resumed, "heartbeat_seconds": HEARTBEAT_SECONDS}
+    yield Event(id=None, name="hello", data=hello).encode()
+    for event in reader.missed:
+        yield event.encode()
+    while True:
+        chunk = b": alive\n\n"
+        with anyio.move_on_after(HEARTBEAT_SECONDS):
+            try:
+                chunk = (await reader.live.receive()).encode()
+            except anyio.EndOfStream:
+                return
+        yield chunk
+
+
+async def _cancel_when_gone(receive: Receive, scope: anyio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # what is left of the request's body
+    scope.cancel()

@@ -1,0 +1,91 @@
+"""The token of the API: made once, kept where only its owner can read it."""
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from watchdog.errors import SettingsError
+from watchdog.settings import TOKEN_PATTERN
+
+_NAME: Final = "control-token"
+_MOST_BYTES: Final = 1024
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def token_path(environ: Mapping[str, str], home: Path) -> Path:
+    """Where the token is kept: in the user's state folder, one for all watchdogs of a user."""
+    state = environ.get("XDG_STATE_HOME", "")
+    folder = Path(state) if Path(state).is_absolute() else home / ".local" / "state"
+    return folder / "opencode-watchdog" / _NAME
+
+
+def token_at(path: Path) -> str:
+    """The token that is kept at a path. The first who asks makes it.
+
+    Raises:
+        SettingsError: it can't be made or read, others can read it, or it is no token.
+    """
+    try:
+        if not path.exists():
+            _make(path)
+        return _read(path)
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise SettingsError(
+            f"The token of the HTTP API can't be kept at {path}: {reason}. Mend that, or set control_token."
+        ) from error
+
+
+def write_privately(path: Path, text: str) -> None:
+    """Write a file that nobody but its owner can read, and replace the one that is there, in one step.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    beside = _written_beside(path, text)
+    try:
+        beside.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            beside.unlink()
+
+
+def _make(path: Path) -> None:
+    """Make a token. Of several who do so at once, the first to link its file wins."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = _written_beside(path, secrets.token_urlsafe(32) + "\n")
+    try:
+        with suppress(FileExistsError):
+            os.link(beside, path)
+    finally:
+        beside.unlink()
+
+
+def _written_beside(path: Path, text: str) -> Path:
+    beside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(text)
+    return beside
+
+
+def _read(path: Path) -> str:
+    # Whatever is there is looked at before its content counts: a link, a pipe or somebody else's file is no token.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+            raise SettingsError(f"{path} is not a file of this user; remove it, and a new token is made.")
+        if found.st_mode & _OTHERS:
+            raise SettingsError(
+                f"Others can read or write the token of the HTTP API at {path}: remove it, and a new one is made."
+            )
+        text = file.read(_MOST_BYTES).decode("ascii", errors="replace").strip()
+    if not re.fullmatch(TOKEN_PATTERN, text, re.ASCII):
+        raise SettingsError(f"{path} holds no token; remove it, and a new one is made.")
+    return text

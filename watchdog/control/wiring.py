@@ -1,0 +1,139 @@
+"""Puts the HTTP API together, and serves it while the loop runs."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Final
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+from starlette.types import ASGIApp
+
+from watchdog.addresses import Address
+from watchdog.clock import SystemClock
+from watchdog.control.app import OPEN_PATHS, make_app
+from watchdog.control.events import Events
+from watchdog.control.gate import Bounds, Gate, Names
+from watchdog.control.health import Doctor
+from watchdog.control.offer import Control
+from watchdog.control.routes import Services
+from watchdog.control.server import listen_at, serve
+from watchdog.journal import SqliteJournal
+from watchdog.latest import Latest
+from watchdog.metrics import Metrics
+from watchdog.operations import Operations
+from watchdog.operator import Operator
+from watchdog.settings import Settings
+from watchdog.sidecar import Sidecar
+from watchdog.watch import Watch
+
+_LAST_ANSWERS_SECONDS: Final = 3.0
+
+
+class _Parts:
+    """What hears the loop before it runs, and what then answers for it."""
+
+    def __init__(
+        self, settings: Settings, car: Sidecar, *, dry_run: bool, alerts: Callable[[], Mapping[str, int]] | None
+    ) -> None:
+        self.car = car
+        self.clock = SystemClock()
+        self.program = version("opencode-watchdog")
+        self.configured = [server.name for server in car.fleet.servers()]
+        self.latest = Latest(clock=self.clock, poll_interval_seconds=settings.poll_interval.total_seconds())
+        self.events = Events(dry_run=dry_run)
+        self.metrics = Metrics(
+            version=self.program,
+            servers=self.configured,
+            clock=self.clock,
+            reads=lambda: car.store.reads,
+            alerts=alerts,
+            dry_run=dry_run,
+        )
+
+    def app(self, watch: Watch, group: TaskGroup, gate: Gate) -> ASGIApp:
+        """The application on a loop; what is asked of it runs in tasks of the group."""
+        car = self.car
+        operator = Operator(
+            database=car.path,
+            watch=watch,
+            latest=self.latest,
+            store=car.store,
+            fleet=car.fleet,
+            owners=car.owners,
+            right=car.mandate,
+            journal=car.journal,
+            operations=Operations(group, self.clock),
+        )
+        services = Services(
+            operator=operator,
+            events=self.events,
+            journal=str(car.journal.path) if isinstance(car.journal, SqliteJournal) else None,
+            metrics=self.metrics.render,
+            program=self.program,
+            patience_seconds=gate.bounds.patience_seconds,
+        )
+        doctor = Doctor(self.latest, configured=self.configured, servers=car.fleet.servers)
+        return make_app(services, doctor, gate, self.clock)
+
+
+@asynccontextmanager
+async def offered(
+    settings: Settings,
+    car: Sidecar,
+    *,
+    address: Address,
+    token: str,
+    stop: anyio.Event,
+    dry_run: bool,
+    alerts: Callable[[], Mapping[str, int]] | None,
+    bounds: Bounds | None = None,
+) -> AsyncIterator[Control]:
+    """Offer the HTTP API while the block runs.
+
+    Args:
+        address: where to listen.
+        token: what must be shown.
+        stop: set when the program is to end.
+        dry_run: nothing is done, only said.
+        alerts: how many alerts were sent, failed and dropped so far; None without receivers.
+        bounds: how much a client may ask.
+
+    Raises:
+        SettingsError: the address is taken, or is none of this machine's.
+    """
+    parts = _Parts(settings, car, dry_run=dry_run, alerts=alerts)
+    gate = Gate(token=token, names=_names(settings, address), bounds=bounds or Bounds(), open_paths=OPEN_PATHS)
+    served = anyio.Event()
+    listener = listen_at(address)
+
+    async def serving(app: ASGIApp) -> None:
+        await serve(app, address, listener, stop)
+        served.set()
+
+    async def end_events() -> None:
+        await stop.wait()
+        parts.events.end()
+
+    async with anyio.create_task_group() as group:
+
+        def begin(watch: Watch) -> None:
+            group.start_soon(serving, parts.app(watch, group, gate), name="serve the HTTP API")
+            group.start_soon(end_events, name="end the events of the HTTP API")
+            structlog.get_logger("watchdog").info("control.listening", url=f"http://{address}/")
+
+        with listener:
+            yield Control(listeners=(parts.latest, parts.events, parts.metrics), begin=begin)
+            # Whoever waits for the outcome of what was under way gets it.
+            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
+                await served.wait()
+        group.cancel_scope.cancel()
+
+
+def _names(settings: Settings, address: Address) -> Names:
+    return Names(
+        hosts=(address.host, *settings.control_hosts),
+        any_address=settings.control_allow_remote,
+        origins=settings.control_origins,
+    )

@@ -1,0 +1,326 @@
+"""What a person may ask of a running watchdog: to tell, to end, to leave alone, to take back. No HTTP in it."""
+
+from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from watchdog.errors import (
+    Busy,
+    DatabaseError,
+    DryRun,
+    JournalOff,
+    JournalUnusable,
+    NoSuchIntervention,
+    NoSuchSession,
+    NotActing,
+)
+from watchdog.explanation import Explanation
+from watchdog.holds import HoldChange, in_order, leave_alone, let_go
+from watchdog.interventions import Hold, Intervention, InterventionId, Kept
+from watchdog.latest import Latest
+from watchdog.listening import Assessment
+from watchdog.model import EVERYTHING, SessionId
+from watchdog.no_journal import NoJournal
+from watchdog.operations import Answer, Operation, OperationKind, Operations
+from watchdog.overview import SessionLine, overview
+from watchdog.ports import Fleet, History, Owners, Store
+from watchdog.releasing import Releasing
+from watchdog.sharing import Shared
+from watchdog.telling import Telling
+from watchdog.undo import Undo
+from watchdog.watch import Watch
+
+
+class MandateState(StrEnum):
+    """What a watchdog may do."""
+
+    ACTING = "acting"
+    OBSERVING = "observing"
+    DRY_RUN = "dry_run"
+
+
+class Right(Protocol):
+    """The right to act on a database, and who has it."""
+
+    def acquire(self) -> bool:
+        """Take it if nobody has it. True while it is held."""
+        ...
+
+    def holder(self) -> int | None:
+        """The pid that the one who acts wrote down."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Glance:
+    """The last look, for people.
+
+    Attributes:
+        lines: every unfinished session, and what is above it.
+        titles: what opencode calls them; none where that can't be read.
+        acting: the sessions that are being ended now.
+        mandate: what this watchdog may do.
+        holder_pid: of the watchdog that acts, where that is another one and can be told.
+        problem: why the database or the journal can't be used now.
+        holds: what is on hold; nothing while the journal can't be read.
+        now_ms: when this was put together.
+    """
+
+    assessment: Assessment
+    lines: tuple[SessionLine, ...]
+    titles: Mapping[SessionId, str]
+    acting: Collection[SessionId]
+    mandate: MandateState
+    holder_pid: int | None
+    problem: str | None
+    holds: tuple[Hold, ...]
+    now_ms: int
+
+
+class Operator:
+    """Carries out what people ask of one running watchdog.
+
+    Args:
+        database: the file, for people.
+        watch: the loop.
+        latest: the loop's last look; it listens to the loop.
+        right: the right to act on the database.
+        operations: what is under way because somebody asked for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Path,
+        watch: Watch,
+        latest: Latest,
+        store: Store,
+        fleet: Fleet,
+        owners: Owners,
+        right: Right,
+        journal: History | NoJournal,
+        operations: Operations,
+    ) -> None:
+        self.database = database
+        self._watch = watch
+        self._latest = latest
+        self._store = store
+        self._fleet = fleet
+        self._owners = owners
+        self._right = right
+        self._journal = journal
+        self.operations = operations
+        self._releasing = Releasing(watch, store, fleet)
+        self._telling = Telling(fleet=fleet, owners=owners, journal=journal, listening=True)
+        self._explanations: Shared[Explanation] = Shared()
+
+    # -- telling ---------------------------------------------------------------------------------------------
+
+    async def sessions(self) -> Glance:
+        """The last look. It is as old as the loop's interval; nothing is asked anew but titles and holds.
+
+        Raises:
+            Busy: the first look is not over.
+            WatchdogError: there was none, because the database or the journal can't be used.
+        """
+        assessment, problem = self._latest.assessment, self._latest.problem
+        if assessment is None:
+            raise problem or Busy("The first look is not over; try again in a moment.")
+        lines = overview(assessment.observation, assessment.judgement, self._watch.policy)
+        titles: Mapping[SessionId, str] = {}
+        with suppress(DatabaseError):  # the loop says so, and the look is shown all the same
+            titles = await self._store.titles([line.id for line in lines])
+        holds: tuple[Hold, ...] = ()
+        try:
+            holds = in_order(await self._journal.holds(self._now_ms))
+        except JournalUnusable as error:
+            problem = problem or error
+        mandate = self.mandate
+        return Glance(
+            assessment=assessment,
+            lines=lines,
+            titles=titles,
+            acting=self._watch.acting.taken_up,
+            mandate=mandate,
+            holder_pid=self._right.holder() if mandate is MandateState.OBSERVING else None,
+            problem=None if problem is None else str(problem),
+            holds=holds,
+            now_ms=self._now_ms,
+        )
+
+    async def explain(self, session_id: SessionId) -> Explanation:
+        """Look afresh, and explain one session with all that is known of it. Who asks at the same time shares it.
+
+        Raises:
+            NoSuchSession: the database has none of that id.
+            DatabaseError: the database can't be read.
+            JournalUnusable: the journal can't be read.
+        """
+
+        async def look() -> Explanation:
+            assessment = await self._watch.assess(also=[session_id], fresh=True)
+            return await self._telling.explanation(assessment, self._watch.policy, session_id)
+
+        return await self._explanations.ask(session_id, look)
+
+    @property
+    def mandate(self) -> MandateState:
+        """What this watchdog may do, as of its last look."""
+        if self._watch.pace.dry_run:
+            return MandateState.DRY_RUN
+        return MandateState.ACTING if self._latest.acting and self._watch.began_to_act else MandateState.OBSERVING
+
+    @property
+    def poll_interval_seconds(self) -> float:
+        """How often the loop looks."""
+        return self._watch.pace.poll_interval_seconds
+
+    # -- ending ----------------------------------------------------------------------------------------------
+
+    def release(self, session_id: SessionId, *, reason: str | None = None) -> Operation:
+        """End now whatever is open in a session; two at once are one, and join what the loop does on it.
+
+        In a dry run it only says what it would do.
+
+        Raises:
+            NotActing: another watchdog acts on the database.
+            Busy: too much is under way.
+        """
+        if not self._watch.pace.dry_run:
+            self._check_right()
+
+        async def work() -> Answer:
+            return await self._releasing.release(session_id, reason=reason)
+
+        return self._begin(OperationKind.RELEASE, session_id, session_id, work)
+
+    def delete_message(self, session_id: SessionId, message_id: str) -> Operation:
+        """Release a session if it is busy, delete one of its messages, and make sure that it is gone.
+
+        Raises:
+            DryRun: this watchdog changes nothing.
+            NotActing: another watchdog acts on the database.
+            Busy: too much is under way.
+        """
+        self._check_right()
+
+        async def work() -> Answer:
+            return await self._releasing.delete_message(session_id, message_id)
+
+        return self._begin(OperationKind.DELETE_MESSAGE, (session_id, message_id), session_id, work)
+
+    def _begin(
+        self, kind: OperationKind, key: Hashable, session_id: SessionId, work: Callable[[], Awaitable[Answer]]
+    ) -> Operation:
+        async def and_look() -> Answer:
+            try:
+                return await work()
+            finally:
+                self._watch.wake()
+
+        return self.operations.begin(kind, key, session_id, and_look)
+
+    def _check_right(self) -> None:
+        if self._watch.pace.dry_run:
+            raise DryRun("This watchdog runs with --dry-run: it changes nothing.")
+        if self._latest.acting is None:
+            raise Busy("The first look is not over; try again in a moment.")
+        if not (self._watch.began_to_act and self._right.acquire()):
+            pid = self._right.holder()
+            who = f"pid {pid}" if pid else "of unknown pid"
+            raise NotActing(
+                f"Another watchdog ({who}) acts on {self.database}; ask that one, or stop it first.", holder_pid=pid
+            )
+
+    # -- the journal -----------------------------------------------------------------------------------------
+
+    async def interventions(
+        self, *, session_id: SessionId | None, before: InterventionId | None, limit: int
+    ) -> tuple[Sequence[Intervention], tuple[Hold, ...]]:
+        """Some interventions, the newest first, and what is on hold.
+
+        Raises:
+            JournalOff: there is no journal.
+            JournalUnusable: it can't be read.
+        """
+        journal = self._history
+        found = await journal.interventions(session_id=session_id, before=before, limit=limit)
+        return found, in_order(await journal.holds(self._now_ms))
+
+    async def intervention(self, number: InterventionId) -> tuple[Intervention, Sequence[Kept]]:
+        """One intervention, with the rows that it wrote.
+
+        Raises:
+            JournalOff: there is no journal.
+            NoSuchIntervention: it has none of that number.
+            JournalUnusable: it can't be read.
+        """
+        journal = self._history
+        found = await journal.intervention(number)
+        if found is None:
+            raise NoSuchIntervention(f"The journal has no intervention {number}.")
+        return found, await journal.kept(number)
+
+    async def undo(self, number: InterventionId) -> Operation:
+        """Put the rows of an intervention back as they were, if nothing happened since.
+
+        Raises:
+            JournalOff: there is no journal.
+            NoSuchIntervention: it has none of that number.
+            DryRun: this watchdog changes nothing.
+            NotActing: another watchdog acts on the database.
+            JournalUnusable: the journal can't be read.
+        """
+        journal = self._history
+        self._check_right()
+        found, _ = await self.intervention(number)
+
+        async def work() -> Answer:
+            await self._fleet.discover(await self._owners.look())
+            undo = Undo(store=self._store, fleet=self._fleet, clock=self._watch.clock, journal=journal)
+            # It may have been undone since it was read.
+            return await undo.undo((await self.intervention(number))[0])
+
+        return self._begin(OperationKind.UNDO, number, found.verdict.cancel_session_id, work)
+
+    async def hold(self, session_id: SessionId, *, length_ms: int | None = None) -> HoldChange:
+        """Leave a session alone, or everything (`EVERYTHING`); for a while, or until somebody ends it.
+
+        Raises:
+            JournalOff: there is no journal.
+            NoSuchSession: the database has none of that id.
+            DatabaseError: the database can't be read.
+            JournalUnusable: the journal can't be used.
+        """
+        journal = self._history
+        if session_id != EVERYTHING and await self._store.session(session_id) is None:
+            raise NoSuchSession(session_id)
+        try:
+            return await leave_alone(journal, session_id, length_ms=length_ms, now_ms=self._now_ms)
+        finally:
+            self._watch.wake()
+
+    async def unhold(self, session_id: SessionId) -> HoldChange:
+        """End a hold: of a session, or of everything (`EVERYTHING`).
+
+        Raises:
+            JournalOff: there is no journal.
+            JournalUnusable: the journal can't be used.
+        """
+        try:
+            return await let_go(self._history, session_id, now_ms=self._now_ms)
+        finally:
+            self._watch.wake()
+
+    @property
+    def _history(self) -> History:
+        if isinstance(self._journal, NoJournal):
+            raise JournalOff
+        return self._journal
+
+    @property
+    def _now_ms(self) -> int:
+        return self._watch.clock.read().wall_ms

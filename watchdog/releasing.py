@@ -1,0 +1,226 @@
+"""What a person asks to end: a session with all that is open in it, or a message that can't be deleted."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+from watchdog.errors import NoSuchMessage, NoSuchSession, ServerError, ServerUnreachable
+from watchdog.family import Family
+from watchdog.interventions import Actor
+from watchdog.judge import release as release_verdict
+from watchdog.listening import Assessment
+from watchdog.model import Observation, Outcome, Result, Session, SessionId, SpareReason, TurnId
+from watchdog.ports import Fleet, Server, Store
+from watchdog.watch import Watch
+
+_PATIENCE_IN_GRACES = 4
+_SHORTEST_WAIT_SECONDS = 0.25
+_BUSY_SECONDS = 5.0
+_FINE = frozenset({Result.RECOVERED, Result.UNCHANGED})
+
+Agreed = Callable[[Assessment, Session], bool]
+"""Asks a person whether to end a session, and raises if they say no; True if they were asked, and so thought."""
+
+
+class Progress(Protocol):
+    """Shows a person who waits what is going on; each is shown for as long as its context is open."""
+
+    def looking(self) -> AbstractAsyncContextManager[object]:
+        """The database and its servers are looked at."""
+        ...
+
+    def ending(self) -> AbstractAsyncContextManager[object]:
+        """Something is ended, and it is watched whether it ends."""
+        ...
+
+    def waiting(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """A second look comes in so many seconds."""
+        ...
+
+
+class Unseen:
+    """Nobody waits to see it."""
+
+    def looking(self) -> AbstractAsyncContextManager[object]:
+        """See `Progress.looking`."""
+        return nullcontext()
+
+    def ending(self) -> AbstractAsyncContextManager[object]:
+        """See `Progress.ending`."""
+        return nullcontext()
+
+    def waiting(self, seconds: float) -> AbstractAsyncContextManager[object]:  # noqa: ARG002
+        """See `Progress.waiting`."""
+        return nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deletion:
+    """How the deletion of a message went.
+
+    Attributes:
+        outcomes: of the release before it, the session's own first.
+        gone: the message is no longer in the database.
+    """
+
+    session_id: SessionId
+    message_id: str
+    outcomes: tuple[Outcome, ...]
+    gone: bool
+
+
+class Releasing:
+    """Ends what a person names, on one watch."""
+
+    def __init__(self, watch: Watch, store: Store, fleet: Fleet, *, progress: Progress | None = None) -> None:
+        self._watch = watch
+        self._store = store
+        self._fleet = fleet
+        self._progress = progress or Unseen()
+
+    async def release(
+        self, session_id: SessionId, *, reason: str | None, agreed: Agreed | None = None
+    ) -> tuple[Outcome, ...]:
+        """End now whatever is open in a session, and in the sessions below it.
+
+        Args:
+            session_id: the session; its own outcome is the first.
+            reason: the words of the person, kept in what is ended.
+            agreed: asks a person first; None when they have said so already.
+
+        Raises:
+            NoSuchSession: the database has none of that id.
+            DatabaseError: the database can't be used.
+            JournalUnusable: the journal can't be used.
+        """
+        if not self._watch.pace.dry_run:
+            # A release is the end of a hold: whoever says "end it" no longer says "leave it".
+            await self._watch.journal.unhold(session_id)
+        # What the loop does on it already is what is asked for; and it changes what a look would show.
+        joined = await self._watch.acting.join(session_id)
+        assessment, session = await self._look_at(session_id)
+        if agreed is not None and agreed(assessment, session):
+            # It went on while the person thought.
+            assessment, session = await self._look_at(session_id)
+        outcomes = [joined or await self._release_one(assessment, session, reason)]
+        # What was below an orphan is an orphan too, and nobody else will end it. What a server ran below the session
+        # was ended with it.
+        for child_id in sorted(Family(assessment.observation).below(session)):
+            assessment = await self._watch.assess(also=[child_id], fresh=True)
+            child = assessment.observation.snapshot.sessions.get(child_id)
+            if child is not None and child.has_open_rows and outcomes[0].result is Result.RECOVERED:
+                outcomes.append(await self._release_one(assessment, child, reason))
+        return tuple(outcomes)
+
+    async def delete_message(
+        self, session_id: SessionId, message_id: str, *, agreed: Agreed | None = None
+    ) -> Deletion:
+        """Release a session if it is busy, delete one of its messages through the server that has it, and verify.
+
+        Raises:
+            NoSuchSession: the database has none of that id.
+            NoSuchMessage: the session has none of that id.
+            ServerError: no server that answers has the message, or it would not delete it.
+            DatabaseError: the database can't be used.
+            JournalUnusable: the journal can't be used.
+        """
+        _, session = await self._look_at(session_id)
+        if not await self._store.message_exists(session.id, message_id):
+            raise NoSuchMessage(f"Session {session_id} has no message {message_id}.")
+        outcomes = await self.release(session.id, reason="to delete a message", agreed=agreed)
+        gone = False
+        if all(outcome.result in _FINE for outcome in outcomes):
+            await _delete(await self._server_that_has(session, message_id), session, message_id)
+            gone = not await self._store.message_exists(session.id, message_id)
+        return Deletion(session_id=session.id, message_id=message_id, outcomes=outcomes, gone=gone)
+
+    async def _look_at(self, session_id: SessionId) -> tuple[Assessment, Session]:
+        async with self._progress.looking():
+            assessment = await self._watch.assess(also=[session_id], fresh=True)
+        session = assessment.observation.snapshot.sessions.get(session_id)
+        if session is None:
+            raise NoSuchSession(session_id)
+        return assessment, session
+
+    async def _release_one(self, assessment: Assessment, session: Session, reason: str | None) -> Outcome:
+        """Climb the ladder for one session; where a proof needs a second look, wait for it."""
+        clock, policy = self._watch.clock, self._watch.policy
+        give_up_at = clock.read().awake_seconds + _PATIENCE_IN_GRACES * policy.orphan_grace_seconds
+        while True:
+            joined = await self._watch.acting.join(session.id)
+            if joined is not None:
+                return joined
+            verdict = release_verdict(assessment.observation, policy, session)
+            if not verdict.row_ids and not is_claimed(assessment.observation, session):
+                return Outcome(
+                    session_id=session.id,
+                    kind=verdict.kind,
+                    result=Result.UNCHANGED,
+                    steps=(),
+                    why="nothing is open in it, and no server is at work on it",
+                )
+            # A row that keeps changing is never confirmed: the ladder then says that the proof does not hold.
+            if verdict.confirmed or clock.read().awake_seconds > give_up_at:
+                async with self._progress.ending():
+                    return await self._watch.act_alone(verdict, reason=reason, actor=Actor.PERSON)
+            looks = self._watch.memory.looks
+            first = max((looks[row].at_ms for row in verdict.row_ids if row in looks), default=0)
+            await self._wait_until(first + policy.orphan_grace_seconds * 1000)
+            assessment, session = await self._look_at(session.id)
+
+    async def _wait_until(self, until_ms: float) -> None:
+        left = (until_ms - self._watch.clock.read().wall_ms) / 1000
+        if left <= 0:
+            await anyio.sleep(_SHORTEST_WAIT_SECONDS)
+            return
+        async with self._progress.waiting(left):
+            await anyio.sleep(left + 0.01)
+
+    async def _server_that_has(self, session: Session, message_id: str) -> Server:
+        silent: list[str] = []
+        for server in self._fleet.servers():
+            try:
+                if await server.serves(session.id, TurnId(message_id), session.directory):
+                    return server
+            except ServerError as error:
+                silent.append(str(error))
+        raise ServerUnreachable(
+            " ".join(["No server that answers has this message, and only a server can delete it.", *silent])
+        )
+
+
+def signs_of_life(assessment: Assessment, session: Session) -> list[str]:
+    """Why a session may be alive; nothing if it is stuck, or if nobody could end it anyhow."""
+    if any(each.cancel_session_id == session.id for each in assessment.judgement.verdicts):
+        return []
+    harmless = {SpareReason.FIRST_LOOK}
+    if not is_claimed(assessment.observation, session):
+        harmless.add(SpareReason.NO_WITNESS)
+    return list(
+        dict.fromkeys(
+            each.why
+            for each in assessment.judgement.spared
+            if each.session_id == session.id and each.reason not in harmless
+        )
+    )
+
+
+def is_claimed(observation: Observation, session: Session) -> bool:
+    """Whether a server says that it is at work on a session."""
+    return any(session.id in found for report in observation.reports for found in report.statuses.values())
+
+
+async def _delete(server: Server, session: Session, message_id: str) -> None:
+    """Delete a message; a server may call a session busy for a moment after it let go of it."""
+    with anyio.move_on_after(_BUSY_SECONDS):
+        while True:
+            try:
+                return await server.delete_message(session.id, message_id, session.directory)
+            except ServerError as error:
+                if "busy" not in str(error):
+                    raise
+            await anyio.sleep(0.2)
+    return await server.delete_message(session.id, message_id, session.directory)
