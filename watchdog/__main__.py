@@ -1,8 +1,10 @@
 """`opencode-watchdog` and `python -m watchdog`."""
 
+import os
 import sys
 import traceback
 from io import TextIOWrapper
+from typing import TextIO
 
 from watchdog.errors import (
     AlreadyWatched,
@@ -19,6 +21,8 @@ USAGE, UNUSABLE, INTERNAL = 2, 3, 70
 
 def main() -> None:
     """Run the program, and turn what it raises into a sentence and an exit code."""
+    # httpx brings a command line of its own, and with it click, pygments and rich; as if that could not be imported.
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]
     from watchdog.cli import app
 
     _take_any_text()
@@ -31,10 +35,18 @@ def main() -> None:
 
 
 def _take_any_text() -> None:
-    """A path that is no UTF-8, or a terminal that knows no UTF-8, must not end the program."""
+    """A path that is no UTF-8, a terminal that knows no UTF-8, or a closed stream must not end the program."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lives
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _nowhere() -> TextIO:
+    """A stream for one that was closed before the start; it takes the descriptor, too, before a database does."""
+    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as the process lives
 
 
 def _first(error: BaseException) -> BaseException:

@@ -128,17 +128,20 @@ class Case:
         left = [limit - self.age(call) for limit in limits if limit is not None and limit > self.age(call)]
         return self.now_ms + min(left) * 1000 if left else None
 
-    def hold(self, session: Session, *, with_below: bool) -> str | None:
+    def hold(self, session: Session, *, with_below: bool, on_behalf_of: SessionId | None = None) -> str | None:
         """Why a session is to be left alone, because a person said so of it, of all, or of one below it.
 
         Args:
+            session: the session.
             with_below: what is to be done would end the sessions below it, too.
+            on_behalf_of: the session above it that is stuck, if it is to be ended for that one.
         """
         held = self.observation.on_hold
         if not held:
             return None
         first = self._first_held.get(session.id, session.id) if with_below else session.id
-        return next((held[id_] for id_ in (EVERYTHING, session.id, first) if id_ in held), None)
+        ids = (EVERYTHING, session.id, on_behalf_of or session.id, first)
+        return next((held[id_] for id_ in ids if id_ in held), None)
 
     @cached_property
     def _first_held(self) -> Mapping[SessionId, SessionId]:

@@ -96,7 +96,7 @@ class JournalFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.revision = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._turn, self._worker = anyio.CapacityLimiter(1), anyio.CapacityLimiter(1)
         self._wishes: list[_Wish] = []
         self._connection: sqlite3.Connection | None = None
@@ -157,17 +157,19 @@ class JournalFile:
 
     def _write_all(self) -> None:
         """Write what everybody in line wants. If it is being written in another thread, only wait for that."""
-        wishes = self._wishes[:]
-        del self._wishes[: len(wishes)]
-        try:
-            with self._connected() as connection:
-                if wishes:
+        with self._lock:
+            wishes = self._wishes[:]
+            del self._wishes[: len(wishes)]
+            if not wishes:
+                return
+            try:
+                with self._connected() as connection:
                     self._transact(connection, wishes)
-        except Exception as error:  # noqa: BLE001 - raised by each who waits for it
+            except Exception as error:  # noqa: BLE001 - raised by each who waits for it
+                for wish in wishes:
+                    wish.error = error
             for wish in wishes:
-                wish.error = error
-        for wish in wishes:
-            wish.ended = True
+                wish.ended = True
 
     def _transact(self, connection: sqlite3.Connection, wishes: Sequence[_Wish]) -> None:
         # Whoever stood in line while others waited in vain has waited, too: it tries once.

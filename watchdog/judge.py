@@ -358,7 +358,7 @@ class _Bench:
     def _may_try(self, verdict: Verdict, session: Session) -> bool:
         """Whether earlier attempts leave room for another one now."""
         cancels = verdict.kind not in {VerdictKind.ORPHAN, VerdictKind.UNANSWERED}
-        if (held := self.case.hold(session, with_below=cancels)) is not None:
+        if (held := self.case.hold(session, with_below=cancels, on_behalf_of=verdict.session_id)) is not None:
             self._spare(session, SpareReason.ON_HOLD, held)
             return False
         attempts = self.case.observation.attempts

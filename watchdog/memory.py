@@ -151,6 +151,10 @@ class Memory:
             dict(self.claimed_by),
         )
 
+    def ids(self) -> frozenset[str]:
+        """The ids of all calls, turns and sessions of which something is remembered."""
+        return frozenset(self.calls) | {key.partition(":")[2] for key in self.attempts}
+
     def forget_settling(self) -> None:
         """Forget what was tried to settle, because a person asks for it to be tried now."""
         self.attempts = {key: tried for key, tried in self.attempts.items() if not key.startswith("settle:")}

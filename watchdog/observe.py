@@ -1,9 +1,7 @@
 """Gathers one `Observation` from the database, the servers, their feeds, and the processes."""
 
-import math
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -105,10 +103,6 @@ class Observer:
             for server in self._fleet.servers():
                 server.forget(snapshot.sessions)
             return self._memory.fold(observation, shift, awake_seconds)
-
-    def forget(self) -> None:
-        """Read everything anew in the next look: rows may have been opened again that were closed."""
-        self._store.forget()
 
     async def _read(self, also: Collection[SessionId], *, full: bool, scan_parts: bool) -> Snapshot:
         known = self._snapshot
@@ -237,66 +231,76 @@ async def report_of(
         extra: directories in which nothing is known to be unfinished; no answer about one of them is no problem.
         silences: where it is not asked, and not waited for, since it did not answer in time before.
     """
-    statuses: dict[str, dict[SessionId, Status]] = {}
-    asks: dict[str, tuple[Ask, ...]] = {}
-    problems: list[str] = []
+    asking = _Asking(server=server, directories=frozenset(directories), silences=silences)
+    began = silences.now()
     silences.forget(server, but=directories)
-
-    async def ask(directory: str) -> None:
-        if (known := silences.problem(server, directory)) is not None:
-            problems.append(known)
-            return
-        busy, asked, error = await _answers(server, directory, silences.patience(server))
-        if busy is not None:
-            statuses[directory] = busy
-        if asked is not None:
-            asks[directory] = asked
-        if error is not None and directory in directories:
-            problems.append(str(error))
-            if busy is None and isinstance(error, ServerSilent):
-                silences.note(server, directory, error, cut_short=isinstance(error, _CutShort))
-
-    vouches = False
     async with anyio.create_task_group() as group:
         for directory in (*directories, *extra):
-            group.start_soon(ask, directory)
-    if directories and not problems:
-        try:
-            with _patient(server, silences.patience(server)):
-                vouches = await server.vouches()
-        except ServerError as error:
-            problems.append(str(error))
+            group.start_soon(asking.ask, directory)
+    vouches = bool(directories) and not asking.problems and await asking.vouched()
+    if directories:
+        silences.learn(server, began, asking.errors)
     return ServerReport(
         name=server.name,
         vouches=vouches,
-        problem=problems[0] if problems else None,
-        statuses=statuses,
-        asks=asks,
+        problem=asking.problems[0] if asking.problems else None,
+        statuses=asking.statuses,
+        asks=asking.asks,
         witness=server.witness(),
         life=dict(server.life()),
     )
 
 
-class _CutShort(ServerSilent):
-    """It might have answered, had the look waited longer."""
+@dataclass(kw_only=True)
+class _Asking:
+    """What one server has said so far, and what came in the way.
 
-
-@contextmanager
-def _patient(server: Server, seconds: float) -> Iterator[None]:
-    """Wait for a server only so long.
-
-    Raises:
-        ServerSilent: it did not answer until then.
+    Attributes:
+        directories: those whose answers matter.
+        problems: what came in the way of these.
+        errors: everything that came in the way of an answer.
     """
-    try:
-        with anyio.fail_after(None if math.isinf(seconds) else seconds):
-            yield
-    except TimeoutError:
-        raise _CutShort(f"{server.name} has not answered for {seconds:.3g} s.") from None
+
+    server: Server
+    directories: Collection[str]
+    silences: Silences
+    statuses: dict[str, dict[SessionId, Status]] = field(default_factory=dict)
+    asks: dict[str, tuple[Ask, ...]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    errors: list[ServerError] = field(default_factory=list)
+
+    async def ask(self, directory: str) -> None:
+        """Ask what it is at work on, and which asks wait for a human."""
+        if (known := self.silences.problem(self.server, directory)) is not None:
+            self.problems.append(known)
+            return
+        busy, asked, error = await _answers(self.server, directory, self.silences)
+        if busy is not None:
+            self.statuses[directory] = busy
+        if asked is not None:
+            self.asks[directory] = asked
+        if error is not None:
+            self._failed(error, matters=directory in self.directories)
+            if directory in self.directories and busy is None and isinstance(error, ServerSilent):
+                self.silences.note(self.server, directory, error)
+
+    async def vouched(self) -> bool:
+        """Ask whether its silence means something."""
+        try:
+            with self.silences.patient(self.server):
+                return await self.server.vouches()
+        except ServerError as error:
+            self._failed(error, matters=True)
+            return False
+
+    def _failed(self, error: ServerError, *, matters: bool) -> None:
+        self.errors.append(error)
+        if matters:
+            self.problems.append(str(error))
 
 
 async def _answers(
-    server: Server, directory: str, patience: float
+    server: Server, directory: str, silences: Silences
 ) -> tuple[dict[SessionId, Status] | None, tuple[Ask, ...] | None, ServerError | None]:
     """What a server says of a directory; its word on asks counts only with the one on statuses."""
     statuses: dict[SessionId, Status] | None = None
@@ -306,7 +310,7 @@ async def _answers(
     async def ask_asks() -> None:
         nonlocal asks
         try:
-            with _patient(server, patience):
+            with silences.patient(server):
                 asks = tuple(await server.pending_asks(directory))
         except ServerError as error:
             errors.append(error)
@@ -314,7 +318,7 @@ async def _answers(
     async with anyio.create_task_group() as group:
         group.start_soon(ask_asks)
         try:
-            with _patient(server, patience):
+            with silences.patient(server):
                 statuses = dict(await server.statuses(directory))
         except ServerError as error:
             errors.insert(0, error)

@@ -82,8 +82,16 @@ class Store(Protocol):
         """
         ...
 
+    def follow(self, ids: Collection[str]) -> None:
+        """Read these parts in every look from now on, wherever they are, until they are closed or gone.
+
+        Args:
+            ids: of parts; one that is of something else is of no effect.
+        """
+        ...
+
     def forget(self) -> None:
-        """Start over: the next look reads every turn, and nothing is searched yet."""
+        """Start over: the next look reads every turn, and nothing is searched yet. What was open is not forgotten."""
         ...
 
     async def session(self, session_id: SessionId) -> Session | None:

@@ -33,18 +33,20 @@ class Recollection:
         self._kept = 0
         """The number of the last picture of the memory that was taken, and of the last that was saved."""
 
-    async def recall(self) -> None:
+    async def recall(self) -> bool:
         """Take up, once, what an earlier process remembered.
+
+        Returns:
+            Whether something was taken up now.
 
         Raises:
             JournalUnusable: the journal can't be read.
         """
         if self._recalled:
-            return
+            return False
         remembered = await self._journal.load(_KEY)
-        if remembered is not None:
-            restore(remembered, self._memory, self._timeline, self._boot_id)
         self._recalled = True
+        return remembered is not None and restore(remembered, self._memory, self._timeline, self._boot_id)
 
     async def take_over(self) -> None:
         """Take up what was tried by the one who acted until now, while this process only observed.

@@ -163,6 +163,8 @@ class _Ascent(Settling):
             return self.outcome(Result.UNCHANGED, "a server answers for it now, so it is judged anew")
         if self.verdict.rests_on_silence and (place.status.last_life_ms or 0) > self.verdict.life_ms:
             return self.outcome(Result.UNCHANGED, "it showed life again")
+        if (held := await self._held()) is not None:
+            return self.outcome(Result.UNCHANGED, held)
         if not self.dry_run:
             await self._begin()
         # Until this moment a person may have been asked, or have said to leave it.

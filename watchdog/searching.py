@@ -19,7 +19,7 @@ class Search:
     Args:
         store: is searched.
         clock: waits between the steps.
-        found: told at the end if there is something new to look at.
+        found: told at the end if there is something new to look at, or somebody waited for it.
     """
 
     def __init__(self, store: Store, clock: Clock, found: Callable[[], None]) -> None:
@@ -27,6 +27,13 @@ class Search:
         self._clock = clock
         self._found = found
         self._under_way = False
+        self._awaited = False
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to find; who is told that something is, is told at the end."""
+        self._awaited |= not self._store.searched
+        return self._store.searched
 
     def go_on(self, group: TaskGroup) -> None:
         """Search in a task of the group, unless everything is searched or one is under way."""
@@ -39,7 +46,8 @@ class Search:
             with suppress(DatabaseError):  # a look meets it, too, and tells it; the search goes on after the next one
                 while await self._store.search():
                     await self._clock.sleep(PAUSE_SECONDS)
-                if await self._store.changed():
+                if self._awaited or await self._store.changed():
+                    self._awaited = False
                     self._found()
         finally:
             self._under_way = False

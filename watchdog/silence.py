@@ -1,9 +1,10 @@
 """Servers that accept a question and never answer, or are slow to: a look waits no longer than is worth it."""
 
 import math
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
+from weakref import WeakKeyDictionary
 
 import anyio
 from anyio.abc import TaskGroup
@@ -11,10 +12,14 @@ from anyio.abc import TaskGroup
 from watchdog.errors import ServerError, ServerSilent
 from watchdog.ports import Clock, Server
 
-FIRST_PATIENCE_SECONDS: Final = 1.0
-"""How long a look waits for a server of which it is not known how long it takes."""
+SHORTEST_PATIENCE_SECONDS: Final = 1.0
+"""How long a look waits at least for a server that answered before."""
 FIRST_PAUSE_SECONDS: Final = 1.0
 LONGEST_PAUSE_SECONDS: Final = 10.0
+
+
+class _CutShort(ServerSilent):
+    """It might have answered, had the look waited longer."""
 
 
 class Silences:
@@ -26,7 +31,7 @@ class Silences:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._problems: dict[Server, dict[str, str]] = {}
-        self._took: dict[Server, float] = {}
+        self._took: WeakKeyDictionary[Server, float] = WeakKeyDictionary()
         self._group: TaskGroup | None = None
         self._wake: Callable[[], None] = lambda: None
 
@@ -48,22 +53,56 @@ class Silences:
         self._took.clear()
 
     def patience(self, server: Server) -> float:
-        """How many seconds a look waits for a server: twice as long as it took when it was last probed."""
+        """How many seconds a look waits for a server: twice as long as it took when it was last asked.
+
+        One that is asked for the first time may take all of its own time limit: without its answer nobody knows
+        whether a human was asked, and clocks would have to start anew.
+        """
         if self._group is None:
             return math.inf
-        return max(FIRST_PATIENCE_SECONDS, 2 * self._took.get(server, 0.0))
+        return max(SHORTEST_PATIENCE_SECONDS, 2 * self._took.get(server, math.inf))
+
+    @contextmanager
+    def patient(self, server: Server) -> Iterator[None]:
+        """Wait for a server as long as is worth it.
+
+        Raises:
+            ServerSilent: it did not answer until then.
+        """
+        seconds = self.patience(server)
+        try:
+            with anyio.fail_after(None if math.isinf(seconds) else seconds):
+                yield
+        except TimeoutError:
+            raise _CutShort(f"{server.name} has not answered for {seconds:.3g} s.") from None
+
+    def learn(self, server: Server, began_at: float, errors: Collection[ServerError]) -> None:
+        """Learn from what came of all that a look asked a server, since a moment of the awake clock.
+
+        Where an answer was cut short, the next look is twice as patient, up to the server's own limit.
+        """
+        if self._group is None:
+            return
+        if any(isinstance(error, _CutShort) for error in errors):
+            self._took[server] = self.patience(server)
+        elif not errors:
+            self._took[server] = self.now() - began_at
+
+    def now(self) -> float:
+        """What the awake clock shows."""
+        return self._clock.read().awake_seconds
 
     def problem(self, server: Server, directory: str) -> str | None:
         """Why a server need not be asked about a directory now: what it last failed with there."""
         return self._problems.get(server, {}).get(directory)
 
-    def note(self, server: Server, directory: str, error: ServerSilent, *, cut_short: bool = False) -> None:
-        """A server did not answer in time; `cut_short` if it had less of it than it has when it is probed."""
+    def note(self, server: Server, directory: str, error: ServerSilent) -> None:
+        """A server did not answer in time. One that was cut short is probed at once: it has more time then."""
         if self._group is None:
             return
         if server not in self._problems:
             self._problems[server] = {}
-            pause = 0.0 if cut_short else FIRST_PAUSE_SECONDS
+            pause = 0.0 if isinstance(error, _CutShort) else FIRST_PAUSE_SECONDS
             self._group.start_soon(self._probe, server, pause, name=f"probe {server.name}")
         self._problems[server][directory] = str(error)
 
@@ -82,7 +121,7 @@ class Silences:
             directory = next(iter(silent), None)
             if directory is None:
                 break
-            began = self._clock.read().awake_seconds
+            began = self.now()
             try:
                 await server.statuses(directory)
             except ServerSilent as error:
@@ -91,7 +130,7 @@ class Silences:
             except ServerError:
                 break  # it says something: the look that is woken asks what
             else:
-                self._took[server] = self._clock.read().awake_seconds - began
+                self._took[server] = max(self._took.get(server, 0.0), self.now() - began)
                 break
         del self._problems[server]
         if silent:

@@ -79,9 +79,9 @@ class Watch:
         self.clock = clock
         self.mandate = mandate
         self.journal = journal
-        self.memory = Memory()
-        self.timeline = Timeline()
+        self.memory, self.timeline = Memory(), Timeline()
         self.silences = Silences(clock)
+        self._store = store
         self.observer = Observer(
             store=store,
             fleet=fleet,
@@ -124,7 +124,7 @@ class Watch:
             DatabaseError: the database can't be read.
             JournalUnusable: the journal can't be read, so it is not known what is on hold.
         """
-        await self.recollection.recall()
+        await self._recall()
         reading = self.clock.read()
         # Whichever look is the first one after the machine or the process stood still notices it.
         due = self._planned is not None and reading.awake_seconds >= self._planned
@@ -161,7 +161,7 @@ class Watch:
         """Read everything anew once it changed what is on hold: an `undo` may have opened rows again."""
         before, self._on_hold = self._on_hold, frozenset(on_hold)
         if before is not None and before != self._on_hold:
-            self.observer.forget()
+            self._store.forget()
             self.wake()
 
     async def reprove(
@@ -182,10 +182,17 @@ class Watch:
 
     async def close_begun(self) -> None:
         """Say of each intervention that a crash left begun how it ended, by looking; count it if it did not work."""
-        await self.recollection.recall()
+        await self._recall()
         self._took_over = True
-        for intervention in await self.journal.begun():
+        begun = await self.journal.begun()
+        self._store.follow([id_ for each in begun for id_ in each.verdict.call_ids])
+        for intervention in begun:
             await self.acting.close(intervention)
+
+    async def _recall(self) -> None:
+        """Take up what was remembered. What it is about is read by its key: the search would find it too late."""
+        if await self.recollection.recall():
+            self._store.follow(self.memory.ids())
 
     async def _keep(self) -> None:
         """Keep what is remembered, if this is the one who acts."""
@@ -300,6 +307,7 @@ class Watch:
             return assessment
         before = self.memory.state()
         await self.recollection.take_over()
+        self._store.follow(self.memory.ids())
         await self.close_begun()
         self._began_to_act = True
         if self.memory.state() == before:
@@ -322,9 +330,11 @@ class Watch:
             return
         if not acting:
             return
-        self.acting.take_up(
-            _without(assessment.judgement.verdicts, self._left), acts, seen_at=assessment.began_at, ended=self._acted
-        )
+        due = _without(assessment.judgement.verdicts, self._left)
+        if self.pace.recover_on_start and any(verdict.rests_on_silence for verdict in due) and not self.search.over:
+            # What looks silent may have a call open that is not found yet.
+            due = [verdict for verdict in due if not verdict.rests_on_silence]
+        self.acting.take_up(due, acts, seen_at=assessment.began_at, ended=self._acted)
 
     def _acted(self, _: Verdict, outcome: Outcome) -> None:
         if outcome.result is Result.UNCHANGED:

@@ -116,9 +116,12 @@ class FakeStore:
         self._searched = True
         return False
 
+    def follow(self, ids: Collection[str]) -> None:
+        self._remembered |= set(ids)
+
     def forget(self) -> None:
+        self._remembered = {call.id for call in _Reading(self.content.tables, self._remembered).calls}
         self._seen, self._parts, self._searched = None, None, False
-        self._remembered.clear()
 
     async def session(self, session_id: SessionId) -> Session | None:
         self._fail()

@@ -94,9 +94,9 @@ async def test_a_model_that_takes_long_to_stream_the_arguments_of_a_call_is_let_
     session = await server.create_session()
     target = lab.project() / "large.txt"
     write = call("write", filePath=str(target), content="words " * 400)
-    watchdog = Watchdog.for_lab(lab, server, idle_timeout=1)
+    watchdog = Watchdog.for_lab(lab, server, idle_timeout=2.5)
     async with watchdog.run() as running:
-        await session.prompt(script(use(write, arguments_seconds=5)))
+        await session.prompt(script(use(write, arguments_seconds=6)))
         await session.wait_for_call("write", "pending")
         [pending] = lab.rows().open_calls
         turn = await session.wait_finished(turns=2)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -636,3 +637,49 @@ async def test_an_engine_of_the_server_is_used_and_left_alone(
         assert (await connection.exec_driver_sql("SELECT title FROM session")).scalar() == "x"
     await engine.dispose()
     assert rows.get("part", call) == '{"a": 1}'
+
+
+class AlwaysInTransaction(sqlite3.Connection):
+    """A connection with `autocommit=False`, as Python 3.12 has it: whatever ends a transaction begins the next."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:  # noqa: ANN401 - whatever sqlite3 takes
+        super().__init__(*arguments, **{**more, "isolation_level": None})
+        self.execute("BEGIN")
+
+    def rollback(self) -> None:
+        super().rollback()
+        self.execute("BEGIN")
+
+    def commit(self) -> None:
+        super().commit()
+        self.execute("BEGIN")
+
+
+async def test_an_engine_whose_connections_are_always_in_a_transaction_is_read_anew_each_time(
+    rows: OpencodeFile,
+) -> None:
+    turn = rows.turn(rows.session())
+    engine = create_async_engine(f"sqlite+aiosqlite:///{rows.path}", connect_args={"factory": AlwaysInTransaction})
+    async with await OpencodeDatabase.open(rows.path, engine=engine) as database:
+        await database.look()
+        assert not await database.changed()
+        call = rows.call(turn)
+        assert await database.changed()
+        assert [c.id for each in (await database.look()).sessions.values() for c in each.calls] == [call]
+        busy, _, _ = rows.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        assert busy == 0
+    await engine.dispose()
+
+
+async def test_cancelled_reads_leave_nothing_in_the_log(rows: OpencodeFile, caplog: pytest.LogCaptureFixture) -> None:
+    """A cursor that was left half read would make the pool's own ROLLBACK fail, which SQLAlchemy logs."""
+    turn = rows.turn(rows.session())
+    rows.connection.execute("BEGIN")
+    for _ in range(2000):
+        rows.call(turn)
+    rows.connection.execute("COMMIT")
+    async with await OpencodeDatabase.open(rows.path) as database:
+        for number in range(80):
+            with anyio.move_on_after(number / 10_000):
+                await database.look(scan_parts=True)
+    assert caplog.records == []

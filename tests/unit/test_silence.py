@@ -180,12 +180,16 @@ class Slow(Asked):
         return {}
 
 
-async def test_a_slow_server_delays_no_look_and_is_waited_for_once_it_is_known_how_long_it_takes(
+async def test_a_server_that_becomes_slow_delays_no_look_and_is_waited_for_once_it_is_known_how_long_it_takes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("watchdog.silence.FIRST_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("watchdog.silence.SHORTEST_PATIENCE_SECONDS", 0.01)
     slow = world.server = Slow()
+    slow.answering.set()
     async with world.probing():
+        assert math.isinf(world.silences.patience(slow))
+        assert await world.report("/a") == ({"/a"}, None)
+        slow.answering, slow.asked = anyio.Event(), []
         answered, problem = await world.report("/a")
         assert answered == set()
         assert problem == f"{slow.name} has not answered for 0.01 s."
@@ -198,6 +202,27 @@ async def test_a_slow_server_delays_no_look_and_is_waited_for_once_it_is_known_h
         assert world.wakes == 1
         assert world.silences.patience(slow) == 6
         assert await world.report("/a") == ({"/a"}, None)
+
+
+@pytest.mark.parametrize("what", ["pending_asks", "vouches"])
+async def test_a_look_that_was_cut_short_makes_the_next_one_twice_as_patient_whatever_was_slow(
+    world: World, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr("watchdog.silence.SHORTEST_PATIENCE_SECONDS", 0.01)
+    async with world.probing():
+        assert (await world.report("/a"))[1] is None
+        once = getattr(world.server, what)
+
+        async def slow(*args: str) -> object:
+            await anyio.sleep(0.05)
+            return await once(*args)
+
+        monkeypatch.setattr(world.server, what, slow)
+        patience = []
+        while (await report_of(world.server, ["/a"], silences=world.silences)).problem is not None:
+            patience.append(world.silences.patience(world.server))
+        assert patience[:2] == [0.02, 0.04]
+        assert len(patience) <= 4
 
 
 async def test_who_looks_once_is_patient_without_end(world: World) -> None:

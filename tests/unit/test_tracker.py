@@ -354,6 +354,91 @@ async def test_rows_that_the_watchdog_closed_and_opened_again_are_seen(rows: Ope
         assert call in open_ids(await store.look())
 
 
+# What must not be lost, although only the search or a full look would find it again.
+
+
+@pytest.fixture
+async def searched(rows: OpencodeFile) -> AsyncIterator[tuple[OpencodeDatabase, SessionId, str]]:
+    """A store that has found an open call in a closed turn, its session, and the call."""
+    session = rows.session()
+    turn = rows.turn(session)
+    call = rows.call(turn)
+    rows.finish_turn(turn)
+    rows.text(turn)
+    async with await OpencodeDatabase.open(rows.path, limits=SMALL) as store:
+        await store.look(scan_parts=True)
+        yield store, session, call
+
+
+async def calls_of(store: OpencodeDatabase, session: SessionId) -> list[str]:
+    found = await store.session(session)
+    assert found is not None
+    return [call.id for call in found.calls]
+
+
+async def test_what_is_open_is_known_through_a_start_over(
+    rows: OpencodeFile, searched: tuple[OpencodeDatabase, SessionId, str]
+) -> None:
+    store, session, call = searched
+    store.forget()
+    assert await calls_of(store, session) == [call]
+    assert call in open_ids(await store.look())
+    rows.connection.execute("DELETE FROM part WHERE rowid = (SELECT max(rowid) FROM part)")
+    assert await calls_of(store, session) == [call]
+    assert call in open_ids(await store.look())
+    assert not store.searched
+
+
+async def test_what_an_earlier_process_knew_is_read_before_anything_is_searched(rows: OpencodeFile) -> None:
+    session = rows.session()
+    turn = rows.turn(session)
+    call = rows.call(turn)
+    rows.finish_turn(turn)
+    async with await OpencodeDatabase.open(rows.path) as store:
+        assert await calls_of(store, session) == []
+        store.follow([call, "prt_of_nothing", turn])
+        assert await calls_of(store, session) == [call]
+        assert open_ids(await store.look()) == {call, turn}
+        assert open_ids(await store.look()) == {call, turn}
+
+
+async def test_a_new_connection_hides_no_commit(rows: OpencodeFile) -> None:
+    """Each connection counts from the same number again."""
+    session = rows.session()
+    turn = rows.turn(session)
+    async with await OpencodeDatabase.open(rows.path) as store:
+        for _ in range(3):
+            await store.look()
+            await store.disconnect()
+            call = rows.call(turn)
+            await store.session(session)
+            assert await store.changed()
+            assert call in open_ids(await store.look())
+
+
+async def test_a_turn_that_can_be_read_again_shows_its_calls(rows: OpencodeFile) -> None:
+    turn = rows.turn(rows.session())
+    call, data = rows.call(turn), rows.get("message", turn)
+    rows.set("message", turn, data="{")
+    async with await OpencodeDatabase.open(rows.path) as store:
+        for _ in range(2):
+            assert call not in open_ids(await store.look())
+        rows.set("message", turn, data=data)
+        assert call in open_ids(await store.look())
+
+
+async def test_a_search_that_is_waited_for_loses_nothing_to_a_start_over(
+    rows: OpencodeFile, searched: tuple[OpencodeDatabase, SessionId, str]
+) -> None:
+    store, _, _ = searched
+    turn = rows.turn(rows.session())
+    late = rows.call(turn)
+    rows.finish_turn(turn)
+    rows.connection.execute("UPDATE part SET rowid = rowid + 100")
+    assert late in open_ids(await store.look(scan_parts=True))
+    assert store.searched
+
+
 # Anything that happens to a database, look by look.
 
 STEPS = st.lists(
@@ -370,6 +455,7 @@ STEPS = st.lists(
         st.tuples(st.just("vacuum"), st.just(0)),
         st.tuples(st.just("look"), st.just(0)),
         st.tuples(st.just("disconnect"), st.just(0)),
+        st.tuples(st.just("session"), st.integers(0, 3)),
     ),
     max_size=30,
 )
@@ -383,6 +469,7 @@ class Story:
         self.sessions = [rows.session() for _ in range(4)]
         self.turns: list[str] = []
         self.calls: list[str] = []
+        self.finished: set[str] = set()
         self.at = NOW
 
     def tell(self, what: str, number: int) -> None:
@@ -414,8 +501,9 @@ class Story:
 
     def _of_call(self, what: str, call: str) -> None:
         if what == "finish call":
+            self.finished.add(call)
             self.rows.set("part", call, data='{"type": "tool", "tool": "x", "state": {"status": "completed"}}')
-        elif what == "break":
+        elif what == "break" and call not in self.finished:
             self.rows.set("part", call, data="{")
         elif what == "delete part":
             self.rows.delete("part", call)
@@ -423,6 +511,17 @@ class Story:
 
 def comparable(found: Snapshot) -> tuple[dict[SessionId, Any], set[tuple[str, str]]]:
     return dict(found.sessions), {(damage.table, damage.id) for damage in found.damaged}
+
+
+async def followed(store: OpencodeDatabase, last: Snapshot) -> Snapshot:
+    """What a loop knows: the last look while nothing has changed, and a new one once the search is over."""
+    while True:
+        while await store.search():
+            pass
+        if await store.changed():
+            last = await store.look()
+        if store.searched:
+            return last
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -433,15 +532,16 @@ async def test_look_by_look_the_same_is_seen_as_by_reading_everything(
     path = tmp_path_factory.mktemp("story") / "opencode.db"
     with OpencodeFile(path) as rows:
         rows.connection.execute("PRAGMA synchronous = OFF")
-        story = Story(rows)
+        story, last = Story(rows), Snapshot()
         async with await OpencodeDatabase.open(path, limits=SMALL) as store:
             for what, number in [*plan, ("look", 0)]:
                 story.tell(what, number)
                 if what == "disconnect":
                     await store.disconnect()
+                elif what == "session":
+                    await store.session(story.sessions[number])
                 elif what == "look":
-                    while await store.search():
-                        pass
                     async with await OpencodeDatabase.open(path) as afresh:
                         expected = comparable(await afresh.look(scan_parts=True))
-                    assert comparable(await store.look()) == expected
+                    assert comparable(await followed(store, last)) == expected
+                    last = await store.look()

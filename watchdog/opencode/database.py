@@ -23,6 +23,8 @@ from watchdog.opencode.sqlite_errors import primary_code
 from watchdog.opencode.tracker import Tracker
 from watchdog.sharing import Rounds
 
+_MOST_SEARCHES = 3
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
@@ -138,9 +140,14 @@ class OpencodeDatabase:
         self, *, also: Collection[SessionId] = (), full: bool = False, scan_parts: bool = False
     ) -> Snapshot:
         """See `Store.look`."""
-        if scan_parts:
+        if not scan_parts:
+            return await self._tracker.look(also=also, full=full)
+        for _ in range(_MOST_SEARCHES):
             await self._tracker.search_all()
-        return await self._tracker.look(also=also, full=full)
+            found = await self._tracker.look(also=also, full=full)
+            if self._tracker.searched:  # or the look started over, and what was searched may be another place now
+                return found
+        raise DatabaseUnavailable(f"The database {self.path} is being rewritten as a whole, again and again.")
 
     @property
     def reads(self) -> dict[str, int]:
@@ -155,6 +162,10 @@ class OpencodeDatabase:
     async def search(self) -> bool:
         """See `Store.search`."""
         return await self._tracker.search()
+
+    def follow(self, ids: Collection[str]) -> None:
+        """See `Store.follow`."""
+        self._tracker.follow(ids)
 
     def forget(self) -> None:
         """See `Store.forget`."""
@@ -220,7 +231,7 @@ class OpencodeDatabase:
                     await connection.rollback()
                     return 0
             await connection.commit()
-            self._tracker.follow(writes)
+            self._tracker.follow_written(writes)
             return len(writes)
 
     async def experimental_sessions(self) -> int:

@@ -153,11 +153,13 @@ class Look:
 
     Attributes:
         open_messages: the messages that are open or can't be read, after the look.
+        unread_messages: those of them that can't be read, whose parts were not read either.
         open_parts: the parts that are not cleanly closed, after the look, each with its session.
     """
 
     fetch: Fetch
     open_messages: set[str] = field(default_factory=set)
+    unread_messages: set[str] = field(default_factory=set)
     open_parts: dict[str, str] = field(default_factory=dict)
     _damaged: dict[tuple[str, str], Damage] = field(default_factory=dict)
     _turns: dict[TurnId, Turn] = field(default_factory=dict)
@@ -170,6 +172,7 @@ class Look:
             queries.OPEN_MESSAGES, {"ids": as_ids(known.turns), "after": known.turns_after}
         )
         self.open_messages = {str(record["id"]) for record in messages}
+        self.unread_messages = self.open_messages - self._turns.keys()
         new = {str(record["id"]) for record in messages if (_moment(record["place"]) or 0) > known.turns_after}
         await self._read_calls(known.calls, known.calls_after, whole=self._turns.keys() & {*known.whole, *new})
         wanted: set[str] = {*also, *(turn.session_id for turn in self._turns.values())}

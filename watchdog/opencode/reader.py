@@ -9,8 +9,8 @@ for each statement: by way of SQLAlchemy a statement costs three times as much, 
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,7 @@ class Reader:
     """Reads one database file through an engine.
 
     Attributes:
+        connection: counts the connections: each counts versions of the data from the same number again.
         file: counts the files that were read: it grows when another file has taken the path.
         lock: is held while the connection is in use; who writes takes it, too, for an engine may share one.
         reads: how often the file was asked whether it changed (`version`), and read in a transaction (`transaction`).
@@ -52,6 +53,7 @@ class Reader:
         self._identity: FileIdentity | None = None
         self._schema: object = None
         self._columns: dict[str, tuple[str, ...]] = {}
+        self.connection = 0
         self.file = 0
         self.reads = {"version": 0, "transaction": 0}
 
@@ -60,8 +62,11 @@ class Reader:
         """Whether others write through the very connection, whose `data_version` does not change by that."""
         return isinstance(self._engine.pool, StaticPool)
 
-    async def version(self) -> int | None:
-        """SQLite's `data_version`, which changes with each commit of anybody else; None without a connection.
+    async def version(self) -> tuple[int, int] | None:
+        """The connection, and SQLite's `data_version`, which changes there with each commit of anybody else.
+
+        Returns:
+            None without a connection, or when its file is no longer the one at the path.
 
         Raises:
             DatabaseUnavailable: the file is gone or can't be read.
@@ -73,10 +78,11 @@ class Reader:
                 self.reads["version"] += 1
                 try:
                     ((version,),) = await _run(self._driver, "PRAGMA data_version", {})
+                    await self._leave(self._driver)
                 except BaseException:
                     await self._drop()
                     raise
-                return int(version)
+                return self.connection, int(version)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Fetch]:
@@ -91,15 +97,13 @@ class Reader:
                 try:
                     driver = await self._connected()
                     fetch = partial(self._fetch, driver)
-                    # Where the owner of an engine shares its one connection, a transaction may be under way.
-                    ours = not driver.in_transaction
                     self.reads["transaction"] += 1
-                    if ours:
+                    begun = not driver.in_transaction
+                    if begun:
                         await _run(driver, "BEGIN", {})
                     await self._check_schema(fetch)
                     yield fetch
-                    if ours and driver.in_transaction:
-                        await _run(driver, "ROLLBACK", {})
+                    await self._leave(driver, begun=begun)
                 except BaseException:
                     await self._drop()
                     raise
@@ -112,6 +116,14 @@ class Reader:
                 with translated(self._path):
                     await self._drop()
 
+    async def _leave(self, driver: aiosqlite.Connection, *, begun: bool = False) -> None:
+        """End the transaction. A driver with `autocommit=False` is always in one, which would never move on.
+
+        Where the owner of an engine shares its one connection, one that was under way is somebody else's.
+        """
+        if driver.in_transaction and (begun or not self.shares_connection):
+            await _interruptible(driver, driver.rollback())
+
     async def _connected(self) -> aiosqlite.Connection:
         identity = FileIdentity.of(self._path)
         if self._connection is not None and identity != self._identity:
@@ -123,6 +135,7 @@ class Reader:
 
     async def _connect(self) -> aiosqlite.Connection:
         self._connection = await self._engine.connect()
+        self.connection += 1
         driver: Any = (await self._connection.get_raw_connection()).driver_connection
         if not isinstance(driver, aiosqlite.Connection):
             raise TypeError(driver)
@@ -149,7 +162,9 @@ class Reader:
         if query in self._columns:
             rows = await _run(driver, query, parameters)
         else:
-            self._columns[query], rows = await _interruptible(driver, _described(driver, query, parameters))
+            # In a task of its own: a cursor that is left half read would keep whatever comes next interrupted.
+            described = _described(driver, query, parameters)
+            self._columns[query], rows = await finished(described, interrupt=driver.interrupt)
         columns = self._columns[query]
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -169,7 +184,7 @@ async def _run(
 
 
 async def _interruptible(driver: aiosqlite.Connection, work: Awaitable[T]) -> T:
-    """Do a piece of work in the driver's thread. When cancelled, interrupt it; closing the connection awaits its end.
+    """Do a piece of work in the driver's thread. When cancelled, interrupt it, and wait for its end.
 
     SQLite works in a thread: a task that just walks away would leave a statement and its transaction behind.
     """
@@ -177,16 +192,24 @@ async def _interruptible(driver: aiosqlite.Connection, work: Awaitable[T]) -> T:
         return await work
     except asyncio.CancelledError:
         await driver.interrupt()
+        with suppress(sqlite3.Error, ValueError):  # it comes after whatever was interrupted, and may be so itself
+            await finished(_run_alone(driver))
         raise
 
 
-async def finished(work: Coroutine[Any, Any, T]) -> T:
-    """Do a piece of work to its end. When cancelled, wait for its end, and then be cancelled."""
+async def _run_alone(driver: aiosqlite.Connection) -> None:
+    await driver.execute_fetchall("SELECT 1")
+
+
+async def finished(work: Coroutine[Any, Any, T], *, interrupt: Callable[[], Awaitable[None]] | None = None) -> T:
+    """Do a piece of work to its end. When cancelled, interrupt it, wait for its end, and then be cancelled."""
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         with anyio.CancelScope(shield=True):
+            if interrupt is not None and not task.done():
+                await interrupt()
             done, _ = await asyncio.wait([task], timeout=END_SECONDS)
         for ended in done:
             ended.cancelled() or ended.exception()  # What came of it is of no interest any more.

@@ -12,7 +12,7 @@ full look. Open calls in closed turns are found by the search: small steps over 
 is time.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,8 @@ from watchdog.opencode.reader import Reader
 
 _BEFORE_ALL: Final = -1 << 63
 _MOST_STARTS: Final = 5
+_ANY_SESSION: Final = ""
+"""Of a part that was not read yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +49,7 @@ class Tracker:
         self._reader = reader
         self._step_rows = step_rows
         self._search_rows = search_rows
-        self._version: int | None = None
+        self._version: tuple[int, int] | None = None
         self._file = reader.file
         self._forgotten = False
         self._turns: set[str] = set()
@@ -59,10 +61,8 @@ class Tracker:
         self._reset()
 
     def _reset(self) -> None:
-        """Know nothing: read every turn, and search all parts again."""
+        """Read every turn, and search all parts, again. What was open is still read by its keys meanwhile."""
         self._version = None
-        self._turns.clear()
-        self._calls.clear()
         self._whole.clear()
         self._places = {"message": Place()}
         self._searched, self._search_is_over = Place(), False
@@ -76,7 +76,12 @@ class Tracker:
         """See `Store.forget`. A look that is under way is finished first."""
         self._forgotten = True
 
-    def follow(self, writes: Collection[GuardedWrite]) -> None:
+    def follow(self, ids: Iterable[str]) -> None:
+        """See `Store.follow`."""
+        self._calls = dict.fromkeys(ids, _ANY_SESSION) | self._calls
+        self._version = None
+
+    def follow_written(self, writes: Collection[GuardedWrite]) -> None:
         """Read these rows in the next look, whatever they were."""
         for write in writes:
             if write.row.table == "part":
@@ -103,7 +108,7 @@ class Tracker:
         async with self._reader.transaction() as fetch:
             self._start_over_if_due()
             wanted = frozenset[str](ids)
-            suspects = [id_ for id_, session in self._calls.items() if session in wanted]
+            suspects = [id_ for id_, session in self._calls.items() if session in wanted or session == _ANY_SESSION]
             return await Look(fetch=fetch).sessions(ids, suspects)
 
     async def search(self) -> bool:
@@ -170,9 +175,9 @@ class Tracker:
             calls_after=self._places["part"].rowid,
         )
         snapshot = await look.everything(known, also)
-        self._turns, self._calls, self._whole = look.open_messages, look.open_parts, set()
+        self._turns, self._calls, self._whole = look.open_messages, look.open_parts, look.unread_messages
         self._places = {table: _last(tails, table) for table in ("message", "part")}
-        self._version = int(str(tails["version"]))
+        self._version = self._reader.connection, int(str(tails["version"]))
         return snapshot
 
     def _start_over_if_due(self) -> None:
