@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -149,6 +150,20 @@ def test_a_reader_that_leaves_early_is_no_error(program: Program, path: Path, ar
         )
     assert done.stderr == ""
     assert done.returncode == {"scan": 1, "check": 3, "recover": 0}[arguments[0]]
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", ["scan", "scan --json", "recover --dry-run"])
+def test_a_stream_that_was_closed_before_the_start_is_no_error(
+    program: Program, path: Path, closed: str, arguments: str
+) -> None:
+    with OpencodeFile(path) as rows:
+        rows.call(rows.turn(rows.session()))
+    line = f"{shlex.join(program.line)} {arguments} --database {path} --server {NOWHERE} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=program.home, env=program.environ, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 # Help, and the two ways to start it.

@@ -510,6 +510,13 @@ class TestHolds:
         assert judged(seen).verdicts
         assert reasons(judged(replace(seen, on_hold={SessionId("ses_2"): "a person said so"}))) == {"on_hold"}
 
+    def test_a_hold_on_the_session_that_is_stuck_spares_the_one_below_that_would_be_ended_for_it(self) -> None:
+        policy = replace(POLICY, task_hard_timeout_seconds=500)
+        parent, child = parent_and_child(task_age=501)
+        seen = observation(parent, child, reports=[busy("ses_1", "ses_2")], idle={"ses_2": 1})
+        assert judged(seen, policy).verdicts
+        assert not judged(replace(seen, on_hold={SessionId("ses_1"): "a person said so"}), policy).verdicts
+
     def test_a_hold_of_another_session_changes_nothing(self) -> None:
         seen = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")], on_hold={SessionId("ses_9"): "x"})
         assert kinds(judged(seen))

@@ -10,11 +10,12 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
+from tests.fakes.server import FakeServer
 from tests.support.database import NOW, OpencodeFile
 from watchdog.climb import Ladder
 from watchdog.errors import DatabaseUnavailable
 from watchdog.interventions import Hold
-from watchdog.model import Policy, SessionId
+from watchdog.model import Activity, Policy, SessionId, Status, VerdictKind
 from watchdog.opencode.database import Limits, OpencodeDatabase
 from watchdog.searching import Search
 from watchdog.watch import Pace, Watch
@@ -117,3 +118,34 @@ async def test_what_is_opened_again_behind_a_hold_is_seen_at_the_look_after_the_
     assert not store.searched
     (session,) = (await watch.assess()).observation.snapshot.sessions.values()
     assert [call.id for call in session.calls] == [CALL]
+
+
+async def test_what_looks_silent_is_left_until_closed_turns_are_searched(
+    store: OpencodeDatabase, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first look only the turn that is open now is known, not the call in the closed one."""
+    taken: list[str] = []
+    server = FakeServer()
+    watch = Watch(
+        store=store,
+        fleet=FakeFleet(server),
+        owners=FakeOwners(),
+        clock=FakeClock(wall_ms=NOW + 3_600_000),
+        mandate=FreeMandate(),
+        journal=FakeJournal(),
+        boot_id="this boot",
+        policy=Policy(idle_timeout_seconds=60, tool_timeout_seconds=10**9),
+        pace=Pace(),
+        ladder=Ladder(),
+    )
+    server.statuses_by = {"/project": {SESSION: Status(activity=Activity.BUSY, last_life_ms=NOW)}}
+    first = await watch.assess(full=True)
+    assert [verdict.kind for verdict in first.judgement.verdicts] == [VerdictKind.IDLE_SESSION]
+    monkeypatch.setattr(watch.acting, "take_up", lambda verdicts, *_, **__: taken.extend(verdicts))
+    async with anyio.create_task_group() as group:
+        watch._take_up(first, group, acting=True)
+    assert taken == []
+    while await store.search():
+        pass
+    second = await watch.assess()
+    assert [spared.call_id for spared in second.judgement.spared] == [closed]
