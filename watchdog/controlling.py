@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+import structlog
 
-from watchdog.addresses import Address
+from watchdog.addresses import Address, parse_address
 from watchdog.control.offer import Control
 from watchdog.control.token import token_at, token_path, write_privately
 from watchdog.errors import SettingsError, UsageError
@@ -58,7 +59,30 @@ async def controlling(
         dry_run=dry_run,
         alerts=alerts,
     ) as control:
+        _remember(settings)
         yield control
+
+
+def _remember(settings: Settings) -> None:
+    """Note where the last API of this user listens, for `page`; it can do without."""
+    path = _noted_at()
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_privately(path, f"{settings.control}\n")
+    except OSError as error:
+        structlog.get_logger("watchdog").warning("control.unnoted", why=error.strerror)
+
+
+def _noted_at() -> Path:
+    return token_path(os.environ, Path.home()).with_name("control-address")
+
+
+def _noted() -> Address | None:
+    """Where the last API of this user was started."""
+    try:
+        return parse_address(_noted_at().read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def allowed(loaded: Loaded) -> Address:
@@ -70,7 +94,8 @@ def allowed(loaded: Loaded) -> Address:
     address = loaded.settings.control
     if address is None:
         raise SettingsError(
-            "The HTTP API is off: nothing says where it is. Set control, or give --control 127.0.0.1:4097."
+            "No HTTP API is known: none was started here, and no setting says where it is. Start "
+            "`opencode-watchdog run --control 127.0.0.1:4097`, or name its address with --control."
         )
     if not address.is_loopback and not loaded.settings.control_allow_remote:
         raise SettingsError(
@@ -92,20 +117,23 @@ def secret(settings: Settings) -> str:
 
 
 async def page(loaded: Loaded, screen: Screen, *, browse: bool) -> Exit:
-    """Print the link of the page, with the token, and open it in a browser.
+    """Print the link of the page, with the token, and open it in a browser if there is one.
+
+    Without an address in the settings it is that of the API that was started last.
 
     Raises:
-        SettingsError: the API is off, or there is no token to be had.
-        UsageError: no browser could be opened.
+        SettingsError: no address is known, or there is no token to be had.
+        UsageError: the browser can't be shown the way to it.
     """
-    address = allowed(loaded)
+    noted = _noted() if loaded.settings.control is None else None
+    address = noted or allowed(loaded)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - listened at, not opened
     link = f"http://{Address(host=host, port=address.port)}/#token={secret(loaded.settings)}"
     screen.verbatim(link)
     if not await _is_reached(host, address.port):
         note(f"warning: nothing listens at {address}; start `opencode-watchdog run --control {address}`.")
     elif browse and not await anyio.to_thread.run_sync(webbrowser.open, _opening(link)):
-        raise UsageError("No browser could be opened; open the link that stands above in one.")
+        note("There is no browser here that could be opened: open the link in one.")
     return Exit.FINE
 
 

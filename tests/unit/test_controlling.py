@@ -69,7 +69,17 @@ async def test_page_says_that_nothing_listens_and_that_nothing_is_set(program: P
     watching(program, rows, control="off")
     refused = await program.run("page")
     assert (refused.code, refused.stdout) == (2, "")
-    assert "The HTTP API is off" in refused.stderr
+    assert "No HTTP API is known" in refused.stderr
+
+
+async def test_page_knows_where_the_api_was_started_that_no_setting_names(program: Program, rows: OpencodeFile) -> None:
+    address = watching(program, rows)
+    watching(program, rows, control="off")
+    async with program.started("run", "--control", address) as running:
+        await running.said("control.listening")
+        printed = await program.run("page", "--no-browser")
+    assert printed.stdout.startswith(f"http://{address}/#token="), printed
+    assert (printed.code, printed.stderr) == (0, "")
 
 
 async def test_an_address_that_others_reach_needs_to_be_allowed(program: Program, rows: OpencodeFile) -> None:
