@@ -72,7 +72,7 @@ async def test_page_says_that_nothing_listens_and_that_nothing_is_set(program: P
     assert "No HTTP API is known" in refused.stderr
 
 
-async def test_page_knows_where_the_api_was_started_that_no_setting_names(program: Program, rows: OpencodeFile) -> None:
+async def test_page_knows_where_the_api_that_was_started_last_is(program: Program, rows: OpencodeFile) -> None:
     address = watching(program, rows)
     watching(program, rows, control="off")
     async with program.started("run", "--control", address) as running:
