@@ -31,10 +31,15 @@ class Alert:
 
 
 class GivenUp:
-    """The sessions that are left to a person. Those that were so at the first look were told by an earlier run."""
+    """The sessions that are left to a person. Those that an earlier run gave up were told by it."""
 
     def __init__(self) -> None:
         self._told: frozenset[SessionId] | None = None
+        self._seen: set[SessionId] = set()
+
+    def see(self, session_id: SessionId) -> None:
+        """This run gave it up: it is told at the next look, be it the first one."""
+        self._seen.add(session_id)
 
     def forget(self) -> None:
         """Start over: somebody else acts, and tells."""
@@ -43,7 +48,8 @@ class GivenUp:
     def look(self, judgement: Judgement) -> list[Alert]:
         """What there is to tell after a look."""
         given_up = {each.session_id: each.why for each in judgement.spared if each.reason is SpareReason.GIVEN_UP}
-        told = given_up.keys() if self._told is None else self._told
+        told = given_up.keys() - self._seen if self._told is None else self._told
+        self._seen.clear()
         self._told = frozenset(given_up)
         begun = [
             Alert(
@@ -188,6 +194,8 @@ class Alerts(Bystander):
 
     def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:  # noqa: ARG002
         """Tell an outcome, if that was asked for."""
+        if given_up:
+            self._given_up.see(outcome.session_id)
         if Occasion.OUTCOME in self._occasions:
             self._send(self._outcomes.end(outcome))
 

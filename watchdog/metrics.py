@@ -15,7 +15,17 @@ from prometheus_client.registry import Collector
 from watchdog.clock import Advance
 from watchdog.errors import JournalUnusable, WatchdogError
 from watchdog.listening import Assessment
-from watchdog.model import Judgement, Observation, Outcome, Result, ServerName, SpareReason, Verdict, VerdictKind
+from watchdog.model import (
+    Judgement,
+    Observation,
+    Outcome,
+    Result,
+    ServerName,
+    SessionId,
+    SpareReason,
+    Verdict,
+    VerdictKind,
+)
 from watchdog.ports import Clock
 
 PREFIX = "opencode_watchdog"
@@ -25,6 +35,7 @@ STATES = (STUCK, *(reason.value for reason in SpareReason), UNJUDGED)
 CAUSES = ("database", "journal", "server", "row")
 """What can be degraded: the database or the journal can't be used, a server gave no answer, a row can't be read."""
 
+_TRIED = frozenset({SpareReason.COOLING_DOWN, SpareReason.GIVEN_UP})
 _TICK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -54,7 +65,7 @@ class Metrics:
         self._clock = clock
         self._dry_run = dry_run
         self._servers = tuple(servers)
-        self._standing: frozenset[frozenset[str]] = frozenset()
+        self._standing: dict[frozenset[str], SessionId] = {}
         self._make_gauges()
         self._make_counters()
         self.registry.register(_Counts("database_reads", "Reads of opencode's database.", "kind", reads))
@@ -178,7 +189,10 @@ class Metrics:
         for verdict in judgement.verdicts:
             if verdict.attempt_keys not in self._standing:
                 self._verdicts.labels(verdict.kind.value).inc()
-        self._standing = frozenset(verdict.attempt_keys for verdict in judgement.verdicts)
+        # One that waits for its next attempt, or has none left, is still the same one.
+        waiting = {each.session_id for each in judgement.spared if each.reason in _TRIED}
+        kept = {keys: session_id for keys, session_id in self._standing.items() if session_id in waiting}
+        self._standing = kept | {each.attempt_keys: each.cancel_session_id for each in judgement.verdicts}
 
 
 class _Counts(Collector):

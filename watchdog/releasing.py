@@ -82,7 +82,12 @@ class Releasing:
         self._progress = progress or Unseen()
 
     async def release(
-        self, session_id: SessionId, *, reason: str | None, agreed: Agreed | None = None
+        self,
+        session_id: SessionId,
+        *,
+        reason: str | None,
+        agreed: Agreed | None = None,
+        ends_hold: bool = True,
     ) -> tuple[Outcome, ...]:
         """End now whatever is open in a session, and in the sessions below it.
 
@@ -90,14 +95,14 @@ class Releasing:
             session_id: the session; its own outcome is the first.
             reason: the words of the person, kept in what is ended.
             agreed: asks a person first; None when they have said so already.
+            ends_hold: whoever says "end it" no longer says "leave it".
 
         Raises:
             NoSuchSession: the database has none of that id.
             DatabaseError: the database can't be used.
             JournalUnusable: the journal can't be used.
         """
-        if not self._watch.pace.dry_run:
-            # A release is the end of a hold: whoever says "end it" no longer says "leave it".
+        if ends_hold and not self._watch.pace.dry_run:
             await self._watch.journal.unhold(session_id)
         # What the loop does on it already is what is asked for; and it changes what a look would show.
         joined = await self._watch.acting.join(session_id)
@@ -127,10 +132,11 @@ class Releasing:
             DatabaseError: the database can't be used.
             JournalUnusable: the journal can't be used.
         """
-        _, session = await self._look_at(session_id)
+        assessment, session = await self._look_at(session_id)
         if not await self._store.message_exists(session.id, message_id):
             raise NoSuchMessage(f"Session {session_id} has no message {message_id}.")
-        outcomes = await self.release(session.id, reason="to delete a message", agreed=agreed)
+        busy = session.has_open_rows or is_claimed(assessment.observation, session)
+        outcomes = await self.release(session.id, reason="to delete a message", agreed=agreed, ends_hold=busy)
         gone = False
         if all(outcome.result in _FINE for outcome in outcomes):
             await _delete(await self._server_that_has(session, message_id), session, message_id)

@@ -80,6 +80,14 @@ class Told:
         return [alert.title.removeprefix(TITLE) for alert in self.alerts[before:]]
 
 
+def test_what_this_run_gave_up_before_its_first_look_is_told() -> None:
+    """An attempt that a crash cut short is counted when its end is found out, before anything is looked at."""
+    told = Told()
+    outcome = Outcome(session_id=SessionId("ses_1"), kind=VERDICT.kind, result=Result.INEFFECTIVE, steps=(), why="")
+    told.listener.ended(VERDICT, outcome, given_up=True)
+    assert told.see(GIVEN_UP, GIVEN_UP) == ["gave up on ses_1"]
+
+
 def test_a_session_that_is_given_up_is_told_once_and_once_when_it_is_over() -> None:
     told = Told()
     assert told.see(STUCK) == []

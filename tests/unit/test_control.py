@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.support.control import TOKEN, Api, Sent, api, read_events
-from tests.support.database import OpencodeFile
+from tests.support.database import NOW, OpencodeFile
 from tests.support.program import path, rows
 from tests.support.waiting import wait_until
 from tests.unit.test_commands import at_work
@@ -250,6 +250,30 @@ async def test_what_a_crash_left_is_settled_and_taken_back_once(rows: OpencodeFi
     assert (undone["result"], again["result"]) == ("undone", "already_undone")
     assert rows.get("part", call) == before
     assert [hold["session_id"] for hold in overview["on_hold"]] == ["ses_lost"]
+
+
+async def test_a_row_with_half_a_surrogate_pair_is_shown_as_it_is(rows: OpencodeFile) -> None:
+    call = rows.call(rows.turn(rows.session("ses_lost")), tool="half \ud83d", input={"command": "echo \ud83d"})
+    assert "\\ud83d" in rows.get("part", call)
+    async with api(rows, FakeServer(), recover_on_start=False) as served:
+        await served.ask("POST", "/api/v1/sessions/ses_lost/release")
+        one = await served.ask("GET", "/api/v1/interventions/1")
+    (part,) = [row for row in one["rows"] if row["table"] == "part"]
+    assert part["before"]["state"]["input"] == {"command": "echo \ud83d"}
+
+
+async def test_a_message_of_an_idle_session_is_deleted_and_its_hold_stays(rows: OpencodeFile) -> None:
+    fake = FakeServer()
+    session = rows.session("ses_idle")
+    message = rows.turn(session, completed_at=NOW)
+    fake.turns.add((session, message))
+    async with api(rows, fake) as served:
+        await served.ask("POST", "/api/v1/sessions/ses_idle/hold")
+        fake.on_delete = lambda _, id_: rows.delete("message", id_)
+        document = await served.ask("DELETE", f"/api/v1/sessions/ses_idle/messages/{message}")
+        overview = await served.ask("GET", "/api/v1/sessions")
+    assert document["deleted"]
+    assert [hold["session_id"] for hold in overview["on_hold"]] == ["ses_idle"]
 
 
 # -- leaving alone

@@ -5,12 +5,13 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from starlette.datastructures import Headers
 
 from tests.fakes.server import FakeServer
-from tests.support.control import TOKEN, Api, api
+from tests.support.control import TOKEN, UNHURRIED, Api, api
 from tests.support.database import OpencodeFile
 from tests.support.program import path, rows
 from tests.unit.test_commands import at_work
@@ -104,7 +105,8 @@ def test_what_a_browser_marks_as_cross_site_changes_nothing_but_may_be_a_link_to
     assert decide(gate(), method="POST", sec_fetch_site="cross-site") == "foreign-origin"
     assert decide(gate(), method="POST", sec_fetch_site="same-site") == "foreign-origin"
     assert decide(gate(), method="POST", sec_fetch_site="same-origin") == "in"
-    assert decide(gate(), path="/", sec_fetch_site="cross-site", authorization="") == "in"
+    assert decide(gate(), path="/", sec_fetch_site="cross-site", sec_fetch_mode="navigate", authorization="") == "in"
+    assert decide(gate(), path="/", sec_fetch_site="cross-site", sec_fetch_mode="no-cors") == "foreign-origin"
 
 
 @pytest.mark.parametrize(
@@ -271,3 +273,22 @@ async def test_a_client_that_does_not_say_what_it_wants_is_hung_up_on(
             assert (await asyncio.wait_for(reader.readuntil(b"}"), 10)).startswith(b"HTTP/1.1 200 OK")
             await asyncio.sleep(0.2)
         writer.close()
+
+
+async def test_who_opens_connections_and_says_nothing_keeps_nobody_out_and_takes_no_more_than_its_share(
+    rows: OpencodeFile,
+) -> None:
+    """Another address of loopback stands for another machine."""
+    async with api(rows, FakeServer(), bounds=UNHURRIED) as served:
+        where = httpx.URL(served.url)
+        opened = [await asyncio.open_connection(where.host, where.port) for _ in range(200)]
+        transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        async with httpx.AsyncClient(base_url=served.url, transport=transport) as other:
+            for _ in range(3):
+                assert (await other.get("/healthz")).status_code == 200
+        with anyio.move_on_after(1):
+            await asyncio.gather(*(reader.read() for reader, _ in opened))
+        still_open = [reader for reader, _ in opened if not reader.at_eof() and reader.exception() is None]
+        for _, writer in opened:
+            writer.close()
+    assert len(still_open) < 64

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from watchdog.judge import judge
 from watchdog.listening import Assessment
 from watchdog.metrics import CAUSES, STATES, Metrics
 from watchdog.model import (
+    Attempts,
     Damage,
     Observation,
     Outcome,
@@ -101,6 +103,15 @@ def test_a_verdict_counts_once_while_it_stands_and_again_when_it_comes_back() ->
         metrics.looked(seen(look), acting=False)
     assert value(metrics, "opencode_watchdog_verdicts_total", kind="stuck_tool") == 2
     assert value(metrics, "opencode_watchdog_verdicts_total", kind="orphan") == 0
+
+
+def test_a_verdict_that_waits_for_its_next_attempt_is_no_new_one_when_that_comes() -> None:
+    metrics = made()
+    later = Attempts(count=1, tries=1, not_before_ms=NOW + 1000)
+    waits = replace(STUCK, attempts=dict.fromkeys(verdict().attempt_keys, later))
+    for look in (STUCK, waits, waits, STUCK):
+        metrics.looked(seen(look), acting=True)
+    assert value(metrics, "opencode_watchdog_verdicts_total", kind="stuck_tool") == 1
 
 
 def test_outcomes_are_counted_by_kind_and_result() -> None:

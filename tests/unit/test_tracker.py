@@ -189,6 +189,20 @@ async def test_a_search_that_finds_nothing_new_causes_no_look(rows: OpencodeFile
         assert not await store.changed()
 
 
+async def test_a_search_ends_although_rows_come_faster_than_it_steps(rows: OpencodeFile) -> None:
+    turn = rows.turn(rows.session())
+    for _ in range(9):
+        rows.text(turn)
+    async with await OpencodeDatabase.open(rows.path, limits=SMALL) as store:
+        await store.look()
+        steps = 0
+        while await store.search():
+            steps += 1
+            for _ in range(SMALL.search_rows):
+                rows.text(turn)
+            assert steps <= 9
+
+
 async def test_a_search_over_a_gap_in_the_rowids_goes_on_behind_it(rows: OpencodeFile) -> None:
     turn = rows.turn(rows.session())
     rows.call(turn)

@@ -97,8 +97,10 @@ class Names:
         origins = headers.getlist("origin")
         if origins:
             return len(origins) == 1 and (origins[0] in self.origins or _is_own(origins[0], headers.get("host", "")))
-        # A browser names no origin when it opens a link.
-        return reading or headers.get("sec-fetch-site", "none") in {"none", "same-origin"}
+        # A browser names no origin when it opens a link, wherever that stands.
+        if headers.get("sec-fetch-site", "none") in {"none", "same-origin"}:
+            return True
+        return reading and headers.get("sec-fetch-mode") == "navigate"
 
 
 def _is_own(origin: str, host: str) -> bool:

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Security
 from fastapi.security import HTTPBearer
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from watchdog.contract_explain import explain_document
 from watchdog.contract_journal import history_document, holds_document, intervention_document
 from watchdog.control import shapes
+from watchdog.control.answers import PlainJson
 from watchdog.control.documents import (
     API,
     answer_document,
@@ -91,7 +92,7 @@ async def sessions(services: With) -> Response:
         program=services.program,
         poll_interval_seconds=operator.poll_interval_seconds,
     )
-    return JSONResponse(document)
+    return PlainJson(document)
 
 
 @router.get(
@@ -103,7 +104,7 @@ async def sessions(services: With) -> Response:
 async def explain(services: With, session_id: SessionPath) -> Response:
     """What `explain --json` prints, seen by the running watchdog."""
     found = await services.operator.explain(SessionId(session_id))
-    return JSONResponse(explain_document(str(services.operator.database), found))
+    return PlainJson(explain_document(str(services.operator.database), found))
 
 
 @router.post(
@@ -190,7 +191,7 @@ async def operation(
     if found is None:
         detail = f"There is no operation {operation_id}; only the last ones are remembered."
         return Problem(name="no-such-operation", status=404, detail=detail).response(request.url.path)
-    return JSONResponse(operation_document(*services.names, found))
+    return PlainJson(operation_document(*services.names, found))
 
 
 # -- the journal -------------------------------------------------------------------------------------------------
@@ -215,7 +216,7 @@ async def interventions(
         limit=limit + 1,
     )
     document = history_document(*services.names, found[:limit], holds)
-    return JSONResponse({**document, "next": next_page(found, limit=limit, session_id=session_id)})
+    return PlainJson({**document, "next": next_page(found, limit=limit, session_id=session_id)})
 
 
 @router.get(
@@ -227,7 +228,7 @@ async def interventions(
 async def intervention(services: With, number: NumberPath) -> Response:
     """What `history ID --json` prints: the rows whole, before and after."""
     found, kept = await services.operator.intervention(InterventionId(number))
-    return JSONResponse(intervention_document(*services.names, found, kept))
+    return PlainJson(intervention_document(*services.names, found, kept))
 
 
 @router.post(
@@ -266,14 +267,12 @@ async def _answered(services: Services, begun: Operation) -> Response:
     """The answer of an operation; or its link, if it takes long. It goes on, whoever waits."""
     if not await begun.over_within(services.patience_seconds):
         document: dict[str, Any] = operation_document(*services.names, begun)
-        return JSONResponse(document, status_code=202, headers={"Location": operation_path(begun.id)})
-    return JSONResponse(answer_document(*services.names, await begun.result()))
+        return PlainJson(document, status_code=202, headers={"Location": operation_path(begun.id)})
+    return PlainJson(answer_document(*services.names, await begun.result()))
 
 
 def _held(services: Services, change: HoldChange) -> Response:
-    return JSONResponse(
-        holds_document(*services.names, change.session_id, change.holds, was_on_hold=change.was_on_hold)
-    )
+    return PlainJson(holds_document(*services.names, change.session_id, change.holds, was_on_hold=change.was_on_hold))
 
 
 def _length_ms(body: shapes.HoldBody | None) -> int | None:

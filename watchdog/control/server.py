@@ -17,6 +17,8 @@ from watchdog.errors import SettingsError
 
 _BACKLOG: Final = 64
 _MOST_CONNECTIONS: Final = 64
+_MOST_OF_ONE_ADDRESS: Final = 48
+"""Less than all: whoever opens connections and says nothing leaves some to the others, health checks included."""
 _KEEP_ALIVE_SECONDS: Final = 15
 _MOST_HEADER_BYTES: Final = 16 * 1024
 HEAD_SECONDS: Final = 10.0
@@ -33,6 +35,12 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
+        # uvicorn counts what is asked; what is merely open costs a descriptor, and the database needs some.
+        client = self.client[0] if self.client else None
+        of_client = sum(1 for each in self.connections if each.client and each.client[0] == client)
+        if len(self.connections) > _MOST_CONNECTIONS or of_client > _MOST_OF_ONE_ADDRESS:
+            transport.abort()
+            return
         self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
 
     def data_received(self, data: bytes) -> None:
@@ -119,7 +127,6 @@ async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event) -> No
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_MOST_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_END_SECONDS,
         h11_max_incomplete_event_size=_MOST_HEADER_BYTES,

@@ -133,7 +133,9 @@ class Tracker:
             if not found.keys() <= self._calls.keys():
                 self._calls |= found
                 self._version = None
-            self._searched, self._search_is_over = place or self._searched, place is None
+            # What is behind the place of the last look is read by the looks: who followed it would never arrive.
+            self._search_is_over = place is None or place.rowid >= self._rowids()["part"] > _BEFORE_ALL
+            self._searched = place or self._searched
             return not self._search_is_over
 
     # -- catching up -----------------------------------------------------------------------------------------

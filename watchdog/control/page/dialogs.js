@@ -122,7 +122,7 @@ function cautions(session, all) {
   if (session.state !== "stuck") said.push(`The watchdog leaves it alone: ${sentence(session.why ?? "it is not stuck")} Healthy work may end.`);
   if (session.calls.length > 1) said.push(`All ${session.calls.length} open calls end, healthy ones too.`);
   if (queued) said.push(`${count(queued, "prompt")} queued behind the turn ${queued === 1 ? "is" : "are"} dropped.`);
-  if (all.mandate === "dry_run") said.push("This watchdog runs dry: it will refuse.");
+  if (all.mandate === "dry_run") said.push("This watchdog runs dry: it only says what it would do.");
   if (all.mandate === "observing") said.push("This watchdog only observes: it will refuse.");
   return said;
 }
