@@ -15,8 +15,8 @@ _CLOCK_STEP_SECONDS: Final = 0.002
 """The wall clock is read in whole milliseconds: a look right at the deadline might still read one too early."""
 _SILENT_SECONDS: Final = 30.0
 _SILENT_INTERVALS: Final = 3
-_PAUSE_IN_LOOKS: Final = 8
-_LONGEST_PAUSE_SECONDS: Final = 1.0
+_PAUSE_IN_LOOKS: Final = 16
+_LONGEST_PAUSE_SECONDS: Final = 2.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -37,11 +37,15 @@ class _Protocol(H11Protocol):
         super().connection_made(transport)
         # uvicorn counts what is asked; what is merely open costs a descriptor, and the database needs some.
         client = self.client[0] if self.client else None
-        of_client = sum(1 for each in self.connections if each.client and each.client[0] == client)
+        of_client = sum(isinstance(each, _Protocol) and each.is_of(client) for each in self.connections)
         if len(self.connections) > _MOST_CONNECTIONS or of_client > _MOST_OF_ONE_ADDRESS:
             transport.abort()
             return
         self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
+
+    def is_of(self, client: str | None) -> bool:
+        """Whether it comes from an address."""
+        return self.client is not None and self.client[0] == client
 
     def data_received(self, data: bytes) -> None:
         """It says something; half a request is none."""

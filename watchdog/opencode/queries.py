@@ -27,9 +27,8 @@ _OPEN_MESSAGE = _readable(
     "message",
     """
     CASE json_type(message.data, '$.time.completed') WHEN 'integer' THEN 0 WHEN 'real' THEN 0 ELSE
-        json_type(message.data) <> 'object'
-        OR typeof(json_extract(message.data, '$.role')) <> 'text'
-        OR json_extract(message.data, '$.role') = 'assistant'
+        CASE json_extract(message.data, '$.role') WHEN 'user' THEN 0 WHEN 'assistant' THEN 1
+            ELSE typeof(json_extract(message.data, '$.role')) <> 'text' END
     END
     """,
     "1",
