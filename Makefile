@@ -62,7 +62,7 @@ lock: ## resolve the dependencies anew (needs uv)
 		--constraint requirements-dev.lock --extra bench pyproject.toml -o requirements-bench.lock
 
 bench: $(BENCH_READY) ## what watching costs, on databases of up to a million parts (PARTS=5000000 adds one)
-	$(BIN)/python -m benchmarks --results benchmarks/results --page docs/performance.md \
+	$(BIN)/python -m benchmarks --results benchmarks/results --page docs/performance.md --page README.md \
 		$(addprefix --parts ,$(SIZES) $(PARTS))
 
 clean: ## remove what make made

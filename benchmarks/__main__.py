@@ -64,8 +64,8 @@ def main() -> int:
     if arguments.results is not None:
         report.write(found, arguments.results)
         _plot(found, arguments.results / "plot.svg")
-    if arguments.page is not None:
-        report.quote(report.as_markdown(found), arguments.page)
+    for page in arguments.page:
+        report.quote(report.as_markdown(found), page)
     return 0
 
 
@@ -91,7 +91,9 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--parts", type=_parts, action="append", help="a size; several times for several sizes")
     parser.add_argument("--seed", type=int, default=1, help="of the generated databases")
     parser.add_argument("--results", type=Path, help="a folder to write latest.json, latest.md and plot.svg to")
-    parser.add_argument("--page", type=Path, help="a page to write the table into, where it is marked")
+    parser.add_argument(
+        "--page", type=Path, action="append", default=[], help="a page to write the table into, where it is marked"
+    )
     arguments = parser.parse_args(given)
     if arguments.results is not None and find_spec("matplotlib") is None:
         parser.error("the plot needs matplotlib: `make bench` installs it")

@@ -156,8 +156,9 @@ def test_each_measurement_is_in_the_documents() -> None:
     assert [name for name in MEASUREMENTS if f"`{name}`" not in page] == []
 
 
-def test_the_page_quotes_the_last_run() -> None:
-    page = (DOCS / "performance.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["docs/performance.md", "README.md"])
+def test_the_pages_quote_the_last_run(name: str) -> None:
+    page = (DOCS.parent / name).read_text(encoding="utf-8")
     quoted = page.partition(report.QUOTE_BEGINS)[2].partition(report.QUOTE_ENDS)[0]
     assert quoted == "\n" + (DOCS.parent / "benchmarks/results/latest.md").read_text(encoding="utf-8")
 
