@@ -61,12 +61,12 @@ async def test_it_searches_once_and_says_so_when_there_is_something_new(store: O
     async with anyio.create_task_group() as group:
         search.go_on(group)
         search.go_on(group)
-    assert len(clock.sleeps) == 5
+    assert len(clock.sleeps) == 4
     assert len(found) == 1
     assert [call.id for each in (await store.look()).sessions.values() for call in each.calls] == [closed]
     async with anyio.create_task_group() as group:
         search.go_on(group)
-    assert len(clock.sleeps) == 5
+    assert len(clock.sleeps) == 4
 
 
 async def test_it_goes_on_where_an_error_of_the_database_stopped_it(
