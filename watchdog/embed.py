@@ -233,7 +233,7 @@ class _Inside:
         self._make_operator = operator
         self._operator: Operator | None = None
         self._clock = clock
-        self._overdue = False
+        self._overdue: tuple[SessionId, ...] = ()
 
     async def run(self, failed: Callable[[Exception], None]) -> None:
         """Run the loop until `stop`, then let end what was begun. A cancellation of the server's is only that stop.
@@ -252,7 +252,7 @@ class _Inside:
                     except Exception as error:  # noqa: BLE001 - whatever it is, it is told and kept
                         failed(error)
                 if self._overdue:
-                    failed(ShutdownTimedOut("stopped while a look and interventions were still under way"))
+                    failed(ShutdownTimedOut(f"stopped while it was still acting on {', '.join(self._overdue)}"))
                 self._first.over.set()
                 self.ended.set()
                 await self.stop.wait()
@@ -282,7 +282,7 @@ class _Inside:
             # As a rule the loop says so itself, and ends.
             with anyio.move_on_after(_CUT_SECONDS):
                 await self.ended.wait()
-            self._overdue = not self.ended.is_set()
+            self._overdue = () if self.ended.is_set() else tuple(sorted(self.watch.acting.begun))
         scope.cancel()
 
 

@@ -85,7 +85,7 @@ class EmbeddedServer:
         """See `Host.statuses`."""
         answer: Any = await self._questions.ask("statuses", directory, seconds=hosting.ANSWER_SECONDS)
         if not isinstance(answer, Mapping) or not all(isinstance(each, Status) for each in answer.values()):
-            raise ServerAnswerInvalid("the host answered statuses with no mapping of session ids to Status")
+            raise ServerAnswerInvalid(f"{self._questions.name('statuses')} gave no mapping of session ids to Status")
         touched = self.touches.last()
         return {
             id_: _with_life(status, touched.get(id_))
@@ -97,7 +97,7 @@ class EmbeddedServer:
         """See `Host.pending_asks`."""
         answer: Any = await self._questions.ask("pending_asks", directory, seconds=hosting.ANSWER_SECONDS)
         if not isinstance(answer, Sequence) or not all(isinstance(each, Ask) for each in answer):
-            raise ServerAnswerInvalid("the host answered pending_asks with no sequence of Ask")
+            raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} gave no sequence of Ask")
         return answer
 
     async def abort(self, session_id: SessionId, directory: str) -> None:

@@ -93,7 +93,7 @@ class Questions:
             ServerSilent: it took too long.
             ServerUnreachable: it raised, or was cancelled.
         """
-        name = f"the host's {what} ({self._name(what)})"
+        name = self.name(what)
         answers: list[Any] = []
         began = self._now()
 
@@ -103,7 +103,7 @@ class Questions:
         def blocked(for_seconds: float) -> None:
             if for_seconds >= BLOCKED_SECONDS and self._seldom.may_say(what, for_seconds):
                 _log().warning(
-                    "host.blocked", question=what, function=self._name(what), seconds=round(for_seconds, 2)
+                    "host.blocked", question=what, function=self._function(what), seconds=round(for_seconds, 2)
                 )
 
         try:
@@ -125,8 +125,14 @@ class Questions:
     async def _answer(self, what: str, *arguments: str) -> Any:  # noqa: ANN401 - as above
         return await getattr(self._host, what)(*arguments)
 
-    def _name(self, what: str) -> str:
-        function = self._host.functions[what] if isinstance(self._host, CallableHost) else getattr(self._host, what)
+    def name(self, what: str) -> str:
+        """A method of the host, for people."""
+        return f"the host's {what} ({self._function(what)})"
+
+    def _function(self, what: str) -> str:
+        functions = self._host.functions if isinstance(self._host, CallableHost) else {}
+        host: Any = self._host
+        function: Any = functions.get(what) or getattr(host, what, host)
         while isinstance(function, partial):
             function = function.func
         if not hasattr(function, "__qualname__"):

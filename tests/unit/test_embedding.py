@@ -16,7 +16,7 @@ from tests.fakes.clock import FakeClock
 from tests.support.waiting import wait_until
 from tests.unit.test_embed import PLACE, World, world
 from watchdog.embedded import MOST_STRANGERS, EmbeddedServer, Touches
-from watchdog.errors import AlreadyWatched, DatabaseMissing, NoSuchSession, NotActing
+from watchdog.errors import AlreadyWatched, DatabaseMissing, NoSuchSession, NotActing, ShutdownTimedOut
 from watchdog.model import Activity, Ask, Result, SessionId, SpareReason, Status, VerdictKind
 
 __all__ = ["world"]
@@ -93,13 +93,15 @@ class TestTouch:
         world.host.busy[session] = Status(activity=Activity.BUSY)
         with structlog.testing.capture_logs() as logs:
             async with world.running(idle_timeout=IDLE) as dog:
-                await wait_until(lambda: world.notes.looks, "a look")
                 dog.touch(session)
+                recently = {SpareReason.RECENTLY_ACTIVE}
+                await wait_until(lambda: world.notes.reasons(session) == recently, "a look that knows of the touch")
                 time.sleep(1.5 * IDLE.total_seconds())  # noqa: ASYNC251 - on purpose
                 looks = len(world.notes.looks)
-                dog.touch(session)
                 await wait_until(lambda: len(world.notes.looks) > looks + 1, "two looks")
-                assert world.host.aborted == []
+                after = world.notes.looks[looks : looks + 2]
+        assert {each.reason for look in after for each in look.judgement.spared} == recently
+        assert not any(look.judgement.verdicts for look in after)
         (line,) = named(logs, "loop.blocked")
         assert line["log_level"] == "warning"
         assert 1.3 <= line["seconds"] < 15
@@ -191,6 +193,22 @@ class TestRelease:
                 await waiting
             go_on.set()
             assert (await world.result()).result is Result.RECOVERED
+
+    async def test_one_that_is_under_way_when_the_context_is_left_is_finished(self, world: World) -> None:
+        session = world.unfinished("1", age=1)
+        begun, abort = anyio.Event(), world.host.abort
+
+        async def slow(session_id: SessionId, directory: str) -> None:
+            begun.set()
+            await anyio.sleep(0.2)
+            await abort(session_id, directory)
+
+        world.host.abort = slow  # type: ignore[method-assign]
+        async with world.running() as dog:
+            waiting = asyncio.create_task(dog.release(session))
+            await begun.wait()
+        (outcome,) = await waiting
+        assert outcome.result is Result.RECOVERED
 
     async def test_what_can_not_be_released_is_said(self, world: World) -> None:
         dog = watchdog.Watchdog(world.settings(), host=world.host, engine=world.engine)
@@ -286,7 +304,7 @@ class TestServe:
             await anyio.sleep_forever()
             raise AssertionError
 
-        world.host.statuses = hangs  # type: ignore[method-assign]
+        world.host.statuses = hangs  # type: ignore[method-assign,assignment]
         dog = watchdog.Watchdog(world.settings(), host=world.host, engine=world.engine)
         task = asyncio.create_task(dog.serve())
         await asked.wait()
@@ -294,6 +312,26 @@ class TestServe:
         # The host may take 5 s to answer; nothing is under way, so nobody waits for it.
         done, _ = await asyncio.wait([task], timeout=3)
         assert done == {task}
+
+    async def test_a_look_and_an_abort_that_both_hang_are_cut_after_the_grace(self, world: World) -> None:
+        session = world.unfinished("1")
+        begun, asked, statuses = anyio.Event(), anyio.Event(), world.host.statuses
+
+        async def hangs(*_: object) -> None:
+            begun.set()
+            await anyio.sleep_forever()
+
+        async def hangs_later(directory: str) -> dict[SessionId, Status]:
+            if begun.is_set():
+                asked.set()
+                await anyio.sleep_forever()
+            return await statuses(directory)
+
+        world.host.abort, world.host.statuses = hangs, hangs_later  # type: ignore[method-assign,assignment]
+        limits = {"abort_timeout": timedelta(seconds=30), "shutdown_grace": timedelta(seconds=0.1)}
+        with structlog.testing.capture_logs(), pytest.raises(ShutdownTimedOut, match=session):
+            async with world.running(**limits):
+                await asked.wait()
 
     async def test_two_at_once_are_refused(self, world: World) -> None:
         async with world.running():
