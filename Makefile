@@ -33,6 +33,7 @@ check: $(READY) ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/examples/server.py
 
 format: $(READY) ## write the format, fix what can be fixed
 	$(BIN)/ruff format .

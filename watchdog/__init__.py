@@ -3,17 +3,51 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from watchdog.embed import running
+    from watchdog.embed import Watchdog, lifespan, running
+    from watchdog.errors import WatchdogError
+    from watchdog.hosting import CallableHost
+    from watchdog.model import Activity, Ask, AskKind, Outcome, Result, SessionId, Status, TurnId
+    from watchdog.ports import Host
     from watchdog.settings import Settings
 
-__all__ = ["Settings", "running"]
+__all__ = [
+    "Activity",
+    "Ask",
+    "AskKind",
+    "CallableHost",
+    "Host",
+    "Outcome",
+    "Result",
+    "SessionId",
+    "Settings",
+    "Status",
+    "TurnId",
+    "Watchdog",
+    "WatchdogError",
+    "lifespan",
+    "running",
+]
+
+_ROOMS = {
+    "watchdog.embed": ("Watchdog", "lifespan", "running"),
+    "watchdog.errors": ("WatchdogError",),
+    "watchdog.hosting": ("CallableHost",),
+    "watchdog.model": ("Activity", "Ask", "AskKind", "Outcome", "Result", "SessionId", "Status", "TurnId"),
+    "watchdog.ports": ("Host",),
+    "watchdog.settings": ("Settings",),
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module holds
     """Import what embedding needs when it is asked for, so that the commands start quickly."""
     import importlib  # noqa: PLC0415 - as above
 
-    rooms = {"running": "watchdog.embed", "Settings": "watchdog.settings"}
-    if name not in rooms:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(rooms[name]), name)
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(importlib.import_module(room), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What there is, although it is not imported yet."""
+    return sorted({*globals(), *__all__})

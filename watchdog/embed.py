@@ -1,143 +1,289 @@
 """The watchdog inside a Python server's own event loop: `async with watchdog.running(settings, host=host, …)`."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final
 
 import anyio
 import structlog
+from anyio.abc import TaskGroup, TaskStatus
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.app import assemble
 from watchdog.clock import SystemClock
-from watchdog.errors import DatabaseMissing, ServerAnswerInvalid, ServerSilent, ServerUnreachable
+from watchdog.embedded import EmbeddedFleet, EmbeddedServer
+from watchdog.errors import DatabaseMissing, NotActing, ShutdownTimedOut, WatchdogError
+from watchdog.hosting import watch_loop
+from watchdog.journal import SqliteJournal
+from watchdog.latest import Latest
+from watchdog.listening import Assessment, Listener
 from watchdog.lock import DatabaseLock
-from watchdog.model import (
-    EMBEDDED,
-    Activity,
-    Ask,
-    Holders,
-    Row,
-    ServerName,
-    SessionId,
-    Status,
-    TurnId,
-    Witness,
-)
+from watchdog.model import Outcome, SessionId
+from watchdog.no_journal import NoJournal
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.owners import ProcessOwners
 from watchdog.opening import open_journal
-from watchdog.ports import Host, Server
+from watchdog.operations import Operations
+from watchdog.operator import Operator
+from watchdog.ports import Clock, Host
 from watchdog.record import LogListener
 from watchdog.settings import Settings
-from watchdog.watch import Listener, Watch
+from watchdog.watch import Watch
 
-ANSWER_SECONDS = 5.0
-"""How long a host may take to say what it is at work on. An abort has the limit of the ladder."""
-
-Answer = TypeVar("Answer")
-
-
-class EmbeddedServer:
-    """A host in this process, as a server that the ladder can use. What it raises is translated, and contained."""
-
-    def __init__(self, host: Host) -> None:
-        self._host = host
-
-    @property
-    def name(self) -> ServerName:
-        """See `Server.name`."""
-        return EMBEDDED
-
-    @property
-    def port(self) -> int | None:
-        """An embedded host listens nowhere that matters."""
-        return None
-
-    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
-        """See `Host.statuses`."""
-        answer: Any = await _answer("statuses", lambda: self._host.statuses(directory), ANSWER_SECONDS)
-        if not isinstance(answer, Mapping) or not all(isinstance(each, Status) for each in answer.values()):
-            raise ServerAnswerInvalid("the host answered statuses with no mapping of session ids to Status")
-        return {id_: status for id_, status in answer.items() if status.activity is not Activity.IDLE}
-
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:
-        """See `Host.pending_asks`."""
-        answer: Any = await _answer("pending_asks", lambda: self._host.pending_asks(directory), ANSWER_SECONDS)
-        if not isinstance(answer, Sequence) or not all(isinstance(each, Ask) for each in answer):
-            raise ServerAnswerInvalid("the host answered pending_asks with no sequence of Ask")
-        return answer
-
-    async def abort(self, session_id: SessionId, directory: str) -> None:
-        """See `Host.abort`."""
-        await _answer("abort", lambda: self._host.abort(session_id, directory), None)
-
-    async def vouches(self) -> bool:
-        """The host runs the sessions of this process, so its word about them counts."""
-        return True
-
-    async def reject(self, ask: Ask, directory: str) -> None:  # noqa: ARG002
-        """Refused: the embedding server turns down its asks itself."""
-        raise ServerAnswerInvalid("the embedding server turns down its asks itself")
-
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:  # noqa: ARG002
-        """The host uses this database by definition."""
-        return True
-
-    async def publish(self, row: Row, directory: str) -> None:
-        """An embedded host reads its own database; it has no clients of the watchdog's concern."""
-
-    async def readable(self, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
-        """An embedded host reads rows in its own way; it is not asked."""
-        return True
-
-    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:  # noqa: ARG002
-        """Refused: the embedding server deletes its messages itself."""
-        raise ServerAnswerInvalid("the embedding server deletes its messages itself")
-
-    def witness(self) -> Witness | None:
-        """A host has no feed: it says the last sign of life in its statuses, or is no witness."""
-        return None
-
-    def life(self) -> Mapping[SessionId, int]:
-        """See `witness`."""
-        return {}
-
-    def forget(self, keep: Collection[SessionId]) -> None:
-        """There is no feed to forget anything of."""
-
-    def busy_directories(self) -> Collection[str]:
-        """See `witness`."""
-        return ()
+_CUT_SECONDS: Final = 0.5
+"""How much later than the loop's own grace the whole is cut."""
+_LAST_ANSWERS_SECONDS: Final = 3.0
 
 
-class EmbeddedFleet:
-    """The one server that is this process."""
+class Watchdog:
+    """A watchdog for the sessions of this process; it runs inside `running`, inside a `lifespan`, or in `serve`.
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    No signal handlers are installed, the server's engine is never disposed, and logging stays as the server set it
+    up. It watches once at a time, and may be started again after its end.
 
-    def servers(self) -> Sequence[Server]:
-        """See `Fleet.servers`."""
-        return (self._server,)
-
-    async def discover(self, holders: Holders) -> None:
-        """Nobody else is looked for."""
-
-
-class Running:
-    """A watchdog that runs.
+    Args:
+        settings: as for the program; `servers` and `discover` are not used.
+        host: answers for the sessions of this process.
+        engine: the server's own engine on the database with opencode's tables. `settings.database` may name the file
+            instead, or besides; without an engine the watchdog opens the file with connections of its own.
+        listeners: told of every look and outcome, beside the log. They must not raise.
+        dry_run: do everything but act.
 
     Attributes:
-        watch: the loop; `watch.wake()` makes it look now.
-        failure: the error that ended the loop, if one did. It is raised when the context is left.
+        failure: the error that ended the loop, if one did. `running` raises it at its end, `serve` at once.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        host: Host,
+        engine: AsyncEngine | None = None,
+        listeners: Sequence[Listener] = (),
+        dry_run: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._listeners = tuple(listeners)
+        self._dry_run = dry_run
+        self._clock = SystemClock()
+        self._server = EmbeddedServer(host, self._clock)
+        self._inside: _Inside | None = None
         self.failure: Exception | None = None
+
+    @property
+    def watch(self) -> Watch:
+        """The loop; `watch.wake()` makes it look now.
+
+        Raises:
+            NotActing: it does not run.
+        """
+        return self._running().watch
+
+    def touch(self, session_id: str) -> None:
+        """Note a sign of life of a session, now: it is not idle before `idle_timeout` from here.
+
+        It costs a look at the clock and a write to a dict: call it for each piece of text. A session that is touched
+        once in a turn has its silence counted from then on, so go on to touch it whenever it shows life. Call it in
+        the loop's own thread; from another one by way of `loop.call_soon_threadsafe`.
+        """
+        self._server.touches.note(SessionId(session_id))
+
+    async def release(self, session_id: str, *, reason: str | None = None) -> tuple[Outcome, ...]:
+        """End now whatever is open in a session, and wait for the end of it. The way out: no limit is asked for.
+
+        Two at once for a session are one, and join what the loop is doing on it. It goes on although whoever waits
+        for it is cancelled. A hold of the session ends with it.
+
+        Args:
+            session_id: the session.
+            reason: words of a person, kept in the journal and in what is ended.
+
+        Returns:
+            The outcome of the session, then those of what was left below it. Its `result` is `recovered` where the
+            database shows that everything closed, and `unchanged` where nothing was open.
+
+        Raises:
+            NotActing: the watchdog does not run, is stopping, or another one acts on the database.
+            NoSuchSession: the database has none of that id.
+            Busy: too much is under way.
+            DatabaseError: the database can't be used.
+            JournalUnusable: the journal can't be used.
+        """
+        return await self._running().release(SessionId(session_id), reason=reason)
+
+    async def serve(self, *, task_status: TaskStatus["Watchdog"] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Watch until it is cancelled: for a task group of the server's own, `await group.start(dog.serve)`.
+
+        Once cancelled it begins nothing any more, finishes what it began within `shutdown_grace`, and ends. A failure
+        of the loop comes out at once, and ends the task group as any task's does; `running` keeps it from doing so.
+
+        Raises:
+            DatabaseError: the database can't be used.
+            JournalUnusable: the journal can't be used, and is not `off`.
+            AlreadyWatched: a watchdog runs in this process already.
+        """
+        async with self._open() as inside:
+            task_status.started(self)
+            await inside.ended.wait()
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    def _running(self) -> "_Inside":
+        if self._inside is None:
+            raise NotActing("This watchdog does not run: ask it inside its `async with`, or while `serve` runs.")
+        return self._inside
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator["_Inside"]:
+        """Run the loop until the block is left. An error of the block leaves it as it came, in no group."""
+        path = self._settings.database or _path_of(self._engine)
+        failure: Exception | None = None
+        async with (
+            await OpencodeDatabase.open(path, engine=self._engine) as store,
+            open_journal(self._settings, path, os.environ, Path.home()) as journal,
+        ):
+            with DatabaseLock(path) as lock:
+                self.failure = None
+                inside = self._inside = self._assemble(path, store, journal, lock)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(inside.run, self._failed, name="watchdog")
+                    try:
+                        yield inside
+                    except Exception as error:  # noqa: BLE001 - the server's own: it leaves as it came
+                        failure = error
+                    finally:
+                        inside.stop.set()
+                        self._inside = None
+        if failure := failure or self.failure:
+            raise failure
+
+    def _assemble(
+        self, path: Path, store: OpencodeDatabase, journal: SqliteJournal | NoJournal, lock: DatabaseLock
+    ) -> "_Inside":
+        fleet = EmbeddedFleet(self._server)
+        owners = ProcessOwners(path, clock=self._clock, embedded=True)
+        first = _FirstLook(self._clock, self._settings.poll_interval.total_seconds())
+        watch = assemble(
+            self._settings,
+            store=store,
+            fleet=fleet,
+            owners=owners,
+            mandate=lock,
+            journal=journal,
+            listeners=[LogListener(), first, *self._listeners],
+            dry_run=self._dry_run,
+            clock=self._clock,
+        )
+
+        def operator(group: TaskGroup) -> Operator:
+            return Operator(
+                database=path,
+                watch=watch,
+                latest=first,
+                store=store,
+                fleet=fleet,
+                owners=owners,
+                right=lock,
+                journal=journal,
+                operations=Operations(group, self._clock),
+            )
+
+        return _Inside(watch, first, operator, self._clock)
+
+    def _failed(self, error: Exception) -> None:
+        self.failure = error
+        structlog.get_logger("watchdog").error("watch.failed", exc_info=error)
+
+
+class _FirstLook(Latest):
+    """The last look of the loop; and waits for the first one, or for word that there is none."""
+
+    def __init__(self, clock: Clock, poll_interval_seconds: float) -> None:
+        super().__init__(clock=clock, poll_interval_seconds=poll_interval_seconds)
+        self.over = anyio.Event()
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        """It was taken."""
+        super().looked(assessment, acting=acting)
+        self.over.set()
+
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
+        """It could not be taken."""
+        super().unavailable(error, retry_seconds)
+        self.over.set()
+
+
+class _Inside:
+    """What a watchdog consists of while it runs.
+
+    Args:
+        operator: makes who carries out what the server asks for, in tasks of a group.
+    """
+
+    def __init__(
+        self, watch: Watch, first: _FirstLook, operator: Callable[[TaskGroup], Operator], clock: Clock
+    ) -> None:
+        self.watch = watch
+        self.stop = anyio.Event()
+        self.ended = anyio.Event()
+        self._first = first
+        self._make_operator = operator
+        self._operator: Operator | None = None
+        self._clock = clock
+        self._overdue: tuple[SessionId, ...] = ()
+
+    async def run(self, failed: Callable[[Exception], None]) -> None:
+        """Run the loop until `stop`, then let end what was begun. A cancellation of the server's is only that stop.
+
+        Args:
+            failed: is told of the error that ended the loop, if one did.
+        """
+        with anyio.CancelScope(shield=True):
+            async with anyio.create_task_group() as group:
+                self._operator = operator = self._make_operator(group)
+                group.start_soon(watch_loop, self._clock, name="watch the event loop")
+                with anyio.CancelScope() as scope:
+                    group.start_soon(self._cut, scope, name="cut the last look short")
+                    try:
+                        await self.watch.run(self.stop)
+                    except Exception as error:  # noqa: BLE001 - whatever it is, it is told and kept
+                        failed(error)
+                if self._overdue:
+                    failed(ShutdownTimedOut(f"stopped while it was still acting on {', '.join(self._overdue)}"))
+                self._first.over.set()
+                self.ended.set()
+                await self.stop.wait()
+                with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
+                    await operator.operations.over()
+                group.cancel_scope.cancel()
+
+    async def release(self, session_id: SessionId, *, reason: str | None) -> tuple[Outcome, ...]:
+        """See `Watchdog.release`."""
+        await self._first.over.wait()
+        if self.stop.is_set() or self._operator is None:
+            raise NotActing("This watchdog is stopping, and begins nothing any more.")
+        if self._first.assessment is None:
+            raise self._first.problem or NotActing("The loop of this watchdog failed before its first look was over.")
+        answer = await self._operator.release(session_id, reason=reason).result()
+        if not isinstance(answer, tuple):
+            raise TypeError(f"a release answered {type(answer).__name__}")
+        return answer
+
+    async def _cut(self, scope: anyio.CancelScope) -> None:
+        """Cut a look short once the watch is to stop: the host may be slow. What was begun gets the grace."""
+        await self.stop.wait()
+        grace_seconds = self.watch.pace.shutdown_grace_seconds
+        with anyio.move_on_after(grace_seconds) as waiting:
+            await self.watch.acting.stopped()
+        if waiting.cancelled_caught:
+            # As a rule the loop says so itself, and ends.
+            with anyio.move_on_after(_CUT_SECONDS):
+                await self.ended.wait()
+            self._overdue = () if self.ended.is_set() else tuple(sorted(self.watch.acting.begun))
+        scope.cancel()
 
 
 @asynccontextmanager
@@ -145,100 +291,55 @@ async def running(
     settings: Settings,
     *,
     host: Host,
-    engine: AsyncEngine,
+    engine: AsyncEngine | None = None,
     listeners: Sequence[Listener] = (),
     dry_run: bool = False,
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[Watchdog]:
     """Watch a server's own sessions from inside its event loop, for as long as the context is open.
 
-    No signal handlers are installed, the engine is never disposed, and logging stays as the server set it up. A
-    failure of the loop does not take the server down: it is logged, kept in `failure`, and raised at the end.
-
-    Args:
-        settings: as for the program; `servers` and `discover` are not used.
-        host: answers for the sessions of this process.
-        engine: an engine on the database with opencode's tables; `settings.database` may name the file instead.
-        listeners: told of every look and outcome, beside the log.
-        dry_run: do everything but act.
+    A failure of the loop does not take the server down: it is logged, kept in `failure`, and raised at the end. See
+    `Watchdog` for the arguments.
 
     Raises:
         DatabaseError: the database can't be used.
         JournalUnusable: the journal can't be used, and is not `off`.
+        AlreadyWatched: a watchdog runs in this process already.
     """
-    path = settings.database or _path_of(engine)
-    failure: Exception | None = None
-    async with (
-        await OpencodeDatabase.open(path, engine=engine) as store,
-        open_journal(settings, path, os.environ, Path.home()) as journal,
-    ):
-        with DatabaseLock(path) as lock:
-            watch = assemble(
-                settings,
-                store=store,
-                fleet=EmbeddedFleet(EmbeddedServer(host)),
-                owners=ProcessOwners(path, clock=SystemClock(), embedded=True),
-                mandate=lock,
-                journal=journal,
-                listeners=[LogListener(), *listeners],
-                dry_run=dry_run,
-            )
-            async with _in_background(Running(watch)) as state:
-                try:
-                    yield state
-                except Exception as error:  # noqa: BLE001 - the server's own: it leaves as it came, in no group
-                    failure = error
-    if failure := failure or state.failure:
-        raise failure
+    dog = Watchdog(settings, host=host, engine=engine, listeners=listeners, dry_run=dry_run)
+    async with dog._open():  # noqa: SLF001 - of this module
+        yield dog
 
 
-@asynccontextmanager
-async def _in_background(state: Running) -> AsyncIterator[Running]:
-    """Run the loop until the block is left, then wait for its end."""
-    stop = anyio.Event()
-    async with anyio.create_task_group() as group:
-        group.start_soon(_run, state, stop, name="watchdog")
-        try:
-            yield state
-        finally:
-            stop.set()
+def lifespan(
+    settings: Settings,
+    *,
+    host: Host,
+    engine: AsyncEngine | None = None,
+    listeners: Sequence[Listener] = (),
+    dry_run: bool = False,
+) -> Callable[[Any], AbstractAsyncContextManager[None]]:
+    """The lifespan of an ASGI application that watches its own sessions: `FastAPI(lifespan=lifespan(…))`.
 
+    The watchdog is at `app.state.watchdog` while the application runs, where it has a `state`. See `Watchdog` for the
+    arguments, and `running` for what it raises: the server then says that the application did not start.
 
-async def _run(state: Running, stop: anyio.Event) -> None:
-    try:
-        await state.watch.run(stop)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told and kept
-        state.failure = error
-        structlog.get_logger("watchdog").exception("watch.failed")
-
-
-async def _answer(what: str, ask: Callable[[], Awaitable[Answer]], seconds: float | None) -> Answer:
-    """Ask the host. In a task of its own, so that a cancellation which escapes the host ends nothing but the answer.
-
-    Args:
-        what: the question, for people.
-        ask: asks it.
-        seconds: how long the answer may take; None when the caller has a limit.
+    Returns:
+        Takes the application, and gives the context in which it runs.
     """
-    answers: list[Answer] = []
 
-    async def run() -> None:
-        answers.append(await ask())
+    @asynccontextmanager
+    async def watched(app: Any) -> AsyncIterator[None]:  # noqa: ANN401 - an application of any framework
+        async with running(settings, host=host, engine=engine, listeners=listeners, dry_run=dry_run) as dog:
+            if hasattr(app, "state"):
+                app.state.watchdog = dog
+            yield
 
-    try:
-        with anyio.fail_after(seconds):
-            async with anyio.create_task_group() as group:
-                group.start_soon(run, name=f"ask the host for {what}")
-    except TimeoutError as error:
-        raise ServerSilent(f"the host could not answer {what}: TimeoutError") from error
-    except Exception as error:
-        cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
-        raise ServerUnreachable(f"the host could not answer {what}: {type(cause).__name__}") from error
-    if not answers:
-        raise ServerUnreachable(f"the host could not answer {what}: it was cancelled")
-    return answers[0]
+    return watched
 
 
-def _path_of(engine: AsyncEngine) -> Path:
+def _path_of(engine: AsyncEngine | None) -> Path:
+    if engine is None:
+        raise DatabaseMissing("Nothing names the database: pass an engine, or set `database`.")
     name = engine.url.database
     if not name or name == ":memory:":
         raise DatabaseMissing("the engine has no database file; name it with the setting `database`")

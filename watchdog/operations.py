@@ -54,6 +54,10 @@ class Operation:
             await self._over.wait()
         return self._over.is_set()
 
+    async def ended(self) -> None:
+        """Wait for its end, whatever came of it."""
+        await self._over.wait()
+
     async def result(self) -> Answer:
         """Wait for its end.
 
@@ -129,6 +133,11 @@ class Operations:
         """An operation that runs, or that is one of the last that ended."""
         running = (each for each in self._running.values() if each.id == operation_id)
         return self._ended.get(operation_id) or next(running, None)
+
+    async def over(self) -> None:
+        """Wait for the end of all that run."""
+        while self._running:
+            await next(iter(self._running.values())).ended()
 
     async def _run(self, key: Hashable, operation: Operation, work: Callable[[], Awaitable[Answer]]) -> None:
         try:

@@ -130,6 +130,8 @@ ROOMS: Mapping[str, set[str]] = {
     "logs": {"model"},
     "installation": set(),
     "garbage": set(),
+    "hosting": {"errors", "model", "ports"},
+    "embedded": {"hosting", "errors", "model", "ports"},
     "opencode": {"model", "errors", "ports", "lock", "sharing"},
 }
 """What each module may import of ours. A folder's modules may also import each other."""

@@ -21,8 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import watchdog
 from tests.support.database import OpencodeFile
 from tests.support.waiting import wait_until
-from watchdog.clock import Advance
-from watchdog.embed import EmbeddedServer, Running
+from watchdog.clock import Advance, SystemClock
+from watchdog.embedded import EmbeddedServer
 from watchdog.errors import (
     AlreadyWatched,
     DatabaseError,
@@ -138,7 +138,7 @@ class World:
         return Settings(**{"journal": "off", **fields})
 
     @asynccontextmanager
-    async def running(self, **more: Any) -> AsyncIterator[Running]:  # noqa: ANN401
+    async def running(self, **more: Any) -> AsyncIterator[watchdog.Watchdog]:  # noqa: ANN401
         async with watchdog.running(
             self.settings(**more), host=self.host, engine=self.engine, listeners=[self.notes]
         ) as state:
@@ -309,23 +309,23 @@ class TestServer:
     async def test_whatever_a_host_does_is_translated(
         self, world: World, misbehave: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("watchdog.embed.ANSWER_SECONDS", 0.05)
+        monkeypatch.setattr("watchdog.hosting.ANSWER_SECONDS", 0.05)
         for method in ("statuses", "pending_asks"):
             monkeypatch.setattr(world.host, method, getattr(self, misbehave))
         with anyio.fail_after(5):
             with pytest.raises(ServerError, match="statuses"):
-                await EmbeddedServer(world.host).statuses(PLACE)
+                await EmbeddedServer(world.host, SystemClock()).statuses(PLACE)
             with pytest.raises(ServerError, match="pending_asks"):
-                await EmbeddedServer(world.host).pending_asks(PLACE)
+                await EmbeddedServer(world.host, SystemClock()).pending_asks(PLACE)
 
     async def test_a_cancellation_from_outside_stays_one(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(world.host, "statuses", self.hangs)
         with anyio.move_on_after(0.02) as scope:
-            await EmbeddedServer(world.host).statuses(PLACE)
+            await EmbeddedServer(world.host, SystemClock()).statuses(PLACE)
         assert scope.cancelled_caught
 
     async def test_it_is_a_server_without_a_port_a_feed_or_clients(self, world: World) -> None:
-        server = EmbeddedServer(world.host)
+        server = EmbeddedServer(world.host, SystemClock())
         assert (server.name, server.port, server.witness(), server.life()) == ("embedded", None, None, {})
         assert server.busy_directories() == ()
         assert await server.vouches()

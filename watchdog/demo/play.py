@@ -11,14 +11,13 @@ from anyio.abc import TaskGroup
 from rich.console import Console
 from structlog.testing import LogCapture
 
-from watchdog import running
+from watchdog import Watchdog, running
 from watchdog.clock import SystemClock
 from watchdog.demo.board import Board
 from watchdog.demo.book import Book, Scene, open_book
 from watchdog.demo.host import DemoHost
 from watchdog.demo.screen import Screen
 from watchdog.demo.stories import SETTINGS, Finding, begin_all, examine_all
-from watchdog.embed import Running
 from watchdog.model import SessionId
 from watchdog.ports import Clock, Host
 
@@ -80,7 +79,7 @@ class Stage:
                 self.failure = error
         self.findings = examine_all(self.before, await book.read())
 
-    async def _watch(self, book: Book, watchdog: Running) -> None:
+    async def _watch(self, book: Book, watchdog: Watchdog) -> None:
         """Show what happens, until nothing more is expected or it has taken too long."""
         quiet_until: float | None = None
         while watchdog.failure is None and not self.stop.is_set():

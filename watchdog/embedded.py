@@ -1,0 +1,164 @@
+"""A host in this process as the ladder's server, and the signs of life that it gives."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from watchdog import hosting
+from watchdog.errors import ServerAnswerInvalid
+from watchdog.model import (
+    EMBEDDED,
+    Activity,
+    Ask,
+    Holders,
+    Row,
+    ServerName,
+    SessionId,
+    Status,
+    TurnId,
+    Witness,
+)
+from watchdog.ports import Clock, Host, Server
+
+MOST_STRANGERS: Final = 5_000
+
+
+class Touches:
+    """The last sign of life of each session that gave one, until the session is over.
+
+    A session is remembered for as long as looks find it unfinished. What they did not see yet is remembered until the
+    end of a look that began after the touch; of those, the ones that were touched longest ago make room when there
+    are too many.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[SessionId, int] = {}
+        self._strangers: dict[SessionId, int] = {}
+
+    def note(self, session_id: SessionId) -> None:
+        """A session shows life now."""
+        now = self._clock.read().wall_ms
+        if session_id in self._known:
+            self._known[session_id] = now
+            return
+        self._strangers.pop(session_id, None)  # so that the one touched longest ago comes first
+        self._strangers[session_id] = now
+        if len(self._strangers) > MOST_STRANGERS:
+            del self._strangers[next(iter(self._strangers))]
+
+    def last(self) -> dict[SessionId, int]:
+        """When each was touched last, in milliseconds since the epoch."""
+        return {**self._known, **self._strangers}
+
+    def forget(self, keep: Collection[SessionId]) -> None:
+        """A look ended: forget all sessions but these, and those that were first touched while it was taken."""
+        known = {id_: at for id_, at in self._known.items() if id_ in keep}
+        self._known, self._strangers = known | self._strangers, {}
+
+
+class EmbeddedServer:
+    """A host in this process, as a server that the ladder can use. What it raises is translated, and contained.
+
+    A session that is touched has its silence witnessed: it is as long as the last touch is ago.
+
+    Args:
+        host: answers for the sessions of this process.
+        clock: times its answers and its sessions' signs of life.
+    """
+
+    def __init__(self, host: Host, clock: Clock) -> None:
+        self._questions = hosting.Questions(host, clock)
+        self.touches = Touches(clock)
+
+    @property
+    def name(self) -> ServerName:
+        """See `Server.name`."""
+        return EMBEDDED
+
+    @property
+    def port(self) -> int | None:
+        """An embedded host listens nowhere that matters."""
+        return None
+
+    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+        """See `Host.statuses`."""
+        answer: Any = await self._questions.ask("statuses", directory, seconds=hosting.ANSWER_SECONDS)
+        if not isinstance(answer, Mapping) or not all(isinstance(each, Status) for each in answer.values()):
+            raise ServerAnswerInvalid(f"{self._questions.name('statuses')} gave no mapping of session ids to Status")
+        touched = self.touches.last()
+        return {
+            id_: _with_life(status, touched.get(id_))
+            for id_, status in answer.items()
+            if status.activity is not Activity.IDLE
+        }
+
+    async def pending_asks(self, directory: str) -> Sequence[Ask]:
+        """See `Host.pending_asks`."""
+        answer: Any = await self._questions.ask("pending_asks", directory, seconds=hosting.ANSWER_SECONDS)
+        if not isinstance(answer, Sequence) or not all(isinstance(each, Ask) for each in answer):
+            raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} gave no sequence of Ask")
+        return answer
+
+    async def abort(self, session_id: SessionId, directory: str) -> None:
+        """See `Host.abort`."""
+        await self._questions.ask("abort", session_id, directory, seconds=None)
+
+    async def vouches(self) -> bool:
+        """The host runs the sessions of this process, so its word about them counts."""
+        return True
+
+    async def reject(self, ask: Ask, directory: str) -> None:  # noqa: ARG002
+        """Refused: the embedding server turns down its asks itself."""
+        raise ServerAnswerInvalid("the embedding server turns down its asks itself")
+
+    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:  # noqa: ARG002
+        """The host uses this database by definition."""
+        return True
+
+    async def publish(self, row: Row, directory: str) -> None:
+        """An embedded host reads its own database; it has no clients of the watchdog's concern."""
+
+    async def readable(self, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
+        """An embedded host reads rows in its own way; it is not asked."""
+        return True
+
+    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:  # noqa: ARG002
+        """Refused: the embedding server deletes its messages itself."""
+        raise ServerAnswerInvalid("the embedding server deletes its messages itself")
+
+    def witness(self) -> Witness | None:
+        """A host has no feed: it touches its sessions or says their last sign of life, or is no witness."""
+        return None
+
+    def life(self) -> Mapping[SessionId, int]:
+        """When each session was touched last."""
+        return self.touches.last()
+
+    def forget(self, keep: Collection[SessionId]) -> None:
+        """See `Touches.forget`."""
+        self.touches.forget(keep)
+
+    def busy_directories(self) -> Collection[str]:
+        """See `witness`."""
+        return ()
+
+
+class EmbeddedFleet:
+    """The one server that is this process."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def servers(self) -> Sequence[Server]:
+        """See `Fleet.servers`."""
+        return (self._server,)
+
+    async def discover(self, holders: Holders) -> None:
+        """Nobody else is looked for."""
+
+
+def _with_life(status: Status, touched_ms: int | None) -> Status:
+    if touched_ms is None:
+        return status
+    return replace(status, last_life_ms=max(touched_ms, status.last_life_ms or 0))
