@@ -15,6 +15,7 @@ WatchdogError
 │   ├── DatabaseMissing         there is no such file
 │   ├── DatabaseUnsupported     it is of a kind or a generation that is not known
 │   └── DatabaseUnavailable     it can't be read or written just now: trying again may help
+│       └── LeaseLost               another watchdog took over: this one may no longer write
 ├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
 │   ├── ServerUnreachable       nothing answered: refused, cut, or too late
 │   │   └── ServerSilent            nothing within the time limit
@@ -98,6 +99,10 @@ class DatabaseUnsupported(DatabaseError):
 
 class DatabaseUnavailable(DatabaseError):
     """The database can't be read or written just now (locked, replaced, an I/O error): trying again may help."""
+
+
+class LeaseLost(DatabaseUnavailable):
+    """The lease expired or another watchdog has it: nothing was written, and nothing may be done."""
 
 
 class ServerError(WatchdogError):

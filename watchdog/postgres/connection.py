@@ -1,0 +1,109 @@
+"""How PostgreSQL is reached, and what is said when it can't be: engines of the watchdog's own, and its errors."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import asyncpg
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from watchdog.errors import WatchdogError
+
+APPLICATION: Final = "opencode-watchdog"
+"""What the watchdog's own connections call themselves in `pg_stat_activity`."""
+CONNECT_SECONDS: Final = 5.0
+STATEMENT_SECONDS: Final = 10.0
+"""How long one statement on a connection of the watchdog's own may take."""
+
+_SENTENCES: Final = {
+    "08": "can't be reached",
+    "28": "refused the login: the name or the password is wrong",
+    "3D000": "is not there: the server has no database of that name",
+    "42501": "does not let this role do that",
+    "42P01": "lacks a table that is needed",
+    "53": "has no room left: too many connections, or memory or disk is full",
+    "55P03": "is locked by somebody else",
+    "57014": "took longer than it may for a statement",
+    "57P": "is shutting down or starting",
+    "25006": "is read-only: it may be a standby",
+    "25P03": "ended a transaction that stood still for too long",
+    "40": "could not finish a transaction beside others",
+}
+"""By SQLSTATE, or the beginning of one (PostgreSQL's manual, appendix A)."""
+
+
+class Fence(Protocol):
+    """The lease, as a transaction that writes holds it."""
+
+    async def hold(self, connection: AsyncConnection) -> None:
+        """Lock the lease in the transaction of this connection, and make sure that this process still has it.
+
+        Raises:
+            LeaseLost: it has not: nothing may be written.
+        """
+        ...
+
+
+def own_engine(url: str, *, statement_seconds: float = STATEMENT_SECONDS) -> AsyncEngine:
+    """An engine of the watchdog's own, which keeps no connection that is not in use."""
+    return create_async_engine(
+        url,
+        poolclass=NullPool,
+        hide_parameters=True,
+        connect_args={
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": statement_seconds,
+            "server_settings": {"application_name": APPLICATION},
+        },
+    )
+
+
+def beside(engine: AsyncEngine) -> AsyncEngine:
+    """A second engine on the same database, which connects as somebody else's does and shares none of its pool."""
+    return create_async_engine(engine.url, pool=engine.sync_engine.pool.recreate(), hide_parameters=True)
+
+
+def place_of(url: str) -> str:
+    """The address of a database for people: no name, no password, no options.
+
+    Args:
+        url: as SQLAlchemy takes it.
+    """
+    parts = make_url(url)
+    host = f"[{parts.host}]" if parts.host and ":" in parts.host else parts.host or ""
+    port = f":{parts.port}" if parts.port else ""
+    return f"postgresql://{host}{port}/{parts.database or ''}"
+
+
+@contextmanager
+def translated(place: str, kind: type[WatchdogError]) -> Iterator[None]:
+    """Turn what the driver and SQLAlchemy raise into a sentence, without any of the statement or of its values.
+
+    Args:
+        place: the database, for people.
+        kind: what is raised instead: `DatabaseUnavailable` or `JournalUnusable`.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise kind(f"The database {place} {sentence(error)}.") from error
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, as the rest of a sentence about the database."""
+    if isinstance(error, PoolTimeoutError):
+        return "gave no connection in time: every one of the pool is in use"
+    original = getattr(error, "orig", None) or error
+    state = str(getattr(original, "sqlstate", None) or getattr(original, "pgcode", None) or "")
+    for length in (5, 3, 2):
+        if state[:length] in _SENTENCES:
+            return _SENTENCES[state[:length]]
+    if state:
+        return f"answered with the error {state}"
+    if isinstance(original, TimeoutError):
+        return "did not answer in time"
+    return f"can't be reached ({type(original).__name__})"
