@@ -78,10 +78,11 @@ async def test_a_turn_that_stays_open_after_its_last_tool_completed_is_ended_by_
     """25."""
     server = await lab.serve()
     session = await server.create_session()
+    await session.prompt(script(use(bash("echo done")), go_silent()))
+    await session.wait_for_call("bash", "completed")
+    await lab.model.wait_for_step("silent")
     watchdog = Watchdog.for_lab(lab, server, tool_timeout=1, idle_timeout=2)
     async with watchdog.run() as running:
-        await session.prompt(script(use(bash("echo done")), go_silent()))
-        await session.wait_for_call("bash", "completed")
         await running.wait_outcome(session.id, "recovered", kind="idle_session")
     assert await session.open_ids() == []
     assert [part["state"]["status"] for part in await session.calls("bash")] == ["completed"]

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self
 
+from tests.support.waiting import wait_until
+
 Json = dict[str, Any]
 
 FINAL_TEXT: Final = "All done."
@@ -114,6 +116,13 @@ class ScriptedModel:
         await asyncio.gather(*self._connections, return_exceptions=True)
         if self._server is not None:
             await self._server.wait_closed()
+
+    async def wait_for_step(self, do: str) -> ModelRequest:
+        """The first request for which it took a step of that kind, past or to come."""
+        return await wait_until(
+            lambda: next((request for request in self.requests if request.step["do"] == do), None),
+            f"the model to be asked for a step {do!r}",
+        )
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve in a task of our own: asyncio would log the cancellation of its own one as an error."""

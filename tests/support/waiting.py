@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar, overload
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.05
+SECONDS: Final = 60.0
 
 
 @overload
@@ -31,7 +32,7 @@ async def wait_until(
     look: Callable[[], Any],
     what: str,
     *,
-    seconds: float = 15.0,
+    seconds: float = SECONDS,
     explain: Callable[[], str] | None = None,
 ) -> Any:
     """Ask `look` every 50 ms until it answers something true, and return that.
