@@ -1,21 +1,26 @@
-"""Programs that come as Debian packages, and that some tests need: a browser, promtool, systemd-analyze."""
+"""Programs that come as Debian packages, and that some tests need: a browser, promtool, PostgreSQL and others."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 PACKAGES: Final = {
     "chromium": "chromium",
+    "postgres": "postgresql",
     "prometheus": "prometheus",
     "promtool": "prometheus",
     "systemd-analyze": "systemd",
 }
 """Which package brings which program."""
+BESIDE_PATH: Final = {"postgres": Path("/usr/lib/postgresql")}
+"""Where Debian puts programs of which there is one for each version, each in VERSION/bin: the newest is taken."""
 INSTALL_SECONDS: Final = 600.0
 
 
@@ -24,14 +29,23 @@ def required() -> bool:
     return os.environ.get("DEBIAN_TOOLS", "") == "required"
 
 
+def find(program: str) -> str | None:
+    """The path of a program, or None without it."""
+    if (found := shutil.which(program)) is not None or program not in BESIDE_PATH:
+        return found
+    beside = BESIDE_PATH[program].glob(f"*/bin/{program}")
+    newest = sorted(beside, key=lambda path: [int(number) for number in re.findall(r"\d+", path.parts[-3])])
+    return str(newest[-1]) if newest else None
+
+
 def missing() -> list[str]:
     """The programs that are not there."""
-    return [program for program in PACKAGES if shutil.which(program) is None]
+    return [program for program in PACKAGES if find(program) is None]
 
 
 def require(program: str) -> str:
     """The path of a program. Without it the test is skipped, or fails where CI says that it must be there."""
-    found = shutil.which(program)
+    found = find(program)
     if found is not None:
         return found
     why = f"no {program}: apt-get install {PACKAGES[program]} brings it"
