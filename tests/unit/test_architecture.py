@@ -133,11 +133,13 @@ ROOMS: Mapping[str, set[str]] = {
     "hosting": {"errors", "model", "ports"},
     "embedded": {"hosting", "errors", "model", "ports"},
     "opencode": {"model", "errors", "ports", "lock", "sharing"},
+    "postgres": {"opencode", "model", "errors", "ports", "interventions", "journal_shapes", "sharing"},
 }
 """What each module may import of ours. A folder's modules may also import each other."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
-    "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book"),
+    "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book", "postgres"),
+    "asyncpg": ("postgres",),
     "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "apprise": ("notify",),

@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import dataclass, field, replace
 
 from watchdog.model import CallId, CallStatus, Damage, Row, Session, SessionId, Snapshot, ToolCall, Turn, TurnId
-from watchdog.opencode import queries
 
 Record = Mapping[str, object]
 Fetch = Callable[[str, Mapping[str, object]], Awaitable[Sequence[Record]]]
@@ -129,6 +128,35 @@ def read_call(record: Record) -> ToolCall:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Statements:
+    """What a look asks, in the SQL of one database. Ids are passed as one JSON array.
+
+    Attributes:
+        open_messages: the open messages among some ids and after a place.
+        open_messages_of_sessions: those of some sessions.
+        messages: some messages, open or not.
+        open_parts: the open parts among some ids and after a place.
+        open_parts_of_messages: those of some messages.
+        sessions: some sessions.
+        sessions_and_ancestors: the same, with all that is above them.
+        children: the sessions that began below some others, each since a moment.
+        newest: of some sessions, the newest prompt, turn and message.
+        last_written: when a part of some messages was last written.
+    """
+
+    open_messages: str
+    open_messages_of_sessions: str
+    messages: str
+    open_parts: str
+    open_parts_of_messages: str
+    sessions: str
+    sessions_and_ancestors: str
+    children: str
+    newest: str
+    last_written: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
     """Which rows to read when it is known what was open: these, and what was inserted since.
 
@@ -152,12 +180,14 @@ class Look:
     """One look at what is unfinished, made of a handful of queries in one transaction.
 
     Attributes:
+        ask: what is asked.
         open_messages: the messages that are open or can't be read, after the look.
         unread_messages: those of them that can't be read, whose parts were not read either.
         open_parts: the parts that are not cleanly closed, after the look, each with its session.
     """
 
     fetch: Fetch
+    ask: Statements
     open_messages: set[str] = field(default_factory=set)
     unread_messages: set[str] = field(default_factory=set)
     open_parts: dict[str, str] = field(default_factory=dict)
@@ -169,7 +199,7 @@ class Look:
     async def everything(self, known: Known, also: Collection[SessionId]) -> Snapshot:
         """Read every unfinished session with its relatives, and those of `also`."""
         messages = await self._read_turns(
-            queries.OPEN_MESSAGES, {"ids": as_ids(known.turns), "after": known.turns_after}
+            self.ask.open_messages, {"ids": as_ids(known.turns), "after": known.turns_after}
         )
         self.open_messages = {str(record["id"]) for record in messages}
         self.unread_messages = self.open_messages - self._turns.keys()
@@ -179,9 +209,9 @@ class Look:
         wanted.update(call.child_id for call in self._calls.values() if call.child_id)
         parents = [(c.session_id, c.created_ms) for c in self._calls.values() if c.tool == "task"]
         if parents:
-            children = await self.fetch(queries.CHILDREN, {"calls": json.dumps(parents)})
+            children = await self.fetch(self.ask.children, {"calls": json.dumps(parents)})
             wanted.update(str(row["id"]) for row in children)
-        sessions = await self._read_sessions(queries.SESSIONS_AND_ANCESTORS, {"ids": as_ids(sorted(wanted))})
+        sessions = await self._read_sessions(self.ask.sessions_and_ancestors, {"ids": as_ids(sorted(wanted))})
         self._report_strays(sessions)
         return Snapshot(sessions=await self._filled(sessions), damaged=tuple(self._damaged.values()))
 
@@ -192,9 +222,9 @@ class Look:
             ids: the sessions; one that there is not is left out.
             suspects: ids of parts that may be open although their turn is closed.
         """
-        await self._read_turns(queries.OPEN_MESSAGES_OF_SESSIONS, {"ids": as_ids(ids)})
+        await self._read_turns(self.ask.open_messages_of_sessions, {"ids": as_ids(ids)})
         await self._read_calls(suspects, LAST_ROWID, whole=self._turns.keys())
-        return await self._filled(await self._read_sessions(queries.SESSIONS, {"ids": as_ids(ids)}))
+        return await self._filled(await self._read_sessions(self.ask.sessions, {"ids": as_ids(ids)}))
 
     def _damage(self, table: str, record: Record, problem: str) -> None:
         found = Damage(
@@ -219,13 +249,13 @@ class Look:
         """Read the open parts among some ids, after a rowid, and in whole turns."""
         records: list[Record] = []
         if ids or after < LAST_ROWID:
-            records += await self.fetch(queries.OPEN_PARTS, {"ids": as_ids(ids), "after": after})
+            records += await self.fetch(self.ask.open_parts, {"ids": as_ids(ids), "after": after})
         if whole:
-            records += await self.fetch(queries.OPEN_PARTS_OF_MESSAGES, {"ids": as_ids(whole)})
+            records += await self.fetch(self.ask.open_parts_of_messages, {"ids": as_ids(whole)})
         self.open_parts = {str(record["id"]): str(record["session_id"]) for record in records}
         unknown = {str(record["message_id"]) for record in records} - self._turns.keys()
         if unknown:
-            await self._read_turns(queries.MESSAGES, {"ids": as_ids(unknown)})
+            await self._read_turns(self.ask.messages, {"ids": as_ids(unknown)})
         for record in records:
             try:
                 call = self._placed(read_call(record))
@@ -275,7 +305,7 @@ class Look:
     async def _filled(self, sessions: Mapping[SessionId, Session]) -> dict[SessionId, Session]:
         if not sessions:
             return {}
-        found = await self.fetch(queries.NEWEST, {"ids": as_ids(sessions)})
+        found = await self.fetch(self.ask.newest, {"ids": as_ids(sessions)})
         newest = {str(record["session_id"]): record for record in found}
         messages = [
             *self._turns,
@@ -283,7 +313,7 @@ class Look:
         ]
         written = {
             str(record["id"]): _moment(record["updated"]) or 0
-            for record in await self.fetch(queries.LAST_WRITTEN, {"ids": as_ids(messages)})
+            for record in await self.fetch(self.ask.last_written, {"ids": as_ids(messages)})
         }
         calls: dict[SessionId, list[ToolCall]] = defaultdict(list)
         for call in sorted(self._calls.values(), key=self._age):

@@ -9,6 +9,8 @@ where a free planner was seen to scan `part`.
 
 from typing import Final
 
+from watchdog.opencode.look import Statements
+
 COLUMNS: Final = {
     "session": ("id", "parent_id", "directory", "time_created", "time_updated", "time_archived"),
     "message": ("id", "session_id", "time_created", "time_updated", "data"),
@@ -200,3 +202,17 @@ COLUMNS_FOUND: Final = (
     " WHERE tables.type IN ('table', 'view')"
     " AND tables.name IN ('session', 'message', 'part', 'session_v2', 'session_message')"
 )
+
+STATEMENTS: Final = Statements(
+    open_messages=OPEN_MESSAGES,
+    open_messages_of_sessions=OPEN_MESSAGES_OF_SESSIONS,
+    messages=MESSAGES,
+    open_parts=OPEN_PARTS,
+    open_parts_of_messages=OPEN_PARTS_OF_MESSAGES,
+    sessions=SESSIONS,
+    sessions_and_ancestors=SESSIONS_AND_ANCESTORS,
+    children=CHILDREN,
+    newest=NEWEST,
+    last_written=LAST_WRITTEN,
+)
+"""What a look asks."""

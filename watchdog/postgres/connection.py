@@ -1,15 +1,15 @@
 """How PostgreSQL is reached, and what is said when it can't be: engines of the watchdog's own, and its errors."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final, Protocol
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, Protocol
 
+import anyio
 import asyncpg
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
 from watchdog.errors import WatchdogError
 
@@ -49,10 +49,12 @@ class Fence(Protocol):
 
 
 def own_engine(url: str, *, statement_seconds: float = STATEMENT_SECONDS) -> AsyncEngine:
-    """An engine of the watchdog's own, which keeps no connection that is not in use."""
+    """An engine of the watchdog's own, which keeps a connection or two between one look and the next."""
     return create_async_engine(
         url,
-        poolclass=NullPool,
+        pool_size=2,
+        max_overflow=8,
+        pool_timeout=CONNECT_SECONDS,
         hide_parameters=True,
         connect_args={
             "timeout": CONNECT_SECONDS,
@@ -65,6 +67,37 @@ def own_engine(url: str, *, statement_seconds: float = STATEMENT_SECONDS) -> Asy
 def beside(engine: AsyncEngine) -> AsyncEngine:
     """A second engine on the same database, which connects as somebody else's does and shares none of its pool."""
     return create_async_engine(engine.url, pool=engine.sync_engine.pool.recreate(), hide_parameters=True)
+
+
+@asynccontextmanager
+async def transaction(engine: AsyncEngine, *, seconds: float, **options: Any) -> AsyncIterator[AsyncConnection]:  # noqa: ANN401 - SQLAlchemy's
+    """A transaction that is committed at the end of the block, and is over in time, whatever the network does.
+
+    After an error, a cancellation or too long a time its connection is thrown away: on one that answers nothing, a
+    rollback would be waited for, too. The server rolls back what it hears no more of.
+
+    Args:
+        engine: the watchdog's own, or that of the server that it is embedded in.
+        seconds: how long it may take as a whole, a wait for the pool included.
+        options: SQLAlchemy's execution options, such as `isolation_level`.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    with anyio.fail_after(seconds):
+        connection = await engine.connect()
+        try:
+            await connection.execution_options(**options)
+            await connection.begin()
+            yield connection
+            await connection.commit()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await connection.invalidate()
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await connection.close()
 
 
 def place_of(url: str) -> str:

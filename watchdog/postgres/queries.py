@@ -1,0 +1,177 @@
+"""What is asked of the sessions' tables in PostgreSQL.
+
+The tables are named as opencode's; `data` is `jsonb` or `json`. What is open is found by two partial indexes, whose
+conditions are the very ones that stand here: PostgreSQL uses such an index only where a query repeats its condition.
+Rows are ordered by time_created, never by id; ids decide only between rows of the same millisecond, since there is no
+order of insertion to read.
+"""
+
+# ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
+
+from dataclasses import dataclass
+from typing import Final
+
+from watchdog.opencode.look import Statements
+
+COLUMNS: Final = {
+    "session": ("id", "parent_id", "directory", "title", "time_created", "time_updated", "time_archived"),
+    "message": ("id", "session_id", "time_created", "time_updated", "data"),
+    "part": ("id", "message_id", "session_id", "time_created", "time_updated", "data"),
+}
+"""The columns that are used."""
+
+OPEN_MESSAGE: Final = (
+    "{kind}_typeof(message.data #> '{{time,completed}}') IS DISTINCT FROM 'number'"
+    " AND (message.data ->> 'role' = 'assistant' OR {kind}_typeof(message.data -> 'role') IS DISTINCT FROM 'string')"
+)
+"""A turn without the time of its end; and what can't be read, which is reported."""
+OPEN_PART: Final = (
+    "(part.data #>> '{{state,status}}') IS DISTINCT FROM 'completed'"
+    " AND (part.data #>> '{{state,status}}') IS DISTINCT FROM 'error'"
+    " AND (part.data ->> 'type' = 'tool' OR {kind}_typeof(part.data) <> 'object')"
+)
+"""A tool call that is not over; and what can't be read."""
+
+_IDS: Final = "jsonb_array_elements_text(CAST(:ids AS jsonb)) AS wanted(value)"
+_ROW: Final = (
+    "SELECT 0 AS place, {table}.id AS id, {table}.session_id AS session_id, {table}.time_created AS created,"
+    " {table}.time_updated AS updated, pg_column_size({table}.data) AS size, {{kind}}_typeof({table}.data) AS shape,"
+)
+_MESSAGE: Final = _ROW.format(table="message") + (
+    " CAST({kind}_build_array(message.data -> 'role', message.data #> '{{time,created}}',"
+    " message.data #> '{{time,completed}}', message.data #> '{{path,cwd}}') AS text) AS fields"
+)
+_PART: Final = _ROW.format(table="part") + (
+    " part.message_id AS message_id, CAST({kind}_build_array(part.data -> 'tool', part.data -> 'callID',"
+    " part.data #> '{{state,status}}', part.data #> '{{state,time,start}}', part.data #> '{{state,input,timeout}}',"
+    " part.data #> '{{state,metadata,sessionId}}') AS text) AS fields"
+)
+_SESSION: Final = (
+    "SELECT session.id AS id, session.parent_id AS parent_id, session.directory AS directory,"
+    " session.time_created AS created"
+)
+_NEWEST_OF: Final = (
+    "SELECT seen.id, seen.time_created, seen.data FROM message AS seen"
+    " WHERE seen.session_id = wanted.value AND seen.data ->> 'role' = '{role}'"
+    " ORDER BY seen.time_created DESC, seen.id DESC LIMIT 1"
+)
+# A number that was never a time would fail a cast, and the look with it.
+_COMPLETED: Final = (
+    "CASE WHEN turn.data #>> '{{time,completed}}' ~ '^[0-9]{{1,15}}([.][0-9]+)?$'"
+    " THEN CAST(CAST(turn.data #>> '{{time,completed}}' AS numeric) AS bigint) END"
+)
+_NEWEST: Final = f"""
+    SELECT wanted.value AS session_id, prompt.id AS prompt_id, prompt.time_created AS prompted, turn.id AS turn_id,
+        turn.time_created AS turned, {_COMPLETED} AS completed, latest.id AS message_id,
+        (SELECT count(*) FROM message AS seen WHERE seen.session_id = wanted.value AND seen.data ->> 'role' = 'user'
+            AND (turn.id IS NULL OR (seen.time_created, seen.id) > (turn.time_created, turn.id))) AS queued
+    FROM {_IDS}
+    LEFT JOIN LATERAL ({_NEWEST_OF.format(role="user")}) AS prompt ON TRUE
+    LEFT JOIN LATERAL ({_NEWEST_OF.format(role="assistant")}) AS turn ON TRUE
+    LEFT JOIN LATERAL (
+        SELECT seen.id FROM message AS seen WHERE seen.session_id = wanted.value
+        ORDER BY seen.time_created DESC, seen.id DESC LIMIT 1
+    ) AS latest ON TRUE
+"""
+_ANCESTORS: Final = f"""
+    WITH RECURSIVE above(id) AS (
+        SELECT wanted.value FROM {_IDS}
+        UNION
+        SELECT session.parent_id FROM above JOIN session ON session.id = above.id WHERE session.parent_id IS NOT NULL
+    )
+    {_SESSION} FROM above JOIN session ON session.id = above.id
+"""
+_CHILDREN: Final = """
+    SELECT session.id AS id FROM jsonb_array_elements(CAST(:calls AS jsonb)) AS wanted(value)
+    JOIN session ON session.parent_id = wanted.value ->> 0
+        AND session.time_created >= CAST(wanted.value ->> 1 AS bigint)
+"""
+_LAST_WRITTEN: Final = (
+    f"SELECT part.message_id AS id, max(part.time_updated) AS updated FROM {_IDS}"
+    " JOIN part ON part.message_id = wanted.value GROUP BY part.message_id"
+)
+_WHOLE: Final = (
+    "SELECT '{table}' AS kind, {table}.id AS id, {table}.{message} AS message_id, {table}.session_id AS session_id,"
+    " {table}.time_created AS created, {table}.time_updated AS updated, CAST({table}.data AS text) AS data"
+    " FROM {ids} JOIN {table} ON {table}.id = wanted.value"
+)
+
+VERSION: Final = """
+    SELECT CAST(pg_current_snapshot() AS text) || ' ' || CAST(pg_postmaster_start_time() AS text) AS version
+"""
+"""What can be seen now: the same text means that nobody committed anything (PostgreSQL's manual, 9.27.9)."""
+LOCK_TIMEOUT: Final = "SELECT set_config('lock_timeout', :lock, TRUE)"
+DIRECTORIES: Final = (
+    "SELECT session.directory AS directory FROM session WHERE session.time_archived IS NULL"
+    " GROUP BY session.directory ORDER BY max(session.time_updated) DESC"
+)
+TITLES: Final = (
+    f"SELECT session.id AS id, left(session.title, 300) AS title FROM {_IDS} JOIN session"
+    " ON session.id = wanted.value WHERE session.title IS NOT NULL"
+)
+MESSAGE_EXISTS: Final = "SELECT 1 AS found FROM message WHERE message.id = :id AND message.session_id = :session"
+WHOLE_PARTS: Final = _WHOLE.format(table="part", message="message_id", ids=_IDS)
+WHOLE_MESSAGES: Final = _WHOLE.format(table="message", message="id", ids=_IDS)
+LOCK_SESSION: Final = "SELECT session.id FROM session WHERE session.id = :id FOR UPDATE"
+"""A new message of the session, whose foreign key wants the row, too, waits for the end of this transaction."""
+COLUMNS_FOUND: Final = """
+    SELECT class.relname AS "table", attribute.attname AS "column", format_type(attribute.atttypid, NULL) AS type
+    FROM pg_catalog.pg_class AS class JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
+    WHERE class.oid IN (to_regclass('session'), to_regclass('message'), to_regclass('part'))
+        AND attribute.attnum > 0 AND NOT attribute.attisdropped
+"""
+SIZES: Final = """
+    SELECT sum(pg_total_relation_size(class.oid)) AS bytes, current_setting('server_version') AS server
+    FROM pg_catalog.pg_class AS class
+    WHERE class.oid IN (to_regclass('session'), to_regclass('message'), to_regclass('part'))
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialect:
+    """The statements that depend on the type of `data`, which is `jsonb` or `json`.
+
+    Attributes:
+        look: what a look asks.
+        open_parts_of_sessions: the ids of the open calls of some sessions.
+        update: the guarded write of each table. `jsonb` is compared as a value: it keeps no text.
+    """
+
+    look: Statements
+    open_parts_of_sessions: str
+    update: dict[str, str]
+
+
+def dialect(kind: str) -> Dialect:
+    """The statements for a type of `data`: `jsonb` or `json`."""
+    message, part = _MESSAGE.format(kind=kind), _PART.format(kind=kind)
+    open_message, open_part = OPEN_MESSAGE.format(kind=kind), OPEN_PART.format(kind=kind)
+    observed = "data = CAST(:observed AS jsonb)" if kind == "jsonb" else "CAST(data AS text) = :observed"
+    return Dialect(
+        look=Statements(
+            open_messages=f"{message} FROM message WHERE {open_message}",
+            open_messages_of_sessions=(
+                f"{message} FROM {_IDS} JOIN message ON message.session_id = wanted.value WHERE {open_message}"
+            ),
+            messages=f"{message} FROM {_IDS} JOIN message ON message.id = wanted.value",
+            open_parts=(
+                f"{part} FROM part WHERE {open_part} AND (CAST(:after AS bigint) = 0"
+                f" OR part.id IN (SELECT wanted.value FROM {_IDS}))"
+            ),
+            open_parts_of_messages=(
+                f"{part} FROM {_IDS} JOIN part ON part.message_id = wanted.value WHERE {open_part}"
+            ),
+            sessions=f"{_SESSION} FROM {_IDS} JOIN session ON session.id = wanted.value",
+            sessions_and_ancestors=_ANCESTORS,
+            children=_CHILDREN,
+            newest=_NEWEST.format(),
+            last_written=_LAST_WRITTEN,
+        ),
+        open_parts_of_sessions=(
+            f"SELECT part.id AS id FROM {_IDS} JOIN part ON part.session_id = wanted.value WHERE {open_part}"
+        ),
+        update={
+            table: f"UPDATE {table} SET data = CAST(:after AS {kind}) WHERE id = :id AND {observed}"
+            for table in ("message", "part")
+        },
+    )

@@ -1,0 +1,286 @@
+"""The sessions of a Python server in PostgreSQL: reads in one snapshot each, and writes behind the lease.
+
+There is nothing to follow from look to look, as in a SQLite file: two partial indexes hold what is open, so each look
+reads all of it, and costs what is open and not what is stored.
+"""
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Self, TypeVar
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
+from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
+from watchdog.opencode.look import Fetch, Known, Look, Record, as_ids, newest_turn, whole_row
+from watchdog.postgres import queries
+from watchdog.postgres.connection import Fence, place_of, transaction, translated
+from watchdog.sharing import Rounds
+
+_ALL_THAT_IS_OPEN: Final = Known(turns=(), turns_after=0, whole=(), calls=(), calls_after=0)
+_MOMENTS: Final = ("bigint", "integer")
+
+Id = TypeVar("Id", bound=str)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How long to wait for the database.
+
+    Attributes:
+        read_seconds: for a look as a whole, a wait for a connection of the pool included.
+        write_seconds: for a guarded write as a whole.
+        lock_seconds: for a row that somebody else has locked.
+    """
+
+    read_seconds: float = 10.0
+    write_seconds: float = 10.0
+    lock_seconds: float = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """What there is to say about a database to a person who checks the set-up."""
+
+    place: str
+    size_bytes: int
+    server: str
+    data: str
+
+
+class PostgresStore:
+    """The sessions' tables in PostgreSQL. Made by `open`.
+
+    Attributes:
+        place: the address, for people.
+        reads: how often it was asked whether anything changed (`version`), and read in a transaction (`transaction`).
+    """
+
+    def __init__(self, engine: AsyncEngine, *, fence: Fence | None, limits: Limits, kind: str) -> None:
+        self.place = place_of(engine.url.render_as_string(hide_password=True))
+        self.reads = {"version": 0, "transaction": 0}
+        self._engine = engine
+        self._fence = fence
+        self._limits = limits
+        self._kind = kind
+        self._dialect = queries.dialect(kind)
+        self._statements: dict[str, TextClause] = {}
+        self._seen: str | None = None
+        self._sessions = Rounds(self._read_sessions)
+
+    @classmethod
+    async def open(cls, engine: AsyncEngine, *, fence: Fence | None = None, limits: Limits | None = None) -> Self:
+        """Make sure that the tables can be watched.
+
+        Args:
+            engine: whoever made it disposes it.
+            fence: the lease that each write is made behind; None where nothing is written, or nobody else acts.
+            limits: how long to wait.
+
+        Raises:
+            DatabaseUnsupported: a table or a column is missing, or is of another type.
+            DatabaseUnavailable: it can't be read just now.
+        """
+        store = cls(engine, fence=fence, limits=limits or Limits(), kind="jsonb")
+        await store._check_tables()
+        return store
+
+    async def changed(self) -> bool:
+        """See `Store.changed`. The snapshot of the whole server says it: others' databases on it count, too."""
+        self.reads["version"] += 1
+        with translated(self.place, DatabaseUnavailable):
+            async with transaction(
+                self._engine, seconds=self._limits.read_seconds, isolation_level="AUTOCOMMIT"
+            ) as connection:
+                (found,) = await self._fetch(connection, queries.VERSION, {})
+        return self._seen is None or found["version"] != self._seen
+
+    async def look(
+        self,
+        *,
+        also: Collection[SessionId] = (),
+        full: bool = False,
+        scan_parts: bool = False,  # noqa: ARG002 - each look finds every open call
+    ) -> Snapshot:
+        """See `Store.look`. A full one looks at the tables themselves, too: they may have been altered."""
+        if full:
+            await self._check_tables()
+        async with self._reading() as fetch:
+            (version,) = await fetch(queries.VERSION, {})
+            look = Look(fetch=fetch, ask=self._dialect.look)
+            snapshot = await look.everything(_ALL_THAT_IS_OPEN, _possible(also))
+        self._seen = str(version["version"])
+        return snapshot
+
+    @property
+    def searched(self) -> bool:
+        """See `Store.searched`. The index holds open calls in closed turns, too."""
+        return True
+
+    async def search(self) -> bool:
+        """See `Store.search`. There is nothing to search for."""
+        return False
+
+    def follow(self, ids: Collection[str]) -> None:
+        """See `Store.follow`. Every look reads all that is open."""
+
+    def forget(self) -> None:
+        """See `Store.forget`."""
+        self._seen = None
+
+    async def session(self, session_id: SessionId) -> Session | None:
+        """See `Store.session`."""
+        return (await self._sessions.join(session_id)).get(session_id)
+
+    async def directories(self) -> tuple[str, ...]:
+        """See `Store.directories`."""
+        async with self._reading() as fetch:
+            return tuple(str(record["directory"]) for record in await fetch(queries.DIRECTORIES, {}))
+
+    async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:
+        """See `Store.rows`. Of `jsonb` the text is PostgreSQL's own."""
+        async with self._reading() as fetch:
+            parts = await fetch(queries.WHOLE_PARTS, {"ids": as_ids(_possible(call_ids))})
+            messages = await fetch(queries.WHOLE_MESSAGES, {"ids": as_ids(_possible(turn_ids))})
+        return tuple(whole_row(record) for record in [*parts, *messages])
+
+    async def newest_turn(self, session_id: SessionId) -> TurnId | None:
+        """See `Store.newest_turn`. Of two of the same millisecond, the one whose id sorts last."""
+        async with self._reading() as fetch:
+            return newest_turn(await fetch(self._dialect.look.newest, {"ids": as_ids(_possible([session_id]))}))
+
+    async def message_exists(self, session_id: SessionId, message_id: str) -> bool:
+        """See `Store.message_exists`."""
+        if not _possible([message_id]) or not _possible([session_id]):
+            return False
+        async with self._reading() as fetch:
+            return bool(await fetch(queries.MESSAGE_EXISTS, {"id": message_id, "session": session_id}))
+
+    async def titles(self, session_ids: Collection[SessionId]) -> dict[SessionId, str]:
+        """See `Store.titles`."""
+        async with self._reading() as fetch:
+            found = await fetch(queries.TITLES, {"ids": as_ids(_possible(session_ids))})
+        return {SessionId(str(record["id"])): str(record["title"]) for record in found}
+
+    async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
+        """See `Store.write`. The lease is locked and checked in the same transaction.
+
+        Raises:
+            LeaseLost: another watchdog may have taken over; nothing was written.
+        """
+        if not writes:
+            return 0
+        with translated(self.place, DatabaseUnavailable):
+            async with transaction(self._engine, seconds=self._limits.write_seconds) as connection:
+                if self._fence is not None:
+                    await self._fence.hold(connection)
+                written = await self._write_all(connection, writes, while_newest)
+                if written != len(writes):
+                    await connection.rollback()
+                    return 0
+                return written
+
+    async def _write_all(
+        self, connection: AsyncConnection, writes: Sequence[GuardedWrite], while_newest: TurnId | None
+    ) -> int:
+        """Make the changes until one is not to be made. Returns how many were."""
+        lock = f"{int(self._limits.lock_seconds * 1000)}ms"
+        await self._fetch(connection, queries.LOCK_TIMEOUT, {"lock": lock})
+        if while_newest is not None:
+            session_id = writes[0].row.session_id
+            await self._fetch(connection, queries.LOCK_SESSION, {"id": session_id})
+            found = await self._fetch(connection, self._dialect.look.newest, {"ids": as_ids([session_id])})
+            if newest_turn(found) != while_newest:
+                return 0
+        for number, write in enumerate(writes):
+            values = {"id": write.row.id, "observed": write.row.data, "after": write.after}
+            result = await connection.execute(self._statement(self._dialect.update[write.row.table]), values)
+            if result.rowcount != 1:
+                return number
+        return len(writes)
+
+    async def describe(self) -> Description:
+        """What there is to say about it to a person."""
+        async with self._reading() as fetch:
+            (found,) = await fetch(queries.SIZES, {})
+        return Description(
+            place=self.place, size_bytes=int(str(found["bytes"])), server=str(found["server"]), data=self._kind
+        )
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    async def _read_sessions(self, ids: Collection[SessionId]) -> Mapping[SessionId, Session]:
+        wanted = _possible(ids)
+        async with self._reading() as fetch:
+            found = await fetch(self._dialect.open_parts_of_sessions, {"ids": as_ids(wanted)})
+            look = Look(fetch=fetch, ask=self._dialect.look)
+            return await look.sessions(wanted, [str(record["id"]) for record in found])
+
+    async def _check_tables(self) -> None:
+        async with self._reading() as fetch:
+            self._kind = kind = _checked(await fetch(queries.COLUMNS_FOUND, {}), self.place)
+        self._dialect = queries.dialect(kind)
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[Fetch]:
+        """A transaction that sees the database as it is at one moment."""
+        self.reads["transaction"] += 1
+        with translated(self.place, DatabaseUnavailable):
+            async with transaction(
+                self._engine,
+                seconds=self._limits.read_seconds,
+                isolation_level="REPEATABLE READ",
+                postgresql_readonly=True,
+            ) as connection:
+                yield partial(self._fetch, connection)
+
+    async def _fetch(
+        self, connection: AsyncConnection, query: str, parameters: Mapping[str, object]
+    ) -> Sequence[Record]:
+        found = await connection.execute(self._statement(query), dict(parameters))
+        return [dict(record) for record in found.mappings()]
+
+    def _statement(self, query: str) -> TextClause:
+        if query not in self._statements:
+            self._statements[query] = text(query)
+        return self._statements[query]
+
+
+def _checked(columns: Iterable[Record], place: str) -> str:
+    """The type of `data`.
+
+    Raises:
+        DatabaseUnsupported: a table or a column is missing, or is of a type that can't be watched.
+    """
+    tables: dict[str, dict[str, str]] = {}
+    for record in columns:
+        tables.setdefault(str(record["table"]), {})[str(record["column"])] = str(record["type"])
+    for table, names in queries.COLUMNS.items():
+        missing = set(names) - tables.get(table, {}).keys()
+        if missing:
+            what = f"columns {', '.join(sorted(missing))} in its table" if table in tables else "table"
+            raise DatabaseUnsupported(
+                f"The database {place} has no {what} `{table}` that this role can see. Its tables are to be named as "
+                "opencode's, in a schema of the role's search_path."
+            )
+        for name in names:
+            if name.startswith("time_") and tables[table][name] not in _MOMENTS:
+                raise DatabaseUnsupported(
+                    f"The column {table}.{name} of {place} is of type {tables[table][name]}; milliseconds since 1970 "
+                    "in a bigint are what can be watched."
+                )
+    kinds = {tables[table]["data"] for table in ("message", "part")}
+    if len(kinds) != 1 or not kinds <= {"jsonb", "json"}:
+        raise DatabaseUnsupported(
+            f"The columns message.data and part.data of {place} are of type {' and '.join(sorted(kinds))}; both have "
+            "to be jsonb, or both json."
+        )
+    return kinds.pop()
+
+
+def _possible(ids: Collection[Id]) -> list[Id]:
+    """Those of some ids that PostgreSQL could hold: no text of it has a NUL, or half of a surrogate pair."""
+    return [id_ for id_ in ids if "\0" not in id_ and id_.encode(errors="replace").decode() == id_]
