@@ -109,7 +109,8 @@ class Climb:
         self.tools = tools
         self.verdict = verdict
         self.dry_run = dry_run
-        self.reason = reason
+        # No database of text holds a NUL or half a surrogate pair.
+        self.reason = reason and reason.replace("\0", "").encode(errors="replace").decode()
         self.actor = actor
         self.claimant = claimant
         self.intervention: InterventionId | None = None

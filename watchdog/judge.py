@@ -31,7 +31,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
-from watchdog.proof import Proof
+from watchdog.proof import Proof, unclaimed
 
 # A call of this tool waits for a human by its nature: without the word of the server that runs it, its age
 # says nothing.
@@ -76,7 +76,9 @@ def reprove(observation: Observation, policy: Policy, session_id: SessionId) -> 
     proofs = case.proofs(session)
     orphaned = [(turn, proof) for turn, proof in proofs if proof.holds]
     if not orphaned:
-        return Reproof(orphan=None, why=proofs[-1][1].why if proofs else "what is open in it can't be read")
+        left = verdicts.orphan(case, session, proofs) if proofs and unclaimed(observation, session) else None
+        why = proofs[-1][1].why if proofs else "what is open in it can't be read"
+        return Reproof(orphan=None, unclaimed=left, why=why)
     verdict = verdicts.orphan(case, session, orphaned)
     why = orphaned[-1][1].why
     return Reproof(orphan=verdict, why=why if verdict.confirmed else f"{why}, which a second look has to confirm")

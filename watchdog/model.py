@@ -230,11 +230,14 @@ class Holders:
         complete: no other process can have it open. False when a lock is held that no visible process
             explains, or when the platform can't tell.
         why_incomplete: a sentence for people when `complete` is false.
+        elsewhere: the database is a server's of its own, which any machine may use: no process is evidence of
+            anything, and only the word of hosts counts.
     """
 
     known: tuple[Holder, ...] = ()
     complete: bool = True
     why_incomplete: str | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -549,10 +552,19 @@ class Reproof:
     Attributes:
         orphan: the verdict on the rows that nobody executes, or None.
         why: what stands against it, or what it rests on.
+        unclaimed: the verdict on rows that no host claims, where that is all that can be known; a person's word is
+            needed to settle them.
     """
 
     orphan: Verdict | None
     why: str
+    unclaimed: Verdict | None = None
+
+    def settles(self, verdict: Verdict) -> Verdict | None:
+        """What may be settled on the ground of another verdict, if anything."""
+        if self.orphan is not None and self.orphan.confirmed:
+            return self.orphan
+        return self.unclaimed if verdict.released else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -176,6 +176,15 @@ def born_too_late(holder: Holder, began: int, observation: Observation, policy: 
     return holder.born_ms > began + policy.birth_margin_seconds * 1000
 
 
+def unclaimed(observation: Observation, session: Session) -> bool:
+    """Whether every host that there is answers, and none is at work on the session, where no process can be seen.
+
+    That is no proof: a host may have been cut off from the database and be at work all the same.
+    """
+    elsewhere = observation.holders is not None and observation.holders.elsewhere
+    return elsewhere and all(_answer(report, session).idle for report in observation.reports)
+
+
 def denies(report: ServerReport, session: Session, turn: Turn, observation: Observation) -> bool:
     """Whether the server's own answer excludes it: it serves this very turn, and is not at work on the session.
 

@@ -228,7 +228,7 @@ class _Ascent(Settling):
     async def _without_server(self, session: Session, silent: list[str]) -> Outcome:
         """No server holds it: an orphan is settled, and what another process runs is left to that process."""
         reproof = await self.tools.reprove(session.id)
-        if reproof.orphan is not None and reproof.orphan.confirmed:
+        if reproof.settles(self.verdict) is not None:
             return await self._settle(session, reproof)
         self._step("prove", ok=False, detail=reproof.why)
         if not self.verdict.row_ids:
@@ -262,7 +262,7 @@ class _Ascent(Settling):
         self._step("verify", ok=False, detail=f"still open after the abort: {names(left) or session.id}")
         turns = self.verdict.turn_ids if await self._is_idle(place, session) else ()
         reproof = await self.tools.reprove(session.id, let_go=dict.fromkeys(turns, place.server.name))
-        if reproof.orphan is not None and reproof.orphan.confirmed:
+        if reproof.settles(self.verdict) is not None:
             return await self._settle(session, reproof)
         self._step("prove", ok=False, detail=reproof.why)
         return self.outcome(

@@ -32,10 +32,11 @@ class Settling(Climb):
             for row in await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
         }
         reproof = reproof or await self.tools.reprove(session.id)
-        self._step("prove", ok=reproof.orphan is not None, detail=reproof.why)
-        if reproof.orphan is None or not reproof.orphan.confirmed:
+        settled = reproof.settles(self.verdict)
+        self._step("prove", ok=settled is not None or reproof.orphan is not None, detail=reproof.why)
+        if settled is None:
             return self.outcome(Result.UNCHANGED, f"the proof no longer holds: {reproof.why}")
-        ids = self.verdict.row_ids & reproof.orphan.row_ids
+        ids = self.verdict.row_ids & settled.row_ids
         rows = [row for id_, row in before.items() if id_ in ids]
         writes = settle(rows, text=self._text(), now_ms=self.tools.clock.read().wall_ms)
         left = still_open(await self.tools.store.session(session.id), self.verdict) & ids
@@ -104,7 +105,7 @@ class Settling(Climb):
         after = {write.row.id: write.after for write in writes}
         try:
             for row in rows:
-                if row.data == after[row.id]:
+                if row.says(after[row.id]):
                     await server.publish(row, session.directory)
         except ServerError as error:
             self._step("publish", ok=False, detail=str(error))
