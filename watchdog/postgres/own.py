@@ -3,10 +3,13 @@
 from typing import Final
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import JournalUnusable
-from watchdog.postgres.connection import place_of, translated
+from watchdog.postgres.connection import STATEMENT_SECONDS, place_of, transaction, translated
+
+# ruff: noqa: S608 - the pieces are constants
 
 SCHEMA: Final = "opencode_watchdog"
 VERSION: Final = 1
@@ -31,6 +34,7 @@ STATEMENTS: Final = (
     f"CREATE INDEX intervention_begun ON {SCHEMA}.intervention (id) WHERE ended_ms IS NULL",
     f"""
     CREATE TABLE {SCHEMA}.kept_row (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         intervention_id bigint NOT NULL,
         "table" text NOT NULL,
         id text NOT NULL,
@@ -83,16 +87,41 @@ STATEMENTS: Final = (
 )
 """What makes the tables. Nothing but this schema is ever made or altered."""
 
-_ONE_AT_A_TIME: Final = "SELECT pg_advisory_xact_lock(hashtextextended('opencode-watchdog', 0))"
-_FOUND: Final = f"""
-    SELECT pg_catalog.obj_description(schema.oid, 'pg_namespace') AS found
-    FROM pg_catalog.pg_namespace AS schema WHERE schema.nspname = '{SCHEMA}'
+_OPTIONS: Final = {"isolation_level": "READ COMMITTED"}
+_TERMS: Final = """
+    SELECT pg_catalog.set_config('lock_timeout', '8s', true),
+        pg_catalog.set_config('statement_timeout', '8s', true),
+        pg_catalog.set_config('idle_in_transaction_session_timeout', '5s', true)
 """
+"""Of the transaction that makes the tables: one that is stopped in the middle keeps nobody else waiting for long."""
+_ONE_AT_A_TIME: Final = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('opencode-watchdog', 0))"
+_FOUND: Final = f"""
+    SELECT pg_catalog.obj_description(found.oid, 'pg_namespace') AS mark,
+        pg_catalog.has_schema_privilege(found.oid, 'USAGE') AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_class AS own
+            CROSS JOIN pg_catalog.unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS need
+            WHERE own.relnamespace = found.oid AND own.relkind = 'r'
+                AND NOT pg_catalog.has_table_privilege(own.oid, need)
+        ) AS usable,
+        EXISTS (SELECT FROM pg_catalog.pg_class AS own WHERE own.relnamespace = found.oid) AS filled
+    FROM pg_catalog.pg_namespace AS found WHERE found.nspname = '{SCHEMA}'
+"""
+_MAY_NOT: Final = {"42501", "25006"}
+"""SQLSTATE: insufficient privilege, a read-only transaction."""
 
 
-def as_script() -> str:
-    """The statements for somebody who may make them, where the watchdog's own role may not."""
-    return "BEGIN;\n" + "".join(f"{_flat(statement)};\n" for statement in STATEMENTS) + "COMMIT;\n"
+def as_script(role: str | None = None) -> str:
+    """The statements for somebody who may make the tables, where the watchdog's own role may not.
+
+    Args:
+        role: the watchdog's role, which is then given what it needs.
+    """
+    statements = [_flat(statement) for statement in STATEMENTS]
+    if role is not None:
+        name = '"' + role.replace('"', '""') + '"'
+        statements.append(f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name}")
+        statements.append(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {SCHEMA} TO {name}")
+    return "BEGIN;\n" + "".join(f"{statement};\n" for statement in statements) + "COMMIT;\n"
 
 
 async def prepare(engine: AsyncEngine) -> None:
@@ -103,29 +132,51 @@ async def prepare(engine: AsyncEngine) -> None:
     """
     place = place_of(engine.url.render_as_string(hide_password=True))
     with translated(place, JournalUnusable):
-        async with engine.connect() as connection:
-            if not _is_ours((await connection.execute(text(_FOUND))).scalar_one_or_none(), place):
-                await connection.rollback()
+        async with transaction(engine, seconds=STATEMENT_SECONDS, **_OPTIONS) as connection:
+            if await _are_there(connection, place):
+                return
+        async with transaction(engine, seconds=STATEMENT_SECONDS, **_OPTIONS) as connection:
+            await connection.execute(text(_TERMS))
+            await connection.execute(text(_ONE_AT_A_TIME))
+            if not await _are_there(connection, place):
                 await _make(connection, place)
 
 
 async def _make(connection: AsyncConnection, place: str) -> None:
-    async with connection.begin():
-        await connection.execute(text(_ONE_AT_A_TIME))
-        if _is_ours((await connection.execute(text(_FOUND))).scalar_one_or_none(), place):
-            return
-        for statement in STATEMENTS:
+    # Where the schema is there and empty, somebody made it for this role, which then need not be able to.
+    there = (await connection.execute(text(_FOUND))).one_or_none() is not None
+    try:
+        for statement in STATEMENTS[1:] if there else STATEMENTS:
             await connection.execute(text(statement))
-
-
-def _is_ours(found: str | None, place: str) -> bool:
-    if found == f"opencode-watchdog {VERSION}":
-        return True
-    if found is not None and found.startswith("opencode-watchdog "):
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) not in _MAY_NOT:
+            raise
         raise JournalUnusable(
-            f"The schema {SCHEMA} in {place} was made by a newer opencode-watchdog ({found}). Upgrade this one."
+            f"The role may not make the watchdog's own schema {SCHEMA} in {place}. Have somebody who may run what "
+            "`opencode-watchdog sql schema` prints."
+        ) from error
+
+
+async def _are_there(connection: AsyncConnection, place: str) -> bool:
+    """Whether the tables are there, and can be used."""
+    found = (await connection.execute(text(_FOUND))).one_or_none()
+    if found is None or (found.mark is None and not found.filled):
+        return False
+    name, _, version = (found.mark or "").rpartition(" ")
+    if name != "opencode-watchdog" or not version.isdecimal():
+        raise JournalUnusable(
+            f"The schema {SCHEMA} in {place} is not the watchdog's: it holds something else. Rename it."
         )
-    return False
+    if int(version) > VERSION:
+        raise JournalUnusable(
+            f"The schema {SCHEMA} in {place} was made by a newer opencode-watchdog ({found.mark}). Upgrade this one."
+        )
+    if not found.usable:
+        raise JournalUnusable(
+            f"The role may not use the watchdog's own schema {SCHEMA} in {place}. Have its owner grant USAGE on the "
+            "schema, and SELECT, INSERT, UPDATE and DELETE on its tables."
+        )
+    return True
 
 
 def _flat(statement: str) -> str:
