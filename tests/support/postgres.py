@@ -382,6 +382,10 @@ class PostgresRows(OpencodeRows):
         except (asyncpg.DataError, asyncpg.exceptions._base.DataError) as error:
             raise ValueError(str(error)) from error
 
+    def script(self, statements: str) -> None:
+        """Run several statements in one transaction."""
+        self._talk.script(statements)
+
     def put(self, table: str, **columns: Any) -> None:  # noqa: ANN401
         names, marks = ", ".join(columns), ", ".join(_marks(columns))
         self.run(f"INSERT INTO {table} ({names}) VALUES ({marks})", *columns.values())  # noqa: S608
