@@ -1,0 +1,139 @@
+"""One long-lived connection for small statements and for notifications, made anew whenever it breaks."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import anyio
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from watchdog.errors import DatabaseUnavailable, WatchdogError
+from watchdog.postgres.connection import place_of, translated
+
+LINE_SECONDS: Final = 3.0
+"""How long a statement may take, the connection included where it has to be made."""
+_HANG_UP_SECONDS: Final = 1.0
+
+
+class Line:
+    """A connection on which one statement runs at a time, each in a transaction of its own.
+
+    Args:
+        engine: makes the connection.
+        channel: whose notifications are listened to.
+        heard: is called for each notification, and once for each connection, before which some may have been missed.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, channel: str, heard: Callable[[], None]) -> None:
+        self.place = place_of(engine.url.render_as_string(hide_password=True))
+        self._engine = engine
+        self._channel = channel
+        self._heard = heard
+        self._turn = anyio.Lock()
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None  # asyncpg's own connection
+
+    async def fetch(self, statement: str, *values: object) -> Sequence[Any]:
+        """Run a statement, and return its rows. After an error the connection is thrown away.
+
+        Args:
+            statement: with $1, $2, … for the values.
+
+        Raises:
+            DatabaseUnavailable: it failed, or took too long. It may have been carried out all the same.
+        """
+        async with self._turn:
+            try:
+                with translated(self.place, DatabaseUnavailable), anyio.fail_after(LINE_SECONDS):
+                    driver = await self._connected()
+                    rows: Sequence[Any] = await driver.fetch(statement, *values)
+                    return rows
+            except BaseException:
+                await self._hang_up()
+                raise
+
+    async def close(self) -> None:
+        """Close the connection, without waiting for a database that does not answer."""
+        async with self._turn:
+            await self._hang_up()
+
+    async def _connected(self) -> Any:  # noqa: ANN401 - the driver's own
+        if self._driver is not None and self._driver.is_closed():
+            await self._hang_up()
+        if self._driver is None:
+            self._connection = await self._engine.connect()
+            driver: Any = (await self._connection.get_raw_connection()).driver_connection
+            await driver.add_listener(self._channel, lambda *_: self._heard())
+            self._driver = driver
+            self._heard()
+        return self._driver
+
+    async def _hang_up(self) -> None:
+        connection, driver = self._connection, self._driver
+        self._connection = self._driver = None
+        if driver is not None:
+            driver.terminate()
+        if connection is not None:
+            with anyio.move_on_after(_HANG_UP_SECONDS, shield=True):
+                await connection.invalidate()
+                await connection.close()
+
+
+class Pulse:
+    """Something that happens again and again, for which tasks wait."""
+
+    def __init__(self) -> None:
+        self._next = anyio.Event()
+
+    def beat(self) -> None:
+        """It happens: all who wait go on."""
+        self._next.set()
+        self._next = anyio.Event()
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until it happens; whether it did within so many seconds."""
+        coming = self._next
+        with anyio.move_on_after(seconds):
+            await coming.wait()
+        return coming.is_set()
+
+
+class Bell:
+    """Wakes one task. What rings while that task is at work is heard afterwards."""
+
+    def __init__(self) -> None:
+        self._rung = anyio.Event()
+
+    def ring(self) -> None:
+        """Wake it."""
+        self._rung.set()
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until it rings, at most so many seconds."""
+        with anyio.move_on_after(seconds):
+            await self._rung.wait()
+        self._rung = anyio.Event()
+
+
+class Episode:
+    """Says in the log once that something fails, and once that it works again.
+
+    Args:
+        event: names it in the log.
+    """
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._failing = False
+
+    def failed(self, error: WatchdogError) -> None:
+        """It failed, perhaps again."""
+        if not self._failing:
+            structlog.get_logger("watchdog").warning(f"{self._event}.failing", why=str(error))
+        self._failing = True
+
+    def worked(self) -> None:
+        """It worked."""
+        if self._failing:
+            structlog.get_logger("watchdog").info(f"{self._event}.working")
+        self._failing = False

@@ -1,0 +1,167 @@
+"""Publishes what the own host says, and carries out what others ask of it."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Final
+
+import structlog
+from anyio.abc import TaskGroup
+
+from watchdog.errors import DatabaseUnavailable
+from watchdog.ports import Clock, Server
+from watchdog.postgres.errands import NOTIFY, Errands
+from watchdog.postgres.line import Bell, Episode, Line
+from watchdog.postgres.publications import Publication, Sayings
+from watchdog.postgres.register import GONE_SECONDS, Register
+from watchdog.sharing import Rounds
+
+BUSY_SECONDS: Final = 1.0
+"""How often is published while something is unfinished."""
+IDLE_SECONDS: Final = 3.0
+"""How often is published otherwise."""
+ASKED_SECONDS: Final = 10.0
+"""How long a directory that somebody asked of goes on being published."""
+_ABORTED_SECONDS: Final = 1.0
+"""How long an answer waits for what the host says after an abort."""
+_EARLY_SECONDS: Final = 0.1
+"""How much sooner than planned it may be done, rather than a whole beat later."""
+
+
+class Publisher:
+    """What a replica does for the others, in tasks of the group that `serve` runs in.
+
+    Args:
+        line: on which errands are read and answered.
+        register: where it publishes. Somebody else reads it again and again, and calls `noted`.
+        own: the host of this process.
+        name: of this replica, for people. Where another process has it already, a mark is added.
+        process: this process.
+        directories: those with something unfinished, as this replica's own watchdog sees them.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        register: Register,
+        own: Server,
+        *,
+        name: str,
+        process: str,
+        clock: Clock,
+        directories: Callable[[], Collection[str]],
+    ) -> None:
+        self._line = line
+        self._register = register
+        self._name = name
+        self._process = process
+        self._clock = clock
+        self._directories = directories
+        self._sayings = Sayings(own, clock)
+        self._errands = Errands(
+            line,
+            own,
+            clock,
+            process=process,
+            number=lambda: self._sayings.number,
+            publish=self._publish_aborted,
+        )
+        self._wake = Bell()
+        self._asked: dict[str, float] = {}
+        self._publishing = Rounds(self._publish)
+        self._published: tuple[float, Publication] | None = None
+        self._group: TaskGroup | None = None
+
+    async def keep_publishing(self, group: TaskGroup) -> None:
+        """Publish again and again. Trouble with the database is said once, and outlived.
+
+        Args:
+            group: asks the host in its tasks.
+        """
+        self._group = group
+        episode = Episode("replicas.publish")
+        while True:
+            try:
+                if self._due():
+                    directories = self._wanted_by_anyone()
+                    self._sayings.keep(directories)
+                    await self._sayings.refresh(self._sayings.idle(directories), group)
+                    await self._publishing.join(None)
+            except DatabaseUnavailable as error:
+                episode.failed(error)
+            else:
+                episode.worked()
+            await self._wake.wait(BUSY_SECONDS)
+
+    async def carry_out(self, group: TaskGroup) -> None:
+        """Begin what others ask of this replica, in tasks of a group.
+
+        Raises:
+            DatabaseUnavailable: it can't be read.
+        """
+        await self._errands.look(self._name, group)
+
+    async def take_leave(self) -> None:
+        """Remove the own row, so that nobody waits for this replica; if that can't be done, it grows old."""
+        try:
+            await self._register.remove(self._name, self._process)
+        except DatabaseUnavailable as error:
+            structlog.get_logger("watchdog").warning("replicas.not_removed", why=str(error))
+
+    def want(self, directory: str) -> None:
+        """Somebody here asks what the others do in a directory."""
+        self._asked[directory] = self._now()
+        if self._outdated():
+            self._wake.ring()
+
+    def noted(self) -> None:
+        """The register was read: learn whether the name is taken, and what the others want to know."""
+        namesake = self._register.heard.get(self._name)
+        if namesake is not None and namesake.process != self._process and namesake.age_seconds <= GONE_SECONDS:
+            taken, self._name = self._name, f"{self._name} {self._process[:8]}"
+            structlog.get_logger("watchdog").warning("replicas.name_taken", name=taken, instead=self._name)
+            self._published = None
+        if self._outdated():
+            self._wake.ring()
+
+    def _wanted(self) -> frozenset[str]:
+        """The directories of which this replica wants to know what the others do in them."""
+        oldest = self._now() - ASKED_SECONDS
+        self._asked = {directory: at for directory, at in self._asked.items() if at >= oldest}
+        return frozenset({*self._directories(), *self._asked})
+
+    def _wanted_by_anyone(self) -> frozenset[str]:
+        there = [each.publication for each in self._register.present.values() if each.publication is not None]
+        return self._wanted().union(*(each.wanted for each in there if each.process != self._process))
+
+    def _outdated(self) -> bool:
+        """Whether somebody waits for what is not published yet."""
+        if self._published is None:
+            return True
+        _, last = self._published
+        return not (self._wanted() <= last.wanted and self._wanted_by_anyone() <= last.sayings.keys())
+
+    def _due(self) -> bool:
+        if self._published is None or self._outdated():
+            return True
+        at, _ = self._published
+        pause = BUSY_SECONDS if self._wanted_by_anyone() else IDLE_SECONDS
+        return self._now() - at >= pause - _EARLY_SECONDS
+
+    async def _publish(self, _: Sequence[None]) -> None:
+        """Publish what the host last said. The others are told at once of what is new to them."""
+        now, last = self._now(), self._published[1] if self._published is not None else None
+        publication = Publication(process=self._process, wanted=self._wanted(), sayings=self._sayings.now())
+        if not await self._register.publish(self._name, publication):
+            return
+        self._published = (now, publication)
+        old = last is not None and publication.wanted <= last.wanted
+        if last is None or not (old and publication.sayings.keys() <= last.sayings.keys()):
+            await self._line.fetch(NOTIFY)
+
+    async def _publish_aborted(self, directory: str) -> None:
+        """Publish what the host says of a directory from now on."""
+        if self._group is not None:
+            await self._sayings.refresh([directory], self._group, seconds=_ABORTED_SECONDS)
+        await self._publishing.join(None)
+
+    def _now(self) -> float:
+        return self._clock.read().running_seconds

@@ -1,0 +1,147 @@
+"""The replicas of a server: each publishes what its host says, and the one that acts goes by that.
+
+A publication is dated by the database's clock, at the moment when it was put together. So one that was held up on its
+way, because the process or the network stood still, is as old as it is, and never replaces a newer one.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, Protocol
+from uuid import uuid4
+
+import anyio
+from anyio.abc import TaskGroup
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from watchdog.errors import DatabaseUnavailable
+from watchdog.model import Holders, ServerName
+from watchdog.ports import Clock, Server
+from watchdog.postgres.errands import CHANNEL, Requests, TermedFence
+from watchdog.postgres.line import Bell, Episode, Line, Pulse
+from watchdog.postgres.publisher import Publisher
+from watchdog.postgres.register import Heard, Register
+from watchdog.postgres.remote import Others, RemoteHost
+
+READ_SECONDS: Final = 1.0
+"""How often a replica reads what the others say, and what is asked of it, if nobody wakes it."""
+ABORT_SECONDS: Final = 10.0
+SWEEP_SECONDS: Final = 60.0
+_FAREWELL_SECONDS: Final = 2.0
+
+
+class Leasehold(TermedFence, Protocol):
+    """The lease, as far as it is needed here."""
+
+    def acquire(self) -> bool:
+        """Whether this process holds it."""
+        ...
+
+
+class Replicas:
+    """This replica and the others, as servers that can be asked.
+
+    Args:
+        engine: makes one connection that lasts, and one for each abort that is passed on.
+        own: the host of this process; None where it runs no sessions, and so publishes nothing.
+        name: of this replica, for people. Where another process has it already, a mark is added.
+        lease: whoever holds it passes aborts on, and removes what is old.
+        directories: those with something unfinished, as this replica's own watchdog sees them.
+        abort_seconds: how long a replica may take to answer an abort.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        own: Server | None,
+        name: str,
+        clock: Clock,
+        lease: Leasehold,
+        directories: Callable[[], Collection[str]],
+        abort_seconds: float = ABORT_SECONDS,
+    ) -> None:
+        self._own = own
+        self._clock = clock
+        self._lease = lease
+        self._process = uuid4().hex
+        self._read, self._wake = Pulse(), Bell()
+        self._line = Line(engine, channel=CHANNEL, heard=self._wake.ring)
+        self._register = Register(self._line, clock)
+        self._requests = Requests(engine, self._line, lease, clock, read=self._read, wake=self._wake.ring)
+        self._publisher: Publisher | None = None
+        if own is not None:
+            self._publisher = Publisher(
+                self._line,
+                self._register,
+                own,
+                name=name,
+                process=self._process,
+                clock=clock,
+                directories=directories,
+            )
+        self._others = Others(
+            self._register,
+            self._requests,
+            clock,
+            read=self._read,
+            wake=self._wake.ring,
+            want=self._publisher.want if self._publisher is not None else lambda _: None,
+            abort_seconds=abort_seconds,
+        )
+        self._hosts: dict[tuple[str, str], RemoteHost] = {}
+        self._unread = RemoteHost(self._others, replica="", process="", name=ServerName("the other replicas"))
+        self._swept_at: float | None = None
+
+    def servers(self) -> Sequence[Server]:
+        """The own host, and the other replicas that are there; until that is known, one that never answers."""
+        own = (self._own,) if self._own is not None else ()
+        return (*own, *self._hosts.values()) if self._register.has_read else (*own, self._unread)
+
+    async def discover(self, holders: Holders) -> None:  # noqa: ARG002 - processes elsewhere can't be seen
+        """Look for replicas that have come, and forget those that are gone."""
+        await self._others.reading(READ_SECONDS)
+
+    async def serve(self) -> None:
+        """Publish, read and carry out errands until cancelled. Trouble with the database is said once and outlived."""
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._keep_reading, group, name="read what replicas say")
+                if self._publisher is not None:
+                    group.start_soon(self._publisher.keep_publishing, group, name="publish what the host says")
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            with anyio.CancelScope(shield=True):
+                with anyio.move_on_after(_FAREWELL_SECONDS):
+                    if self._publisher is not None:
+                        await self._publisher.take_leave()
+                await self._line.close()
+
+    async def _keep_reading(self, group: TaskGroup) -> None:
+        episode = Episode("replicas.read")
+        while True:
+            try:
+                await self._look(group)
+            except DatabaseUnavailable as error:
+                episode.failed(error)
+            else:
+                episode.worked()
+            self._read.beat()
+            await self._wake.wait(READ_SECONDS)
+
+    async def _look(self, group: TaskGroup) -> None:
+        await self._register.read()
+        others = [each for _, each in sorted(self._register.present.items()) if each.process != self._process]
+        self._hosts = {(each.name, each.process): self._host(each) for each in others}
+        if self._publisher is not None:
+            self._publisher.noted()
+            await self._publisher.carry_out(group)
+        await self._requests.look()
+        now = self._clock.read().running_seconds
+        if self._lease.acquire() and (self._swept_at is None or now - self._swept_at >= SWEEP_SECONDS):
+            await self._register.sweep()
+            await self._requests.sweep()
+            self._swept_at = now
+
+    def _host(self, heard: Heard) -> RemoteHost:
+        known = self._hosts.get((heard.name, heard.process))
+        return known or RemoteHost(self._others, replica=heard.name, process=heard.process)
