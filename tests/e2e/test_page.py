@@ -23,7 +23,7 @@ from tests.support.browser import Chromium, Scheme, Tab, chromium
 from tests.support.opencode import HANGING_TOOL, Lab, Server, Session, free_port
 from tests.support.prompts import QUESTION, sleep
 from tests.support.scripted_model import call, script, task, use
-from tests.support.waiting import wait_until
+from tests.support.waiting import SECONDS, wait_until
 from tests.support.watchdog_run import Watchdog
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -31,7 +31,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 TOKEN: Final = "a-token-that-only-these-tests-know-0123456789"  # noqa: S105
 MARKUP: Final = '<img src=x onerror="document.body.remove()"><b>bold</b> & done'
 IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
-LARGEST_PICTURE: Final = 400_000
+UPDATES: Final = bool(os.environ.get("UPDATE_SCREENSHOTS"))
+LIMIT_SECONDS: Final = 90 if UPDATES else 300
+"""Of a call: longer than any test here takes. In the pictures the bars are to show something."""
 LEAST_CONTRAST: Final = 4.5
 LOOKS: Final[tuple[tuple[str, int, Scheme], ...]] = (
     ("page-light", 1180, "light"),
@@ -39,7 +41,7 @@ LOOKS: Final[tuple[tuple[str, int, Scheme], ...]] = (
     ("page-narrow", 400, "light"),
 )
 
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=SECONDS * 1000)
 
 
 @dataclass
@@ -77,7 +79,9 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         server = await lab.serve()
         port, watchdog = (
             free_port(),
-            Watchdog.for_lab(lab, server, control_token=TOKEN, tool_timeout=90, tool_timeouts={HANGING_TOOL: "20s"}),
+            Watchdog.for_lab(
+                lab, server, control_token=TOKEN, tool_timeout=LIMIT_SECONDS, tool_timeouts={HANGING_TOOL: "20s"}
+            ),
         )
         await stack.enter_async_context(watchdog.run("--control", f"127.0.0.1:{port}"))
         yield Site(lab=lab, server=server, browser=browser, origin=f"http://127.0.0.1:{port}")
@@ -137,7 +141,7 @@ async def test_a_hung_tool_appears_its_bar_fills_and_the_button_ends_it(site: Si
 
 async def bar_fills(tab: Tab, bar: Locator) -> None:
     """It grows as its clock does, without a word from the watchdog, and nothing else on the page moves meanwhile."""
-    await expect(bar).to_have_attribute("aria-valuemax", "90")
+    await expect(bar).to_have_attribute("aria-valuemax", str(LIMIT_SECONDS))
     asked, seen = asyncio.Event(), asyncio.Event()
 
     async def keep_waiting(route: Route) -> None:
@@ -162,11 +166,11 @@ async def bar_fills(tab: Tab, bar: Locator) -> None:
 
 
 async def filled_seconds(bar: Locator) -> float:
-    """How many of its 90 seconds a bar shows, as it is painted."""
+    """How many seconds a bar shows, as it is painted."""
     right: float = await bar.locator("span").evaluate("node => node.getBoundingClientRect().right")
     box = await bar.bounding_box()
     assert box is not None
-    return 90 * (right - box["x"]) / box["width"]
+    return LIMIT_SECONDS * (right - box["x"]) / box["width"]
 
 
 def button_of(entry: Locator) -> Locator:
@@ -188,7 +192,7 @@ async def test_what_a_crash_left_is_shown_before_and_after_and_is_undone(site: S
         await button(row, "Release…").click()
         await expect(dialog).to_contain_text("Its hold ends, too.")
         await button(dialog, "End it").click()
-        await expect(dialog).to_contain_text("Ended, and proven", timeout=30_000)
+        await expect(dialog).to_contain_text("Ended, and proven")
         await button(dialog, "Close").click()
         await expect(row).to_have_count(0)
 
@@ -206,7 +210,7 @@ async def test_what_a_crash_left_is_shown_before_and_after_and_is_undone(site: S
         await expect(row.locator(".chip")).to_have_text("On hold")
         await expect(row).to_contain_text("bash running")
         await button(row, "End the hold").click()
-        await expect(row).to_have_count(0, timeout=30_000)
+        await expect(row).to_have_count(0)
         await expect(entries(page, session)).to_have_count(2)
     await session.on(site.server).finish_prompt("go on")
 
@@ -224,7 +228,7 @@ async def test_a_release_that_takes_longer_is_waited_for(site: Site) -> None:
             await expect(dialog).to_contain_text("It is being done.")
         finally:
             os.kill(site.server.pid, signal.SIGCONT)
-        await expect(dialog).to_contain_text("Ended, and proven", timeout=30_000)
+        await expect(dialog).to_contain_text("Ended, and proven")
     await session.wait_closed()
 
 
@@ -379,7 +383,7 @@ async def test_in_both_themes_and_at_400_pixels_everything_shows_and_reads(site:
         await hold(tab.page, held)
         await release(tab.page, ended, "hung since lunch")
     folder = tmp_path
-    if os.environ.get("UPDATE_SCREENSHOTS"):
+    if UPDATES:
         folder = IMAGES
         await out_of_reach(site, "Rename the modules")
     for name, width, scheme in LOOKS:
@@ -392,8 +396,7 @@ async def test_in_both_themes_and_at_400_pixels_everything_shows_and_reads(site:
             await expect(card(page, asking).locator(".chip")).to_have_text("Waits for a person")
             await expect(card(page, held).locator(".chip")).to_have_text("On hold")
             await expect(page.locator(".session .id").filter(has_text="/home/ann").first).to_be_visible()
-            picture = await page.screenshot(path=folder / f"{name}.png", full_page=True)
-            assert len(picture) < LARGEST_PICTURE
+            await page.screenshot(path=folder / f"{name}.png", full_page=True)
             await page.unroute_all(behavior="wait")
 
             await button(row, "Explanation").click()
@@ -417,12 +420,12 @@ async def out_of_reach(site: Site, title: str) -> None:
     async def stuck() -> str | None:
         return next((each.session_id for each in site.lab.rows().open_calls if each.tool == HANGING_TOOL), None)
 
-    session_id = await wait_until(stuck, "a call of that process", seconds=30)
+    session_id = await wait_until(stuck, "a call of that process")
     renamed = await site.server.client.patch(f"/session/{session_id}", json={"title": title})
     assert renamed.is_success, renamed.text
     async with site.open() as tab:
         chip = card(tab.page, site.server.session(session_id)).locator(".chip")
-        await expect(chip).to_have_text("Waits for the next attempt", timeout=60_000)
+        await expect(chip).to_have_text("Waits for the next attempt")
 
 
 async def hold(page: Page, session: Session) -> None:

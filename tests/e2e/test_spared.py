@@ -39,6 +39,9 @@ async def test_asks_in_a_second_directory_and_in_a_child_are_left_to_their_human
         for one in (asking, held, asking_child, held_child):
             assert (one.id, "waiting_on_human") in reasons, seen
 
+    # Once they are answered their clocks run; no machine is so slow that it reaches these limits.
+    watchdog = Watchdog.for_lab(lab, server, tool_timeout=30, task_timeout=30, idle_timeout=30)
+    async with watchdog.run() as running:
         for session, ask in questions:
             await session.answer(ask)
         for session, ask in permissions:

@@ -110,11 +110,11 @@ async def _running_session(lab: Lab) -> Session:
     def look() -> str | None:
         return next(iter(session_ids(lab.database)), None)
 
-    session = server.session(await wait_until(look, "the session of opencode run", seconds=30), folder)
+    session = server.session(await wait_until(look, "the session of opencode run"), folder)
     await session.wait_for_bash()
     return session
 
 
 def _kill9(process: subprocess.Popen[bytes]) -> None:
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=10)
+    process.wait()

@@ -12,9 +12,11 @@ import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 
 from tests.support.debian import require
+from tests.support.waiting import SECONDS
 
 Scheme = Literal["light", "dark"]
 
+READY_SECONDS: Final = 120.0
 PROGRAMS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 _WATCH: Final = """
@@ -98,6 +100,7 @@ class Chromium:
         context = await self.browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme, locale="en-GB"
         )
+        context.set_default_timeout(SECONDS * 1000)
         await context.add_init_script(_WATCH)
         tab = Tab(page=await context.new_page())
         tab.page.on("console", lambda message: _keep(tab, message))
@@ -114,7 +117,9 @@ async def chromium() -> AsyncIterator[Chromium]:
     program = browser_program()
     sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, args=sandbox)
+        browser = await playwright.chromium.launch(
+            executable_path=program, args=sandbox, timeout=READY_SECONDS * 1000
+        )
         try:
             yield Chromium(browser=browser)
         finally:

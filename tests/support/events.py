@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import SECONDS, wait_until
 
 Json = dict[str, Any]
 
@@ -44,7 +44,7 @@ class EventRecorder:
             with contextlib.suppress(asyncio.CancelledError, httpx.HTTPError):
                 await self._task
 
-    async def wait_for(self, wanted: Callable[[Event], bool], what: str, *, seconds: float = 15.0) -> Event:
+    async def wait_for(self, wanted: Callable[[Event], bool], what: str, *, seconds: float = SECONDS) -> Event:
         """The first event, past or to come, that is wanted."""
         return await wait_until(
             lambda: next((event for event in self.seen if wanted(event)), None), what, seconds=seconds
@@ -55,13 +55,13 @@ class EventRecorder:
         parts = [event.properties["part"] for event in self.seen if event.type == "message.part.updated"]
         return [part["state"]["status"] for part in parts if part["id"] == part_id and "state" in part]
 
-    async def wait_for_state(self, part_id: str, status: str, *, seconds: float = 15.0) -> None:
+    async def wait_for_state(self, part_id: str, status: str, *, seconds: float = SECONDS) -> None:
         """Wait until that state of a tool call was published."""
         what = f"a client to see {part_id} {status}"
         await wait_until(lambda: status in self.part_states(part_id), what, seconds=seconds)
 
     async def _record(self) -> None:
-        timeout = httpx.Timeout(10.0, read=None)
+        timeout = httpx.Timeout(SECONDS, read=None)
         async with (
             httpx.AsyncClient(timeout=timeout, trust_env=False) as client,
             client.stream("GET", f"{self.url}/global/event") as response,

@@ -14,6 +14,7 @@ children of those; closing the laboratory ends exactly the processes that carry 
 """
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -35,7 +36,7 @@ from tests.support.binaries import opencode_binary
 from tests.support.events import EventRecorder
 from tests.support.rows import Rows, child_sessions, read_rows
 from tests.support.scripted_model import MODEL, ScriptedModel
-from tests.support.waiting import wait_until
+from tests.support.waiting import SECONDS, wait_until
 
 Json = dict[str, Any]
 
@@ -44,7 +45,7 @@ HANGING_TOOL: Final = "hang"
 SILENT_MCP_TOOL: Final = "silent_never"
 GATED: Final = "echo gated"
 STARTED: Final = "started"
-READY_SECONDS: Final = 60.0
+READY_SECONDS: Final = 120.0
 
 _PROJECT: Final = Path(__file__).resolve().parents[2]
 _HANGING_TOOL_SOURCE: Final = """\
@@ -125,7 +126,7 @@ class Lab:
         log = self.home / f"server-{chosen}-{len(self.servers)}.log"
         command = [str(self.binary), "serve", "--hostname", "127.0.0.1", "--port", str(chosen)]
         process = self.start(command, log, extra=_CLOSED_NETWORK)
-        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen}", timeout=30.0, trust_env=False)
+        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen}", timeout=SECONDS, trust_env=False)
         self._clients.append(client)
         server = Server(lab=self, port=chosen, process=process, client=client, log=log)
         self.servers.append(server)
@@ -181,7 +182,7 @@ class Lab:
         for process in self._processes:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
-            process.wait(timeout=10)
+            process.wait(timeout=SECONDS)
         for _ in range(20):  # a child may be forked while we look; a killed one may take a moment to die
             if not _kill_marked(self.mark):
                 return
@@ -248,18 +249,27 @@ class Server:
         """The version as numbers, to compare."""
         return tuple(int(number) for number in self.lab.version.split("."))
 
+    @property
+    def forgets(self) -> bool:
+        """Whether an abort leaves open what does not listen to it, in the database: it did so before 1.14."""
+        return self.generation < (1, 14)
+
     async def wait_healthy(self) -> None:
         """Wait until it answers, and is what it should be."""
+        # A request that comes in the first moments after it listens is never answered: ask again soon, then later.
+        patience = itertools.chain((0.25, 0.5, 1.0, 2.0), itertools.repeat(5.0))
         health = await wait_until(
-            self._health, f"opencode {self.lab.version} on {self.url}", seconds=READY_SECONDS, explain=self.tail
+            lambda: self._health(next(patience)),
+            f"opencode {self.lab.version} on {self.url}",
+            seconds=READY_SECONDS,
+            explain=self.tail,
         )
         assert health.get("version") == self.lab.version, health
 
-    async def _health(self) -> Json | None:
+    async def _health(self, patience: float) -> Json | None:
         assert self.process.poll() is None, f"opencode ended with {self.process.returncode}\n{self.tail()}"
         try:
-            # A request that comes in the first moments after it listens is never answered: ask again soon.
-            response = await self.client.get("/global/health", timeout=0.25)
+            response = await self.client.get("/global/health", timeout=patience)
         except httpx.TransportError:
             return None
         document: Json | None = response.json() if response.is_success else None
@@ -272,13 +282,13 @@ class Server:
     def kill9(self) -> None:
         """Crash it: SIGKILL to the server alone; what it started lives on."""
         os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(timeout=10)
+        self.process.wait(timeout=SECONDS)
 
     async def stop(self) -> None:
         """End it as a service manager would."""
         if self.process.poll() is None:
             os.kill(self.process.pid, signal.SIGTERM)
-        await asyncio.to_thread(self.process.wait, 15)
+        await asyncio.to_thread(self.process.wait, SECONDS)
 
     async def restart(self, *, port: int | None = None) -> "Server":
         """A new server in the same home, on the same port unless told otherwise; the old one must be dead."""
@@ -385,7 +395,7 @@ class Session:
         calls = [call["id"] for call in await self.calls() if call["state"]["status"] in {"pending", "running"}]
         return turns + calls
 
-    async def wait_for_call(self, tool: str, status: str = "running", *, seconds: float = 30.0) -> Json:
+    async def wait_for_call(self, tool: str, status: str = "running", *, seconds: float = SECONDS) -> Json:
         """Wait until a call of that tool is in that state, and answer its part."""
 
         async def look() -> Json | None:
@@ -395,7 +405,7 @@ class Session:
         what = f"a {status} call of {tool} in {self.id}"
         return await wait_until(look, what, seconds=seconds, explain=self.server.tail)
 
-    async def wait_for_turn(self, *, seconds: float = 30.0) -> Json:
+    async def wait_for_turn(self, *, seconds: float = SECONDS) -> Json:
         """Wait until the model has begun to answer, and give that turn."""
 
         async def look() -> Json | None:
@@ -403,7 +413,7 @@ class Session:
 
         return await wait_until(look, f"a turn of {self.id}", seconds=seconds, explain=self.server.tail)
 
-    async def wait_for_bash(self, *, count: int = 1, seconds: float = 30.0) -> list[Json]:
+    async def wait_for_bash(self, *, count: int = 1, seconds: float = SECONDS) -> list[Json]:
         """Wait until that many bash calls have said `STARTED`: their commands really run, and can be ended."""
 
         async def look() -> list[Json] | None:
@@ -414,7 +424,7 @@ class Session:
         what = f"{count} started bash calls in {self.id}"
         return await wait_until(look, what, seconds=seconds, explain=self.server.tail)
 
-    async def wait_for_ask(self, *, seconds: float = 30.0) -> Json:
+    async def wait_for_ask(self, *, seconds: float = SECONDS) -> Json:
         """Wait until it waits for a human, and answer the question or the permission asked for."""
 
         async def look() -> Json | None:
@@ -424,7 +434,7 @@ class Session:
         what = f"{self.id} to ask a human"
         return await wait_until(look, what, seconds=seconds, explain=self.server.tail)
 
-    async def wait_for_status(self, kind: str, *, seconds: float = 30.0) -> Json:
+    async def wait_for_status(self, kind: str, *, seconds: float = SECONDS) -> Json:
         """Wait until the server says that of it: `idle`, `busy` or `retry`."""
 
         async def look() -> Json | None:
@@ -445,7 +455,7 @@ class Session:
         response = await self.server.client.post(path, params=_where(self.directory), json=body)
         assert response.is_success, f"{response.status_code} {response.text}"
 
-    async def wait_closed(self, *, seconds: float = 20.0) -> None:
+    async def wait_closed(self, *, seconds: float = SECONDS) -> None:
         """Wait until no turn and no call of it is open."""
 
         async def look() -> bool:
@@ -453,7 +463,7 @@ class Session:
 
         await wait_until(look, f"{self.id} to have nothing open", seconds=seconds, explain=self.server.tail)
 
-    async def wait_finished(self, *, turns: int = 1, seconds: float = 30.0) -> Json:
+    async def wait_finished(self, *, turns: int = 1, seconds: float = SECONDS) -> Json:
         """Wait until it is idle with at least that many turns and the last one ended; answer that."""
 
         async def look() -> Json | None:
@@ -463,7 +473,7 @@ class Session:
 
         return await wait_until(look, f"{self.id} to finish", seconds=seconds, explain=self.server.tail)
 
-    async def finish_prompt(self, text: str, *, seconds: float = 30.0) -> Json:
+    async def finish_prompt(self, text: str, *, seconds: float = SECONDS) -> Json:
         """Send a prompt and wait for its last turn, which must have ended well."""
         before = len(await self.turns())
         await self.prompt(text)
@@ -471,7 +481,7 @@ class Session:
         assert "error" not in turn["info"], turn["info"]
         return turn
 
-    async def wait_for_child(self, description: str, *, seconds: float = 30.0) -> "Session":
+    async def wait_for_child(self, description: str, *, seconds: float = SECONDS) -> "Session":
         """Wait until its task call of that description started its child, and answer that."""
 
         async def look() -> str | None:

@@ -21,6 +21,12 @@ def sleep(seconds: int = 600) -> Json:
     return bash(f"echo {STARTED}; sleep {seconds}")
 
 
+def until(file: str, command: str) -> Json:
+    """A bash call that says `STARTED`, waits for a file in the session's folder, and then runs a command."""
+    waiting = f"echo {STARTED}; until [ -e {file} ]; do sleep 0.2; done; {command}"
+    return bash(waiting, timeout_ms=600_000)
+
+
 def gated() -> Json:
     """A bash call that waits for a human's permission."""
     return bash(GATED)

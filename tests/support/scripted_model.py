@@ -24,6 +24,7 @@ MODEL: Final = "fake"
 
 _MARK: Final = '{"script": '
 _FOREVER: Final = 3600.0
+_PACE: Final = 0.25
 
 
 def script(*steps: Json) -> str:
@@ -52,14 +53,22 @@ def question(text: str) -> Json:
     return call("question", questions=[{"question": text, "header": "Question", "options": choices}])
 
 
-def use(*calls: Json, arguments_seconds: float = 0.0) -> Json:
-    """A step that makes these tool calls in one turn, streaming the arguments over that time."""
+def use(*calls: Json, arguments_seconds: float | None = 0.0) -> Json:
+    """A step that makes these tool calls in one turn, streaming the arguments over that time.
+
+    None is for as long as it takes until `ScriptedModel.let_finish` is called.
+    """
     return {"do": "use", "calls": list(calls), "arguments_seconds": arguments_seconds}
 
 
-def stream(what: Literal["text", "reasoning"], seconds: float, *, every: float = 0.25) -> Json:
+def stream(what: Literal["text", "reasoning"], seconds: float, *, every: float = _PACE) -> Json:
     """A step that streams numbered words for that long; `streamed_words` says which."""
     return {"do": "stream", "what": what, "seconds": seconds, "every": every}
+
+
+def stream_on(what: Literal["text", "reasoning"]) -> Json:
+    """A step that streams numbered words until `ScriptedModel.let_finish`; `ScriptedModel.said` has them."""
+    return {"do": "stream", "what": what, "seconds": None, "every": _PACE}
 
 
 def streamed_words(step: Json) -> str:
@@ -81,10 +90,11 @@ def refuse(status: int, message: str, **headers: str) -> Json:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
-    """One request that the model got: the step it took for it, and when."""
+    """One request that the model got: the step it took for it, when, and the words that it streamed so far."""
 
     step: Json
     at: float
+    words: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -95,6 +105,7 @@ class ScriptedModel:
     _server: asyncio.Server | None = None
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
     _ids: Iterator[int] = field(default_factory=itertools.count)
+    _finish: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def base_url(self) -> str:
@@ -123,6 +134,15 @@ class ScriptedModel:
             lambda: next((request for request in self.requests if request.step["do"] == do), None),
             f"the model to be asked for a step {do!r}",
         )
+
+    def let_finish(self) -> None:
+        """End what streams until it is told to, now and from now on."""
+        self._finish.set()
+
+    def said(self, step: Json) -> str:
+        """What it has streamed for this step, which only one request may have been for."""
+        [words] = [request.words for request in self.requests if request.step == step]
+        return "".join(words)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve in a task of our own: asyncio would log the cancellation of its own one as an error."""
@@ -156,13 +176,14 @@ class ScriptedModel:
 
     async def _answer(self, request: Json, writer: asyncio.StreamWriter) -> None:
         step = _step_for(request)
-        self.requests.append(ModelRequest(step=step, at=time.time()))
+        taken = ModelRequest(step=step, at=time.time())
+        self.requests.append(taken)
         if step["do"] == "refuse":
             body = json.dumps({"error": {"message": step["message"], "type": "scripted"}})
             await _respond(writer, step["status"], body, step["headers"])
         elif request.get("stream"):
             await _start_stream(writer)
-            async for delta, finish in self._deltas(step):
+            async for delta, finish in self._deltas(step, taken.words):
                 await self._chunk(writer, delta, finish)
             writer.write(b"data: [DONE]\n\n")
             await writer.drain()
@@ -171,15 +192,16 @@ class ScriptedModel:
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             await _respond(writer, 200, json.dumps({**self._frame("chat.completion"), "choices": [choice]}), {})
 
-    async def _deltas(self, step: Json) -> AsyncIterator[tuple[Json, str | None]]:
-        """What the step streams, delta by delta, each with the finish reason or None."""
+    async def _deltas(self, step: Json, words: list[str]) -> AsyncIterator[tuple[Json, str | None]]:
+        """What the step streams, delta by delta, each with the finish reason or None; its words are kept."""
         match step["do"]:
             case "say":
                 yield {"content": step["text"]}, None
             case "stream":
                 name = "content" if step["what"] == "text" else "reasoning_content"
-                for word in streamed_words(step).split(" ")[:-1]:
-                    yield {name: word + " "}, None
+                for word in self._words(step):
+                    words.append(word)
+                    yield {name: word}, None
                     await asyncio.sleep(step["every"])
                 if name != "content":
                     yield {"content": FINAL_TEXT}, None
@@ -194,15 +216,34 @@ class ScriptedModel:
                 return
         yield {}, "stop"
 
+    def _words(self, step: Json) -> Iterator[str]:
+        if step["seconds"] is not None:
+            yield from (f"{word} " for word in streamed_words(step).split())
+            return
+        for number in itertools.count():
+            yield f"word{number} "
+            if self._finish.is_set():
+                return
+
     async def _tool_calls(self, step: Json) -> AsyncIterator[Json]:
         for index, wanted in enumerate(step["calls"]):
             function = {"name": wanted["tool"], "arguments": ""}
             head = {"index": index, "id": f"call_{next(self._ids)}", "type": "function", "function": function}
             yield {"tool_calls": [head]}
             arguments = json.dumps(wanted["arguments"])
-            for piece, pause in _pieces(arguments, step["arguments_seconds"]):
+            for piece, pause in self._pieces(arguments, step["arguments_seconds"]):
                 yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
                 await asyncio.sleep(pause)
+
+    def _pieces(self, text: str, seconds: float | None) -> Iterator[tuple[str, float]]:
+        if seconds is not None:
+            yield from _pieces(text, seconds)
+            return
+        sent = 0
+        while not self._finish.is_set() and sent < len(text) - 1:
+            yield text[sent], _PACE
+            sent += 1
+        yield text[sent:], 0.0
 
     async def _chunk(self, writer: asyncio.StreamWriter, delta: Json, finish: str | None) -> None:
         choice = {"index": 0, "delta": {"role": "assistant", **delta}, "finish_reason": finish}
@@ -220,7 +261,7 @@ def _pieces(text: str, seconds: float) -> Iterator[tuple[str, float]]:
     if seconds <= 0:
         yield text, 0.0
         return
-    count = max(1, round(seconds / 0.25))
+    count = max(1, round(seconds / _PACE))
     size = max(1, -(-len(text) // count))
     pieces = [text[start : start + size] for start in range(0, len(text), size)]
     for piece in pieces:

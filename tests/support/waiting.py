@@ -10,6 +10,7 @@ T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.05
 SECONDS: Final = 60.0
+"""How long anything may take on a machine that is slow; a wait ends as soon as what is awaited is true."""
 
 
 @overload

@@ -14,14 +14,16 @@ from typing import Any, Final, Self
 import coverage
 
 from tests.support.opencode import Lab, Server
-from tests.support.waiting import wait_until
+from tests.support.waiting import SECONDS, wait_until
 
 Json = dict[str, Any]
 Setting = str | int | float | bool | list[str] | dict[str, str | int | float]
 
-COMMAND_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 15.0
+COMMAND_SECONDS: Final = 120.0
+STOP_SECONDS: Final = 60.0
 OUT_OF_REACH: Final = 600
+FORGOTTEN_GRACE: Final = 2
+"""The `abort_grace` for servers that forget what they abort: all of it is waited for what stays open."""
 
 _PROJECT: Final = Path(__file__).resolve().parents[2]
 
@@ -64,8 +66,8 @@ class Watchdog:
             "task_timeout": OUT_OF_REACH,
             "idle_timeout": OUT_OF_REACH,
             "declared_timeout_grace": 1,
-            "abort_timeout": 5,
-            "abort_grace": 5,
+            "abort_timeout": SECONDS,
+            "abort_grace": SECONDS,
             "orphan_grace": 1,
             "birth_margin": 2,
             "log_format": "json",
@@ -119,7 +121,7 @@ class Running:
         self._process = watchdog.lab.start(
             line, self._log, output=output, extra=_environment(), folder=watchdog.lab.home
         )
-        await self.wait_for("watch.looked", what="the first look", seconds=30)
+        await self.wait_for("watch.looked", what="the first look")
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -186,7 +188,7 @@ class Running:
         wanted: Callable[[Json], bool] = lambda _: True,
         *,
         what: str | None = None,
-        seconds: float = 20.0,
+        seconds: float = SECONDS,
     ) -> Json:
         """The first log line, past or to come, of that event that is wanted."""
 
@@ -199,7 +201,7 @@ class Running:
         return await wait_until(look, what or f"log event {event}", seconds=seconds, explain=self.tail)
 
     async def wait_outcome(
-        self, session_id: str, result: str, *, kind: str | None = None, seconds: float = 20.0
+        self, session_id: str, result: str, *, kind: str | None = None, seconds: float = SECONDS
     ) -> Json:
         """The first outcome of that session with that result."""
 
@@ -210,7 +212,7 @@ class Running:
         what = f"the outcome {result} ({kind or 'any kind'}) of {session_id}"
         return await self.wait_for("outcome", wanted, what=what, seconds=seconds)
 
-    async def wait_looks(self, count: int, *, seconds: float = 30.0) -> None:
+    async def wait_looks(self, count: int, *, seconds: float = SECONDS) -> None:
         """Wait until it looked that many times more."""
         target = len(self.events("watch.looked")) + count
 
@@ -219,6 +221,14 @@ class Running:
             return len(self.events("watch.looked")) >= target
 
         await wait_until(look, f"{count} more looks", seconds=seconds, explain=self.tail)
+
+    async def wait_spared(self, reason: str, part_id: str) -> Json:
+        """The first look, past or to come, that left this call alone for this reason."""
+
+        def wanted(line: Json) -> bool:
+            return any((spared["reason"], spared["part_id"]) == (reason, part_id) for spared in line["spared"])
+
+        return await self.wait_for("watch.looked", wanted, what=f"{part_id} to be spared: {reason}")
 
     async def watch_for(self, seconds: float) -> None:
         """Let it watch for that long: not a wait for luck, but the time in which it must not act."""

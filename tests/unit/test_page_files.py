@@ -7,6 +7,7 @@ from typing import Final
 import pytest
 
 PAGE: Final = Path(__file__).parents[2] / "watchdog" / "control" / "page"
+IMAGES: Final = Path(__file__).parents[2] / "docs" / "images"
 FILES: Final = sorted(PAGE.iterdir())
 MODULES: Final = [path for path in FILES if path.suffix == ".js"]
 
@@ -52,3 +53,9 @@ def test_the_rules_see_what_they_forbid(rule: re.Pattern[str], text: str) -> Non
 def test_the_page_is_small() -> None:
     assert sum(path.stat().st_size for path in FILES) < 80_000
     assert max(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES) <= 400
+
+
+def test_its_pictures_in_the_documentation_are_small() -> None:
+    pictures = {path.name: path.stat().st_size for path in IMAGES.iterdir()}
+    assert pictures.keys() >= {"page-light.png", "page-dark.png", "page-narrow.png"}
+    assert [name for name, size in pictures.items() if size >= 250_000] == []
