@@ -1,0 +1,374 @@
+"""The lease: of all replicas on a database one may act, for a few seconds at a time, as a row in the database says.
+
+A process may be stopped between any two of its instructions, or cut off, and know nothing of it. So there are three
+answers to the question whether it may act, each worth more than the one before:
+
+    acquire   what this process knows: its own clock since before the last renewal was sent
+    confirm   what the database said a moment ago: right before something that can't be taken back
+    hold      what stays true until the caller's transaction ends: the row is locked, and nobody can take over
+
+A transaction that is stopped while it holds the row is ended by the server (`idle_in_transaction_session_timeout`).
+Every moment that is stored or compared in the database is one of its own clock. A lease that ran out is never
+renewed, only taken anew with the next term. And a process trusts no term but one that it took itself: a name that is
+used again after a restart, or a restored copy of the database, gives nobody a right that another one may have, too.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio
+import asyncpg
+import structlog
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from watchdog.errors import DatabaseUnavailable, LeaseLost
+from watchdog.ports import Clock
+from watchdog.postgres import own
+from watchdog.postgres.connection import CONNECT_SECONDS, place_of, sentence, translated
+
+SECONDS: Final = 9.0
+"""How long a lease lasts. Who has it and is gone is replaced after this and a sixth of it."""
+_RENEWALS: Final = 3
+"""How often it is renewed while it lasts. A statement about it, or a standstill that locks it, may take as long."""
+_TRIES: Final = 6
+"""How often others try to take it meanwhile. A lock is waited for as long."""
+_RETRIES: Final = 12
+"""How often a renewal that failed is tried again meanwhile."""
+
+_ROW: Final = f"{own.SCHEMA}.lease"
+_LOOK: Final = f"SELECT holder, term, expires_at <= clock_timestamp() AS free FROM {_ROW} WHERE name = 'watchdog'"  # noqa: S608 - names of our own
+_TAKE: Final = f"""
+    UPDATE {_ROW} SET holder = $1, term = term + 1, expires_at = clock_timestamp() + make_interval(secs => $2)
+    WHERE name = 'watchdog' AND expires_at <= clock_timestamp() RETURNING term
+"""  # noqa: S608 - as above
+_RENEW: Final = f"""
+    UPDATE {_ROW} SET expires_at = clock_timestamp() + make_interval(secs => $3)
+    WHERE name = 'watchdog' AND holder = $1 AND term = $2 AND expires_at > clock_timestamp() RETURNING true
+"""  # noqa: S608 - as above
+_GIVE_BACK: Final = f"""
+    UPDATE {_ROW} SET expires_at = clock_timestamp()
+    WHERE name = 'watchdog' AND holder = $1 AND term = $2 AND expires_at > clock_timestamp()
+"""  # noqa: S608 - as above
+_LIMIT: Final = """
+    SELECT set_config('idle_in_transaction_session_timeout', :milliseconds, true),
+           set_config('lock_timeout', :milliseconds, true)
+"""
+_LOCK: Final = f"""
+    WITH locked AS MATERIALIZED (SELECT holder, term, expires_at FROM {_ROW} WHERE name = 'watchdog' FOR UPDATE)
+    SELECT holder, term, expires_at <= clock_timestamp() AS free FROM locked
+"""  # noqa: S608 - as above
+"""The clock is read after the wait for the lock: in one SELECT it would be read before."""
+
+_BUSY: Final = (
+    asyncpg.exceptions.LockNotAvailableError,
+    asyncpg.exceptions.QueryCanceledError,
+    asyncpg.exceptions.TransactionRollbackError,
+)
+"""What the server answers when somebody else has the row: the connection is as good as before."""
+_TROUBLE: Final = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+class Lease:
+    """The right to act: a mandate for the loop, and the fence of what writes.
+
+    Args:
+        engine: used by nobody else. The lease keeps one connection of it, and throws it away when it does not answer.
+        clock: its running seconds say when this process stops to trust what it knew.
+        name: of this replica.
+        seconds: how long the lease lasts after each renewal. The same for all replicas.
+        changed: called whenever it was gained or lost.
+
+    Attributes:
+        term: the number of the holder's term that this process has or had until now; None while it has none.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        *,
+        clock: Clock,
+        name: str,
+        seconds: float = SECONDS,
+        changed: Callable[[], None] | None = None,
+    ) -> None:
+        self.term: int | None = None
+        self._engine = engine
+        self._clock = clock
+        self._name = name
+        self._seconds = seconds
+        self._changed = changed
+        self._place = place_of(engine.url.render_as_string(hide_password=True))
+        self._line = _Line(engine, statement_seconds=seconds / _RENEWALS, lock_seconds=seconds / _TRIES)
+        self._turn = anyio.Lock()
+        self._until = self._sent = -1.0
+        """On the own clock: when the trust ends; and when the last question was sent that had a good answer."""
+        self._seen: str | None = None
+        self._unreachable = False
+
+    # -- the loop's mandate ----------------------------------------------------------------------------------
+
+    def acquire(self) -> bool:
+        """Whether this process has it, by all that it knows. Asks nobody."""
+        return self.term is not None and self._now() < self._until
+
+    def holder(self) -> str | None:
+        """The name of the replica that has it, as last read; None when none has, or it is not known."""
+        return self._name if self.acquire() else self._seen
+
+    async def open(self) -> None:
+        """Make the watchdog's own tables where they are missing, and try once to take the lease.
+
+        Raises:
+            JournalUnusable: the tables can't be made or used.
+            DatabaseUnavailable: the database did not say who has it.
+        """
+        await own.prepare(self._engine)
+        with translated(self._place, DatabaseUnavailable):
+            await self._try()
+
+    async def keep(self) -> None:
+        """Renew it while this process has it, otherwise try to take it. Never ends: cancel it."""
+        while True:
+            await self._clock.sleep(self._pause())
+            try:
+                await self._try()
+            except Exception as error:  # noqa: BLE001 - said in the log, once; without this nobody here would ever act again
+                self._note(error)
+
+    async def close(self) -> None:
+        """Give it back, so that the next one takes it at once, and close the connection. After `keep` has ended.
+
+        Takes no longer than a third of a lease for each of the two, and never fails: what is not given back runs out.
+        """
+        term = self.term
+        if self._let_go(term):
+            _log().info("lease.lost", why="it is given back")
+        with anyio.move_on_after(self._seconds / _RENEWALS, shield=True):
+            async with self._turn:
+                try:
+                    if term is not None:
+                        async with self._line.transaction() as driver:
+                            await driver.execute(_GIVE_BACK, self._name, term)
+                except _TROUBLE as error:
+                    self._note(error)
+        await self._line.close()
+
+    # -- the fence -------------------------------------------------------------------------------------------
+
+    async def confirm(self) -> None:
+        """Ask the database, right before something that can't be taken back. It is renewed by that.
+
+        Not inside a transaction that holds it: they would wait for each other.
+
+        Raises:
+            LeaseLost: this process has it no more.
+            DatabaseUnavailable: the database did not say.
+        """
+        asked = self._now()
+        with translated(self._place, DatabaseUnavailable), anyio.fail_after(self._seconds / _RENEWALS):
+            async with self._turn:
+                if self.term is not None and self.acquire() and self._sent <= asked:
+                    await self._renew(self.term)
+        if not self.acquire():  # the answer may have waited here for long, if the process was stopped
+            raise self._lost()
+
+    async def hold(self, connection: AsyncConnection) -> None:
+        """Lock it in the transaction of this connection, which is in no autocommit mode, until that ends.
+
+        From here on the server ends the transaction when nothing comes for a third of a lease.
+
+        Raises:
+            LeaseLost: this process has it no more: nothing may be written.
+            SQLAlchemyError: the database did not say, or it is locked for a third of a lease by somebody else.
+        """
+        term = self.term
+        if term is None or not self.acquire():
+            raise self._lost()
+        milliseconds = str(_milliseconds(self._seconds / _RENEWALS))
+        await connection.execute(text(_LIMIT), {"milliseconds": milliseconds})
+        row = (await connection.execute(text(_LOCK))).mappings().one_or_none()
+        if row is None or row["free"] or (row["holder"], row["term"]) != (self._name, term):
+            self._see(row)
+            self._lose(term, self._reason(row))
+            raise self._lost()
+
+    # -- one turn --------------------------------------------------------------------------------------------
+
+    async def _try(self) -> None:
+        """Renew it or take it, once."""
+        if self.term is not None and not self.acquire():
+            self._lose(self.term, "it ran out before the database could be asked to renew it")
+        with anyio.fail_after(self._patience()):
+            async with self._turn:
+                try:
+                    await (self._take() if self.term is None else self._renew(self.term))
+                except _BUSY:
+                    return  # somebody else has the row, and so it is not unreachable; the next turn comes soon
+        self._unreachable = False
+
+    async def _take(self) -> None:
+        term, sent = None, self._now()
+        async with self._line.transaction() as driver:
+            row = await driver.fetchrow(_LOOK)
+            if row is None:
+                raise DatabaseUnavailable(f"The table {_ROW} in {self._place} has lost its row; nobody can act.")
+            if row["free"]:
+                sent = self._now()
+                term = await driver.fetchval(_TAKE, self._name, self._seconds)
+        self._see(row)
+        if term is not None and self._now() < sent + self._seconds:
+            self.term, self._sent, self._until = term, sent, sent + self._seconds
+            _log().info("lease.gained", term=term)
+            self._tell()
+
+    async def _renew(self, term: int) -> None:
+        renewed, row = False, None
+        async with self._line.transaction() as driver:
+            if (sent := self._now()) < self._until:
+                renewed = await driver.fetchval(_RENEW, self._name, term, self._seconds)
+            if not renewed:
+                row = await driver.fetchrow(_LOOK)
+        if not renewed:
+            self._see(row)
+            self._lose(term, self._reason(row))
+        elif self.term == term:
+            self._sent, self._until = sent, sent + self._seconds
+
+    def _patience(self) -> float:
+        """Seconds for one turn: less than is left of the trust, so that its end is noticed in time."""
+        limit = self._seconds / _RENEWALS if self._line.is_open else CONNECT_SECONDS
+        return limit if self.term is None else min(limit, self._until - self._now())
+
+    def _pause(self) -> float:
+        if self.term is None:
+            return self._seconds / _TRIES
+        fresh = self._now() < self._sent + self._seconds / _RENEWALS
+        pause = self._sent + self._seconds / _RENEWALS - self._now() if fresh else self._seconds / _RETRIES
+        return max(0.0, min(pause, self._until - self._now()))
+
+    # -- what became of it -----------------------------------------------------------------------------------
+
+    def _lose(self, term: int | None, why: str) -> None:
+        """Let go of a term, if it is still the one that this process has."""
+        if self._let_go(term):
+            _log().warning("lease.lost", why=why)
+
+    def _let_go(self, term: int | None) -> bool:
+        if term is None or self.term != term:
+            return False
+        self.term = None
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        if self._changed is not None:
+            self._changed()
+
+    def _lost(self) -> LeaseLost:
+        who = f"{self._seen} has the right to act on {self._place}" if self._seen else "the right to act ran out"
+        return LeaseLost(f"{who[0].upper()}{who[1:]}: this replica no longer has it, so it does nothing.")
+
+    def _see(self, row: Any) -> None:  # noqa: ANN401 - of either driver
+        self._seen = None if row is None or row["free"] else row["holder"]
+
+    def _reason(self, row: Any) -> str:  # noqa: ANN401 - of either driver
+        if row is None:
+            return "its row is gone from the database"
+        if row["free"]:
+            return "it ran out"
+        return "its term is over" if row["holder"] == self._name else f"{row['holder']} has it"
+
+    def _note(self, error: Exception) -> None:
+        """Say that the database can't be asked, once until it can be again."""
+        self._seen = None
+        if self._unreachable:
+            return
+        self._unreachable = True
+        if isinstance(error, _TROUBLE):
+            _log().warning("lease.unreachable", why=f"The database {self._place} {sentence(error)}.")
+        elif isinstance(error, DatabaseUnavailable):
+            _log().warning("lease.unreachable", why=str(error))
+        else:
+            _log().error("lease.failed", exc_info=error)
+
+    def _now(self) -> float:
+        return self._clock.read().running_seconds
+
+
+class _Line:
+    """A long-lived connection, made when it is needed, thrown away without a wait when it does not answer.
+
+    Statements run on the driver's own connection: to throw one away SQLAlchemy would wait for it.
+
+    Args:
+        engine: what it comes from.
+        statement_seconds: the server ends a longer statement, and a transaction that stands still for longer.
+        lock_seconds: the server ends a longer wait for a lock.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, statement_seconds: float, lock_seconds: float) -> None:
+        self._engine = engine
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+        self._begin = f"""
+            BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+            SET LOCAL statement_timeout = {_milliseconds(statement_seconds)};
+            SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(statement_seconds)};
+            SET LOCAL lock_timeout = {_milliseconds(lock_seconds)};
+            SET LOCAL synchronous_commit = on
+        """
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection, as far as is known."""
+        return self._driver is not None and not self._driver.is_closed()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """A short transaction, on the driver's connection; the caller sets the time limit."""
+        if not self.is_open:
+            await self.close()
+            await self._connect()
+        try:
+            await self._driver.execute(self._begin)
+            try:
+                yield self._driver
+            except _BUSY:
+                await self._driver.execute("ROLLBACK")
+                raise
+            await self._driver.execute("COMMIT")
+        except _BUSY:
+            raise
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close it at once, also in a task that is cancelled: nobody's answer is waited for."""
+        connection, self._connection = self._connection, None
+        driver, self._driver = self._driver, None
+        if driver is not None:
+            driver.terminate()
+        if connection is not None:
+            with anyio.CancelScope(shield=True):
+                await connection.invalidate()
+                await connection.close()
+
+    async def _connect(self) -> None:
+        self._connection = await self._engine.connect()
+        try:
+            self._driver = (await self._connection.get_raw_connection()).driver_connection
+        except BaseException:
+            await self.close()
+            raise
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _log() -> Any:  # noqa: ANN401 - structlog's own; asked for late, as the server may set logging up after an import
+    return structlog.get_logger("watchdog")
