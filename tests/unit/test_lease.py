@@ -508,6 +508,21 @@ async def test_a_task_that_is_cancelled_amid_a_question_leaves_it_usable(
         await lease.close()
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_that_the_server_ends_is_made_anew(
+    replicas: Replicas, terms: Terms, postgres: Cluster, turns: int
+) -> None:
+    """However much of its end the driver has read before the next question."""
+    lease = await replicas.opened("a")
+    postgres.run("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", terms.database)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    with suppress(DatabaseUnavailable):
+        await lease.confirm()
+    await lease.confirm()
+    assert (lease.acquire(), terms.holder()) == (True, ("a", 1))
+
+
 async def test_it_outlives_a_restart_of_the_database(own_cluster: Cluster) -> None:
     async with Replicas(own_cluster.opencode_database()) as replicas:
         lease = await replicas.opened("a")

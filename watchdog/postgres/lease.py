@@ -182,14 +182,17 @@ class Lease:
 
         Raises:
             LeaseLost: this process has it no more: nothing may be written.
-            SQLAlchemyError: the database did not say, or it is locked for a third of a lease by somebody else.
+            SQLAlchemyError, OSError: the database did not say, or somebody else has locked it for a third of a lease.
         """
         term = self.term
         if term is None or not self.acquire():
             raise self._lost()
         milliseconds = str(_milliseconds(self._seconds / _RENEWALS))
-        await connection.execute(text(_LIMIT), {"milliseconds": milliseconds})
-        row = (await connection.execute(text(_LOCK))).mappings().one_or_none()
+        try:
+            await connection.execute(text(_LIMIT), {"milliseconds": milliseconds})
+            row = (await connection.execute(text(_LOCK))).mappings().one_or_none()
+        except asyncpg.InternalClientError as error:
+            raise _ended() from error
         if row is None or row["free"] or (row["holder"], row["term"]) != (self._name, term):
             self._see(row)
             self._lose(term, self._reason(row))
@@ -342,8 +345,10 @@ class _Line:
             await self._driver.execute("COMMIT")
         except _BUSY:
             raise
-        except BaseException:
+        except BaseException as error:
             await self.close()
+            if isinstance(error, asyncpg.InternalClientError):
+                raise _ended() from error
             raise
 
     async def close(self) -> None:
@@ -364,6 +369,11 @@ class _Line:
         except BaseException:
             await self.close()
             raise
+
+
+def _ended() -> ConnectionError:
+    """What to raise for the driver's own error after it read the end of its connection amid the next question."""
+    return ConnectionAbortedError("the server ended the connection while this process stood still")
 
 
 def _milliseconds(seconds: float) -> int:
