@@ -109,6 +109,9 @@ class Cluster:
             self._thread.close()
             if self._process is not None:
                 self.stop()
+            (self.data / "postmaster.pid").unlink(
+                missing_ok=True
+            )  # one that was killed leaves it: the number of nobody
         finally:
             self._orphaned.communicate()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -284,6 +284,9 @@ class TestTexts:
 
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(reason=st.text(st.characters(exclude_categories=[])))
+    @example(reason="")
+    @example(reason="\x01")
+    @example(reason="\x01\\x41")
     async def test_any_text(self, real: PostgresJournal, reason: str) -> None:
         found = await real.intervention(await real.begin(VERDICT, at_ms=1, reason=reason))
         assert found is not None
@@ -513,6 +516,11 @@ class TestTrouble:
             assert isinstance(result, asyncio.CancelledError)
         assert await journal.count() == 0
         await journal.hold(Hold(session_id=SES, since_ms=1, until_ms=None, why="there"))
+
+    async def test_a_number_that_no_row_can_have(self, real: PostgresJournal) -> None:
+        with pytest.raises(JournalUnusable, match="can't hold a value that it was given"):
+            await real.intervention(InterventionId(2**63))
+        assert await real.intervention(InterventionId(2**63 - 1)) is None
 
     async def test_the_tables_are_dropped_under_it(self, real: PostgresJournal, engine: AsyncEngine) -> None:
         async with engine.begin() as connection:

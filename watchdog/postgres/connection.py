@@ -21,11 +21,13 @@ STATEMENT_SECONDS: Final = 10.0
 
 _SENTENCES: Final = {
     "08": "can't be reached",
+    "22": "can't hold a value that it was given",
     "28": "refused the login: the name or the password is wrong",
     "3D000": "is not there: the server has no database of that name",
     "42501": "does not let this role do that",
     "42P01": "lacks a table that is needed",
     "53": "has no room left: too many connections, or memory or disk is full",
+    "54": "can't hold anything as large as what it was given",
     "55P03": "is locked by somebody else",
     "57014": "took longer than it may for a statement",
     "57P": "is shutting down or starting",
