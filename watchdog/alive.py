@@ -4,7 +4,7 @@ from watchdog.clock import SystemClock
 from watchdog.exits import Exit
 from watchdog.limits import duration
 from watchdog.lock import DatabaseLock
-from watchdog.opening import locate
+from watchdog.opening import locate_file
 from watchdog.pace import silent_seconds
 from watchdog.ports import Clock
 from watchdog.render import Screen
@@ -17,7 +17,7 @@ async def check_alive(loaded: Loaded, screen: Screen, *, clock: Clock | None = N
     Raises:
         DatabaseError: there is no database, or its folder can't be used.
     """
-    with DatabaseLock(locate(loaded)) as lock:
+    with DatabaseLock(locate_file(loaded)) as lock:
         beat = lock.last_beat_ms()
     allowed = silent_seconds(loaded.settings.poll_interval.total_seconds())
     now = (clock or SystemClock()).read().wall_ms

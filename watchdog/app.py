@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from watchdog.climb import Ladder
+from watchdog.climb import Confirm, Ladder, confirmed
 from watchdog.clock import SystemClock, boot_id
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
 from watchdog.settings import Settings
@@ -20,6 +20,7 @@ def assemble(
     listeners: Sequence[Listener] = (),
     dry_run: bool = False,
     clock: Clock | None = None,
+    confirm: Confirm = confirmed,
 ) -> Watch:
     """A watch with these settings on these adapters."""
     return Watch(
@@ -48,4 +49,5 @@ def assemble(
             abort_grace_seconds=settings.abort_grace.total_seconds(),
         ),
         listeners=listeners,
+        confirm=confirm,
     )

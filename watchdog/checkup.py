@@ -7,8 +7,10 @@ from typing import Any
 from watchdog.alerting import problem_with_receivers
 from watchdog.checkup_journal import look_at_journal, print_journal
 from watchdog.contract import VERSION
-from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError
+from watchdog.database_url import PostgresUrl
+from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError, sentences
 from watchdog.exits import Exit
+from watchdog.in_postgres import with_driver
 from watchdog.installation import mixed_installation
 from watchdog.model import Holder, Holders, Session, Turn
 from watchdog.opencode.server import OpencodeServer
@@ -57,6 +59,10 @@ class Findings:
 
 async def check(loaded: Loaded, screen: Screen) -> Exit:
     """Look at everything that a watchdog needs, and say what is wrong with it and what to do."""
+    if isinstance(locate(loaded), PostgresUrl):
+        with with_driver():
+            from watchdog import checkup_postgres
+        return await checkup_postgres.check(loaded, screen)
     findings = Findings(
         settings=effective(loaded),
         config_file=str(loaded.config_file) if loaded.config_file else None,
@@ -68,21 +74,15 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
         findings.problems.append(wrong)
     try:
         findings.database = {"path": str(locate(loaded))}
-        async with busy(LOOKING), sidecar(loaded, feeds=False, acts=False) as car:
+        async with busy(LOOKING), sidecar(loaded, feeds=False, needs_journal=False) as car:
             await _look(car, findings, insisted=_insisted(loaded))
     except* WatchdogError as group:
-        findings.problems.extend(_sentences(group))
+        findings.problems.extend(sentences(group))
     if screen.as_json:
         screen.document(_document(findings))
     else:
         _print(screen, findings)
     return Exit.UNUSABLE if findings.problems else Exit.FINE
-
-
-def _sentences(error: BaseException) -> list[str]:
-    if isinstance(error, BaseExceptionGroup):
-        return [sentence for each in error.exceptions for sentence in _sentences(each)]
-    return [str(error)]
 
 
 def _insisted(loaded: Loaded) -> frozenset[str]:

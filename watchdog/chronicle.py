@@ -1,7 +1,7 @@
 """`history`, `undo`, `hold`, `unhold`, `pause` and `resume`: what people read in the journal, and say to it."""
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,16 @@ from watchdog import render_journal
 from watchdog.clock import SystemClock
 from watchdog.contract import moment
 from watchdog.contract_journal import history_document, holds_document, intervention_document, undo_document
+from watchdog.database_url import PostgresUrl
 from watchdog.durations import parse_duration
 from watchdog.errors import JournalOff, NoSuchIntervention, NoSuchSession, UsageError
 from watchdog.exits import Exit
 from watchdog.holds import HoldChange, in_order, leave_alone, let_go
 from watchdog.interventions import Hold, Intervention, InterventionId
-from watchdog.journal import SqliteJournal
 from watchdog.model import EVERYTHING, SessionId
 from watchdog.no_journal import NoJournal
 from watchdog.opening import locate, open_journal
+from watchdog.ports import History
 from watchdog.progress import busy
 from watchdog.render import Screen
 from watchdog.settings import Loaded
@@ -29,14 +30,19 @@ _PUTTING_BACK = "looking at the rows and who has the database open, and putting 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Book:
-    """The journal of a database, opened."""
+    """The journal of a database, opened.
 
-    database: Path
-    journal: SqliteJournal
+    Attributes:
+        knows: whether the database has a session.
+    """
+
+    database: str
+    journal: History
+    knows: Callable[[SessionId], Awaitable[bool]]
 
     @property
     def names(self) -> tuple[str, str]:
-        return str(self.database), str(self.journal.path)
+        return self.database, self.journal.place
 
     async def holds(self) -> tuple[Hold, ...]:
         """What is on hold now, everything first."""
@@ -50,12 +56,29 @@ def now_ms() -> int:
 
 @asynccontextmanager
 async def _opened(loaded: Loaded) -> AsyncIterator[_Book]:
-    path = locate(loaded)
-    async with open_journal(loaded.settings, path, os.environ, Path.home()) as journal:
-        yield _Book(database=path, journal=_needed(journal))
+    place = locate(loaded)
+    if isinstance(place, PostgresUrl):
+        from watchdog.equipment import equipment
+
+        async with equipment(loaded, acts=False) as car:
+
+            async def is_there(session_id: SessionId) -> bool:
+                return await car.store.session(session_id) is not None
+
+            yield _Book(database=car.place, journal=_needed(car.journal), knows=is_there)
+        return
+
+    async def is_in_file(session_id: SessionId) -> bool:
+        from watchdog.opencode.database import OpencodeDatabase
+
+        async with await OpencodeDatabase.open(place) as store:
+            return await store.session(session_id) is not None
+
+    async with open_journal(loaded.settings, place, os.environ, Path.home()) as journal:
+        yield _Book(database=str(place), journal=_needed(journal), knows=is_in_file)
 
 
-def _needed(journal: SqliteJournal | NoJournal) -> SqliteJournal:
+def _needed(journal: History | NoJournal) -> History:
     if isinstance(journal, NoJournal):
         raise JournalOff
     return journal
@@ -93,11 +116,11 @@ async def intervention(loaded: Loaded, screen: Screen, number: int) -> Exit:
     return Exit.FINE
 
 
-async def _existing(journal: SqliteJournal, number: int) -> Intervention:
+async def _existing(journal: History, number: int) -> Intervention:
     found = await journal.intervention(InterventionId(number))
     if found is None:
         raise NoSuchIntervention(
-            f"The journal {journal.path} has no intervention {number}; `history` lists what it has."
+            f"The journal {journal.place} has no intervention {number}; `history` lists what it has."
         )
     return found
 
@@ -108,16 +131,16 @@ async def undo(loaded: Loaded, screen: Screen, number: int) -> Exit:
     Raises:
         UsageError: there is no such intervention, or no journal.
     """
-    from watchdog.sidecar import sidecar
+    from watchdog.equipment import equipment
 
-    async with sidecar(loaded, feeds=False) as car:
+    async with equipment(loaded, acts=True) as car:
         journal = _needed(car.journal)
         found = await _existing(journal, number)
         async with busy(_PUTTING_BACK):
             await car.fleet.discover(await car.owners.look())
             undoing = await Undo(store=car.store, fleet=car.fleet, clock=SystemClock(), journal=journal).undo(found)
         if screen.as_json:
-            screen.document(undo_document(str(car.path), str(journal.path), undoing))
+            screen.document(undo_document(car.place, journal.place, undoing))
         else:
             render_journal.undoing(screen, undoing)
     return Exit.STUCK if undoing.result is UndoResult.NOT_UNDONE else Exit.FINE
@@ -129,13 +152,10 @@ async def hold(loaded: Loaded, screen: Screen, session_id: str, *, lasts: str | 
     Raises:
         UsageError: there is no such session, or no journal.
     """
-    from watchdog.opencode.database import OpencodeDatabase
-
     length = _milliseconds("--for", lasts)
     async with _opened(loaded) as book:
-        async with await OpencodeDatabase.open(book.database) as store:
-            if await store.session(SessionId(session_id)) is None:
-                raise NoSuchSession(session_id)
+        if not await book.knows(SessionId(session_id)):
+            raise NoSuchSession(session_id)
         await _hold(book, screen, SessionId(session_id), length)
     return Exit.FINE
 

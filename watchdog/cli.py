@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from watchdog.asking import confirm as ask
+from watchdog.cli_sql import sql
 
 if TYPE_CHECKING:
     from watchdog.exits import Exit
@@ -32,16 +33,16 @@ app = typer.Typer(
     "unusable, 70 internal error, 130 interrupted.",
 )
 
+app.add_typer(sql, name="sql")
+
 # Whether a path can be read is not the command line's to judge: the rooms behind it say what to do.
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="The TOML file with the settings.", metavar="FILE", readable=False),
 ]
 Database = Annotated[
-    Path | None,
-    typer.Option(
-        "--database", help="opencode's database; found by itself as a rule.", metavar="PATH", readable=False
-    ),
+    str | None,
+    typer.Option("--database", help="opencode's database; found by itself as a rule.", metavar="PATH"),
 ]
 Servers = Annotated[
     list[str] | None, typer.Option("--server", help="An opencode server; may be given several times.", metavar="URL")
@@ -328,7 +329,7 @@ def resume(config: Config = None, database: Database = None, *, as_json: AsJson 
 
 
 def _load(
-    config: Path | None, database: Path | None, servers: list[str] | None, control: str | None = None
+    config: Path | None, database: str | None, servers: list[str] | None, control: str | None = None
 ) -> "Loaded":
     from watchdog.settings import load_settings
 
@@ -338,7 +339,7 @@ def _load(
 
 def _quiet(
     config: Path | None,
-    database: Path | None,
+    database: str | None,
     servers: list[str] | None,
     *,
     control: str | None = None,

@@ -41,6 +41,17 @@ class Reprove(Protocol):
 
 POLL_SECONDS = 0.1
 
+Confirm = Callable[[], Awaitable[None]]
+"""Makes sure, right before something that can't be taken back, that the right to act was not lost meanwhile.
+
+Raises `LeaseLost` when it was.
+"""
+
+
+async def confirmed() -> None:
+    """The kernel's lock on a file is held for as long as the process lives: there is nobody to ask."""
+
+
 Count = Callable[[Outcome], Awaitable[None]]
 """Counts an outcome, and keeps the count, before the journal says that the intervention ended."""
 
@@ -77,6 +88,7 @@ class Tools:
 
     Attributes:
         holds: what is on hold, read once for all climbs that ask at the same time.
+        confirm: asked right before a server is told something.
     """
 
     store: Store
@@ -86,6 +98,7 @@ class Tools:
     ladder: Ladder
     journal: Journal
     holds: Rounds[None, Mapping[SessionId, Hold]]
+    confirm: Confirm
 
 
 class Climb:

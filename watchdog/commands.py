@@ -8,6 +8,7 @@ from dataclasses import replace
 import anyio
 
 from watchdog.contract import deletion_document, outcomes_document, scan_document
+from watchdog.equipment import Equipment, equipment
 from watchdog.errors import AlreadyWatched, UsageError
 from watchdog.exits import Exit
 from watchdog.limits import duration
@@ -43,7 +44,7 @@ Confirm = Callable[[str], bool]
 
 async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
     """Look once, and print what would be done and what is spared."""
-    async with sidecar(loaded, feeds=False, acts=False) as car:
+    async with equipment(loaded, acts=False, needs_journal=False) as car:
         watch = car.watch()
         watch.policy = replace(watch.policy, orphan_looks=1)
         async with busy(_LOOKING):
@@ -51,7 +52,7 @@ async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
         if isinstance(car.journal, NoJournal) and car.journal.problem:
             note(f"warning: what is on hold is not known. {car.journal.problem}")
         if screen.as_json:
-            screen.document(scan_document(str(car.path), assessment.observation, assessment.judgement))
+            screen.document(scan_document(car.place, assessment.observation, assessment.judgement))
         else:
             screen.judgement(assessment.observation, assessment.judgement)
         return Exit.STUCK if assessment.judgement.verdicts else Exit.FINE
@@ -127,7 +128,7 @@ async def release(
     Args:
         confirm: asks a person whether to end something that shows life; None when they already agreed.
     """
-    async with sidecar(loaded, feeds=False) as car:
+    async with equipment(loaded, acts=True) as car:
         releasing = Releasing(car.watch(), car.store, car.fleet, progress=_Shown())
         outcomes = await releasing.release(SessionId(session_id), reason=reason, agreed=_agreed(confirm))
         _print_outcomes(screen, car, outcomes)
@@ -214,11 +215,11 @@ def _sessions(count: int) -> str:
 
 
 def _print_outcomes(
-    screen: Screen, car: Sidecar, outcomes: Sequence[Outcome], spared: list[Spared] | None = None
+    screen: Screen, car: Equipment, outcomes: Sequence[Outcome], spared: list[Spared] | None = None
 ) -> None:
     """Print what was done; and of what is spared, only what might be an orphan."""
     if screen.as_json:
-        screen.document(outcomes_document(str(car.path), outcomes, spared))
+        screen.document(outcomes_document(car.place, outcomes, spared))
         return
     screen.outcomes(outcomes)
     screen.spared([each for each in spared or () if each.reason in _MAY_BE_ORPHANS])

@@ -1,9 +1,7 @@
 """The watchdog inside a Python server's own event loop: `async with watchdog.running(settings, host=host, …)`."""
 
-import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -13,18 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.app import assemble
 from watchdog.clock import SystemClock
-from watchdog.embedded import EmbeddedFleet, EmbeddedServer
-from watchdog.errors import DatabaseMissing, NotActing, ShutdownTimedOut, WatchdogError
+from watchdog.embedded import EmbeddedServer
+from watchdog.errors import NotActing, ShutdownTimedOut, WatchdogError
 from watchdog.hosting import watch_loop
-from watchdog.journal import SqliteJournal
 from watchdog.latest import Latest
 from watchdog.listening import Assessment, Listener
-from watchdog.lock import DatabaseLock
+from watchdog.means import Means, means
 from watchdog.model import Outcome, SessionId
-from watchdog.no_journal import NoJournal
-from watchdog.opencode.database import OpencodeDatabase
-from watchdog.opencode.owners import ProcessOwners
-from watchdog.opening import open_journal
 from watchdog.operations import Operations
 from watchdog.operator import Operator
 from watchdog.ports import Clock, Host
@@ -46,8 +39,9 @@ class Watchdog:
     Args:
         settings: as for the program; `servers` and `discover` are not used.
         host: answers for the sessions of this process.
-        engine: the server's own engine on the database with opencode's tables. `settings.database` may name the file
-            instead, or besides; without an engine the watchdog opens the file with connections of its own.
+        engine: the server's own engine on the database with opencode's tables, SQLite (aiosqlite) or PostgreSQL
+            (asyncpg). `settings.database` may name the database instead, or besides; without an engine the watchdog
+            uses connections of its own.
         listeners: told of every look and outcome, beside the log. They must not raise.
         dry_run: do everything but act.
 
@@ -139,59 +133,64 @@ class Watchdog:
     @asynccontextmanager
     async def _open(self) -> AsyncIterator["_Inside"]:
         """Run the loop until the block is left. An error of the block leaves it as it came, in no group."""
-        path = self._settings.database or _path_of(self._engine)
         failure: Exception | None = None
-        async with (
-            await OpencodeDatabase.open(path, engine=self._engine) as store,
-            open_journal(self._settings, path, os.environ, Path.home()) as journal,
-        ):
-            with DatabaseLock(path) as lock:
-                self.failure = None
-                inside = self._inside = self._assemble(path, store, journal, lock)
-                async with anyio.create_task_group() as group:
-                    group.start_soon(inside.run, self._failed, name="watchdog")
-                    try:
-                        yield inside
-                    except Exception as error:  # noqa: BLE001 - the server's own: it leaves as it came
-                        failure = error
-                    finally:
-                        inside.stop.set()
-                        self._inside = None
+        first = _FirstLook(self._clock, self._settings.poll_interval.total_seconds())
+        async with means(
+            self._settings,
+            engine=self._engine,
+            server=self._server,
+            clock=self._clock,
+            directories=first.unfinished,
+            changed=self._look_again,
+            acts=not self._dry_run,
+        ) as found:
+            self.failure = None
+            inside = self._inside = self._assemble(found, first)
+            async with anyio.create_task_group() as group:
+                group.start_soon(inside.run, self._failed, name="watchdog")
+                try:
+                    yield inside
+                except Exception as error:  # noqa: BLE001 - the server's own: it leaves as it came
+                    failure = error
+                finally:
+                    inside.stop.set()
+                    self._inside = None
         if failure := failure or self.failure:
             raise failure
 
-    def _assemble(
-        self, path: Path, store: OpencodeDatabase, journal: SqliteJournal | NoJournal, lock: DatabaseLock
-    ) -> "_Inside":
-        fleet = EmbeddedFleet(self._server)
-        owners = ProcessOwners(path, clock=self._clock, embedded=True)
-        first = _FirstLook(self._clock, self._settings.poll_interval.total_seconds())
+    def _look_again(self) -> None:
+        """The right to act was gained or lost."""
+        if self._inside is not None:
+            self._inside.watch.wake()
+
+    def _assemble(self, found: Means, first: "_FirstLook") -> "_Inside":
         watch = assemble(
             self._settings,
-            store=store,
-            fleet=fleet,
-            owners=owners,
-            mandate=lock,
-            journal=journal,
+            store=found.store,
+            fleet=found.fleet,
+            owners=found.owners,
+            mandate=found.right,
+            journal=found.journal,
             listeners=[LogListener(), first, *self._listeners],
             dry_run=self._dry_run,
             clock=self._clock,
+            confirm=found.confirm,
         )
 
         def operator(group: TaskGroup) -> Operator:
             return Operator(
-                database=path,
+                database=found.database,
                 watch=watch,
                 latest=first,
-                store=store,
-                fleet=fleet,
-                owners=owners,
-                right=lock,
-                journal=journal,
+                store=found.store,
+                fleet=found.fleet,
+                owners=found.owners,
+                right=found.right,
+                journal=found.journal,
                 operations=Operations(group, self._clock),
             )
 
-        return _Inside(watch, first, operator, self._clock)
+        return _Inside(watch, first, operator, found.tasks, self._clock)
 
     def _failed(self, error: Exception) -> None:
         self.failure = error
@@ -200,6 +199,13 @@ class Watchdog:
 
 class _FirstLook(Latest):
     """The last look of the loop; and waits for the first one, or for word that there is none."""
+
+    def unfinished(self) -> frozenset[str]:
+        """The directories in which something is unfinished."""
+        if self.assessment is None:
+            return frozenset()
+        sessions = self.assessment.observation.snapshot.sessions.values()
+        return frozenset(where for session in sessions if session.has_open_rows for where in session.directories)
 
     def __init__(self, clock: Clock, poll_interval_seconds: float) -> None:
         super().__init__(clock=clock, poll_interval_seconds=poll_interval_seconds)
@@ -221,10 +227,16 @@ class _Inside:
 
     Args:
         operator: makes who carries out what the server asks for, in tasks of a group.
+        tasks: run beside the loop.
     """
 
     def __init__(
-        self, watch: Watch, first: _FirstLook, operator: Callable[[TaskGroup], Operator], clock: Clock
+        self,
+        watch: Watch,
+        first: _FirstLook,
+        operator: Callable[[TaskGroup], Operator],
+        tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]],
+        clock: Clock,
     ) -> None:
         self.watch = watch
         self.stop = anyio.Event()
@@ -232,6 +244,7 @@ class _Inside:
         self._first = first
         self._make_operator = operator
         self._operator: Operator | None = None
+        self._tasks = tasks
         self._clock = clock
         self._overdue: tuple[SessionId, ...] = ()
 
@@ -245,6 +258,8 @@ class _Inside:
             async with anyio.create_task_group() as group:
                 self._operator = operator = self._make_operator(group)
                 group.start_soon(watch_loop, self._clock, name="watch the event loop")
+                for task in self._tasks:
+                    group.start_soon(task)
                 with anyio.CancelScope() as scope:
                     group.start_soon(self._cut, scope, name="cut the last look short")
                     try:
@@ -335,12 +350,3 @@ def lifespan(
             yield
 
     return watched
-
-
-def _path_of(engine: AsyncEngine | None) -> Path:
-    if engine is None:
-        raise DatabaseMissing("Nothing names the database: pass an engine, or set `database`.")
-    name = engine.url.database
-    if not name or name == ":memory:":
-        raise DatabaseMissing("the engine has no database file; name it with the setting `database`")
-    return Path(name)

@@ -135,3 +135,10 @@ class AlreadyWatched(WatchdogError):
 
 class ShutdownTimedOut(WatchdogError):
     """Work was still going on when the shutdown's grace ended."""
+
+
+def sentences(error: BaseException) -> list[str]:
+    """What an error says, or each of a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return [sentence for each in error.exceptions for sentence in sentences(each)]
+    return [str(error)]

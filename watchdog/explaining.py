@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from watchdog.contract_explain import explain_document
+from watchdog.equipment import Equipment, equipment
 from watchdog.exits import Exit
 from watchdog.explanation import Explanation
 from watchdog.model import SessionId
@@ -10,7 +11,6 @@ from watchdog.progress import busy
 from watchdog.render import Screen
 from watchdog.render_explain import explanation
 from watchdog.settings import Loaded
-from watchdog.sidecar import Sidecar, sidecar
 from watchdog.telling import Telling
 
 _LOOKING = "looking at the database and its servers, which takes a while"
@@ -22,17 +22,17 @@ async def explain(loaded: Loaded, screen: Screen, session_id: str) -> Exit:
     Raises:
         NoSuchSession: there is no such session.
     """
-    async with sidecar(loaded, feeds=False) as car:
+    async with equipment(loaded, acts=False) as car:
         async with busy(_LOOKING):
             found = await _explanation(car, SessionId(session_id))
         if screen.as_json:
-            screen.document(explain_document(str(car.path), found))
+            screen.document(explain_document(car.place, found))
         else:
             explanation(screen, found)
         return Exit.STUCK if found.stuck else Exit.FINE
 
 
-async def _explanation(car: Sidecar, session_id: SessionId) -> Explanation:
+async def _explanation(car: Equipment, session_id: SessionId) -> Explanation:
     """The same look and the same judgement as `scan --full`, with the session in it."""
     watch = car.watch()
     watch.policy = replace(watch.policy, orphan_looks=1)

@@ -61,6 +61,11 @@ class SqliteJournal:
             raise
         return journal
 
+    @property
+    def place(self) -> str:
+        """See `History.place`."""
+        return str(self.path)
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, 
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
-from typing import Protocol
 
 from watchdog.errors import (
     Busy,
@@ -28,6 +26,7 @@ from watchdog.operations import Answer, Operation, OperationKind, Operations
 from watchdog.overview import SessionLine, overview
 from watchdog.ports import Fleet, History, Owners, Store
 from watchdog.releasing import Releasing
+from watchdog.right import Right, named
 from watchdog.sharing import Shared
 from watchdog.telling import Telling
 from watchdog.undo import Undo
@@ -40,18 +39,6 @@ class MandateState(StrEnum):
     ACTING = "acting"
     OBSERVING = "observing"
     DRY_RUN = "dry_run"
-
-
-class Right(Protocol):
-    """The right to act on a database, and who has it."""
-
-    def acquire(self) -> bool:
-        """Take it if nobody has it. True while it is held."""
-        ...
-
-    def holder(self) -> int | None:
-        """The pid that the one who acts wrote down."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +71,7 @@ class Operator:
     """Carries out what people ask of one running watchdog.
 
     Args:
-        database: the file, for people.
+        database: for people.
         watch: the loop.
         latest: the loop's last look; it listens to the loop.
         right: the right to act on the database.
@@ -94,7 +81,7 @@ class Operator:
     def __init__(
         self,
         *,
-        database: Path,
+        database: str,
         watch: Watch,
         latest: Latest,
         store: Store,
@@ -139,13 +126,14 @@ class Operator:
         except JournalUnusable as error:
             problem = problem or error
         mandate = self.mandate
+        holder = self._right.holder() if mandate is MandateState.OBSERVING else None
         return Glance(
             assessment=assessment,
             lines=lines,
             titles=titles,
             acting=self._watch.acting.taken_up,
             mandate=mandate,
-            holder_pid=self._right.holder() if mandate is MandateState.OBSERVING else None,
+            holder_pid=holder if isinstance(holder, int) else None,
             problem=None if problem is None else str(problem),
             holds=holds,
             now_ms=self._now_ms,
@@ -229,10 +217,10 @@ class Operator:
         if self._latest.acting is None:
             raise Busy("The first look is not over; try again in a moment.")
         if not (self._watch.began_to_act and self._right.acquire()):
-            pid = self._right.holder()
-            who = f"pid {pid}" if pid else "of unknown pid"
+            holder = self._right.holder()
             raise NotActing(
-                f"Another watchdog ({who}) acts on {self.database}; ask that one, or stop it first.", holder_pid=pid
+                f"Another watchdog ({named(holder)}) acts on {self.database}; ask that one, or stop it first.",
+                holder_pid=holder if isinstance(holder, int) else None,
             )
 
     # -- the journal -----------------------------------------------------------------------------------------

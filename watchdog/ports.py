@@ -253,6 +253,11 @@ class Journal(Protocol):
 class History(Journal, Protocol):
     """A journal that a person reads, and says something to."""
 
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        ...
+
     async def interventions(
         self,
         *,

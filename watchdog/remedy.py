@@ -11,11 +11,13 @@ import anyio
 
 from watchdog.climb import (
     POLL_SECONDS,
+    Confirm,
     Count,
     Ladder,
     Place,
     Reprove,
     Tools,
+    confirmed,
     current,
     names,
     still_open,
@@ -43,7 +45,15 @@ class Remedy:
     """Carries verdicts out on one database and its servers."""
 
     def __init__(
-        self, *, store: Store, fleet: Fleet, clock: Clock, reprove: Reprove, ladder: Ladder, journal: Journal
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        clock: Clock,
+        reprove: Reprove,
+        ladder: Ladder,
+        journal: Journal,
+        confirm: Confirm = confirmed,
     ) -> None:
         self.ladder = ladder
         self._tools = Tools(
@@ -54,6 +64,7 @@ class Remedy:
             ladder=ladder,
             journal=journal,
             holds=Rounds(lambda _: journal.holds(clock.read().wall_ms)),
+            confirm=confirm,
         )
 
     async def carry_out(
@@ -172,6 +183,7 @@ class _Ascent(Settling):
             return spared
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would abort session {session.id} at {place.server.name}")
+        await self.tools.confirm()
         self.acted = True
         await self._abort(place, session)
         return await self._verify(place, session)
@@ -297,6 +309,7 @@ class _Ascent(Settling):
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would turn down a {ask.kind.value} of session {session.id}")
         await self._begin()
+        await self.tools.confirm()
         self.acted = True
         try:
             await server.reject(ask, directory)

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from watchdog.addresses import Address, parse_address
+from watchdog.database_url import PostgresUrl, looks_like_one
 from watchdog.durations import parse_duration
 
 _MOST_CONCURRENCY = 64
@@ -26,6 +27,14 @@ def interval(value: object) -> timedelta:
     duration = above_zero(value)
     if duration < timedelta(milliseconds=50):
         raise ValueError("it is at least 50ms")
+    return duration
+
+
+def lease(value: object) -> timedelta:
+    """How long a lease lasts: from half a second to five minutes."""
+    duration = above_zero(value)
+    if not timedelta(milliseconds=500) <= duration <= timedelta(minutes=5):
+        raise ValueError("it is from 500ms to 5m")
     return duration
 
 
@@ -76,10 +85,19 @@ def path(value: object) -> object:
     return Path(value)
 
 
+def database_place(value: object) -> object:
+    """The path of a file, or the address of a database in PostgreSQL."""
+    if isinstance(value, PostgresUrl):
+        return value
+    return PostgresUrl.parse(str(value)) if looks_like_one(value) else path(value)
+
+
 def journal_place(value: object) -> object:
-    """The path of a file, or `off`."""
+    """The path of a file, the address of a database in PostgreSQL, or `off`."""
     if isinstance(value, str) and value.strip().lower() == "off":
         return "off"
+    if isinstance(value, PostgresUrl) or looks_like_one(value):
+        return database_place(value)
     try:
         return path(value)
     except ValueError:

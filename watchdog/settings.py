@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from watchdog import model
 from watchdog import setting_values as values
 from watchdog.addresses import Address, parse_name, parse_origin
+from watchdog.database_url import PostgresUrl
 from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
 from watchdog.receivers import Occasion, addresses, occasions
@@ -108,7 +109,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    database: Annotated[Path | None, BeforeValidator(values.path)] = None
+    database: Annotated[Path | PostgresUrl | None, BeforeValidator(values.database_place)] = None
     servers: Servers = ("http://127.0.0.1:4096",)
     discover: Flag = True
     server_username: Annotated[str, BeforeValidator(values.username)] = "opencode"
@@ -129,11 +130,12 @@ class Settings(BaseSettings):
     max_attempts: Annotated[int, BeforeValidator(values.attempts)] = 3
     max_concurrency: Annotated[int, BeforeValidator(values.concurrency)] = 8
     recover_on_start: Flag = True
-    journal: Annotated[Path | Literal["off"] | None, BeforeValidator(values.journal_place)] = None
+    journal: Annotated[Path | PostgresUrl | Literal["off"] | None, BeforeValidator(values.journal_place)] = None
     journal_retention: Timeout = timedelta(days=90)
     sole_owner: Flag = False
     full_scan_interval: Duration = timedelta(minutes=10)
     shutdown_grace: Duration = timedelta(seconds=10)
+    lease_duration: Annotated[timedelta, BeforeValidator(values.lease)] = timedelta(seconds=9)
     notify: Annotated[tuple[SecretStr, ...], BeforeValidator(_receivers)] = ()
     notify_on: Annotated[tuple[Occasion, ...], BeforeValidator(occasions)] = (Occasion.GIVEN_UP, Occasion.DEGRADED)
     notify_degraded_after: Duration = timedelta(minutes=5)
@@ -234,7 +236,7 @@ def _in_words(name: str, value: object) -> str:
     if name == "control" and value is None:
         return "off"
     if name == "journal" and value is None:
-        return "in the user's state folder"
+        return "in the user's state folder, or in the database of the sessions if that is PostgreSQL"
     if name == "database":
         return "found as opencode does" if value is None else str(value)
     if value is None or isinstance(value, timedelta):

@@ -18,7 +18,7 @@ from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.fleet import OpencodeFleet
 from watchdog.opencode.owners import ProcessOwners
 from watchdog.opencode.server import OpencodeServer
-from watchdog.opening import locate, open_journal
+from watchdog.opening import locate_file, open_journal
 from watchdog.settings import Loaded, Settings
 from watchdog.watch import Listener, Watch
 
@@ -47,6 +47,11 @@ class Sidecar:
     journal: SqliteJournal | NoJournal
     bell: _Bell = field(default_factory=_Bell)
 
+    @property
+    def place(self) -> str:
+        """The database, for people."""
+        return str(self.path)
+
     def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
         """A watch on these, which the servers' feeds wake."""
         watch = assemble(
@@ -64,20 +69,19 @@ class Sidecar:
 
 
 @asynccontextmanager
-async def sidecar(loaded: Loaded, *, feeds: bool, acts: bool = True) -> AsyncIterator[Sidecar]:
+async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) -> AsyncIterator[Sidecar]:
     """Open everything that the settings name.
 
     Args:
         feeds: listen to the servers' event feeds; a command that looks once needs none.
-
-        acts: something may be done, so that the journal is needed.
+        needs_journal: it can't do without; else one that keeps nothing stands in for a journal that can't be used.
 
     Raises:
-        DatabaseError: the database can't be used.
+        DatabaseError: the database can't be used; a UsageError where it is in PostgreSQL.
         SettingsError: a server's URL can't be used.
         JournalUnusable: the journal can't be used.
     """
-    settings, path, clock, bell = loaded.settings, locate(loaded), SystemClock(), _Bell()
+    settings, path, clock, bell = loaded.settings, locate_file(loaded), SystemClock(), _Bell()
     rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
     password = settings.server_password.get_secret_value() if settings.server_password else None
 
@@ -94,7 +98,9 @@ async def sidecar(loaded: Loaded, *, feeds: bool, acts: bool = True) -> AsyncIte
 
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(await OpencodeDatabase.open(path))
-        journal = await stack.enter_async_context(open_journal(settings, path, os.environ, Path.home(), acts=acts))
+        journal = await stack.enter_async_context(
+            open_journal(settings, path, os.environ, Path.home(), needed=needs_journal)
+        )
         mandate = stack.enter_context(DatabaseLock(path))
         mandate.announce()
         fleet = OpencodeFleet(settings.servers, connect=connect, clock=clock, discover=settings.discover, feeds=feeds)

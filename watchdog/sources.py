@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from stat import S_IRWXG, S_IRWXO
 
+from watchdog.database_url import holds_password, looks_like_one
+
 PREFIX = "OPENCODE_WATCHDOG_"
 PROJECT_FILE = "opencode-watchdog.toml"
 FLAG_NAMES = {"servers": "--server"}
@@ -79,7 +81,7 @@ class Surroundings:
         """The value; if it is the path of a file, made absolute."""
         if name not in {"database", "journal"} or not isinstance(value, str | Path) or not str(value).strip():
             return value
-        if name == "journal" and str(value).strip().lower() == "off":
+        if looks_like_one(value) or (name == "journal" and str(value).strip().lower() == "off"):
             return value
         return self.located(str(value), base)
 
@@ -191,6 +193,7 @@ def _take_table(gathered: Gathered, path: Path, table: Mapping[str, object], aro
         if name == "tool_timeouts" and isinstance(value, Mapping):
             gathered.problems.extend(_strays(path, value, around.names))
     held = [what for name, what in SECRETS.items() if table.get(name)]
+    held += ["a password" for name in ("database", "journal") if holds_password(table.get(name))]
     if held and _readable_by_others(path):
         gathered.warnings.append(f"file {path} holds {held[0]} and others can read it: run chmod 600 {path}")
 

@@ -10,7 +10,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from watchdog.acting import Acting, Ended
-from watchdog.climb import Ladder
+from watchdog.climb import Confirm, Ladder, confirmed
 from watchdog.clock import Timeline
 from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut
 from watchdog.interventions import Actor
@@ -71,6 +71,7 @@ class Watch:
         pace: Pace,
         ladder: Ladder,
         listeners: Sequence[Listener] = (),
+        confirm: Confirm = confirmed,
     ) -> None:
         self.policy = policy
         self.pace = pace
@@ -90,9 +91,7 @@ class Watch:
             silences=self.silences,
             reuse_holders_ms=int(policy.orphan_grace_seconds * 500),
         )
-        self.remedy = Remedy(
-            store=store, fleet=fleet, clock=clock, reprove=self.reprove, ladder=ladder, journal=journal
-        )
+        self.remedy = self._remedy(fleet, confirm)
         self.recollection = Recollection(
             journal=journal, clock=clock, memory=self.memory, timeline=self.timeline, boot_id=boot_id
         )
@@ -107,6 +106,17 @@ class Watch:
         self._stood_still = 0.0
         self._wakeup, self._hurry = anyio.Event(), anyio.Event()
         self._left: frozenset[str] | None = None if not pace.recover_on_start else frozenset()
+
+    def _remedy(self, fleet: Fleet, confirm: Confirm) -> Remedy:
+        return Remedy(
+            store=self._store,
+            fleet=fleet,
+            clock=self.clock,
+            reprove=self.reprove,
+            ladder=self.ladder,
+            journal=self.journal,
+            confirm=confirm,
+        )
 
     # -- looking ---------------------------------------------------------------------------------------------
 

@@ -38,11 +38,21 @@ ROOMS: Mapping[str, set[str]] = {
     "interventions": {"model"},
     "ports": {"model", "interventions"},
     "clock": {"ports"},
-    "sources": set(),
+    "database_url": set(),
+    "sources": {"database_url"},
     "receivers": set(),
     "addresses": set(),
-    "setting_values": {"addresses", "durations"},
-    "settings": {"addresses", "setting_values", "model", "errors", "durations", "sources", "receivers"},
+    "setting_values": {"addresses", "database_url", "durations"},
+    "settings": {
+        "addresses",
+        "database_url",
+        "setting_values",
+        "model",
+        "errors",
+        "durations",
+        "sources",
+        "receivers",
+    },
     **{name: {"model", *JUDGING} for name in JUDGING},
     **{name: {"model", "case", "family", "limits", "proof", *EXPLAINING} for name in EXPLAINING},
     "settle": {"model"},
@@ -97,7 +107,9 @@ ROOMS: Mapping[str, set[str]] = {
     "releasing": {"errors", "family", "interventions", "judge", "listening", "model", "ports", "watch"},
     "latest": {"errors", "listening", "pace", "ports"},
     "operations": {"errors", "model", "ports", "releasing", "undo"},
+    "right": set(),
     "operator": {
+        "right",
         "errors",
         "explanation",
         "holds",
@@ -133,7 +145,7 @@ ROOMS: Mapping[str, set[str]] = {
     "hosting": {"errors", "model", "ports"},
     "embedded": {"hosting", "errors", "model", "ports"},
     "opencode": {"model", "errors", "ports", "lock", "sharing"},
-    "postgres": {"opencode", "model", "errors", "ports", "interventions", "journal_shapes", "sharing"},
+    "postgres": {"opencode.look", "model", "errors", "ports", "interventions", "journal_shapes", "sharing"},
 }
 """What each module may import of ours. A folder's modules may also import each other."""
 
@@ -152,7 +164,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "pydantic_core": ("settings", "durations", "sources", "control"),
     "pydantic_settings": ("settings", "durations", "sources", "control"),
 }
-FOR_TYPING = {("embed", "sqlalchemy.ext.asyncio")}
+FOR_TYPING = {(name, "sqlalchemy.ext.asyncio") for name in ("embed", "in_postgres", "means", "replicated")}
 """An embedding server passes its own engine."""
 
 PROC = {
@@ -163,7 +175,20 @@ PROC = {
 }
 TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
-LATE_IMPORTS = {"", "cli", "__main__", "commands", "chronicle", "render", "progress", "alerting", "controlling"}
+LATE_IMPORTS = {
+    "",
+    "cli",
+    "cli_sql",
+    "__main__",
+    "commands",
+    "chronicle",
+    "render",
+    "progress",
+    "alerting",
+    "controlling",
+    "in_postgres",
+    "checkup",
+}
 """Start-up cost: a command imports what only it needs, and what is for a terminal when there is one."""
 
 LONGEST_MODULE = 400

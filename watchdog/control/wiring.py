@@ -56,7 +56,7 @@ class _Parts:
         """The application on a loop; what is asked of it runs in tasks of the group."""
         car = self.car
         operator = Operator(
-            database=car.path,
+            database=str(car.path),
             watch=watch,
             latest=self.latest,
             store=car.store,

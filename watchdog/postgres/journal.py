@@ -88,18 +88,19 @@ class PostgresJournal:
         self._turns = anyio.Semaphore(_CONNECTIONS)
 
     @classmethod
-    async def open(cls, engine: AsyncEngine, *, fence: Fence | None = None) -> Self:
+    async def open(cls, engine: AsyncEngine, *, fence: Fence | None = None, make: bool = True) -> Self:
         """Make the watchdog's own tables, unless they are there.
 
         Args:
             engine: who made it disposes of it.
             fence: asked in each transaction that notes or keeps something: one who was replaced changes nothing.
                 What people say (`hold`, `unhold`, `mark_undone`) is noted by every replica.
+            make: false for who only looks.
 
         Raises:
             JournalUnusable: the tables can't be made or used, or are of a newer version.
         """
-        await prepare(engine)
+        await prepare(engine, make=make)
         return cls(engine, fence=fence)
 
     async def __aenter__(self) -> Self:

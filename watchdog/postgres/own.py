@@ -124,8 +124,11 @@ def as_script(role: str | None = None) -> str:
     return "BEGIN;\n" + "".join(f"{statement};\n" for statement in statements) + "COMMIT;\n"
 
 
-async def prepare(engine: AsyncEngine) -> None:
+async def prepare(engine: AsyncEngine, *, make: bool = True) -> None:
     """Make the watchdog's own tables, unless they are there. Who comes at the same time waits.
+
+    Args:
+        make: false for who only looks: it makes nothing, and takes it as an error that there is nothing.
 
     Raises:
         JournalUnusable: they can't be made or used, or are of a newer version.
@@ -135,6 +138,8 @@ async def prepare(engine: AsyncEngine) -> None:
         async with transaction(engine, seconds=STATEMENT_SECONDS, **_OPTIONS) as connection:
             if await _are_there(connection, place):
                 return
+        if not make:
+            raise JournalUnusable(f"No watchdog has acted on {place} yet: it has no schema {SCHEMA}.")
         async with transaction(engine, seconds=STATEMENT_SECONDS, **_OPTIONS) as connection:
             await connection.execute(text(_TERMS))
             await connection.execute(text(_ONE_AT_A_TIME))

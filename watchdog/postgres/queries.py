@@ -9,10 +9,12 @@ order of insertion to read.
 # ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from watchdog.opencode.look import Statements
 
+Data = Literal["jsonb", "json"]
+"""The type of `message.data` and `part.data`."""
 COLUMNS: Final = {
     "session": ("id", "parent_id", "directory", "title", "time_created", "time_updated", "time_archived"),
     "message": ("id", "session_id", "time_created", "time_updated", "data"),
@@ -142,7 +144,7 @@ class Dialect:
     update: dict[str, str]
 
 
-def dialect(kind: str) -> Dialect:
+def dialect(kind: Data) -> Dialect:
     """The statements for a type of `data`: `jsonb` or `json`."""
     message, part = _MESSAGE.format(kind=kind), _PART.format(kind=kind)
     open_message, open_part = OPEN_MESSAGE.format(kind=kind), OPEN_PART.format(kind=kind)

@@ -18,6 +18,7 @@ from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapsh
 from watchdog.opencode.look import Fetch, Known, Look, Record, as_ids, newest_turn, whole_row
 from watchdog.postgres import queries
 from watchdog.postgres.connection import Fence, place_of, transaction, translated
+from watchdog.postgres.queries import Data
 from watchdog.sharing import Rounds
 
 _ALL_THAT_IS_OPEN: Final = Known(turns=(), turns_after=0, whole=(), calls=(), calls_after=0)
@@ -48,7 +49,7 @@ class Description:
     place: str
     size_bytes: int
     server: str
-    data: str
+    data: Data
 
 
 class PostgresStore:
@@ -59,7 +60,7 @@ class PostgresStore:
         reads: how often it was asked whether anything changed (`version`), and read in a transaction (`transaction`).
     """
 
-    def __init__(self, engine: AsyncEngine, *, fence: Fence | None, limits: Limits, kind: str) -> None:
+    def __init__(self, engine: AsyncEngine, *, fence: Fence | None, limits: Limits, kind: Data) -> None:
         self.place = place_of(engine.url.render_as_string(hide_password=True))
         self.reads = {"version": 0, "transaction": 0}
         self._engine = engine
@@ -249,7 +250,7 @@ class PostgresStore:
         return self._statements[query]
 
 
-def _checked(columns: Iterable[Record], place: str) -> str:
+def _checked(columns: Iterable[Record], place: str) -> Data:
     """The type of `data`.
 
     Raises:
@@ -278,7 +279,7 @@ def _checked(columns: Iterable[Record], place: str) -> str:
             f"The columns message.data and part.data of {place} are of type {' and '.join(sorted(kinds))}; both have "
             "to be jsonb, or both json."
         )
-    return kinds.pop()
+    return "jsonb" if "jsonb" in kinds else "json"
 
 
 def _possible(ids: Collection[Id]) -> list[Id]:

@@ -1,0 +1,188 @@
+"""`check` for a database in PostgreSQL: who acts, which replicas there are, and what a look costs."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from watchdog.clock import SystemClock
+from watchdog.contract import VERSION
+from watchdog.contract_journal import hold_fields
+from watchdog.durations import format_duration
+from watchdog.errors import JournalUnusable, WatchdogError, sentences
+from watchdog.exits import Exit
+from watchdog.holds import in_order
+from watchdog.model import EVERYTHING
+from watchdog.no_journal import NoJournal
+from watchdog.opening import locate
+from watchdog.postgres.indexes import Finding, look_for
+from watchdog.postgres.roll import roll
+from watchdog.progress import busy
+from watchdog.render import Screen
+from watchdog.replicated import Replica, Situation, replica
+from watchdog.settings import Loaded, effective
+
+_LOOKING = "looking at the database, which takes a while"
+_PROOFS = (
+    "none: what runs on other machines can't be seen. What a replica's host claims can be ended; what none claims is "
+    "settled by a release only."
+)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Findings:
+    """Everything that is said. `problems` make it end with exit code 3."""
+
+    settings: list[tuple[str, str, str]]
+    config_file: str | None
+    database: dict[str, Any]
+    replicas: list[str] = field(default_factory=list)
+    journal: dict[str, Any] = field(default_factory=dict)
+    indexes: list[Finding] = field(default_factory=list)
+    look: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+async def check(loaded: Loaded, screen: Screen) -> Exit:
+    """Look at everything that a watchdog needs, and say what is wrong with it and what to do. Nothing is made."""
+    findings = _Findings(
+        settings=effective(loaded),
+        config_file=str(loaded.config_file) if loaded.config_file else None,
+        database={"place": str(locate(loaded))},
+        warnings=list(loaded.warnings),
+    )
+    situation = Situation(
+        own=None,
+        clock=SystemClock(),
+        directories=frozenset,
+        changed=lambda: None,
+        acts=False,
+        needs_journal=False,
+    )
+    try:
+        async with busy(_LOOKING), replica(loaded.settings, None, situation) as found:
+            await _look(found, loaded, findings)
+    except* WatchdogError as group:
+        findings.problems.extend(sentences(group))
+    if screen.as_json:
+        screen.document(_document(findings))
+    else:
+        _print(screen, findings)
+    return Exit.UNUSABLE if findings.problems else Exit.FINE
+
+
+async def _look(found: Replica, loaded: Loaded, findings: _Findings) -> None:
+    described = await found.store.describe()
+    there = await roll(found.engine)
+    findings.database |= {
+        "server": described.server,
+        "megabytes": round(described.size_bytes / 1e6, 1),
+        "data": described.data,
+        "watched_by": there.acting,
+    }
+    findings.replicas = list(there.present)
+    await _look_at_journal(found, loaded, findings)
+    findings.indexes = list(await look_for(found.engine, described.data))
+    clock = SystemClock()
+    began = clock.read().running_seconds
+    snapshot = await found.store.look()
+    findings.look = {
+        "seconds": round(clock.read().running_seconds - began, 4),
+        "unfinished": sum(session.has_open_rows for session in snapshot.sessions.values()),
+        "damaged": len(snapshot.damaged),
+    }
+    findings.warnings.extend(_without(each) for each in findings.indexes if each.name is None)
+
+
+def _without(finding: Finding) -> str:
+    index = finding.index
+    size = f"{finding.megabytes:g} MB" if finding.rows is None else f"{finding.rows:,} rows, {finding.megabytes:g} MB"
+    return (
+        f"no index holds the {index.of}: each look reads the whole of `{index.table}` ({size}). "
+        "`opencode-watchdog sql index` prints what makes it."
+    )
+
+
+async def _look_at_journal(found: Replica, loaded: Loaded, findings: _Findings) -> None:
+    journal = found.journal
+    if isinstance(journal, NoJournal):
+        findings.journal = {"place": None, "problem": journal.problem}
+        if journal.problem is None:
+            findings.warnings.append('`journal` is "off": what is done can\'t be listed or undone, or put on hold.')
+        elif loaded.settings.journal is None and findings.database["watched_by"] is None:
+            findings.warnings.append(f"{journal.problem} The first that acts makes it.")
+        else:
+            findings.problems.append(journal.problem)
+        return
+    try:
+        holds = in_order(await journal.holds(SystemClock().read().wall_ms))
+        findings.journal = {
+            "place": journal.place,
+            "problem": None,
+            "kept_for": format_duration(loaded.settings.journal_retention),
+            "interventions": await journal.count(),
+            "begun": [each.id for each in await journal.begun()],
+            "on_hold": [hold_fields(hold) for hold in holds],
+        }
+        if any(hold.session_id == EVERYTHING for hold in holds):
+            findings.warnings.append("everything is on hold: nothing is ended until `resume`, or the hold ends.")
+    except JournalUnusable as error:
+        findings.journal = {"place": journal.place, "problem": str(error)}
+        findings.problems.append(str(error))
+
+
+def _document(findings: _Findings) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "usable": not findings.problems,
+        "problems": findings.problems,
+        "warnings": findings.warnings,
+        "config_file": findings.config_file,
+        "settings": {name: {"value": value, "source": source} for name, value, source in findings.settings},
+        "database": findings.database,
+        "journal": findings.journal,
+        "replicas": findings.replicas,
+        "indexes": [
+            {
+                "table": each.index.table,
+                "of": each.index.of,
+                "name": each.name,
+                "rows": each.rows,
+                "megabytes": each.megabytes,
+            }
+            for each in findings.indexes
+        ],
+        "look": findings.look,
+        "proofs": {"possible": False, "why": _PROOFS},
+    }
+
+
+def _print(screen: Screen, findings: _Findings) -> None:
+    screen.rows("settings", ("setting", "value", "from"), findings.settings)
+    screen.rows("database", ("", ""), [(name, _in_words(value)) for name, value in findings.database.items()])
+    shown = {**findings.journal, "on_hold": len(findings.journal.get("on_hold", ()))}
+    screen.rows("journal", ("", ""), [(name, _in_words(value)) for name, value in shown.items()])
+    screen.rows("replicas", ("watches and answers for its sessions",), [(name,) for name in findings.replicas])
+    screen.rows(
+        "indexes",
+        ("table", "what it holds", "index"),
+        [
+            (each.index.table, each.index.of, (each.name or "missing", "green" if each.name else "yellow"))
+            for each in findings.indexes
+        ],
+    )
+    if findings.look:
+        took = f"a look took {findings.look['seconds'] * 1000:.1f} ms; {findings.look['unfinished']} sessions"
+        screen.line("look", f"{took} are unfinished")
+    screen.line("proofs", _PROOFS)
+    for warning in findings.warnings:
+        screen.line("warning", warning, "yellow")
+    for problem in findings.problems:
+        screen.line("problem", problem, "red")
+    usable = "not usable" if findings.problems else "usable"
+    screen.line("summary", usable, "bold red" if findings.problems else "bold green")
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)

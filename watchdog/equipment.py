@@ -1,0 +1,140 @@
+"""What a command works with, whichever database the sessions are in."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+from watchdog.app import assemble
+from watchdog.climb import Confirm
+from watchdog.clock import SystemClock
+from watchdog.database_url import PostgresUrl
+from watchdog.errors import AlreadyWatched
+from watchdog.in_postgres import replica
+from watchdog.no_journal import NoJournal
+from watchdog.opening import locate
+from watchdog.ports import Fleet, History, Owners, Store
+from watchdog.right import Right, named
+from watchdog.settings import Loaded, Settings
+from watchdog.sidecar import sidecar
+from watchdog.watch import Listener, Watch
+
+
+class Equipment(Protocol):
+    """What a command works with."""
+
+    @property
+    def place(self) -> str:
+        """The database, for people."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """The sessions."""
+        ...
+
+    @property
+    def fleet(self) -> Fleet:
+        """Who runs them."""
+        ...
+
+    @property
+    def owners(self) -> Owners:
+        """Who has the database open."""
+        ...
+
+    @property
+    def journal(self) -> History | NoJournal:
+        """What was done."""
+        ...
+
+    def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
+        """A watch on these."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _InPostgres:
+    """See `Equipment`."""
+
+    place: str
+    settings: Settings
+    store: Store
+    fleet: Fleet
+    owners: Owners
+    journal: History | NoJournal
+    right: Right
+    confirm: Confirm
+
+    def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
+        return assemble(
+            self.settings,
+            store=self.store,
+            fleet=self.fleet,
+            owners=self.owners,
+            mandate=self.right,
+            journal=self.journal,
+            listeners=listeners,
+            dry_run=dry_run,
+            confirm=self.confirm,
+        )
+
+
+@asynccontextmanager
+async def equipment(loaded: Loaded, *, acts: bool, needs_journal: bool = True) -> AsyncIterator[Equipment]:
+    """Open what the settings name, for a command that looks once.
+
+    Args:
+        acts: something may be done. In PostgreSQL only the holder of the lease may; a file's lock is not needed for
+            what a person asks for.
+        needs_journal: it can't do without.
+
+    Raises:
+        DatabaseError: the database can't be used.
+        SettingsError: a setting can't be used.
+        JournalUnusable: the journal can't be used.
+        AlreadyWatched: a replica has the lease, and acts.
+    """
+    if isinstance(locate(loaded), PostgresUrl):
+        opened = _in_postgres(loaded, acts=acts, needs_journal=needs_journal)
+    else:
+        opened = sidecar(loaded, feeds=False, needs_journal=needs_journal)
+    async with opened as found:
+        yield found
+
+
+@asynccontextmanager
+async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> AsyncIterator[Equipment]:
+    async with replica(
+        loaded.settings,
+        None,
+        own=None,
+        clock=SystemClock(),
+        directories=frozenset,
+        changed=lambda: None,
+        acts=acts,
+        needs_journal=needs_journal,
+    ) as found:
+        if acts and not found.lease.acquire():
+            raise AlreadyWatched(
+                f"Another watchdog ({named(found.lease.holder())}) acts on {found.store.place}: the server that it "
+                "is a part of ends what is asked for (`Watchdog.release`). Ask it, or stop it first."
+            )
+        async with anyio.create_task_group() as group:
+            for task in found.tasks:
+                group.start_soon(task)
+            # Nothing is known of the replicas before they were read once.
+            await found.fleet.discover(await found.owners.look())
+            yield _InPostgres(
+                place=found.store.place,
+                settings=loaded.settings,
+                store=found.store,
+                fleet=found.fleet,
+                owners=found.owners,
+                journal=found.journal,
+                right=found.lease,
+                confirm=found.lease.confirm,
+            )
+            group.cancel_scope.cancel()

@@ -1,0 +1,126 @@
+"""What an embedded watchdog works on, on SQLite or in PostgreSQL: opened, and closed with its context."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from watchdog.climb import Confirm, confirmed
+from watchdog.database_url import PostgresUrl
+from watchdog.embedded import EmbeddedFleet
+from watchdog.errors import DatabaseMissing, DatabaseUnsupported
+from watchdog.in_postgres import replica
+from watchdog.lock import DatabaseLock
+from watchdog.no_journal import NoJournal
+from watchdog.opencode.database import OpencodeDatabase
+from watchdog.opencode.owners import ProcessOwners
+from watchdog.opening import open_journal
+from watchdog.ports import Clock, Fleet, History, Owners, Server, Store
+from watchdog.right import Right
+from watchdog.settings import Settings
+
+
+class Directories(Protocol):
+    """Names the directories in which something is unfinished, as the last look saw it."""
+
+    def __call__(self) -> Collection[str]:
+        """Name them."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Means:
+    """What a watchdog works on.
+
+    Attributes:
+        database: for people.
+        right: to act.
+        confirm: asks, right before an act, whether the right was lost meanwhile.
+        tasks: what runs beside the loop, until it is cancelled.
+    """
+
+    database: str
+    store: Store
+    fleet: Fleet
+    owners: Owners
+    journal: History | NoJournal
+    right: Right
+    confirm: Confirm = confirmed
+    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+
+
+@asynccontextmanager
+async def means(
+    settings: Settings,
+    *,
+    engine: AsyncEngine | None,
+    server: Server,
+    clock: Clock,
+    directories: Directories,
+    changed: Callable[[], None],
+    acts: bool,
+) -> AsyncIterator[Means]:
+    """Open what the settings name, or the engine.
+
+    Args:
+        server: answers for the sessions of this process.
+        directories: where something is unfinished.
+        changed: is told when the right to act was gained or lost.
+        acts: something may be done; false in a dry run.
+
+    Raises:
+        SettingsError: a setting can't be meant for this database.
+        DatabaseError: the database can't be used.
+        JournalUnusable: the journal can't be used, and is not `off`.
+        AlreadyWatched: a watchdog runs in this process already.
+    """
+    if not isinstance(settings.database, PostgresUrl) and (engine is None or engine.dialect.name != "postgresql"):
+        async with _on_file(settings, settings.database or _path_of(engine), engine, server, clock) as file:
+            yield file
+        return
+    who = {"own": server, "clock": clock, "directories": directories, "changed": changed}
+    async with replica(settings, engine, **who, acts=acts, needs_journal=True) as found:
+        yield Means(
+            database=found.store.place,
+            store=found.store,
+            fleet=found.fleet,
+            owners=found.owners,
+            journal=found.journal,
+            right=found.lease,
+            confirm=found.lease.confirm,
+            tasks=found.tasks,
+        )
+
+
+@asynccontextmanager
+async def _on_file(
+    settings: Settings, path: Path, engine: AsyncEngine | None, server: Server, clock: Clock
+) -> AsyncIterator[Means]:
+    async with (
+        await OpencodeDatabase.open(path, engine=engine) as store,
+        open_journal(settings, path, os.environ, Path.home()) as journal,
+    ):
+        with DatabaseLock(path) as lock:
+            yield Means(
+                database=str(path),
+                store=store,
+                fleet=EmbeddedFleet(server),
+                owners=ProcessOwners(path, clock=clock, embedded=True),
+                journal=journal,
+                right=lock,
+            )
+
+
+def _path_of(engine: AsyncEngine | None) -> Path:
+    if engine is None:
+        raise DatabaseMissing("Nothing names the database: pass an engine, or set `database`.")
+    if engine.dialect.name != "sqlite":
+        raise DatabaseUnsupported(f"An engine of {engine.dialect.name} can't be watched: SQLite and PostgreSQL can.")
+    name = engine.url.database
+    if not name or name == ":memory:":
+        raise DatabaseMissing("the engine has no database file; name it with the setting `database`")
+    return Path(name)

@@ -1,0 +1,143 @@
+"""The indexes that looks rest on: how they are made, whether they are there, and what a look costs without them.
+
+Nothing is made here: an index on the sessions' tables is the server's own to decide about. With the two partial ones
+a look reads what is open; without them it reads both tables as a whole.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from watchdog.errors import DatabaseUnavailable
+from watchdog.postgres import queries
+from watchdog.postgres.connection import STATEMENT_SECONDS, place_of, transaction, translated
+from watchdog.postgres.queries import Data
+
+# ruff: noqa: S608 - the pieces are constants
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """An index that looks want.
+
+    Attributes:
+        table: on which.
+        of: what it holds, for people.
+        statement: makes it, without a lock that keeps others from writing.
+        question: what a look asks by way of it.
+    """
+
+    table: str
+    of: str
+    statement: str
+    question: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Whether an index is there.
+
+    Attributes:
+        name: of the one that PostgreSQL would use; None when there is none.
+        rows: how many rows each look reads without it, as the statistics say; None when they say nothing.
+        megabytes: how large they are.
+    """
+
+    index: Index
+    name: str | None
+    rows: int | None
+    megabytes: float
+
+
+def partial(data: Data) -> tuple[Index, ...]:
+    """The two over what is open.
+
+    Args:
+        data: the type of `message.data` and `part.data`.
+    """
+    wanted = {
+        "message": ("open turns", queries.OPEN_MESSAGE.format(kind=data)),
+        "part": ("open calls", queries.OPEN_PART.format(kind=data)),
+    }
+    return tuple(
+        Index(
+            table=table,
+            of=of,
+            statement=(
+                f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {table}_open_idx ON {table} (session_id) WHERE\n    "
+                f"{condition.replace(f'{table}.', '').replace(' AND ', f'{_NEXT_LINE}AND ', 2)};"
+            ),
+            question=f"SELECT {table}.id FROM {table} WHERE {condition}",
+        )
+        for table, (of, condition) in wanted.items()
+    )
+
+
+def _plain(table: str, name: str, of: str, *columns: str) -> Index:
+    statement = f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {table} ({', '.join(columns)});"
+    return Index(table=table, of=of, statement=statement, question=f"SELECT id FROM {table} WHERE {columns[0]} = 'x'")
+
+
+PLAIN: Final = (
+    _plain(
+        "message", "message_session_time_created_id_idx", "messages by session", "session_id", "time_created", "id"
+    ),
+    _plain("part", "part_message_id_id_idx", "parts by message", "message_id", "id"),
+    _plain("session", "session_parent_idx", "sessions by parent", "parent_id"),
+)
+"""Those of opencode's own that looks use, under opencode's names."""
+
+_NEXT_LINE: Final = "\n    "
+_PREFACE: Final = """\
+-- What opencode-watchdog looks for is found by two small indexes: they hold what is open, and nothing else.
+-- Outside a transaction, as CONCURRENTLY wants it; writers go on meanwhile.
+"""
+_OTHERS: Final = """\
+-- Looks use these of opencode's own indexes, too. A database that was made another way may lack them.
+"""
+_WITHOUT_SCANS: Final = "SELECT set_config('enable_seqscan', 'off', TRUE)"
+_SIZE: Final = """
+    SELECT CAST(class.reltuples AS bigint) AS rows, pg_total_relation_size(class.oid) / 1e6 AS megabytes
+    FROM pg_catalog.pg_class AS class WHERE class.oid = to_regclass(:table)
+"""
+
+
+def as_script(data: Data) -> str:
+    """The statements, for people and for `psql`; those of opencode's own as comments."""
+    needed = "\n".join(index.statement for index in partial(data))
+    others = "\n".join(f"-- {index.statement}" for index in PLAIN)
+    return f"{_PREFACE}{needed}\n{_OTHERS}{others}\n"
+
+
+async def look_for(engine: AsyncEngine, data: Data) -> tuple[Finding, ...]:
+    """Ask PostgreSQL how it would read without a sequential scan: only an index that really serves is found.
+
+    Raises:
+        DatabaseUnavailable: it can't be asked.
+    """
+    place = place_of(engine.url.render_as_string(hide_password=True))
+    with translated(place, DatabaseUnavailable):
+        async with transaction(engine, seconds=STATEMENT_SECONDS, postgresql_readonly=True) as connection:
+            await connection.execute(text(_WITHOUT_SCANS))
+            return tuple([await _finding(connection, index) for index in (*partial(data), *PLAIN)])
+
+
+async def _finding(connection: AsyncConnection, index: Index) -> Finding:
+    plan = (await connection.execute(text(f"EXPLAIN (FORMAT JSON) {index.question}"))).scalar_one()
+    size = (await connection.execute(text(_SIZE), {"table": index.table})).mappings().one()
+    return Finding(
+        index=index,
+        name=_index_in((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]),
+        rows=None if size["rows"] < 0 else int(size["rows"]),
+        megabytes=round(float(size["megabytes"]), 1),
+    )
+
+
+def _index_in(plan: dict[str, Any]) -> str | None:
+    """The index that a plan reads by, if it does not read the whole of it to filter."""
+    if "Index Name" in plan and ("Index Cond" in plan or "Filter" not in plan):
+        return str(plan["Index Name"])
+    return next((found for each in plan.get("Plans", ()) if (found := _index_in(each)) is not None), None)

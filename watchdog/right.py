@@ -1,0 +1,22 @@
+"""The right to act on a database, and who has it."""
+
+from typing import Protocol
+
+
+class Right(Protocol):
+    """The right to act on a database, and who has it."""
+
+    def acquire(self) -> bool:
+        """Take it if nobody has it. True while it is held."""
+        ...
+
+    def holder(self) -> int | str | None:
+        """The pid that the one who acts wrote down; the name of the replica in PostgreSQL."""
+        ...
+
+
+def named(holder: int | str | None) -> str:
+    """Who acts, for people: a pid, or the name of a replica."""
+    if isinstance(holder, str):
+        return f"replica {holder}"
+    return f"pid {holder}" if holder else "of unknown pid"
