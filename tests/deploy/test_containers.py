@@ -15,7 +15,7 @@ from tests.deploy.files import FOLDER, PROJECT, documents, run, settings_of
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
 from tests.support.program import NOWHERE, Program
-from tests.support.waiting import wait_until
+from tests.support.waiting import SECONDS, wait_until
 
 OLDEST_KUBERNETES = "1.29"
 """The first one with native sidecars switched on."""
@@ -132,7 +132,7 @@ async def test_the_probes_get_their_answer_by_the_address_of_the_pod_without_a_t
     kubelet = {"Host": "10.1.2.3:4097"}
     async with (
         program.started("run") as running,
-        httpx.AsyncClient(base_url=f"http://{address}", headers=kubelet) as client,
+        httpx.AsyncClient(base_url=f"http://{address}", headers=kubelet, timeout=SECONDS) as client,
     ):
         await running.said("control.listening")
 

@@ -149,7 +149,7 @@ async def test_a_database_that_is_locked_is_a_status_and_no_reason_to_restart(
         await systemd.hears("READY=1", more=running.stderr)
         rows.path.rename(rows.path.with_name("gone.db"))
         await systemd.hears("STATUS=the database can't be used; trying again", more=running.stderr)
-        before, began = systemd.said("WATCHDOG=1"), time.monotonic()
+        began, before = time.monotonic(), systemd.said("WATCHDOG=1")
         await wait_until(lambda: systemd.said("WATCHDOG=1") >= before + 3, "signs of life", explain=running.stderr)
         assert time.monotonic() - began >= 0.3, "every half of the time that it may be silent"
         rows.path.with_name("gone.db").rename(rows.path)

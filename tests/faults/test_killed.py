@@ -94,7 +94,7 @@ def scene(path: Path, program: Program) -> Scene:
 async def start_and_stop(program: Program, true: Callable[[], object]) -> None:
     """Run the service until something is true, then stop it as a supervisor does."""
     async with program.started("run") as process:
-        await wait_until(true, "the end", seconds=20, explain=process.stderr)
+        await wait_until(true, "the end", explain=process.stderr)
         process.signal(signal.SIGTERM)
         await process.finished()
 
@@ -102,7 +102,7 @@ async def start_and_stop(program: Program, true: Callable[[], object]) -> None:
 async def die(program: Program, point: Point, command: str) -> None:
     """Let it die there."""
     async with dying(program, point).started(command) as process:
-        await wait_until(lambda: process.process.poll() is not None, f"its death {point}", seconds=20,
+        await wait_until(lambda: process.process.poll() is not None, f"its death {point}",
                          explain=process.stderr)  # fmt: skip
         assert process.process.returncode == KILLED, process.stderr()
 

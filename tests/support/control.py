@@ -22,8 +22,8 @@ from watchdog.sidecar import sidecar
 from watchdog.watch import Watch
 
 TOKEN: Final = "the-token-of-these-tests-" + "0" * 20
-PATIENT: Final = Bounds(patience_seconds=30)
-UNHURRIED: Final = Bounds(rate=10_000, burst=10_000, doubtful_rate=10_000, doubtful_burst=10_000, patience_seconds=30)
+PATIENT: Final = Bounds(patience_seconds=60)
+UNHURRIED: Final = Bounds(rate=10_000, burst=10_000, doubtful_rate=10_000, doubtful_burst=10_000, patience_seconds=60)
 
 Json = dict[str, Any]
 
@@ -109,7 +109,7 @@ async def api(
             control.begin(watch)
             base = f"http://{address}"
             async with httpx.AsyncClient(
-                base_url=base, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=30, trust_env=False
+                base_url=base, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60, trust_env=False
             ) as client:
                 try:
                     await wait_until(lambda: _looked(client, acting=begins and not dry_run), "the first look")

@@ -133,7 +133,7 @@ async def _answer(prepared: str, line: str) -> dict[str, Any]:
         process.kill()
         await process.communicate()
         return {}
-    printed, complaints = await asyncio.wait_for(process.communicate(), 30)
+    printed, complaints = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, (line, complaints)
     assert printed, line
     try:

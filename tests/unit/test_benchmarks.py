@@ -320,7 +320,7 @@ async def test_the_scripted_server_tells_its_listeners_what_it_is_at_work_on(gen
 def test_the_writer_leaves_nothing_that_is_not_taken_away(generated: Path, plain: sqlite3.Connection) -> None:
     before = _rows(generated)
     with opened(generated, 2):
-        assert write(generated, seconds=0.05, sessions=2) > 0
+        assert write(generated, seconds=0.5, sessions=2) > 0
         assert _rows(generated) != before
     clear(plain)
     assert _rows(generated) == before

@@ -5,7 +5,6 @@ import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 from starlette.datastructures import Headers
@@ -14,6 +13,7 @@ from tests.fakes.server import FakeServer
 from tests.support.control import TOKEN, UNHURRIED, Api, api
 from tests.support.database import OpencodeFile
 from tests.support.program import path, rows
+from tests.support.waiting import wait_until
 from tests.unit.test_commands import at_work
 from watchdog.control import server
 from watchdog.control.app import OPEN_PATHS
@@ -183,7 +183,7 @@ async def test_each_way_in_needs_the_token_the_right_name_and_no_foreign_page(ro
     async with api(rows, fake, bounds=Bounds(doubtful_burst=1000)) as served:
         found = [each async for each in routes(served)]
         assert len(found) == 16
-        async with httpx.AsyncClient(base_url=served.url, trust_env=False) as stranger:
+        async with httpx.AsyncClient(base_url=served.url, timeout=60, trust_env=False) as stranger:
             for method, where in found:
                 right = {"Authorization": f"Bearer {TOKEN}"}
                 bad: list[tuple[dict[str, str], int]] = [
@@ -209,18 +209,20 @@ async def test_each_way_in_needs_the_token_the_right_name_and_no_foreign_page(ro
 
 async def test_too_many_requests_are_told_when_to_come_again(rows: OpencodeFile) -> None:
     async with api(rows, FakeServer(), bounds=Bounds(rate=1.0, burst=30.0)) as served:
-        answers = [await served.client.get("/api/v1/sessions") for _ in range(40)]
-    limited = [answer for answer in answers if answer.status_code == 429]
-    assert limited
-    assert limited[0].json()["type"].endswith(":too-many-requests")
-    assert 1 <= int(limited[0].headers["retry-after"]) <= 2
+        taken = 0
+        while (answer := await served.client.get("/api/v1/sessions")).status_code == 200:
+            taken += 1
+            assert taken < 400  # on a slow machine the allowance grows meanwhile
+    assert answer.status_code == 429
+    assert answer.json()["type"].endswith(":too-many-requests")
+    assert 1 <= int(answer.headers["retry-after"]) <= 2
 
 
 async def test_a_listed_page_gets_cors_headers_and_no_other(rows: OpencodeFile) -> None:
     page = "https://ui.example"
     preflight = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
     async with api(rows, FakeServer(), control_origins=[page]) as served:
-        async with httpx.AsyncClient(base_url=served.url, trust_env=False) as browser:
+        async with httpx.AsyncClient(base_url=served.url, timeout=60, trust_env=False) as browser:
             asked = await browser.options("/api/v1/pause", headers={"Origin": page, **preflight})
             other = await browser.options("/api/v1/pause", headers={"Origin": "https://evil.example", **preflight})
         answer = await served.client.get("/api/v1/sessions", headers={"Origin": page})
@@ -236,7 +238,7 @@ async def test_what_is_no_http_is_answered_and_the_api_goes_on(
         where = httpx.URL(served.url)
         two_hosts = b"GET / HTTP/1.1\r\nHost: a\r\nHost: 127.0.0.1\r\n\r\n"
         for rubbish in (b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/9\r\n\r\n", b"X" * 70_000, two_hosts):
-            with socket.create_connection((where.host, where.port or 0), timeout=5) as raw:
+            with socket.create_connection((where.host, where.port or 0), timeout=60) as raw:
                 raw.sendall(rubbish)
         assert (await served.client.get("/healthz")).status_code == 200
     assert "Traceback" not in "".join(capfd.readouterr())
@@ -255,23 +257,26 @@ async def test_the_token_is_in_no_answer_and_no_log_line(
 async def test_a_client_that_does_not_say_what_it_wants_is_hung_up_on(
     rows: OpencodeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HEAD_SECONDS", 2.0)
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     async with api(rows, FakeServer()) as served:
         where = httpx.URL(served.url)
-        for said, then in ((b"", b""), (whole[:20], b""), (whole, whole[:20])):
+
+        async def hung_up_on(said: bytes, then: bytes) -> None:
             reader, writer = await asyncio.open_connection(where.host, where.port)
             writer.write(said)
             if then:
-                assert (await asyncio.wait_for(reader.readuntil(b"}"), 10)).startswith(b"HTTP/1.1 200 OK")
+                assert (await asyncio.wait_for(reader.readuntil(b"}"), 60)).startswith(b"HTTP/1.1 200 OK")
                 writer.write(then)
-            assert await asyncio.wait_for(reader.read(), 10) == b""
+            assert await asyncio.wait_for(reader.read(), 60) == b""
             writer.close()
+
+        await asyncio.gather(hung_up_on(b"", b""), hung_up_on(whole[:20], b""), hung_up_on(whole, whole[:20]))
         reader, writer = await asyncio.open_connection(where.host, where.port)
-        for _ in range(3):  # one that asks again and again is not
+        for _ in range(5):  # one that asks again and again is not
             writer.write(whole)
-            assert (await asyncio.wait_for(reader.readuntil(b"}"), 10)).startswith(b"HTTP/1.1 200 OK")
-            await asyncio.sleep(0.2)
+            assert (await asyncio.wait_for(reader.readuntil(b"}"), 60)).startswith(b"HTTP/1.1 200 OK")
+            await asyncio.sleep(0.5)
         writer.close()
 
 
@@ -283,12 +288,11 @@ async def test_who_opens_connections_and_says_nothing_keeps_nobody_out_and_takes
         where = httpx.URL(served.url)
         opened = [await asyncio.open_connection(where.host, where.port) for _ in range(200)]
         transport = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
-        async with httpx.AsyncClient(base_url=served.url, transport=transport) as other:
+        async with httpx.AsyncClient(base_url=served.url, timeout=60, transport=transport) as other:
             for _ in range(3):
                 assert (await other.get("/healthz")).status_code == 200
-        with anyio.move_on_after(1):
-            await asyncio.gather(*(reader.read() for reader, _ in opened))
-        still_open = [reader for reader, _ in opened if not reader.at_eof() and reader.exception() is None]
+        ends = [asyncio.ensure_future(reader.read()) for reader, _ in opened]
+        await wait_until(lambda: sum(not end.done() for end in ends) < 64, "the others to be hung up on")
         for _, writer in opened:
             writer.close()
-    assert len(still_open) < 64
+        await asyncio.gather(*ends, return_exceptions=True)

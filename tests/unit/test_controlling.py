@@ -36,7 +36,7 @@ async def test_the_link_of_the_page_holds_the_token_that_the_start_made(program:
         kept = program.home / ".local/state/opencode-watchdog/control-token"
         assert kept.read_text().strip() == found[1]
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60, trust_env=False) as client:
             headers = {"Authorization": f"Bearer {found[1]}"}
             assert (await client.get("/api/v1/sessions", headers=headers)).status_code in {200, 503}
             assert (await client.get("/api/v1/sessions")).status_code == 401
@@ -131,7 +131,7 @@ async def test_a_failure_of_the_api_is_told_and_the_loop_goes_on(program: Progra
         looked = running.stderr().count("watch.looked")
         await wait_until(lambda: running.stderr().count("watch.looked") >= looked + 3, "three more looks")
         running.process.terminate()
-        await asyncio.to_thread(running.process.wait, 15)
+        await asyncio.to_thread(running.process.wait, 60)
     assert running.process.returncode == 0
     events = [json.loads(line) for line in running.stderr().splitlines() if line.startswith("{")]
     (failed,) = [each for each in events if each["event"] == "control.failed"]

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from watchdog.demo.screen import Screen
 from watchdog.demo.stories import STORIES, Ending, Story, examine
 from watchdog.model import Ask, SessionId, Status
 
-LONGEST_SECONDS = 25
+LONGEST_SECONDS = 120
 SETTLED = "Ended by opencode-watchdog: nobody executes it."
 
 
@@ -62,11 +61,9 @@ class Denies(DemoHost):
 
 
 def test_without_a_terminal_it_prints_plain_lines_and_ends_well_by_itself(tmp_path: Path) -> None:
-    began = time.monotonic()
     with demo_in(tmp_path) as demo:
         out, err = demo.communicate(timeout=LONGEST_SECONDS)
     assert (demo.returncode, err) == (0, ""), out
-    assert time.monotonic() - began < LONGEST_SECONDS
     assert "\x1b" not in out
     for story in STORIES:
         name = story.name.removeprefix("└ ")
@@ -91,7 +88,7 @@ def test_an_interrupt_ends_it_cleanly(tmp_path: Path) -> None:
 async def test_a_host_that_does_not_abort_makes_it_fail(tmp_path: Path) -> None:
     console = a_terminal()
     before = structlog.get_config()
-    code = await play(tmp_path, console, make_host=IdleAborts, pace=Pace(longest_seconds=7.5))
+    code = await play(tmp_path, console, make_host=IdleAborts, pace=Pace(longest_seconds=10))
     assert code == 1
     assert "wrong: hung tool call: it must be ended by an abort" in text_of(console)
     assert "log: warning outcome msg_hung" in text_of(console)
@@ -102,7 +99,7 @@ async def test_a_host_that_does_not_abort_makes_it_fail(tmp_path: Path) -> None:
 
 async def test_healthy_sessions_that_are_ended_make_it_fail(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=300)
-    code = await play(tmp_path, console, make_host=Denies, pace=Pace(longest_seconds=2.5))
+    code = await play(tmp_path, console, make_host=Denies, pace=Pace(longest_seconds=5))
     assert code == 1
     for name in ("healthy parent", "healthy stream", "question", "long test run", "waiting parent"):
         assert f"wrong: {name}: it must be " in text_of(console)

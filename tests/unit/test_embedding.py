@@ -45,7 +45,7 @@ class TestTouch:
         world.host.abort = timed  # type: ignore[method-assign]
         async with world.running(idle_timeout=IDLE) as dog:
             until = time.monotonic() + 2 * IDLE.total_seconds()
-            while time.monotonic() < until:
+            while time.monotonic() < until or len(world.notes.looks) < 3:
                 touched = time.time()
                 dog.touch(session)
                 await anyio.sleep(0.05)
@@ -104,7 +104,7 @@ class TestTouch:
         assert not any(look.judgement.verdicts for look in after)
         (line,) = named(logs, "loop.blocked")
         assert line["log_level"] == "warning"
-        assert 1.3 <= line["seconds"] < 15
+        assert 1.3 <= line["seconds"] < 60
 
     def test_what_is_over_is_forgotten_and_what_a_look_did_not_see_yet_is_not(self) -> None:
         touches = Touches(FakeClock())
@@ -161,7 +161,7 @@ class TestRelease:
             await abort(session_id, directory)
 
         world.host.abort = waits  # type: ignore[method-assign]
-        async with world.running(abort_timeout=timedelta(seconds=30)) as dog, anyio.create_task_group() as group:
+        async with world.running(abort_timeout=timedelta(seconds=60)) as dog, anyio.create_task_group() as group:
             await begun.wait()
             answers: list[tuple[watchdog.Outcome, ...]] = []
 
@@ -185,7 +185,7 @@ class TestRelease:
             await abort(session_id, directory)
 
         world.host.abort = waits  # type: ignore[method-assign]
-        async with world.running(abort_timeout=timedelta(seconds=30)) as dog:
+        async with world.running(abort_timeout=timedelta(seconds=60)) as dog:
             waiting = asyncio.create_task(dog.release(session))
             await begun.wait()
             waiting.cancel()
@@ -290,12 +290,15 @@ class TestServe:
 
         monkeypatch.setattr("watchdog.watch.judge", breaks)
         dog = watchdog.Watchdog(world.settings(), host=world.host, engine=world.engine)
-        with structlog.testing.capture_logs() as logs, anyio.fail_after(10), pytest.raises(ExceptionGroup) as caught:
+        with structlog.testing.capture_logs() as logs, anyio.fail_after(60), pytest.raises(ExceptionGroup) as caught:
             await dog.serve()
         assert caught.group_contains(ZeroDivisionError)
         assert len(named(logs, "watch.failed")) == 1
 
-    async def test_a_host_that_hangs_delays_the_end_by_no_look(self, world: World) -> None:
+    async def test_a_host_that_hangs_delays_the_end_by_no_look(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("watchdog.hosting.ANSWER_SECONDS", 600)
         world.unfinished("1")
         asked = anyio.Event()
 
@@ -309,8 +312,8 @@ class TestServe:
         task = asyncio.create_task(dog.serve())
         await asked.wait()
         task.cancel()
-        # The host may take 5 s to answer; nothing is under way, so nobody waits for it.
-        done, _ = await asyncio.wait([task], timeout=3)
+        # The host may take 10 min to answer; nothing is under way, so nobody waits for it.
+        done, _ = await asyncio.wait([task], timeout=60)
         assert done == {task}
 
     async def test_a_look_and_an_abort_that_both_hang_are_cut_after_the_grace(self, world: World) -> None:
@@ -328,7 +331,7 @@ class TestServe:
             return await statuses(directory)
 
         world.host.abort, world.host.statuses = hangs, hangs_later  # type: ignore[method-assign,assignment]
-        limits = {"abort_timeout": timedelta(seconds=30), "shutdown_grace": timedelta(seconds=0.1)}
+        limits = {"abort_timeout": timedelta(seconds=60), "shutdown_grace": timedelta(seconds=0.1)}
         with structlog.testing.capture_logs(), pytest.raises(ShutdownTimedOut, match=session):
             async with world.running(**limits):
                 await asked.wait()

@@ -14,12 +14,13 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import SECONDS, wait_until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LIMITS: Final = """{
-    "poll_interval": "100ms", "tool_timeout": "1s", "idle_timeout": "1s", "orphan_grace": "500ms",
-    "abort_timeout": "5s", "abort_grace": "5s", "shutdown_grace": "5s"
+    "poll_interval": "100ms", "tool_timeout": "60s", "tool_timeouts": {"hang": "1s", "question": "3s"},
+    "idle_timeout": "2s", "orphan_grace": "500ms", "abort_timeout": "60s", "abort_grace": "60s",
+    "shutdown_grace": "30s"
 }"""
 HANG: Final = {"tool": "hang"}
 ABORTED: Final = "MessageAbortedError"
@@ -45,7 +46,7 @@ class Server:
     def stop(self, number: signal.Signals) -> None:
         """End it, and wait for that."""
         self.process.send_signal(number)
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=SECONDS)
 
 
 @contextmanager
@@ -87,7 +88,7 @@ class Client:
             found = await self.read(session)
             return found if "completed" in found["turn"]["time"] else None
 
-        return await wait_until(look, f"the end of {session}", seconds=30)
+        return await wait_until(look, f"the end of {session}")
 
     async def calling(self, session: str) -> None:
         """Wait until its call is open."""
@@ -107,8 +108,8 @@ class Client:
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[Client]:
-    url = await wait_until(server.url, "the server", seconds=30, explain=server.log)
-    async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+    url = await wait_until(server.url, "the server", explain=server.log)
+    async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as http:
         yield Client(http)
 
 
@@ -118,7 +119,7 @@ def states(found: Mapping[str, Any]) -> list[str]:
 
 
 async def test_what_hangs_or_went_silent_is_ended_and_what_lives_is_not(client: Client) -> None:
-    stream = await client.begin({"tool": "stream", "seconds": 3})
+    stream = await client.begin({"tool": "stream", "seconds": 6})
     question = await client.begin({"tool": "question"})
     silent = await client.begin({"tool": "silent", "seconds": 0.2})
     hung = await client.begin(HANG)
@@ -159,16 +160,18 @@ async def test_a_release_over_http_ends_a_session_at_once(client: Client) -> Non
 
 async def test_after_a_crash_the_next_start_settles_what_was_open_and_ends_cleanly(tmp_path: Path) -> None:
     with started(tmp_path) as first:
-        url = await wait_until(first.url, "the server", seconds=30, explain=first.log)
-        async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+        url = await wait_until(first.url, "the server", explain=first.log)
+        async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as http:
             session = await Client(http).begin({"tool": "question"})
             await Client(http).calling(session)
         first.stop(signal.SIGKILL)
     with started(tmp_path) as second:
-        url = await wait_until(second.url, "the server", seconds=30, explain=second.log)
-        async with httpx.AsyncClient(base_url=url, timeout=20) as http:
+        url = await wait_until(second.url, "the server", explain=second.log)
+        async with httpx.AsyncClient(base_url=url, timeout=SECONDS) as http:
             found = await Client(http).ended(session)
-            other = await Client(http).begin(HANG)  # it is at work when the server is told to stop
+            other = await Client(http).begin(
+                {"tool": "sleep", "seconds": 600}
+            )  # it is at work when the server is told to stop
             await Client(http).calling(other)
         second.stop(signal.SIGTERM)
         assert (states(found), found["turn"]["error"]["name"]) == (["error"], ABORTED)

@@ -187,10 +187,17 @@ async def test_a_command_that_looks_once_listens_to_nothing() -> None:
 
 
 async def test_cancelling_in_the_middle_of_a_greeting_leaves_nothing_open() -> None:
-    world = World()
-    async with loopback(hang) as url, world.fleet() as fleet:
-        with anyio.move_on_after(0.05):
-            await fleet.discover(holding(port_of(url)))
+    world, asked = World(), anyio.Event()
+
+    async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await hang(reader, writer)
+
+    async with loopback(hangs) as url, world.fleet() as fleet:
+        async with anyio.create_task_group() as group:
+            group.start_soon(fleet.discover, holding(port_of(url)))
+            await asked.wait()
+            group.cancel_scope.cancel()
         assert names(fleet) == []
         assert world.made[0]._client.is_closed
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import DIRECTORY, NOW, ago
 from watchdog.judge import _Bench, judge, release, reprove
 from watchdog.limits import limit_of
@@ -236,7 +237,7 @@ def scene(seed: int) -> Scene:
 def on_many_scenes(test: Callable[[Scene], None]) -> Callable[[], None]:
     """Run a test on as many scenes as a second allows."""
 
-    @settings(max_examples=800, deadline=None)
+    @settings(ANY_MACHINE, max_examples=800)
     @given(seed=st.integers(0, 2**48))
     def run(seed: int) -> None:
         test(scene(seed))

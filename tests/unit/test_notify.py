@@ -5,7 +5,6 @@ import json
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +16,7 @@ from structlog.testing import capture_logs
 
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, python, rows
-from tests.support.waiting import wait_until
+from tests.support.waiting import SECONDS, wait_until
 from watchdog.alerts import Alert, Severity
 from watchdog.errors import SettingsError
 from watchdog.notify import MOST_WAITING, TALKATIVE, Notifier
@@ -25,6 +24,8 @@ from watchdog.notify import MOST_WAITING, TALKATIVE, Notifier
 __all__ = ["path", "program", "rows"]
 
 ALERT = Alert(title="opencode-watchdog on box: gave up on ses_1", body="it stayed open", severity=Severity.FAILURE)
+HANGS_SECONDS = 240
+"""How long Apprise waits for a receiver that does not answer: longer than anything here takes."""
 SECRET = "hush-1234567890"  # noqa: S105 - it is what must show nowhere
 
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")  # Apprise asks for it
@@ -63,7 +64,7 @@ class Take(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.go_on.wait(20)
+        self.server.go_on.wait()
         self.server.taken.append(body)
         self.send_response(self.server.status)
         self.send_header("Content-Length", "0")
@@ -91,7 +92,7 @@ async def test_an_alert_arrives_as_it_was_told() -> None:
     with inbox() as there:
         notifier = Notifier([there.address], source="test")
         notifier.tell(ALERT)
-        await notifier.finish(10)
+        await notifier.finish(SECONDS)
         (taken,) = there.taken
     assert (taken["title"], taken["message"], taken["type"]) == (ALERT.title, ALERT.body, "failure")
     assert notifier.counts.read() == {"sent": 1, "failed": 0, "dropped": 0}
@@ -108,7 +109,7 @@ async def test_one_that_refuses_is_counted_and_logged_once_until_it_takes_one() 
         await wait_until(lambda: notifier.counts.read()["sent"] == 1, "one that was taken")
         there.status = 500
         notifier.tell(ALERT)
-        await notifier.finish(10)
+        await notifier.finish(SECONDS)
     assert notifier.counts.read() == {"sent": 1, "failed": 3, "dropped": 0}
     assert [(line["event"], line["receiver"]) for line in lines] == [("alert.failed", "notify[0] (JSON)")] * 2
 
@@ -116,22 +117,19 @@ async def test_one_that_refuses_is_counted_and_logged_once_until_it_takes_one() 
 async def test_one_that_hangs_slows_neither_the_loop_nor_the_others_and_costs_at_most_what_is_queued() -> None:
     with inbox() as hanging, inbox() as there, capture_logs() as lines:
         hanging.go_on.clear()
-        notifier = Notifier([f"{hanging.address}?rto=20", there.address], source="test")
-        began = time.monotonic()
+        notifier = Notifier([f"{hanging.address}?rto={HANGS_SECONDS}", there.address], source="test")
         notifier.tell(ALERT)
         await wait_until(lambda: len(there.taken) == 1, "the other one")
-        for number in range(MOST_WAITING + 5):
+        for _ in range(MOST_WAITING + 5):
             notifier.receivers[0].offer(ALERT)
-            assert time.monotonic() - began < 5, f"waited at alert {number}"
         await wait_until(lambda: notifier.counts.read()["dropped"] > 0, "dropped ones")
         assert notifier.counts.read()["dropped"] in {4, 5}, "one is under way, or about to be"
         assert [line["event"] for line in lines] == ["alert.dropped"], "once"
-        finishing = time.monotonic()
         await notifier.finish(0.2)
-        assert time.monotonic() - finishing < 3
+        assert (hanging.taken, notifier.counts.read()["failed"]) == ([], 0), "nobody waited for it"
         hanging.go_on.set()
         for receiver in notifier.receivers:
-            receiver._thread.join(20)
+            receiver._thread.join(SECONDS)
     assert len(hanging.taken) >= MOST_WAITING
 
 
@@ -141,7 +139,7 @@ async def test_the_end_gives_what_is_queued_a_moment() -> None:
         notifier = Notifier([there.address], source="test")
         for _ in range(3):
             notifier.tell(ALERT)
-        finishing = asyncio.ensure_future(notifier.finish(10))
+        finishing = asyncio.ensure_future(notifier.finish(SECONDS))
         await asyncio.sleep(0)
         there.go_on.set()
         await finishing
@@ -153,7 +151,7 @@ async def test_nobody_there_is_a_failure_that_shows_no_secret(caplog: pytest.Log
         closed.bind(("127.0.0.1", 0))
         notifier = Notifier([f"json://me:{SECRET}@127.0.0.1:{closed.getsockname()[1]}/{SECRET}"], source="test")
         notifier.tell(ALERT)
-        await notifier.finish(10)
+        await notifier.finish(SECONDS)
     assert notifier.counts.read()["failed"] == 1
     assert SECRET not in repr(lines) + caplog.text
 
@@ -218,7 +216,7 @@ async def test_a_run_tells_its_receivers_although_one_of_them_hangs(program: Pro
             servers=[NOWHERE],
             discover=False,
             poll_interval=0.1,
-            notify=[there.address, f"{hanging.address}?rto=20"],
+            notify=[there.address, f"{hanging.address}?rto={HANGS_SECONDS}"],
             notify_degraded_after="300ms",
             log_level="debug",
         )
@@ -227,9 +225,7 @@ async def test_a_run_tells_its_receivers_although_one_of_them_hangs(program: Pro
             looks = running.stderr().count("watch.looked")
             await wait_until(lambda: running.stderr().count("watch.looked") > looks + 3, "more looks")
             running.process.terminate()
-            terminated = time.monotonic()
-            done = await running.finished()
-            assert time.monotonic() - terminated < 10, "the one that hangs answers after 20 s"
+            done = await running.finished(HANGS_SECONDS / 2)
     assert done.code == 0
     assert "degraded for" in there.taken[0]["title"]
     assert str(rows.path) in there.taken[0]["message"]
@@ -269,7 +265,7 @@ async def test_what_is_queued_when_the_program_is_told_to_stop_is_still_sent(pro
             rows.call(rows.turn(rows.session(at=now_ms() - 3_600_000), at=now_ms() - 3_600_000))
     with inbox() as there:
         there.go_on.clear()
-        address = f"{there.address}?rto=20"
+        address = f"{there.address}?rto={HANGS_SECONDS}"
         program.settings(
             database=str(path), servers=[NOWHERE], discover=False, notify=[address], notify_on=["outcome"]
         )

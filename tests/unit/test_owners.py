@@ -281,7 +281,7 @@ def unshared() -> tuple[str, ...]:
 
 def why_not_unshared() -> str | None:
     try:
-        done = subprocess.run([*unshared(), "true"], capture_output=True, timeout=10, check=False, text=True)
+        done = subprocess.run([*unshared(), "true"], capture_output=True, timeout=60, check=False, text=True)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"unshare can't be run: {error}"
     return None if done.returncode == 0 else f"a pid namespace may not be made here: {done.stderr.strip()}"
@@ -324,7 +324,7 @@ def look_from_elsewhere(database: Path) -> tuple[str, str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=60,
     )
     found, supported = done.stdout.splitlines()
     return found, supported

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.properties import ANY_MACHINE
 from watchdog.limits import shortest_limit
 from watchdog.model import Policy
 from watchdog.pace import SHORTEST_DELAY_SECONDS, Pace, pause
@@ -52,6 +53,7 @@ def test_one_that_is_near_or_past_still_leaves_a_breath() -> None:
     assert delay(deadline=0.001) == delay(deadline=-5) == SHORTEST_DELAY_SECONDS
 
 
+@ANY_MACHINE
 @given(started=st.floats(0, 1000), limit=st.floats(0.1, 5000), looked=st.integers(0, 900_000))
 def test_the_look_at_a_limit_reads_a_clock_at_which_it_is_reached(started: float, limit: float, looked: int) -> None:
     """The wall clock is read in whole milliseconds, rounded down, and a limit may end between two of them."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.journal import FakeJournal
+from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import SERVER, busy, call, question, session
 from watchdog.clock import Timeline
 from watchdog.errors import JournalUnusable
@@ -384,6 +385,7 @@ moves = st.lists(
 )
 
 
+@ANY_MACHINE
 @given(memory=memories, history=moves, moment=st.integers(-(10**8), 10**8), later=st.floats(0, 10_000))
 def test_what_is_restored_tells_the_same_ages_as_what_was_dumped(
     memory: Memory, history: list[tuple[str, float]], moment: int, later: float

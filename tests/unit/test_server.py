@@ -549,7 +549,7 @@ async def test_what_is_asked_of_a_folder_is_asked_at_the_same_time_and_once_for_
             await writer.drain()
 
     async with loopback(answer) as url, server(url) as it:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             async with anyio.create_task_group() as group:
                 for _ in range(10):
                     group.start_soon(it.statuses, FOLDER)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
+from tests.support.properties import ANY_MACHINE
 from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
 from watchdog.model import Policy
@@ -140,6 +141,7 @@ def test_a_duration_out_of_range_is_refused_and_never_becomes_off(given_value: o
         parse_duration(given_value)
 
 
+@ANY_MACHINE
 @given(st.integers(min_value=1, max_value=3650 * 86_400_000))
 def test_a_duration_reads_back_as_it_was_written(milliseconds: int) -> None:
     duration = timedelta(milliseconds=milliseconds)
@@ -464,6 +466,7 @@ JSON = st.recursive(
 )
 
 
+@ANY_MACHINE
 @given(JSON)
 def test_plain_json_comes_through_unchanged(document: object) -> None:
     text = json.dumps(document, ensure_ascii=False, indent=1)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.properties import ANY_MACHINE
 from watchdog.model import Row, SessionId, TurnId
 from watchdog.settle import settle, settled_call, settled_turn
 
@@ -176,12 +177,14 @@ def test_of_several_rows_only_the_open_ones_are_written() -> None:
     assert writes[1].after == settled_turn(rows[2], text=TEXT, now_ms=NOW)
 
 
+@ANY_MACHINE
 @given(value=json_values)
 def test_nothing_crashes_it(value: object) -> None:
     settle_call(value)
     settle_turn(value)
 
 
+@ANY_MACHINE
 @given(
     state=st.dictionaries(st.sampled_from(["input", "metadata", "time", "title", "raw"]), json_values),
     more=json_values,

@@ -538,7 +538,7 @@ async def followed(store: OpencodeDatabase, last: Snapshot) -> Snapshot:
             return last
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan=STEPS)
 async def test_look_by_look_the_same_is_seen_as_by_reading_everything(
     tmp_path_factory: pytest.TempPathFactory, plan: list[tuple[str, int]]

@@ -46,7 +46,7 @@ from watchdog.watch import Assessment, Pace, Watch
 
 T = TypeVar("T")
 PLACE = "/project"
-SECONDS = 10.0
+SECONDS = 60.0
 """How long a test waits for an event before it fails."""
 POLICY = Policy(tool_timeout_seconds=60, idle_timeout_seconds=30, orphan_grace_seconds=30)
 QUICK = Pace(poll_interval_seconds=0.01, shutdown_grace_seconds=5)
