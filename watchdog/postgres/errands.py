@@ -44,6 +44,7 @@ _CLAIM: Final = f"""
         extract(epoch FROM clock_timestamp() - errand.asked_at)::float8 AS age_seconds
 """  # noqa: S608 - as above
 _ANSWER: Final = f"UPDATE {SCHEMA}.errand SET answer = $2 WHERE id = $1"  # noqa: S608 - as above
+_GIVE_UP: Final = f"UPDATE {SCHEMA}.errand SET answer = $2 WHERE answer = $1"  # noqa: S608 - as above
 _SWEEP: Final = f"DELETE FROM {SCHEMA}.errand WHERE asked_at < clock_timestamp() - interval '1 day'"  # noqa: S608 - as above
 
 
@@ -221,6 +222,16 @@ class Errands:
             if row["id"] not in self._under_way and (what is None or what.process == self._process):
                 self._under_way.add(row["id"])
                 group.start_soon(self._carry_out, row["id"], what, name=f"errand {row['id']}")
+
+    async def give_up(self) -> None:
+        """Answer what was under way when this process was told to stop.
+
+        Raises:
+            DatabaseUnavailable: it can't be answered.
+        """
+        stopped = Answer(problem="It was stopped meanwhile.", number=self._number())
+        await self._line.fetch(_GIVE_UP, self._claim, json.dumps(asdict(stopped)))
+        await self._line.fetch(NOTIFY)
 
     async def _carry_out(self, id_: int, what: Abort | None) -> None:
         try:

@@ -100,8 +100,9 @@ class Publisher:
         await self._errands.look(self._name, group)
 
     async def take_leave(self) -> None:
-        """Remove the own row, so that nobody waits for this replica; if that can't be done, it grows old."""
+        """Let nobody wait for this replica. If the database does not take that, its row grows old."""
         try:
+            await self._errands.give_up()
             await self._register.remove(self._name, self._process)
         except DatabaseUnavailable as error:
             structlog.get_logger("watchdog").warning("replicas.not_removed", why=str(error))
@@ -158,9 +159,10 @@ class Publisher:
             await self._line.fetch(NOTIFY)
 
     async def _publish_aborted(self, directory: str) -> None:
-        """Publish what the host says of a directory from now on."""
+        """Publish what the host says from now on, of a directory and of all that somebody wants to know of."""
         if self._group is not None:
-            await self._sayings.refresh([directory], self._group, seconds=_ABORTED_SECONDS)
+            directories = self._wanted_by_anyone() | {directory}
+            await self._sayings.refresh(directories, self._group, seconds=_ABORTED_SECONDS)
         await self._publishing.join(None)
 
     def _now(self) -> float:

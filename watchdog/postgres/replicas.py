@@ -101,7 +101,7 @@ class Replicas:
         await self._others.reading(READ_SECONDS)
 
     async def serve(self) -> None:
-        """Publish, read and carry out errands until cancelled. Trouble with the database is said once and outlived."""
+        """Publish, read, carry out errands until cancelled. Trouble with the database is said once and outlived."""
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._keep_reading, group, name="read what replicas say")
