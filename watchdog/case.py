@@ -19,7 +19,7 @@ from watchdog.model import (
     ToolCall,
     Turn,
 )
-from watchdog.proof import Proof, prove, prove_each
+from watchdog.proof import Proof, prove, prove_each, unclaimed
 
 
 class Claim(NamedTuple):
@@ -158,6 +158,14 @@ class Case:
         if self.observation.holders is None:
             return []  # a proof begins with who has the database open
         return [(turn, proof) for turn, proof in self.proofs(session) if proof.holds]
+
+    def unclaimed_elsewhere(self, session: Session) -> str | None:
+        """Why a session that no host claims is left alone where no process can be seen; None where one can be."""
+        if self.observation.holders is None or not self.observation.holders.elsewhere:
+            return None
+        if unclaimed(self.observation, session):
+            return "no live host says that it is at work on it; only a release settles it"
+        return "no host says that it is at work on it, and not all of them answer"
 
     def who_may_run(self, session: Session, turn: Turn | None) -> str:
         """Why a session that no server claims can't be judged."""

@@ -350,6 +350,12 @@ def _quiet(
 
     loaded = _load(config, database, servers, control)
     logging.basicConfig(handlers=[_AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
+    if str(loaded.settings.database).startswith("postgresql:"):
+        # What takes part as a replica logs by itself, beside the result.
+        _import_structlog()
+        from watchdog import logs
+
+        logs.configure(level="error", log_format=loaded.settings.log_format.value)
     for warning in loaded.warnings if warn else ():
         note(f"warning: {warning}")
     return loaded

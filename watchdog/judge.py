@@ -180,12 +180,12 @@ class _Bench:
             calls = [call for call in calls if call.turn_id not in gone]
         if not turns and not calls and claim is None:
             return
+        if claim is None and (unclaimed := self.case.unclaimed_elsewhere(session)) is not None:
+            self._spare(session, SpareReason.NO_WITNESS, unclaimed)
+            return
         if claim is not None and claim.status.activity is Activity.RETRY and self._waits_out(session, claim.status):
             return
-        older: set[TurnId] = set()
-        for turn in turns:
-            if turn.superseded:
-                older.add(turn.id)
+        older = {turn.id for turn in turns if turn.superseded}
         current = calls
         if older:
             self._spare_older(session, [call for call in calls if call.turn_id in older])
