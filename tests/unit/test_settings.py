@@ -28,6 +28,7 @@ NEVER_OFF = (
     "birth_margin",
     "full_scan_interval",
     "shutdown_grace",
+    "lease_duration",
 )
 MAY_BE_ZERO = ("declared_timeout_grace", "max_declared_timeout")
 
@@ -420,6 +421,68 @@ def test_a_database_path_is_made_absolute(place: Place) -> None:
     assert place.load().settings.database == place.home / "x.db"
     assert place.load({"database": Path("y.db")}).settings.database == place.cwd / "y.db"
     assert place.load({"database": "/abs/z.db"}).settings.database == Path("/abs/z.db")
+
+
+POSTGRES = "postgresql+asyncpg://me:hush@db.example.org:5433/sessions?ssl=require"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+@pytest.mark.parametrize("name", ["database", "journal"])
+def test_a_database_in_postgresql_is_named_by_its_address_which_is_shown_without_its_password(
+    place: Place, name: str, scheme: str
+) -> None:
+    place.environ = {f"OPENCODE_WATCHDOG_{name.upper()}": POSTGRES.replace("postgresql+asyncpg", scheme)}
+    loaded = place.load()
+    found = getattr(loaded.settings, name)
+    assert found.reveal() == POSTGRES
+    assert str(found) == "postgresql://db.example.org:5433/sessions"
+    shown = [value for setting, value, _ in effective(loaded) if setting == name]
+    assert shown == ["postgresql://db.example.org:5433/sessions"]
+    assert "hush" not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://",
+        "postgresql://host",
+        "postgresql://host/",
+        "postgresql://host:port/name",
+        "postgresql://host/a/b",
+        "postgresql+psycopg://me:hush@host/name",
+        "postgresql://me:hush@ho st/name",
+        "postgresql://[::1/name",
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_showing_its_password(place: Place, address: str) -> None:
+    (problem,) = place.problems({"database": address})
+    assert problem.startswith("flag --database: database can't be ")
+    assert "postgresql+asyncpg://user:password@host:5432/name" in problem
+    assert "hush" not in problem
+
+
+def test_an_address_of_ipv6_is_shown_as_one() -> None:
+    settings = Settings(database="postgresql://[::1]:5432/name")  # type: ignore[arg-type] # as people write it
+    assert str(settings.database) == "postgresql://[::1]:5432/name"
+
+
+@pytest.mark.parametrize("secret", ["postgresql://me:hush@host/name", "postgresql://me@host/name?password=hush"])
+@pytest.mark.parametrize("name", ["database", "journal"])
+def test_an_address_with_a_password_in_a_file_that_others_can_read_is_a_warning(
+    place: Place, name: str, secret: str
+) -> None:
+    file = place.toml(f'{name} = "{secret}"')
+    file.chmod(0o640)
+    assert place.load().warnings == (f"file {file} holds a password and others can read it: run chmod 600 {file}",)
+    place.toml(f'{name} = "postgresql://me@host/name"')
+    assert place.load().warnings == ()
+
+
+@pytest.mark.parametrize("value", ["499ms", "301s", "off", "soon"])
+def test_a_lease_lasts_from_half_a_second_to_five_minutes(place: Place, value: str) -> None:
+    (problem,) = place.problems({"lease_duration": value})
+    assert problem.startswith(f'flag --lease-duration: lease_duration can\'t be "{value}"')
+    assert place.load({"lease_duration": "500ms"}).settings.lease_duration == timedelta(milliseconds=500)
 
 
 def test_a_password_in_a_file_that_others_can_read_is_a_warning(place: Place) -> None:
