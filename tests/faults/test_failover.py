@@ -40,6 +40,7 @@ SLACK_SECONDS: Final = 30.0
 """What a slow machine may add: the time is not what is tested here."""
 PATIENCE: Final = 90.0
 FEED_SECONDS: Final = 0.02
+MOST_OPEN: Final = 20
 
 
 class Fault(StrEnum):
@@ -116,9 +117,10 @@ class Site:
         return self.terms.holder()
 
     async def feed(self) -> None:
-        """A session every now and then, so that the leader always has something to do. Ends when it is cancelled."""
+        """Keep a few sessions open, so that the leader always has something to do. Ends when it is cancelled."""
         while True:
-            self.add()
+            if self.sessions - self.count("settled") < MOST_OPEN:
+                self.add()
             await asyncio.sleep(FEED_SECONDS)
 
     def add(self) -> None:
@@ -162,7 +164,9 @@ class Site:
                 leader.proxy.freeze()
 
     def explain(self) -> str:
-        return "\n".join(f"{replica.name}: {replica.errors}" for replica in self.replicas.values())
+        said = "\n".join(f"{replica.name}: {replica.errors}" for replica in self.replicas.values())
+        done = f"{self.count('settled')} of {self.sessions} sessions settled, {len(self.times)} fail-overs"
+        return f"{done}, holder {self.terms.holder()}\n{said}"
 
     def check_once_each(self) -> None:
         """Every session was settled once, and aborted once: by the book of the database."""

@@ -335,14 +335,15 @@ class _Line:
         if not self.is_open:
             await self.close()
             await self._connect()
+        driver = self._driver
         try:
-            await self._driver.execute(self._begin)
+            await driver.execute(self._begin)
             try:
-                yield self._driver
+                yield driver
             except _BUSY:
-                await self._driver.execute("ROLLBACK")
+                await driver.execute("ROLLBACK")
                 raise
-            await self._driver.execute("COMMIT")
+            await driver.execute("COMMIT")
         except _BUSY:
             raise
         except BaseException as error:
