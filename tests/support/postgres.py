@@ -117,7 +117,7 @@ class Cluster:
                 talk.close()
             self._thread.close()
             if self._process is not None:
-                self.stop()
+                self.stop("immediate")
             (self.data / "postmaster.pid").unlink(
                 missing_ok=True
             )  # one that was killed leaves it: the number of nobody

@@ -29,7 +29,7 @@ from watchdog.postgres.journal import PostgresJournal
 
 OTHER = SessionId("ses_2")
 ODD = "a NUL \0, half a pair \ud83d, the other half \ude00, \x01, a backslash \\u0000, an emoji \U0001f600"
-LONG = "ü" * 3_000_000
+LONG = "ü" * 500_000
 
 
 @asynccontextmanager
@@ -191,9 +191,9 @@ class TestEveryJournal:
         assert await journal.kept(number) == (Kept(row=write.row, after=LONG),)
 
     async def test_many_at_once_all_get_a_number_of_their_own(self, journal: History) -> None:
-        numbers = await asyncio.gather(*(journal.begin(VERDICT, at_ms=at_ms) for at_ms in range(40)))
+        numbers = await asyncio.gather(*(journal.begin(VERDICT, at_ms=at_ms) for at_ms in range(20)))
         found = {each.id: each.began_ms for each in await journal.begun()}
-        assert found == dict(zip(numbers, range(40), strict=True))
+        assert found == dict(zip(numbers, range(20), strict=True))
 
 
 class Moment:
@@ -282,7 +282,7 @@ class TestTexts:
         assert await real.holds(1) == {SessionId(ODD): hold}
         assert await real.unhold(SessionId(ODD))
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(reason=st.text(st.characters(exclude_categories=[])))
     @example(reason="")
     @example(reason="\x01")
@@ -345,7 +345,7 @@ class TestReplicas:
             await ended(real, at_ms)
             await real.prune(100)
 
-        await asyncio.gather(*(one(at_ms) for at_ms in range(30)))
+        await asyncio.gather(*(one(at_ms) for at_ms in range(20)))
         await real.prune(100)
         async with engine.connect() as connection:
             left = await connection.execute(text("SELECT count(*) FROM opencode_watchdog.kept_row"))
@@ -367,7 +367,7 @@ class TestReplicas:
             nonlocal used
             used -= 1
 
-        await asyncio.gather(*(real.begin(VERDICT, at_ms=n) for n in range(40)))
+        await asyncio.gather(*(real.begin(VERDICT, at_ms=n) for n in range(20)))
         assert (used, most) == (0, 4)
 
     async def test_a_write_is_durable_when_it_returns_also_where_the_database_would_not_wait(
@@ -455,17 +455,16 @@ class TestTrouble:
         assert await journal.unhold(SES)
 
     async def test_a_statement_that_takes_too_long(
-        self, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+        self, real: PostgresJournal, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(
-            "watchdog.postgres.journal._TERMS", "SELECT set_config('statement_timeout', '50ms', true)"
-        )
-        journal = await PostgresJournal.open(engine)
+        terms = "SELECT set_config('statement_timeout', '50ms', true)"
         async with engine.begin() as other:
             await other.execute(text("LOCK TABLE opencode_watchdog.intervention"))
-            with pytest.raises(JournalUnusable, match="took longer than it may"):
-                await journal.begun()
-        assert await journal.begun() == ()
+            with monkeypatch.context() as patched:
+                patched.setattr("watchdog.postgres.journal._TERMS", terms)
+                with pytest.raises(JournalUnusable, match="took longer than it may"):
+                    await real.begun()
+        assert await real.begun() == ()
 
     async def test_the_bounds_are_those_of_every_transaction(self, engine: AsyncEngine) -> None:
         seen: list[tuple[str, ...]] = []
@@ -478,7 +477,7 @@ class TestTrouble:
         await (await PostgresJournal.open(engine, fence=Look())).begin(VERDICT, at_ms=1)
         assert seen == [("5s", "8s", "10s")]
 
-    async def test_a_server_that_stands_still_is_given_up(self, postgres_url: str) -> None:
+    async def test_a_server_that_stands_still_is_given_up(self, real: PostgresJournal, postgres_url: str) -> None:
         stopped: list[int] = []
 
         class Frozen:
@@ -487,17 +486,17 @@ class TestTrouble:
                 os.kill(pid, signal.SIGSTOP)
                 stopped.append(pid)
 
-        async with engine_on(postgres_url, statement_seconds=0.3) as engine:
-            journal = await PostgresJournal.open(engine)
-            frozen = await PostgresJournal.open(engine, fence=Frozen())
+        async with engine_on(postgres_url, statement_seconds=1) as impatient:
+            frozen = PostgresJournal(impatient, fence=Frozen())
             try:
-                with pytest.raises(JournalUnusable, match="did not answer in time"):
-                    await frozen.begin(VERDICT, at_ms=1)
-                assert await journal.count() == 0
+                while not stopped:  # on a slow machine an earlier statement may take too long
+                    with pytest.raises(JournalUnusable, match="did not answer in time"):
+                        await frozen.begin(VERDICT, at_ms=1)
+                assert await real.count() == 0
             finally:
                 for pid in stopped:
                     psutil.Process(pid).resume()
-            await journal.begin(VERDICT, at_ms=1)
+        await real.begin(VERDICT, at_ms=1)
 
     async def test_a_cancelled_call_leaves_nothing_half_done_and_no_connection(self, engine: AsyncEngine) -> None:
         inside = asyncio.Event()

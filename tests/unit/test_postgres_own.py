@@ -87,6 +87,15 @@ async def test_what_is_there_is_left_as_it_is(engine: AsyncEngine) -> None:
     assert [each.id for each in await journal.begun()] == [number]
 
 
+async def test_who_only_looks_makes_nothing(engine: AsyncEngine) -> None:
+    before = await tables(engine)
+    with pytest.raises(JournalUnusable, match=r"No watchdog has acted on .* yet"):
+        await own.prepare(engine, make=False)
+    assert await tables(engine) == before
+    await own.prepare(engine)
+    await own.prepare(engine, make=False)
+
+
 async def test_one_that_fails_in_the_middle_leaves_nothing(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
