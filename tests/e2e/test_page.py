@@ -20,7 +20,7 @@ from playwright.async_api import Locator, Page, Route, expect
 from tests.e2e.conftest import require
 from tests.support.binaries import NEWEST
 from tests.support.browser import Chromium, Scheme, Tab, chromium
-from tests.support.opencode import HANGING_TOOL, Lab, Server, Session, free_port
+from tests.support.opencode import HANGING_TOOL, STALLING_TOOL, Lab, Server, Session, free_port
 from tests.support.prompts import QUESTION, sleep
 from tests.support.scripted_model import call, script, task, use
 from tests.support.waiting import SECONDS, wait_until
@@ -216,11 +216,12 @@ async def test_what_a_crash_left_is_shown_before_and_after_and_is_undone(site: S
 
 
 async def test_a_release_that_takes_longer_is_waited_for(site: Site) -> None:
-    session = await site.hung("On a server that stands still")
+    session = await site.server.create_session(title="On a server that stands still at the abort")
+    await session.prompt(script(use(call(STALLING_TOOL))))
+    await session.wait_for_call(STALLING_TOOL)
     async with site.open() as tab:
         page, row, dialog = tab.page, card(tab.page, session), tab.page.get_by_role("dialog")
         await button(row, "Release…").click()
-        os.kill(site.server.pid, signal.SIGSTOP)
         try:
             async with page.expect_response(lambda answer: answer.url.endswith("/release")) as answered:
                 await button(dialog, "End it").click()

@@ -46,7 +46,7 @@ PLACE: Final = "/project"
 ELSEWHERE: Final = "/elsewhere"
 MINUTE: Final = 60
 HOUR: Final = 3600
-PATIENCE: Final = 15.0
+PATIENCE: Final = 60.0
 """How many real seconds a test waits for an event before it fails."""
 
 OLD_SERVER: Final = Holder(pid=100, born_ms=0, command="opencode serve", ports=(4096,))

@@ -15,7 +15,7 @@ from tests.soak.churn import ABORTED, Stage
 Json = dict[str, Any]
 
 SIGNATURE: Final = "Ended by opencode-watchdog"
-_TELLING_MS: Final = 2_000
+_TELLING_MS: Final = 10_000
 """How long after its write the watchdog may still publish it, read it back and tell of it."""
 _ABORT_ERRORS: Final = ("Tool execution aborted", "Task cancelled")
 

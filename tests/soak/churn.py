@@ -146,13 +146,13 @@ def healthy_job(rng: random.Random, number: int) -> Job:
             words = stream("text", rng.choice((1, 2, 3)))
             return Job(kind="stream", prompt=script(words), text=streamed_words(words))
         case "long stream":
-            words = stream("text", 14)
+            words = stream("text", 24)
             return Job(kind="long stream", prompt=script(words), text=streamed_words(words))
         case "bash":
             wanted = bash(f"sleep 1; echo out-{number}-whole", timeout_ms=90_000)
             return Job(kind="bash", prompt=script(use(wanted)), output=f"out-{number}-whole")
         case "long bash":
-            wanted = bash(f"sleep 9; echo out-{number}-whole", timeout_ms=90_000)
+            wanted = bash(f"sleep 15; echo out-{number}-whole", timeout_ms=90_000)
             return Job(kind="long bash", prompt=script(use(wanted)), output=f"out-{number}-whole")
         case "task":
             words = stream("text", 2)

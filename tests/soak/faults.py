@@ -72,7 +72,7 @@ class Kennel:
         """`kill -9`."""
         os.kill(self.process_id, signal.SIGKILL)
         assert self.running is not None
-        self.running.process.wait(timeout=10)
+        self.running.process.wait(timeout=60)
 
     async def keep_vitals(self) -> None:
         """Note, every other second, what it has."""
@@ -151,5 +151,5 @@ class Mischief:
         kind = "EXCLUSIVE" if self.stage.counts[f"fault: {Fault.LOCK.value}"] % 2 else "IMMEDIATE"
         command = [sys.executable, "-c", _LOCKER, str(lab.database), kind, str(seconds)]
         locker = lab.start(command, lab.home / "locker.log")
-        code = await asyncio.to_thread(locker.wait, seconds + 30)
+        code = await asyncio.to_thread(locker.wait, seconds + 60)
         assert code == 0, (lab.home / "locker.log").read_text()

@@ -25,7 +25,7 @@ from tests.soak.faults import Kennel, Mischief, Vitals, look_at
 from tests.soak.proxy import HOST, Proxy
 from tests.soak.schedule import draw
 from tests.support.binaries import NEWEST
-from tests.support.opencode import Lab
+from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Lab
 from tests.support.watchdog_run import Setting, Watchdog
 from watchdog.journal import journal_path
 
@@ -34,11 +34,13 @@ Json = dict[str, Any]
 SECONDS: Final = float(os.environ.get("SOAK_SECONDS", "90"))
 CALM_SECONDS: Final = 25.0
 DEADLINE_SECONDS: Final = 180.0
+# What is healthy may be silent, and a call may have no arguments yet, for ten seconds of a slow machine.
 LIMITS: Final[dict[str, Setting]] = {
-    "tool_timeout": 6,
-    "idle_timeout": 10,
-    "task_timeout": 20,
-    "abort_grace": 3,
+    "tool_timeouts": {HANGING_TOOL: 6, SILENT_MCP_TOOL: 6, "bash": 12},
+    "tool_timeout": 20,
+    "idle_timeout": 20,
+    "task_timeout": 40,
+    "abort_grace": 10,
     "birth_margin": 1,
 }
 MOST_DESCRIPTORS_MORE: Final = 12

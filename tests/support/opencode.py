@@ -42,6 +42,7 @@ Json = dict[str, Any]
 
 MARK: Final = "WATCHDOG_TEST_LAB"  # no OPENCODE_ prefix: programs read those
 HANGING_TOOL: Final = "hang"
+STALLING_TOOL: Final = "stall"
 SILENT_MCP_TOOL: Final = "silent_never"
 GATED: Final = "echo gated"
 STARTED: Final = "started"
@@ -53,6 +54,17 @@ export default {
   description: "Waits for something that never happens, and does not listen when it is told to stop.",
   args: {},
   async execute() {
+    await new Promise((resolve) => setTimeout(resolve, 1 << 30))
+    return "never"
+  },
+}
+"""
+_STALLING_TOOL_SOURCE: Final = """\
+export default {
+  description: "Waits for something that never happens; told to stop, it stops the whole server, until SIGCONT.",
+  args: {},
+  async execute(_, context) {
+    context.abort.addEventListener("abort", () => process.kill(process.pid, "SIGSTOP"))
     await new Promise((resolve) => setTimeout(resolve, 1 << 30))
     return "never"
   },
@@ -192,6 +204,7 @@ class Lab:
         config = self.home / ".config" / "opencode"
         (config / "tool").mkdir(parents=True)
         (config / "tool" / f"{HANGING_TOOL}.ts").write_text(_HANGING_TOOL_SOURCE)
+        (config / "tool" / f"{STALLING_TOOL}.ts").write_text(_STALLING_TOOL_SOURCE)
         self._pretend_installed(config)
         model = {"name": "Fake", "tool_call": True, "reasoning": True, "limit": {"context": 200000, "output": 8192}}
         options = {"baseURL": self.model.base_url, "apiKey": "none"}
