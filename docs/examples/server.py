@@ -1,6 +1,10 @@
-"""A small agent server that watches its own sessions: FastAPI under uvicorn, SQLite, an asyncio task for each.
+"""A small agent server that watches its own sessions: FastAPI under uvicorn, an asyncio task for each session.
 
     uvicorn server:app --app-dir docs/examples
+    SERVER_DATABASE=postgresql+asyncpg://user:password@host/name uvicorn server:app --app-dir docs/examples
+
+On a SQLite file it is the only one. Several may run on one PostgreSQL database: a session is at work in the one that
+began it, any of them reads it, and one of their watchdogs acts for all.
 
 It has no model: a prompt says which tool is called. Some hang, some wait for a human, `task` waits for sessions of
 its own. What it writes to the database is what opencode would write, and that is all that the watchdog needs of it.
@@ -25,22 +29,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import watchdog
 from watchdog import Activity, Ask, AskKind, SessionId, Status, TurnId
 
-DATABASE = Path(os.environ.get("SERVER_DATABASE", "server.db")).absolute()
+DATABASE = os.environ.get("SERVER_DATABASE", "server.db")
+ON_POSTGRES = DATABASE.startswith("postgresql+asyncpg://")
 LIMITS: dict[str, Any] = json.loads(os.environ.get("SERVER_LIMITS", '{"tool_timeout": "5m", "idle_timeout": "2m"}'))
 PROJECT = "/project"
+MOMENT, DATA = ("bigint", "jsonb") if ON_POSTGRES else ("integer", "text")
 
-SCHEMA = """
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS session (
     id text PRIMARY KEY, parent_id text, directory text NOT NULL, title text NOT NULL,
-    time_created integer NOT NULL, time_updated integer NOT NULL, time_archived integer
+    time_created {MOMENT} NOT NULL, time_updated {MOMENT} NOT NULL, time_archived {MOMENT}
 );
 CREATE TABLE IF NOT EXISTS message (
-    id text PRIMARY KEY, session_id text NOT NULL, time_created integer NOT NULL, time_updated integer NOT NULL,
-    data text NOT NULL
+    id text PRIMARY KEY, session_id text NOT NULL, time_created {MOMENT} NOT NULL, time_updated {MOMENT} NOT NULL,
+    data {DATA} NOT NULL
 );
 CREATE TABLE IF NOT EXISTS part (
-    id text PRIMARY KEY, message_id text NOT NULL, session_id text NOT NULL, time_created integer NOT NULL,
-    time_updated integer NOT NULL, data text NOT NULL
+    id text PRIMARY KEY, message_id text NOT NULL, session_id text NOT NULL, time_created {MOMENT} NOT NULL,
+    time_updated {MOMENT} NOT NULL, data {DATA} NOT NULL
 );
 CREATE INDEX IF NOT EXISTS message_session ON message (session_id, time_created, id);
 CREATE INDEX IF NOT EXISTS part_message ON part (message_id, id);
@@ -83,13 +89,15 @@ class Rows:
 
     async def create(self) -> None:
         async with self.engine.connect() as connection:
-            await connection.execute(text("PRAGMA journal_mode = wal"))
-            for statement in SCHEMA.split(";"):
+            # On PostgreSQL another one may be starting, too: the tables are made by one at a time.
+            first = "SELECT pg_advisory_xact_lock(4096)" if ON_POSTGRES else "PRAGMA journal_mode = wal"
+            for statement in [first, *SCHEMA.split(";")]:
                 await connection.execute(text(statement))
             await connection.commit()
 
     async def put(self, table: str, **columns: object) -> None:
-        names, marks = ", ".join(columns), ", ".join(f":{name}" for name in columns)
+        names = ", ".join(columns)
+        marks = ", ".join(f"CAST(:data AS {DATA})" if name == "data" else f":{name}" for name in columns)
         changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name != "id")
         statement = f"INSERT INTO {table} ({names}) VALUES ({marks}) ON CONFLICT (id) DO UPDATE SET {changes}"
         async with self.engine.begin() as connection:
@@ -108,12 +116,17 @@ class Rows:
     async def read(self, session_id: str) -> Json:
         values = {"id": session_id}
         async with self.engine.connect() as connection:
-            turns = (await connection.execute(text("SELECT data FROM message WHERE session_id = :id"), values)).all()
-            parts = (await connection.execute(text("SELECT data FROM part WHERE session_id = :id"), values)).all()
+            turns, parts = [
+                [json.loads(data) for data in (await connection.execute(text(query), values)).scalars()]
+                for query in (
+                    "SELECT CAST(data AS text) FROM message WHERE session_id = :id",
+                    "SELECT CAST(data AS text) FROM part WHERE session_id = :id ORDER BY time_created, id",
+                )
+            ]
         if not turns:
             raise HTTPException(404)
-        (turn,) = [data for (text_,) in turns if (data := json.loads(text_))["role"] == "assistant"]
-        return {"turn": turn, "calls": [json.loads(text_) for (text_,) in parts]}
+        (turn,) = [data for data in turns if data["role"] == "assistant"]
+        return {"turn": turn, "calls": parts}
 
 
 class Sessions:
@@ -165,7 +178,7 @@ class Sessions:
         """A human answers the question of a session."""
         session = self._running.get(session_id)
         if session is None or session.answered is None:
-            raise HTTPException(409, "it asks nothing")
+            raise HTTPException(409, "it is not at work in this server, or it asks nothing")
         session.answered.set()
 
     async def end(self) -> None:
@@ -254,10 +267,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-engine = create_async_engine(f"sqlite+aiosqlite:///{DATABASE}")
+engine = create_async_engine(DATABASE if ON_POSTGRES else f"sqlite+aiosqlite:///{Path(DATABASE).absolute()}")
 rows = Rows(engine)
 sessions = Sessions(rows)
-settings = watchdog.Settings(database=DATABASE, journal=DATABASE.with_suffix(".journal"), **LIMITS)
+journal = None if ON_POSTGRES else Path(DATABASE).absolute().with_suffix(".journal")  # None: in the database
+settings = watchdog.Settings(journal=journal, **LIMITS)
 watched = watchdog.lifespan(settings, host=sessions, engine=engine)
 
 
@@ -287,8 +301,8 @@ async def read(session_id: str) -> Json:
 @app.get("/sessions/{session_id}/children")
 async def children(session_id: str) -> list[str]:
     async with engine.connect() as connection:
-        query = text("SELECT id FROM session WHERE parent_id = :id ORDER BY rowid")
-        return [id_ for (id_,) in (await connection.execute(query, {"id": session_id})).all()]
+        query = text("SELECT id FROM session WHERE parent_id = :id ORDER BY time_created, id")
+        return list((await connection.execute(query, {"id": session_id})).scalars())
 
 
 @app.post("/sessions/{session_id}/answer", status_code=204)
@@ -300,6 +314,6 @@ async def answer(session_id: str) -> None:
 async def release(session_id: str) -> Json:
     try:
         outcomes = await app.state.watchdog.release(session_id, reason="asked for over HTTP")
-    except watchdog.WatchdogError as error:
+    except watchdog.WatchdogError as error:  # of a server that does not act: the name of the one that does
         raise HTTPException(409, str(error)) from error
     return {"results": [outcome.result.value for outcome in outcomes]}

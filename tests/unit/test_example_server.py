@@ -1,4 +1,7 @@
-"""`docs/examples/server.py` as a process under uvicorn, driven over HTTP: what hangs is ended, what lives is not."""
+"""`docs/examples/server.py` as a process under uvicorn, driven over HTTP: what hangs is ended, what lives is not.
+
+It is alone here, on a SQLite file or in PostgreSQL; `test_example_replicas.py` runs several of it.
+"""
 
 import os
 import re
@@ -50,10 +53,11 @@ class Server:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Server]:
-    """Start it on the database of a folder; what is left of it is killed."""
+def started(folder: Path, database: str | None = None, limits: str = LIMITS) -> Iterator[Server]:
+    """Start it, on the database of a folder unless another one is given; what is left of it is killed."""
     line = [sys.executable, "-m", "uvicorn", "server:app", "--app-dir", str(ROOT / "docs/examples"), "--port", "0"]
-    more = {"SERVER_DATABASE": str(folder / "server.db"), "SERVER_LIMITS": LIMITS, "PYTHONPATH": str(ROOT)}
+    database = database or str(folder / "server.db")
+    more = {"SERVER_DATABASE": database, "SERVER_LIMITS": limits, "PYTHONPATH": str(ROOT)}
     err = folder / f"stderr-{len(list(folder.glob('stderr-*')))}"
     with err.open("wb") as file:
         process = subprocess.Popen(line, cwd=folder, env={**os.environ, **more}, stdout=file, stderr=file)
@@ -65,9 +69,12 @@ def started(folder: Path) -> Iterator[Server]:
         process.wait()
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with started(tmp_path_factory.mktemp("example")) as running:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    url = None
+    if request.param == "postgresql":
+        url = request.getfixturevalue("postgres").fresh_database()
+    with started(tmp_path_factory.mktemp("example"), url) as running:
         yield running
 
 
