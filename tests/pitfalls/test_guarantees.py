@@ -105,7 +105,7 @@ async def test_in_the_database_only_the_end_of_what_nobody_executes_is_written(s
     stage.server.abort_behaviour = AbortBehaviour.LIES
     before, schema = stage.stored(), _schema(stage)
     async with stage.watching(tool_timeout=MINUTE) as play:
-        await play.pass_time(24 * HOUR)
+        await play.pass_time(3 * HOUR)
         assert Result.RECOVERED in play.diary.results
         assert Result.INEFFECTIVE in play.diary.results
         assert len(stage.server.aborted) == 3
