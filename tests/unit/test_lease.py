@@ -397,6 +397,17 @@ async def test_it_can_be_confirmed_no_more_once_another_one_took_over(replicas: 
         await first.confirm()
 
 
+async def test_what_ran_out_in_the_database_is_not_renewed_though_nobody_took_over(
+    replicas: Replicas, terms: Terms
+) -> None:
+    lease = await replicas.opened("a")
+    terms.run_out()
+    assert lease.acquire()  # it can't know
+    with pytest.raises(LeaseLost):
+        await lease.confirm()
+    assert (lease.acquire(), terms.holder()) == (False, None)
+
+
 async def test_many_who_confirm_at_once_ask_once_or_twice(replicas: Replicas, terms: Terms) -> None:
     lease = await replicas.opened("a")
     before = len(terms.notes())
