@@ -578,7 +578,7 @@ class TestAborts:
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
         crew.run("UPDATE opencode_watchdog.errand SET asked_at = asked_at - interval '61 s'")
         other.proxy.thaw()
-        with pytest.raises(ServerUnreachable, match=r"It was asked more than 60 s ago"):
+        with pytest.raises(ServerUnreachable, match=r"It was asked more than \d+(\.\d)? s ago"):
             await asking
         assert other.host.aborted == []
 
@@ -587,7 +587,7 @@ class TestAborts:
         asking = await crew.claimed(leader, other)
         other.clock.ahead += 61
         other.proxy.thaw()
-        with pytest.raises(ServerUnreachable, match=r"It was asked more than 60 s ago"):
+        with pytest.raises(ServerUnreachable, match=r"It was asked more than \d+(\.\d)? s ago"):
             await asking
         assert other.host.aborted == []
 
@@ -599,9 +599,10 @@ class TestAborts:
         await crew.silence(other)
         with pytest.raises(ServerSilent, match=r"replica b did not answer within 0\.5 s"):
             await leader.other("b").abort(ONE, PLACE)
+        old = "SELECT clock_timestamp() - asked_at > interval '0.5 s' FROM opencode_watchdog.errand"
+        await wait_until(lambda: crew.run(old)[0][0], "that it is too old", seconds=PATIENCE)
         other.proxy.thaw()
-        await wait_until(lambda: crew.errands()[0]["answer"] is not None, "the refusal", seconds=PATIENCE)
-        await wait_until(lambda: "0.5 s ago" in crew.errands()[0]["answer"], "the refusal", seconds=PATIENCE)
+        await wait_until(lambda: "s ago" in (crew.errands()[0]["answer"] or ""), "the refusal", seconds=PATIENCE)
         assert other.host.aborted == []
 
     async def test_what_can_not_be_read_is_answered_all_the_same(self, crew: Crew) -> None:
@@ -714,6 +715,13 @@ class TestTrouble:
                 return ONE in await answered(lambda: leader.other("b").statuses(PLACE))
 
             await wait_until(busy, "that it is at work", seconds=PATIENCE)
+
+            def over() -> bool:
+                events = [each["event"] for each in logs]
+                failing = [event for event in events if event.endswith(".failing")]
+                return len(failing) == len([event for event in events if event.endswith(".working")])
+
+            await wait_until(over, "the end of each episode", seconds=PATIENCE)
         assert leader.other("b") is host
         await host.abort(ONE, PLACE)
         assert await answered(lambda: host.statuses(PLACE)) == {}
@@ -753,21 +761,27 @@ class TestTrouble:
         leader, other = await crew.pair()
         host = leader.other("b")
         for number in range(30):
-            with anyio.move_on_after(number / 300):
+            with anyio.move_on_after(number / 100):
                 await host.statuses(f"/srv/{number}")
-            with anyio.move_on_after(number / 300):
-                await host.abort(SessionId(f"ses_{number}"), PLACE)
+            with anyio.move_on_after(number / 100):
+                await host.abort(SessionId(f"ses_given_up_{number}"), PLACE)
         assert await answered(lambda: host.statuses(PLACE)) == {}
         await host.abort(ONE, PLACE)
         assert len(other.host.aborted) == len(set(other.host.aborted))
 
-        def connections() -> int:
+        def connections() -> list[Any]:
             statement = (
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND usename = 'opencode'"
+                "SELECT state, query, now() - state_change FROM pg_stat_activity"
+                " WHERE datname = current_database() AND usename = 'opencode'"
             )
-            return int(crew.run(statement)[0][0])
+            return [tuple(row) for row in crew.run(statement)]
 
-        await wait_until(lambda: connections() == 4, "two lines and two leases, no more", seconds=PATIENCE)
+        await wait_until(
+            lambda: len(connections()) == 4,
+            "two lines and two leases, no more",
+            seconds=10,
+            explain=lambda: repr(connections()),
+        )
 
     async def test_an_error_of_the_program_comes_out(self, crew: Crew) -> None:
         member = await crew.join("a", serve=False)

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
 import anyio
 import structlog
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -122,9 +123,9 @@ class Requests:
             LeaseLost: this watchdog may not act any more; nothing was asked.
             ServerError: it could not be put down, or there was no answer in time.
         """
-        began = self._clock.read().running_seconds
+        deadline = self._clock.read().running_seconds + what.seconds
         try:
-            id_ = await self._put(replica, what)
+            id_ = await self._put(replica, what, deadline)
         except LeaseLost:
             raise
         except DatabaseUnavailable as error:
@@ -132,7 +133,7 @@ class Requests:
         self._awaited[id_] = None
         self._wake()
         try:
-            return await self._answer(id_, name, began, what.seconds)
+            return await self._answer(id_, name, deadline, what.seconds)
         finally:
             del self._awaited[id_]
 
@@ -156,18 +157,22 @@ class Requests:
         """
         await self._line.fetch(_SWEEP)
 
-    async def _put(self, replica: str, what: Abort) -> int:
-        with translated(self._line.place, DatabaseUnavailable), anyio.fail_after(2 * LINE_SECONDS):
+    async def _put(self, replica: str, what: Abort, deadline: float) -> int:
+        """Put it down, to be begun until the deadline. Once begun it is not cancelled: connections got lost so."""
+        await checkpoint()
+        limit = anyio.fail_after(2 * LINE_SECONDS, shield=True)
+        with translated(self._line.place, DatabaseUnavailable), limit:
             async with self._engine.connect() as connection, connection.begin():
                 await self._lease.hold(connection)
-                values = {"replica": replica, "term": self._lease.term, "question": json.dumps(asdict(what))}
+                left = replace(what, seconds=max(0.0, deadline - self._clock.read().running_seconds))
+                values = {"replica": replica, "term": self._lease.term, "question": json.dumps(asdict(left))}
                 id_: int = (await connection.execute(text(_PUT), values)).scalar_one()
                 await connection.execute(text(NOTIFY))
             return id_
 
-    async def _answer(self, id_: int, name: str, began: float, seconds: float) -> Answer:
+    async def _answer(self, id_: int, name: str, deadline: float, seconds: float) -> Answer:
         while (answer := self._awaited[id_]) is None:
-            left = began + seconds - self._clock.read().running_seconds
+            left = deadline - self._clock.read().running_seconds
             if left <= 0:
                 raise ServerSilent(f"{name} did not answer within {seconds:g} s.")
             await self._read.wait(left)
@@ -261,7 +266,7 @@ class Errands:
         """Abort, unless it is too late for it, be it that this process stood still in between."""
         left = what.seconds - age_seconds - (self._clock.read().running_seconds - sent)
         if left <= 0:
-            return f"It was asked more than {what.seconds:g} s ago."
+            return f"It was asked more than {what.seconds:.3g} s ago."
         try:
             with anyio.fail_after(left):
                 await self._own.abort(what.session_id, what.directory)

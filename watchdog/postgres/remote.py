@@ -53,9 +53,10 @@ class Others:
 
     async def reading(self, seconds: float) -> bool:
         """Wait for a reading that is not older than this, but not for long. Returns whether there is one."""
-        if self.register.age_seconds > seconds:
-            self._wake()
-            await self._read.wait(LINE_SECONDS)
+        for _ in range(2):  # one may be under way that began too early
+            if self.register.age_seconds > seconds:
+                self._wake()
+                await self._read.wait(LINE_SECONDS)
         return self.register.age_seconds <= seconds
 
     async def saying(self, host: "RemoteHost", directory: str) -> Saying:
