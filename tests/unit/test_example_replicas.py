@@ -1,0 +1,169 @@
+"""Several of `docs/examples/server.py` on one database in PostgreSQL: one acts for all, and another one after it."""
+
+import asyncio
+import json
+import re
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+import pytest
+
+from tests.support.postgres import Cluster, PostgresRows
+from tests.support.program import Program, program
+from tests.support.waiting import SECONDS, wait_until
+from tests.unit.test_example_server import ABORTED, HANG, LIMITS, Client, Server, started, states
+
+__all__ = ["program"]
+
+SHARED: Final = json.dumps(
+    {
+        **json.loads(LIMITS),
+        "tool_timeouts": {"hang": "1s", "question": "1s"},
+        "poll_interval": "300ms",
+        "idle_timeout": "10m",  # a sign of life takes seconds to the one that acts
+        "lease_duration": "2s",
+    }
+)
+AN_HOUR_MS: Final = 3_600_000
+OLDER: Final = """
+    UPDATE part SET time_created = time_created - $2::bigint, data = jsonb_set(
+        data, '{state,time,start}', to_jsonb((data #>> '{state,time,start}')::bigint - $2::bigint)
+    ) WHERE session_id = ANY($1::text[])
+"""
+
+
+@dataclass(kw_only=True)
+class Fleet:
+    """Some servers on one database."""
+
+    url: str
+    servers: Sequence[Server]
+
+
+@dataclass(kw_only=True)
+class Replica:
+    """One of them, and who asks it."""
+
+    server: Server
+    client: Client
+
+    async def refused(self, session: str) -> str | None:
+        """What it says to a release that it must leave to the one that acts; None if it is that one."""
+        answer = await self.client.http.post(f"/sessions/{session}/release")
+        detail = str(answer.json().get("detail"))
+        return detail if answer.status_code == httpx.codes.CONFLICT and "acts on" in detail else None
+
+    def is_named_in(self, sentence: str) -> bool:
+        """Whether a sentence names this one: its name tells its process."""
+        return re.search(rf"\(replica \S+-{self.server.process.pid}-\w+\)", sentence) is not None
+
+
+@asynccontextmanager
+async def asked(fleet: Fleet) -> AsyncIterator[list[Replica]]:
+    """The servers that live, each with a client, the one that acts first."""
+    async with AsyncExitStack() as stack:
+        replicas = []
+        for server in fleet.servers:
+            if server.process.poll() is None:
+                url = await wait_until(server.url, "the server", explain=server.log)
+                http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=SECONDS))
+                replicas.append(Replica(server=server, client=Client(http)))
+
+        async def one_acts() -> list[Replica]:
+            acting = [each for each in replicas if await each.refused("ses_missing") is None]
+            return acting if len(acting) == 1 else []
+
+        (leader,) = await wait_until(one_acts, "the one that acts")
+        yield [leader, *(each for each in replicas if each is not leader)]
+
+
+@pytest.fixture(scope="module")
+def fleet(postgres: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Three of them, started at once on an empty database."""
+    url = postgres.fresh_database()
+    with ExitStack() as stack:
+        folders = [tmp_path_factory.mktemp(f"replica-{number}") for number in range(3)]
+        yield Fleet(url=url, servers=[stack.enter_context(started(each, url, SHARED)) for each in folders])
+
+
+async def test_what_hangs_in_one_that_does_not_act_is_ended_by_way_of_the_one_that_does(fleet: Fleet) -> None:
+    async with asked(fleet) as (leader, *others):
+
+        async def tried(client: Client) -> None:
+            question = await client.begin({"tool": "question"})
+            await client.calling(question)
+            short = await client.begin({"tool": "sleep", "seconds": 1.5})  # longer than a question may take
+            assert states(await client.ended(short)) == ["completed"]
+            hung = await client.begin(HANG)
+            found = await client.ended(hung)
+            assert (states(found), found["turn"]["error"]["name"]) == (["error"], ABORTED)
+            found = await leader.client.read(question)  # every one of them reads it
+            assert (states(found), "completed" in found["turn"]["time"]) == (["running"], False)
+            (await client.http.post(f"/sessions/{question}/answer")).raise_for_status()
+            assert (await client.ended(question))["turn"].get("error") is None
+
+        await asyncio.gather(*(tried(each.client) for each in (leader, *others)))
+
+
+async def test_a_parent_in_one_that_does_not_act_goes_on_when_its_hung_child_is_ended(fleet: Fleet) -> None:
+    async with asked(fleet) as (_, other, *_):
+        parent = await other.client.begin({"tool": "task", "children": [HANG, {"tool": "sleep", "seconds": 0.2}]})
+        children = await other.client.children(parent, 2)
+        found = await other.client.ended(parent)
+        assert (sorted(states(found)), found["turn"].get("error")) == (["completed", "error"], None)
+        ends = [(await other.client.ended(child))["turn"].get("error", {}).get("name") for child in children]
+        assert sorted(str(end) for end in ends) == [ABORTED, "None"]
+
+
+async def test_a_release_is_for_the_one_that_acts_and_the_others_name_it(fleet: Fleet) -> None:
+    async with asked(fleet) as (leader, other, *_):
+        session = await other.client.begin({"tool": "question"})
+        await other.client.calling(session)
+        refused = await other.refused(session)
+        assert refused is not None
+        assert leader.is_named_in(refused)
+        assert not other.is_named_in(refused)
+        assert states(await other.client.read(session)) == ["running"]
+        answer = await leader.client.http.post(f"/sessions/{session}/release")
+        assert answer.raise_for_status().json() == {"results": ["recovered"]}
+        assert states(await other.client.ended(session)) == ["error"]
+
+
+async def test_after_the_one_that_acts_is_killed_another_one_does_and_what_it_ran_is_left_to_a_release(
+    fleet: Fleet, program: Program
+) -> None:
+    async with asked(fleet) as (leader, other, _):
+        lost = await leader.client.begin({"tool": "sleep", "seconds": 600})
+        waiting = await leader.client.begin({"tool": "question"})
+        for session in (lost, waiting):
+            await leader.client.calling(session)
+        leader.server.stop(signal.SIGKILL)
+        with PostgresRows(fleet.url) as rows:  # from now on past every limit
+            rows.run(OLDER, [lost, waiting], AN_HOUR_MS)
+        before = await other.client.read(lost), await other.client.read(waiting)
+    async with asked(fleet) as (successor, third):
+        hung = await third.client.begin(HANG)
+        assert (await third.client.ended(hung))["turn"]["error"]["name"] == ABORTED
+
+        async def reported() -> list[Any]:
+            done = await program.run("scan", "--database", fleet.url, "--json")
+            found = [each for each in json.loads(done.stdout)["spared"] if each["session_id"] in {lost, waiting}]
+            return found if all("no live host" in each["why"] for each in found) else []
+
+        found = await wait_until(reported, "word that nobody is at work on them")
+        assert {each["session_id"] for each in found} == {lost, waiting}
+        assert {(each["reason"], each["why"]) for each in found} == {
+            ("no_witness", "no live host says that it is at work on it; only a release settles it")
+        }
+        # It has been so for as long as what hangs needs to be ended, and nothing is touched.
+        again = await third.client.begin(HANG)
+        await third.client.ended(again)
+        assert (await third.client.read(lost), await third.client.read(waiting)) == before
+        for session in (lost, waiting):
+            answer = await successor.client.http.post(f"/sessions/{session}/release")
+            assert answer.raise_for_status().json() == {"results": ["recovered"]}
+            assert states(await third.client.read(session)) == ["error"]
