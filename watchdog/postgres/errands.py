@@ -8,7 +8,6 @@ from typing import Any, Final, Protocol
 import anyio
 import structlog
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,7 +21,7 @@ from watchdog.errors import (
 )
 from watchdog.model import SessionId
 from watchdog.ports import Clock, Server
-from watchdog.postgres.connection import Fence, translated
+from watchdog.postgres.connection import Fence, transaction, translated
 from watchdog.postgres.line import LINE_SECONDS, Line, Pulse
 from watchdog.postgres.own import SCHEMA
 
@@ -158,11 +157,9 @@ class Requests:
         await self._line.fetch(_SWEEP)
 
     async def _put(self, replica: str, what: Abort, deadline: float) -> int:
-        """Put it down, to be begun until the deadline. Once begun it is not cancelled: connections got lost so."""
-        await checkpoint()
-        limit = anyio.fail_after(2 * LINE_SECONDS, shield=True)
-        with translated(self._line.place, DatabaseUnavailable), limit:
-            async with self._engine.connect() as connection, connection.begin():
+        """Put it down, to be begun until the deadline."""
+        with translated(self._line.place, DatabaseUnavailable):
+            async with transaction(self._engine, seconds=2 * LINE_SECONDS) as connection:
                 await self._lease.hold(connection)
                 left = replace(what, seconds=max(0.0, deadline - self._clock.read().running_seconds))
                 values = {"replica": replica, "term": self._lease.term, "question": json.dumps(asdict(left))}
