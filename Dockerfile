@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # Two stages: the first one installs from the lock file with hashes, the second one carries only what runs.
-# The lock file holds the extra `notify`, too: alerts need nothing more.
+# The lock file holds the extras, too: alerts and PostgreSQL need nothing more.
 FROM python:3.13.1-slim-bookworm AS build
 WORKDIR /build
 RUN python -m venv /opt/watchdog

@@ -6,6 +6,7 @@ from typing import Any
 
 from watchdog.alerting import problem_with_receivers
 from watchdog.checkup_journal import look_at_journal, print_journal
+from watchdog.checkup_words import in_one_line
 from watchdog.contract import VERSION
 from watchdog.database_url import PostgresUrl
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError, sentences
@@ -59,7 +60,7 @@ class Findings:
 
 async def check(loaded: Loaded, screen: Screen) -> Exit:
     """Look at everything that a watchdog needs, and say what is wrong with it and what to do."""
-    if isinstance(locate(loaded), PostgresUrl):
+    if isinstance(loaded.settings.database, PostgresUrl):
         with with_driver():
             from watchdog import checkup_postgres
         return await checkup_postgres.check(loaded, screen)
@@ -219,7 +220,11 @@ def _print(screen: Screen, findings: Findings) -> None:
         screen.line("warning", warning, "yellow")
     for problem in findings.problems:
         screen.line("problem", problem, "red")
-    screen.line("summary", _verdict(findings), "bold red" if findings.problems else "bold green")
+    screen.line(
+        "summary",
+        in_one_line(findings.problems, findings.warnings),
+        "bold red" if findings.problems else "bold green",
+    )
 
 
 def _in_words(name: str, value: object) -> str:
@@ -228,16 +233,3 @@ def _in_words(name: str, value: object) -> str:
             return "nobody"
         return f"pid {value['pid']}" if value["pid"] else UNKNOWN_PID
     return "-" if value is None else str(value)
-
-
-def _verdict(findings: Findings) -> str:
-    """The one line that says how it is."""
-
-    def count(number: int, what: str) -> str:
-        return f"{number} {what}{'' if number == 1 else 's'}"
-
-    warnings = count(len(findings.warnings), "warning")
-    if findings.problems:
-        beside = f" and {warnings}" if findings.warnings else ""
-        return f"not usable: {count(len(findings.problems), 'problem')}{beside} above"
-    return f"usable, with {warnings} above" if findings.warnings else "usable"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from watchdog.checkup_words import in_one_line
 from watchdog.clock import SystemClock
 from watchdog.contract import VERSION
 from watchdog.contract_journal import hold_fields
@@ -178,8 +179,8 @@ def _print(screen: Screen, findings: _Findings) -> None:
         screen.line("warning", warning, "yellow")
     for problem in findings.problems:
         screen.line("problem", problem, "red")
-    usable = "not usable" if findings.problems else "usable"
-    screen.line("summary", usable, "bold red" if findings.problems else "bold green")
+    summary = in_one_line(findings.problems, findings.warnings)
+    screen.line("summary", summary, "bold red" if findings.problems else "bold green")
 
 
 def _in_words(value: object) -> str:

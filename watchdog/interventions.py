@@ -7,6 +7,8 @@ from typing import NewType
 from watchdog.model import Outcome, Row, SessionId, Verdict
 
 InterventionId = NewType("InterventionId", int)
+LAST_NUMBER = InterventionId((1 << 63) - 1)
+"""No database counts further."""
 
 
 class Actor(StrEnum):

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
+from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.journal_file import JournalFile
 from watchdog.journal_shapes import dump, read_hold, read_intervention, read_kept
 from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
@@ -151,6 +151,8 @@ class SqliteJournal:
 
     async def intervention(self, intervention: InterventionId) -> Intervention | None:
         """One intervention, or None if there is none of that number."""
+        if intervention > LAST_NUMBER:
+            return None
         found = await self._interventions("SELECT * FROM intervention WHERE id = :id", {"id": intervention})
         return found[0] if found else None
 

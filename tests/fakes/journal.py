@@ -18,12 +18,18 @@ class FakeJournal:
     rows: dict[InterventionId, tuple[Kept, ...]] = field(default_factory=dict)
     on_hold: dict[SessionId, Hold] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    begun_so_far: int = 0
+
+    @property
+    def place(self) -> str:
+        return "a fake"
 
     async def begin(
         self, verdict: Verdict, *, at_ms: int, actor: Actor = Actor.WATCHDOG, reason: str | None = None
     ) -> InterventionId:
         self._check()
-        number = InterventionId(len(self.noted) + 1)
+        self.begun_so_far += 1
+        number = InterventionId(self.begun_so_far)
         self.noted[number] = Intervention(id=number, began_ms=at_ms, actor=actor, verdict=verdict, reason=reason)
         return number
 

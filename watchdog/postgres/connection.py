@@ -6,12 +6,12 @@ from typing import Any, Final, Protocol
 
 import anyio
 import asyncpg
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from watchdog.errors import WatchdogError
+from watchdog.errors import SettingsError, WatchdogError
 
 APPLICATION: Final = "opencode-watchdog"
 """What the watchdog's own connections call themselves in `pg_stat_activity`."""
@@ -19,6 +19,8 @@ CONNECT_SECONDS: Final = 5.0
 STATEMENT_SECONDS: Final = 10.0
 """How long one statement on a connection of the watchdog's own may take."""
 
+_OPTIONS: Final = {"host", "passfile", "prepared_statement_cache_size", "ssl", "sslmode", "target_session_attrs"}
+"""What may stand behind the `?` of an address."""
 _SENTENCES: Final = {
     "08": "can't be reached",
     "22": "can't hold a value that it was given",
@@ -37,6 +39,15 @@ _SENTENCES: Final = {
 }
 """By SQLSTATE, or the beginning of one (PostgreSQL's manual, appendix A)."""
 
+TROUBLE: Final = (
+    SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the end of a connection, which came amid the next question
+    OSError,
+)
+"""What the driver and SQLAlchemy raise when the database can't be used."""
+
 
 class Fence(Protocol):
     """The lease, as a transaction that writes holds it."""
@@ -51,9 +62,17 @@ class Fence(Protocol):
 
 
 def own_engine(url: str, *, statement_seconds: float = STATEMENT_SECONDS) -> AsyncEngine:
-    """An engine of the watchdog's own, which keeps a connection or two between one look and the next."""
+    """An engine of the watchdog's own, which keeps a connection or two between one look and the next.
+
+    Args:
+        url: as SQLAlchemy takes it; `sslmode`, as others write it, is asyncpg's `ssl`.
+        statement_seconds: how long a statement may take.
+
+    Raises:
+        SettingsError: it has an option that the driver doesn't know.
+    """
     return create_async_engine(
-        url,
+        _understood(url),
         pool_size=2,
         max_overflow=8,
         pool_timeout=CONNECT_SECONDS,
@@ -64,6 +83,18 @@ def own_engine(url: str, *, statement_seconds: float = STATEMENT_SECONDS) -> Asy
             "server_settings": {"application_name": APPLICATION},
         },
     )
+
+
+def _understood(url: str) -> URL:
+    parts = make_url(url)
+    unknown = sorted(set(parts.query) - _OPTIONS)
+    if unknown:
+        raise SettingsError(
+            f"The address {place_of(url)} has the option {', '.join(unknown)}, which asyncpg doesn't know here; it "
+            f"may have {', '.join(sorted(_OPTIONS))}."
+        )
+    mode = parts.query.get("sslmode")
+    return parts if mode is None else parts.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
 
 
 def beside(engine: AsyncEngine) -> AsyncEngine:
@@ -124,7 +155,7 @@ def translated(place: str, kind: type[WatchdogError]) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except TROUBLE as error:
         raise kind(f"The database {place} {sentence(error)}.") from error
 
 
@@ -141,4 +172,6 @@ def sentence(error: BaseException) -> str:
         return f"answered with the error {state}"
     if isinstance(original, TimeoutError):
         return "did not answer in time"
+    if isinstance(original, asyncpg.InternalClientError):
+        return "ended the connection"
     return f"can't be reached ({type(original).__name__})"

@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
-from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
+from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.journal_shapes import dump, read_hold, read_intervention, read_kept
 from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
 from watchdog.postgres.connection import STATEMENT_SECONDS, Fence, place_of, transaction, translated
@@ -181,6 +181,8 @@ class PostgresJournal:
 
     async def intervention(self, intervention: InterventionId) -> Intervention | None:
         """One intervention, or None if there is none of that number."""
+        if intervention > LAST_NUMBER:
+            return None
         found = await self._interventions("WHERE id = :id", {"id": intervention})
         return found[0] if found else None
 

@@ -21,13 +21,12 @@ import anyio
 import asyncpg
 import structlog
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, LeaseLost
 from watchdog.ports import Clock
 from watchdog.postgres import own
-from watchdog.postgres.connection import CONNECT_SECONDS, place_of, sentence, translated
+from watchdog.postgres.connection import CONNECT_SECONDS, TROUBLE, place_of, sentence, translated
 
 SECONDS: Final = 9.0
 """How long a lease lasts. Who has it and is gone is replaced after this and a sixth of it."""
@@ -68,7 +67,6 @@ _BUSY: Final = (
     asyncpg.exceptions.TransactionRollbackError,
 )
 """What the server answers when somebody else has the row: the connection is as good as before."""
-_TROUBLE: Final = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
 
 
 class Lease:
@@ -152,7 +150,7 @@ class Lease:
                     if term is not None:
                         async with self._line.transaction() as driver:
                             await driver.execute(_GIVE_BACK, self._name, term)
-                except _TROUBLE as error:
+                except TROUBLE as error:
                     self._note(error)
         await self._line.close()
 
@@ -290,7 +288,7 @@ class Lease:
         if self._unreachable:
             return
         self._unreachable = True
-        if isinstance(error, _TROUBLE):
+        if isinstance(error, TROUBLE):
             _log().warning("lease.unreachable", why=f"The database {self._place} {sentence(error)}.")
         elif isinstance(error, DatabaseUnavailable):
             _log().warning("lease.unreachable", why=str(error))
