@@ -18,12 +18,15 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.bench import Bench, Measurement, Step
+from benchmarks.cluster import missing
 from benchmarks.detection import detection
 from benchmarks.first import first
 from benchmarks.generate import cache_folder, cached, reserved
 from benchmarks.judged import judged
+from benchmarks.leader import leader
 from benchmarks.load import load
 from benchmarks.memory import memory
+from benchmarks.postgres import postgres
 from benchmarks.processes import ROOT, scratch
 from benchmarks.resting import cpu
 from benchmarks.start import start
@@ -43,7 +46,10 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "cpu": cpu,
     "load": load,
     "start": start,
+    "postgres": postgres,
+    "leader": leader,
 }
+IN_POSTGRES = frozenset({"postgres", "leader"})
 SIZES = (10_000, 100_000, 1_000_000)
 
 
@@ -71,11 +77,12 @@ def main() -> int:
 
 def _measured(arguments: argparse.Namespace, folder: Path, console: Console) -> report.Report:
     """Make the databases that are missing, and measure one thing after another."""
+    names = measurable(arguments.names or list(MEASUREMENTS), missing(), console)
     parts = tuple(sorted(set(arguments.parts or SIZES)))
     began = datetime.now(UTC).isoformat(timespec="seconds")
     databases = {size: _database(folder, size, arguments.seed, console) for size in parts}
     results, seconds = {}, {}
-    for name in arguments.names or MEASUREMENTS:
+    for name in names:
         with scratch() as empty, _shown(name, console) as step:
             started = time.monotonic()
             results[name] = anyio.run(MEASUREMENTS[name], Bench(databases=databases, folder=empty, step=step))
@@ -83,6 +90,20 @@ def _measured(arguments: argparse.Namespace, folder: Path, console: Console) -> 
     return report.Report(
         results=results, seconds=seconds, parts=parts, seed=arguments.seed, began=began, commit=_commit()
     )
+
+
+def measurable(names: Sequence[str], missing: str | None, console: Console) -> list[str]:
+    """What can be measured of what is asked for; says what is left out.
+
+    Args:
+        names: of measurements.
+        missing: why there is no PostgreSQL, or None where there is one.
+        console: where to say so.
+    """
+    left_out = [name for name in names if missing is not None and name in IN_POSTGRES]
+    if left_out:
+        console.print(f"{', '.join(left_out)}: left out, {missing}", highlight=False)
+    return [name for name in names if name not in left_out]
 
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
@@ -129,9 +150,12 @@ def _plot(found: report.Report, path: Path) -> None:
     """Draw the lines, if any of the measurements gave some."""
     from benchmarks.plot import draw  # noqa: PLC0415 - matplotlib is large, and nothing that is measured needs it
 
-    lines = {way: points for result in found.results.values() for way, points in result.lines.items()}
-    if lines:
-        draw(lines, path)
+    results = found.results.values()
+    lines = {way: points for result in results for way, points in result.lines.items()}
+    on_clock = {way: points for result in results for way, points in result.on_clock.items()}
+    panels = {"CPU, ms": lines, "PostgreSQL: on the clock, ms": on_clock}
+    if shown := {label: ways for label, ways in panels.items() if ways}:
+        draw(shown, path)
 
 
 def _commit() -> str | None:

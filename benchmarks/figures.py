@@ -92,10 +92,12 @@ class Result:
     Attributes:
         figures: rows of the table.
         lines: for the plot: milliseconds of processor time by parts, for each way to find out.
+        on_clock: the same in PostgreSQL, whose processor time is not this process's: milliseconds on the clock.
     """
 
     figures: tuple[Figure, ...]
     lines: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    on_clock: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
 
 def under(limit: float) -> Target:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -24,33 +25,37 @@ _SETTINGS = {
 }
 
 
-def draw(lines: Mapping[str, Mapping[int, float]], path: Path) -> None:
-    """Draw one line for each way, both axes logarithmic, on a transparent ground.
+def draw(panels: Mapping[str, Mapping[str, Mapping[int, float]]], path: Path) -> None:
+    """Draw panels above each other, in each one line for each way, both axes logarithmic, on a transparent ground.
 
     Args:
-        lines: milliseconds of processor time by parts, for each way.
+        panels: milliseconds by parts, for each way; by what stands at the axis.
         path: the SVG file to write.
     """
     with mpl.rc_context(_SETTINGS):
-        figure = Figure(figsize=(8, 4.8), layout="constrained")
-        axes = figure.add_subplot()
-        for number, (way, points) in enumerate(sorted(lines.items(), key=_height, reverse=True)):
-            sizes = sorted(points)
-            axes.plot(
-                sizes,
-                [points[size] for size in sizes],
-                label=way,
-                color=_COLOURS[number % len(_COLOURS)],
-                marker=_MARKS[number % len(_MARKS)],
-                linewidth=2,
-            )
-        axes.set(xscale="log", yscale="log", xlabel="parts stored", ylabel="CPU, ms")
-        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
-        axes.yaxis.set_major_formatter(FuncFormatter(_plain))
-        axes.grid(visible=True, color=_INK, alpha=0.25, linewidth=0.6)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", frameon=False)
+        figure = Figure(figsize=(8, 4.8 * len(panels)), layout="constrained")
+        for number, (label, lines) in enumerate(panels.items(), start=1):
+            _panel(figure.add_subplot(len(panels), 1, number), lines, label)
         figure.savefig(path, format="svg", transparent=True, metadata={"Date": None})
+
+
+def _panel(axes: Axes, lines: Mapping[str, Mapping[int, float]], label: str) -> None:
+    for number, (way, points) in enumerate(sorted(lines.items(), key=_height, reverse=True)):
+        sizes = sorted(points)
+        axes.plot(
+            sizes,
+            [points[size] for size in sizes],
+            label=way,
+            color=_COLOURS[number % len(_COLOURS)],
+            marker=_MARKS[number % len(_MARKS)],
+            linewidth=2,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="parts stored", ylabel=label)
+    axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.yaxis.set_major_formatter(FuncFormatter(_plain))
+    axes.grid(visible=True, color=_INK, alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=2)
 
 
 def _height(line: tuple[str, Mapping[int, float]]) -> float:

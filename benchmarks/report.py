@@ -112,11 +112,16 @@ def as_json(report: Report) -> dict[str, Any]:
         "figures": [
             _figure_json(name, figure) for name, result in report.results.items() for figure in result.figures
         ],
-        "lines": {
-            way: {str(parts): round(ms, 6) for parts, ms in points.items()}
-            for result in report.results.values()
-            for way, points in result.lines.items()
-        },
+        "lines": _lines_json(result.lines for result in report.results.values()),
+        "on_clock": _lines_json(result.on_clock for result in report.results.values()),
+    }
+
+
+def _lines_json(lines: Iterable[Mapping[str, Mapping[int, float]]]) -> dict[str, dict[str, float]]:
+    return {
+        way: {str(parts): round(ms, 6) for parts, ms in points.items()}
+        for each in lines
+        for way, points in each.items()
     }
 
 

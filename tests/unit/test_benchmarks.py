@@ -5,7 +5,7 @@ import io
 import json
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -15,21 +15,29 @@ import anyio
 import pytest
 from rich.console import Console
 
-from benchmarks import report, scans
-from benchmarks.__main__ import MEASUREMENTS
+from benchmarks import leader, report, scans
+from benchmarks import postgres as in_postgres
+from benchmarks.__main__ import IN_POSTGRES, MEASUREMENTS, measurable
 from benchmarks.bench import Bench
+from benchmarks.cluster import connected, drop_indexes, fill, make_indexes
 from benchmarks.figures import Figure, Result, Target, at_least, at_most, percentile, ratios, under
 from benchmarks.generate import cache_folder, cached, generate, reserved
+from benchmarks.postgres import explained
 from benchmarks.processes import claim
 from benchmarks.server import Server, close
 from benchmarks.work import DIRECTORY, Changes, clear, opened
 from benchmarks.writer import write
 from tests.fakes.server import loopback
+from tests.support.debian import require
+from tests.support.postgres import Cluster
 from tests.support.waiting import wait_until
 from watchdog.clock import SystemClock
 from watchdog.model import SessionId, TurnId
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.server import OpencodeServer
+from watchdog.postgres import queries
+from watchdog.postgres.connection import own_engine
+from watchdog.postgres.store import PostgresStore
 
 PARTS = 4_000
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -324,3 +332,77 @@ def test_the_writer_leaves_nothing_that_is_not_taken_away(generated: Path, plain
         assert _rows(generated) != before
     clear(plain)
     assert _rows(generated) == before
+
+
+# --- PostgreSQL
+
+
+async def test_a_filled_database_holds_the_rows_of_the_file_and_the_work(postgres: Cluster, generated: Path) -> None:
+    url, work = await fill(postgres, "filled", generated, 3)
+    async with connected(url) as connection:
+        for table, rows in _rows(generated).items():
+            found = await connection.fetch(f"SELECT * FROM {table} WHERE id NOT LIKE '%bench%' ORDER BY id")  # noqa: S608
+            assert [_as_stored(row) for row in found] == [
+                _as_stored(row) for row in sorted(rows, key=lambda r: str(r[0]))
+            ]
+    engine = own_engine(url)
+    store = await PostgresStore.open(engine)
+    snapshot = await store.look()
+    assert sorted(snapshot.sessions) == sorted(each.session for each in work)
+    assert sorted(call.id for session in snapshot.sessions.values() for call in session.calls) == sorted(
+        each.call for each in work
+    )
+    assert snapshot.damaged == ()
+    await engine.dispose()
+
+
+def _as_stored(row: Iterable[object]) -> list[object]:
+    """A row whose JSON is compared as a value: `jsonb` keeps no text."""
+    return [json.loads(value) if isinstance(value, str) and value.startswith("{") else value for value in row]
+
+
+async def test_the_plans_of_a_look_tell_a_scan_from_an_index(postgres: Cluster, generated: Path) -> None:
+    url, _ = await fill(postgres, "explained", generated, 3)
+    engine = own_engine(url)
+    async with connected(url) as owner:
+        bare = await explained(engine)
+        await make_indexes(owner)
+        indexed = await explained(engine)
+        await drop_indexes(owner)
+    await engine.dispose()
+    ask = queries.dialect("jsonb").look
+    scans = {plan.statement: plan.scans for plan in bare}
+    assert (scans[ask.open_messages], scans[ask.open_parts]) == (("message",), ("part",))
+    scans = {plan.statement: plan.scans for plan in indexed}
+    assert (scans[ask.open_messages], scans[ask.open_parts]) == ((), ())
+    assert 0 < sum(plan.buffers for plan in indexed) < sum(plan.buffers for plan in bare)
+
+
+async def test_the_rows_of_postgresql_are_measured(
+    generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("postgres")
+    for name, value in {"ROUNDS": 1, "LOOKS": 2, "TICKS": 2, "SCANS": 1, "WRITE_SECONDS": 0.2, "_WARM": 1}.items():
+        monkeypatch.setattr(in_postgres, name, value)
+    bench = Bench(databases={PARTS: generated}, folder=tmp_path, step=lambda _: None)
+    result = await in_postgres.postgres(bench)
+    assert all(figure.value > 0 for figure in result.figures)
+    assert [list(points) for points in result.on_clock.values()] == [[PARTS]] * 4
+
+
+async def test_a_leader_is_measured(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require("postgres")
+    for name, value in {"MANY": 20, "FEW": 10, "ROUNDS": 1, "STUCK": 10}.items():
+        monkeypatch.setattr(leader, name, value)
+    bench = Bench(databases={PARTS: generated}, folder=tmp_path, step=lambda _: None)
+    result = await leader.leader(bench)
+    assert all(figure.value > 0 for figure in result.figures)
+
+
+def test_without_postgresql_its_rows_are_left_out_and_the_others_are_not() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    assert measurable(["idle", "postgres", "leader"], "no postgres", console) == ["idle"]
+    assert out.getvalue().splitlines() == ["postgres, leader: left out, no postgres"]
+    assert measurable(list(MEASUREMENTS), None, console) == list(MEASUREMENTS)
+    assert set(MEASUREMENTS) >= IN_POSTGRES

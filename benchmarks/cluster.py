@@ -1,0 +1,138 @@
+"""A PostgreSQL of the benchmark's own, filled with the rows of the generated databases.
+
+The rows of each size are copied from the SQLite file of that size, five million, too: nothing is generated twice, and
+both sides hold the same rows. Nothing is kept between runs: as root, PostgreSQL runs as somebody who can't enter the
+user's cache.
+"""
+
+import sqlite3
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from benchmarks.bench import Step
+from benchmarks.work import Opened, begin, opened
+from tests.support.database import OpencodeFile
+from tests.support.debian import PACKAGES, find
+from tests.support.postgres import ADMIN, PATIENCE_SECONDS, Cluster, programs, schema
+from watchdog.postgres import indexes
+
+FLAGS: Final = {
+    "listen_addresses": "127.0.0.1",
+    "autovacuum": "off",  # its transactions would count as changes, and its reads as somebody's
+    "shared_buffers": "128MB",
+}
+"""What differs from PostgreSQL's own settings, or must not follow from how it was built."""
+_ROWS_AT_ONCE: Final = 20_000
+
+
+def missing() -> str | None:
+    """Why there is no PostgreSQL to measure on; None where there is one."""
+    return None if find("postgres") else f"no postgres: apt-get install {PACKAGES['postgres']} brings it"
+
+
+class Measured(Cluster):
+    """A cluster with PostgreSQL's own settings, which a test's is not: commits reach the disk."""
+
+    def start(self) -> None:
+        """Start the server, and return when it takes connections."""
+        flags = FLAGS | {"port": str(self.port), "unix_socket_directories": str(self.folder)}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - PostgreSQL's own program
+                [programs() / "postgres", "-D", self.data, *(f"--{name}={value}" for name, value in flags.items())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                start_new_session=True,
+                **self._user,
+            )
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not self._ready(self._process.pid):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                self._process = None
+                raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.01)
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[Any]:
+    """A connection of asyncpg's to a database, by its address as SQLAlchemy takes it."""
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def fill(
+    cluster: Cluster, name: str, path: Path, sessions: int, *, at: int | None = None, step: Step = lambda _: None
+) -> tuple[str, list[Opened]]:
+    """Make a database with the rows of a SQLite file and so many sessions at work, analyzed and vacuumed.
+
+    Args:
+        cluster: where.
+        name: of the new database.
+        path: the generated SQLite file.
+        sessions: how many are at work.
+        at: when they began, in milliseconds since the epoch; now by default.
+        step: hears of the progress.
+
+    Returns:
+        Its address as SQLAlchemy takes it, and the sessions.
+    """
+    url = cluster.fresh_database(name)
+    statements = schema().split(";")
+    async with connected(url) as owner, connected(cluster.url(name, ADMIN)) as admin:
+        for statement in statements:
+            if "CREATE TABLE" in statement:
+                await owner.execute(statement)
+        await admin.execute("SET session_replication_role = replica")  # no check of each row's foreign keys
+        with opened(path, 0) as (file, _):
+            await _copy(admin, file.connection, step)
+        with closing(OpencodeFile(Path(":memory:"))) as file:
+            work = [begin(file, number, at=at) for number in range(sessions)]
+            await _copy(admin, file.connection, lambda _: None)
+        step("indexes")
+        for statement in statements:
+            if "CREATE INDEX" in statement:
+                await owner.execute(statement)
+        await settle(admin)
+    return url, work
+
+
+async def settle(admin: Any) -> None:  # noqa: ANN401 - asyncpg brings no types
+    """Do what autovacuum would have done, and write everything to the disk, so that no measurement pays for it."""
+    await admin.execute("VACUUM (ANALYZE)")
+    await admin.execute("CHECKPOINT")
+
+
+async def make_indexes(owner: Any) -> None:  # noqa: ANN401 - as above
+    """Make the two indexes over what is open."""
+    for index in indexes.partial("jsonb"):
+        await owner.execute(index.statement)
+
+
+async def drop_indexes(owner: Any) -> None:  # noqa: ANN401 - as above
+    """Take them away again."""
+    for index in indexes.partial("jsonb"):
+        await owner.execute(f"DROP INDEX {index.table}_open_idx")
+
+
+async def _copy(admin: Any, source: sqlite3.Connection, step: Step) -> None:  # noqa: ANN401 - as above
+    for table in ("session", "message", "part"):
+        rows = source.execute(f"SELECT * FROM {table} ORDER BY rowid")  # noqa: S608 - constants
+        await admin.copy_records_to_table(table, records=_told(rows, table, step))
+
+
+def _told(rows: Iterator[Any], table: str, step: Step) -> Iterator[Any]:
+    for number, row in enumerate(rows, start=1):
+        if number % _ROWS_AT_ONCE == 0:
+            step(f"copied {number:,} rows of {table}")
+        yield row
