@@ -25,7 +25,7 @@ from tests.support.watchdog_run import Finished, Setting, _environment, _python,
 
 NOWHERE: Final = "http://127.0.0.1:1"
 """A server that nobody runs."""
-SECONDS: Final = 60.0
+SECONDS: Final = 120.0
 
 _ESCAPES: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _KEPT: Final = ("PATH", "LANG", "LC_ALL", "TMPDIR", "COVERAGE_PROCESS_START")
