@@ -370,11 +370,9 @@ async def test_the_plans_of_a_look_tell_a_scan_from_an_index(postgres: Cluster, 
         indexed = await explained(engine)
         await drop_indexes(owner)
     await engine.dispose()
-    ask = queries.dialect("jsonb").look
-    scans = {plan.statement: plan.scans for plan in bare}
-    assert (scans[ask.open_messages], scans[ask.open_parts]) == (("message",), ("part",))
-    scans = {plan.statement: plan.scans for plan in indexed}
-    assert (scans[ask.open_messages], scans[ask.open_parts]) == ((), ())
+    statement = queries.dialect("jsonb").look.open_parts  # the other tables are so small that a scan is the best plan
+    assert [plan.scans for plan in bare if plan.statement == statement] == [("part",)]
+    assert [plan.scans for plan in indexed if plan.statement == statement] == [()]
     assert 0 < sum(plan.buffers for plan in indexed) < sum(plan.buffers for plan in bare)
 
 
