@@ -508,6 +508,21 @@ class TestAborts:
             assert session not in await answered(lambda: host.statuses(PLACE))
             assert session not in await answered(lambda: host.statuses(ELSEWHERE))
 
+    async def test_what_was_said_before_an_abort_is_no_answer_after_it(self, crew: Crew) -> None:
+        leader, other = await crew.pair()
+        other.host.busy[PLACE] = {ONE: BUSY}
+        leader.directories = {PLACE}
+        host = leader.other("b")
+        assert await host.statuses(PLACE) == {ONE: BUSY}
+
+        async def says_nothing_more() -> None:
+            other.host.hangs.add(PLACE)
+
+        other.host.at_abort = says_nothing_more
+        await host.abort(ONE, PLACE)
+        with pytest.raises(ServerUnreachable, match="has not said yet"):
+            await host.statuses(PLACE)
+
     async def test_one_that_changes_nothing_leaves_the_session_at_work(self, crew: Crew) -> None:
         leader, other = await crew.pair()
         host = leader.other("b")
