@@ -1,6 +1,6 @@
 """The watchdog inside a Python server's own event loop: `async with watchdog.running(settings, host=host, …)`."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
@@ -190,7 +190,7 @@ class Watchdog:
                 operations=Operations(group, self._clock),
             )
 
-        return _Inside(watch, first, operator, found.tasks, self._clock)
+        return _Inside(watch, first, operator, found, self._clock)
 
     def _failed(self, error: Exception) -> None:
         self.failure = error
@@ -198,7 +198,7 @@ class Watchdog:
 
 
 class _FirstLook(Latest):
-    """The last look of the loop; and waits for the first one, or for word that there is none."""
+    """The last look of the loop; and waits for the first one, or the next, or for word that there is none."""
 
     def unfinished(self) -> frozenset[str]:
         """The directories in which something is unfinished."""
@@ -210,16 +210,23 @@ class _FirstLook(Latest):
     def __init__(self, clock: Clock, poll_interval_seconds: float) -> None:
         super().__init__(clock=clock, poll_interval_seconds=poll_interval_seconds)
         self.over = anyio.Event()
+        self.next = anyio.Event()
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
         """It was taken."""
         super().looked(assessment, acting=acting)
-        self.over.set()
+        self.told()
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
         """It could not be taken."""
         super().unavailable(error, retry_seconds)
+        self.told()
+
+    def told(self) -> None:
+        """Whoever waits for a look goes on; the loop may have ended without one."""
         self.over.set()
+        self.next.set()
+        self.next = anyio.Event()
 
 
 class _Inside:
@@ -227,7 +234,7 @@ class _Inside:
 
     Args:
         operator: makes who carries out what the server asks for, in tasks of a group.
-        tasks: run beside the loop.
+        found: what it works on.
     """
 
     def __init__(
@@ -235,7 +242,7 @@ class _Inside:
         watch: Watch,
         first: _FirstLook,
         operator: Callable[[TaskGroup], Operator],
-        tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]],
+        found: Means,
         clock: Clock,
     ) -> None:
         self.watch = watch
@@ -244,7 +251,7 @@ class _Inside:
         self._first = first
         self._make_operator = operator
         self._operator: Operator | None = None
-        self._tasks = tasks
+        self._found = found
         self._clock = clock
         self._overdue: tuple[SessionId, ...] = ()
 
@@ -258,34 +265,57 @@ class _Inside:
             async with anyio.create_task_group() as group:
                 self._operator = operator = self._make_operator(group)
                 group.start_soon(watch_loop, self._clock, name="watch the event loop")
-                for task in self._tasks:
+                for task in self._found.tasks:
                     group.start_soon(task)
                 with anyio.CancelScope() as scope:
                     group.start_soon(self._cut, scope, name="cut the last look short")
-                    try:
-                        await self.watch.run(self.stop)
-                    except Exception as error:  # noqa: BLE001 - whatever it is, it is told and kept
-                        failed(error)
+                    await self._loop(failed)
                 if self._overdue:
                     failed(ShutdownTimedOut(f"stopped while it was still acting on {', '.join(self._overdue)}"))
-                self._first.over.set()
                 self.ended.set()
+                self._first.told()
                 await self.stop.wait()
                 with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
                     await operator.operations.over()
                 group.cancel_scope.cancel()
 
+    async def _loop(self, failed: Callable[[Exception], None]) -> None:
+        """Run the loop, with the duties that end with it."""
+        async with anyio.create_task_group() as beside:
+            for duty in self._found.duties:
+                beside.start_soon(duty)
+            try:
+                await self.watch.run(self.stop)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told and kept
+                failed(error)
+            beside.cancel_scope.cancel()
+
     async def release(self, session_id: SessionId, *, reason: str | None) -> tuple[Outcome, ...]:
         """See `Watchdog.release`."""
         await self._first.over.wait()
+        await self._take_over()
         if self.stop.is_set() or self._operator is None:
             raise NotActing("This watchdog is stopping, and begins nothing any more.")
         if self._first.assessment is None:
             raise self._first.problem or NotActing("The loop of this watchdog failed before its first look was over.")
+        if self.ended.is_set() and not self._found.right.acquire():
+            raise NotActing(
+                "The loop of this watchdog failed, and it gave the right to act back: ask another replica."
+            )
         answer = await self._operator.release(session_id, reason=reason).result()
         if not isinstance(answer, tuple):
             raise TypeError(f"a release answered {type(answer).__name__}")
         return answer
+
+    async def _take_over(self) -> None:
+        """One that has just got the right to act closes first what others left begun, at its next look."""
+        while not (self.watch.began_to_act or self.watch.pace.dry_run or self.ended.is_set()):
+            if not self._found.right.acquire():
+                return
+            if self._first.problem is not None:
+                raise self._first.problem
+            self.watch.wake()
+            await self._first.next.wait()
 
     async def _cut(self, scope: anyio.CancelScope) -> None:
         """Cut a look short once the watch is to stop: the host may be slow. What was begun gets the grace."""

@@ -123,7 +123,7 @@ async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> As
                 "is a part of ends what is asked for (`Watchdog.release`). Ask it, or stop it first."
             )
         async with anyio.create_task_group() as group:
-            for task in found.tasks:
+            for task in (*found.tasks, *found.duties):
                 group.start_soon(task)
             # Nothing is known of the replicas before they were read once.
             await found.fleet.discover(await found.owners.look())

@@ -41,6 +41,7 @@ class Means:
         right: to act.
         confirm: asks, right before an act, whether the right was lost meanwhile.
         tasks: what runs beside the loop, until it is cancelled.
+        duties: what runs beside it and ends with it, also when it fails: then another watchdog may act.
     """
 
     database: str
@@ -51,6 +52,7 @@ class Means:
     right: Right
     confirm: Confirm = confirmed
     tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    duties: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
 
 
 @asynccontextmanager
@@ -83,7 +85,8 @@ async def means(
             yield file
         return
     who = {"own": server, "clock": clock, "directories": directories, "changed": changed}
-    async with replica(settings, engine, **who, acts=acts, needs_journal=True) as found:
+    # A dry run makes nothing, so it does without a journal where there is none yet.
+    async with replica(settings, engine, **who, acts=acts, needs_journal=acts) as found:
         yield Means(
             database=found.store.place,
             store=found.store,
@@ -93,6 +96,7 @@ async def means(
             right=found.lease,
             confirm=found.lease.confirm,
             tasks=found.tasks,
+            duties=found.duties,
         )
 
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -21,6 +22,8 @@ from watchdog.postgres.lease import Lease
 from watchdog.postgres.replicas import Replicas
 from watchdog.postgres.store import PostgresStore
 from watchdog.settings import Settings
+
+Task = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +53,8 @@ class Replica:
 
     Attributes:
         engine: that which is shared.
-        tasks: what runs beside the loop, until it is cancelled.
+        tasks: what runs for as long as this process answers for its sessions, until it is cancelled.
+        duties: what runs for as long as this process can act, until it is cancelled: then others may.
     """
 
     engine: AsyncEngine
@@ -59,7 +63,8 @@ class Replica:
     owners: Elsewhere
     lease: Lease
     journal: PostgresJournal | NoJournal
-    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]]
+    tasks: Sequence[Task]
+    duties: Sequence[Task]
 
 
 @asynccontextmanager
@@ -97,11 +102,9 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
             directories=situation.directories,
             abort_seconds=settings.abort_timeout.total_seconds(),
         )
-        tasks: list[Callable[[], Coroutine[Any, Any, None]]] = [fleet.serve]
         if situation.acts:
             await lease.open()
             stack.push_async_callback(lease.close)
-            tasks.append(lease.keep)
         journal = await _journal(settings, engines, lease, situation)
         yield Replica(
             engine=engines.shared,
@@ -110,8 +113,17 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
             owners=Elsewhere(),
             lease=lease,
             journal=journal,
-            tasks=tasks,
+            tasks=(fleet.serve,),
+            duties=(partial(_keep, lease),) if situation.acts else (),
         )
+
+
+async def _keep(lease: Lease) -> None:
+    """Keep the lease, or try to get it; once that is over, another replica may have it at once."""
+    try:
+        await lease.keep()
+    finally:
+        await lease.close()
 
 
 class _Engines:

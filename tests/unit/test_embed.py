@@ -19,7 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 import watchdog
-from tests.support.database import OpencodeFile
+from tests.support.database import OpencodeFile, OpencodeRows
 from tests.support.waiting import wait_until
 from watchdog.clock import Advance, SystemClock
 from watchdog.embedded import EmbeddedServer
@@ -56,7 +56,7 @@ PLACE = "/project"
 class InProcessHost:
     """A server's own sessions."""
 
-    rows: OpencodeFile
+    rows: OpencodeRows
     busy: dict[SessionId, Status] = field(default_factory=dict)
     asks: list[Ask] = field(default_factory=list)
     aborted: list[SessionId] = field(default_factory=list)
