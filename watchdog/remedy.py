@@ -245,6 +245,8 @@ class _Ascent(Settling):
         self._step("prove", ok=False, detail=reproof.why)
         if not self.verdict.row_ids:
             return self.outcome(Result.UNCHANGED, "no server is at work on it any more")
+        if not still_open(await self.tools.store.session(session.id), self.verdict):
+            return self.outcome(Result.UNCHANGED, "it ended by itself")
         return self.outcome(Result.UNREACHABLE, "; ".join(["no server that answers runs it", reproof.why, *silent]))
 
     async def _abort(self, place: Place, session: Session) -> None:

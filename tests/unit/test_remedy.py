@@ -18,8 +18,8 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW
-from watchdog.climb import Ladder
-from watchdog.errors import DatabaseUnavailable, JournalUnusable, ServerUnreachable
+from watchdog.climb import Confirm, Ladder, confirmed
+from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost, ServerUnreachable
 from watchdog.journal import SqliteJournal
 from watchdog.model import (
     Activity,
@@ -105,6 +105,7 @@ class World:
         dry_run: bool = False,
         reason: str | None = None,
         claimant: ServerName | None = None,
+        confirm: Confirm = confirmed,
     ) -> Outcome:
         remedy = Remedy(
             store=self.store,
@@ -113,6 +114,7 @@ class World:
             reprove=self.reprove,
             ladder=Ladder(abort_timeout_seconds=0.05, abort_grace_seconds=1.0),
             journal=self.journal,
+            confirm=confirm,
         )
         return await remedy.carry_out(verdict, dry_run=dry_run, reason=reason, claimant=claimant)
 
@@ -275,6 +277,39 @@ class TestFind:
         )
         assert "opencode run (pid 7)" in outcome.why
         assert (world.server.aborted, world.store.written) == ([], [])
+
+    async def test_what_ends_while_its_server_is_looked_for_ended_by_itself(self, world: World) -> None:
+        statuses = world.server.statuses
+
+        async def ends(directory: str) -> Mapping[SessionId, Status]:
+            world.server.statuses_by.clear()
+            await world.end(SESSION)
+            return await statuses(directory)
+
+        world.server.statuses = ends  # type: ignore[method-assign]
+        world.reproof = Reproof(orphan=None, why="nothing is open in it any more")
+        outcome = await world.carry_out()
+        assert (outcome.result, outcome.why) == (Result.UNCHANGED, "it ended by itself")
+        assert world.journal.noted == {}
+
+    async def test_what_no_host_claims_is_settled_by_a_release_only(self, world: World) -> None:
+        unclaimed = Reproof(orphan=None, unclaimed=ORPHAN, why="what runs on other machines can't be seen")
+        world.orphaned().reproof = unclaimed
+        assert (await world.carry_out()).result is Result.UNREACHABLE
+        assert world.store.written == []
+        outcome = await world.carry_out(replace(STUCK, released=True))
+        assert outcome.result is Result.RECOVERED
+        assert world.data("part", CALL)["state"]["status"] == "error"
+
+    async def test_a_right_that_was_lost_at_the_last_moment_aborts_nothing_and_costs_no_attempt(
+        self, world: World
+    ) -> None:
+        async def lost() -> None:
+            raise LeaseLost("another replica has the right to act")
+
+        outcome = await world.carry_out(confirm=lost)
+        assert (outcome.result, outcome.why) == (Result.UNREACHABLE, "another replica has the right to act")
+        assert world.server.aborted == []
 
     async def test_servers_that_say_nothing_are_named(self, world: World) -> None:
         world.server.problem = ServerUnreachable("nobody answers at port 4096")
