@@ -159,7 +159,7 @@ class _Proving:
 
     def _operator_vouches(self, holders: Holders, turn: Turn) -> bool:
         """Only the configured servers use it, says the operator: each whose process can't be seen has to deny."""
-        if not self._policy.sole_owner:
+        if not self._policy.sole_owner or holders.elsewhere:
             return False
         known = {holder.pid for holder in holders.known}
         denying = [answer.denies(turn, self._observation) for answer in self._answers]

@@ -32,6 +32,7 @@ from watchdog.model import (
     Observation,
     Policy,
     ServerName,
+    ServerReport,
     Session,
     SessionId,
     SpareReason,
@@ -584,3 +585,58 @@ def test_the_next_deadline_is_the_earliest_of_all_clocks() -> None:
         session(calls=[call(age=50)]), session("ses_2"), reports=[busy("ses_1", "ses_2")], idle={"ses_2": 25}
     )
     assert judged(seen).next_deadline_ms == pytest.approx(NOW + 5000)
+
+
+class TestElsewhere:
+    """The database is one that any machine may use."""
+
+    OPEN = session(calls=[call(age=9999)])
+    ANYWHERE = Holders(complete=False, why_incomplete="nobody sees other machines", elsewhere=True)
+
+    @pytest.mark.parametrize("policy", [POLICY, replace(POLICY, sole_owner=True)])
+    @pytest.mark.parametrize("served", [(), ("msg_1",)])
+    def test_what_no_host_claims_is_told_and_never_ended(self, policy: Policy, served: tuple[str, ...]) -> None:
+        seen = observation(self.OPEN, reports=[report(served=served, pid=None)], holders=self.ANYWHERE)
+        judgement = judged(seen, policy)
+        assert judgement.verdicts == ()
+        (spared,) = judgement.spared
+        assert (spared.reason, spared.call_id) == (SpareReason.NO_WITNESS, None)
+        assert spared.why == "no live host says that it is at work on it; only a release settles it"
+
+    def test_where_a_host_does_not_answer_that_is_told(self) -> None:
+        silent = report(name=ServerName("replica b"), problem="it was not heard of for 5 s")
+        judgement = judged(observation(self.OPEN, reports=[report(), silent], holders=self.ANYWHERE))
+        assert judgement.verdicts == ()
+        assert judgement.spared[0].why == "no host says that it is at work on it, and not all of them answer"
+
+    def test_what_a_host_claims_is_judged_as_anywhere(self) -> None:
+        seen = observation(self.OPEN, reports=[busy("ses_1", name=ServerName("replica b"))], holders=self.ANYWHERE)
+        assert kinds(judged(seen)) == [("stuck_tool", "ses_1", "ses_1")]
+
+    def test_a_release_may_settle_what_every_host_denies_and_nothing_else_may(self) -> None:
+        seen = observation(self.OPEN, reports=[report(), report(name=ServerName("b"))], holders=self.ANYWHERE)
+        found = reprove(seen, POLICY, SessionId("ses_1"))
+        released = release(seen, POLICY, self.OPEN)
+        assert found.orphan is None
+        settled = found.settles(released)
+        assert settled is not None
+        assert settled.row_ids == {"prt_1", "msg_1"}
+        assert released.released
+        assert found.settles(replace(released, released=False)) is None
+
+    @pytest.mark.parametrize(
+        "reports",
+        [
+            [busy("ses_1")],
+            [report(), report(name=ServerName("b"), problem="it hangs")],
+            [report(), report(name=ServerName("b"), directories=("/elsewhere",))],
+        ],
+        ids=["claimed", "one hangs", "one was not asked"],
+    )
+    def test_a_release_settles_nothing_that_a_host_may_be_at_work_on(self, reports: list[ServerReport]) -> None:
+        seen = observation(self.OPEN, reports=reports, holders=self.ANYWHERE)
+        assert reprove(seen, POLICY, SessionId("ses_1")).settles(release(seen, POLICY, self.OPEN)) is None
+
+    def test_where_processes_can_be_seen_a_word_settles_nothing(self) -> None:
+        seen = observation(self.OPEN, reports=[report()], holders=Holders(complete=False, why_incomplete="hidden"))
+        assert reprove(seen, POLICY, SessionId("ses_1")).settles(release(seen, POLICY, self.OPEN)) is None
