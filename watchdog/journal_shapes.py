@@ -1,9 +1,8 @@
 """How verdicts, outcomes and rows read in the journal."""
 
 import json
-import sqlite3
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.model import (
@@ -20,12 +19,20 @@ from watchdog.model import (
 )
 
 
+class Fields(Protocol):
+    """A row of a journal: its columns by their names."""
+
+    def __getitem__(self, name: str, /) -> Any:  # noqa: ANN401 - whatever the column holds
+        """The value of a column."""
+        ...
+
+
 def dump(value: Verdict | Outcome) -> str:
     """A verdict or an outcome as the journal keeps it."""
     return json.dumps(asdict(value), separators=(",", ":"), ensure_ascii=False)
 
 
-def read_intervention(row: sqlite3.Row) -> Intervention:
+def read_intervention(row: Fields) -> Intervention:
     """An intervention from its row."""
     return Intervention(
         id=InterventionId(row["id"]),
@@ -56,7 +63,7 @@ def _outcome(value: dict[str, Any]) -> Outcome:
     )
 
 
-def read_kept(row: sqlite3.Row) -> Kept:
+def read_kept(row: Fields) -> Kept:
     """A kept row of opencode's from the journal's."""
     return Kept(
         row=Row(
@@ -72,7 +79,7 @@ def read_kept(row: sqlite3.Row) -> Kept:
     )
 
 
-def read_hold(row: sqlite3.Row) -> Hold:
+def read_hold(row: Fields) -> Hold:
     """A hold from its row."""
     return Hold(
         session_id=SessionId(row["session_id"]), since_ms=row["since_ms"], until_ms=row["until_ms"], why=row["why"]
