@@ -281,7 +281,7 @@ class TestFind:
     async def test_what_ends_while_its_server_is_looked_for_ended_by_itself(self, world: World) -> None:
         statuses = world.server.statuses
 
-        async def ends(directory: str) -> Mapping[SessionId, Status]:
+        async def ends(directory: str) -> dict[SessionId, Status]:
             world.server.statuses_by.clear()
             await world.end(SESSION)
             return await statuses(directory)

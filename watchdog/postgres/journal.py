@@ -245,7 +245,7 @@ class PostgresJournal:
 
     # -- transactions ----------------------------------------------------------------------------------------
 
-    async def _read(self, statement: str, values: Mapping[str, object]) -> list[Any]:
+    async def _read(self, statement: str, values: Mapping[str, object]) -> list[Mapping[str, Any]]:
         """Rows that are read by the names of their columns."""
         async with self._transaction() as connection:
             found = await connection.execute(text(statement), _stored(values))
