@@ -14,7 +14,7 @@ used again after a restart, or a restored copy of the database, gives nobody a r
 """
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import anyio
@@ -23,7 +23,7 @@ import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from watchdog.errors import DatabaseUnavailable, LeaseLost
+from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost
 from watchdog.ports import Clock
 from watchdog.postgres import own
 from watchdog.postgres.connection import CONNECT_SECONDS, TROUBLE, place_of, sentence, translated
@@ -135,6 +135,8 @@ class Lease:
                 await self._try()
             except Exception as error:  # noqa: BLE001 - said in the log, once; without this nobody here would ever act again
                 self._note(error)
+                if isinstance(error, asyncpg.UndefinedTableError):
+                    await self._make_again()
 
     async def close(self) -> None:
         """Give it back, so that the next one takes it at once, and close the connection. After `keep` has ended.
@@ -249,6 +251,11 @@ class Lease:
         fresh = self._now() < self._sent + self._seconds / _RENEWALS
         pause = self._sent + self._seconds / _RENEWALS - self._now() if fresh else self._seconds / _RETRIES
         return max(0.0, min(pause, self._until - self._now()))
+
+    async def _make_again(self) -> None:
+        """Make the watchdog's own tables in a database that lacks them: one that was restored from before them."""
+        with suppress(JournalUnusable):  # it is tried again, and what is missing is said meanwhile
+            await own.prepare(self._engine)
 
     # -- what became of it -----------------------------------------------------------------------------------
 

@@ -70,6 +70,7 @@ class PostgresStore:
         self._dialect = queries.dialect(kind)
         self._statements: dict[str, TextClause] = {}
         self._seen: str | None = None
+        self._failed = False
         self._sessions = Rounds(self._read_sessions)
 
     @classmethod
@@ -106,14 +107,18 @@ class PostgresStore:
         full: bool = False,
         scan_parts: bool = False,  # noqa: ARG002 - each look finds every open call
     ) -> Snapshot:
-        """See `Store.look`. A full one looks at the tables themselves, too: they may have been altered."""
-        if full:
+        """See `Store.look`. A full one, or one after a failure, checks the tables, too: they may be altered."""
+        if full or self._failed:
             await self._check_tables()
-        async with self._reading() as fetch:
-            (version,) = await fetch(queries.VERSION, {})
-            look = Look(fetch=fetch, ask=self._dialect.look)
-            snapshot = await look.everything(_ALL_THAT_IS_OPEN, _possible(also))
-        self._seen = str(version["version"])
+        try:
+            async with self._reading() as fetch:
+                (version,) = await fetch(queries.VERSION, {})
+                look = Look(fetch=fetch, ask=self._dialect.look)
+                snapshot = await look.everything(_ALL_THAT_IS_OPEN, _possible(also))
+        except DatabaseUnavailable:
+            self._failed = True
+            raise
+        self._seen, self._failed = str(version["version"]), False
         return snapshot
 
     @property

@@ -1,0 +1,362 @@
+"""PostgreSQL in trouble under a whole watchdog: nothing is lost, nothing is done twice, the loop goes on.
+
+Each test does something to the database while sessions hang, and then asks the same of the watchdog: that it said
+so in a sentence for people, that it ended each session once, that the rows read as the journal has them, that nothing
+is left begun, and that a session that hangs afterwards is ended, too.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+
+from tests.faults.whole_replica import Server, Site, recovered, site
+from tests.support.postgres import Cluster
+from tests.support.tcp_proxy import TcpProxy
+from tests.support.terms import Terms
+from tests.support.waiting import wait_until
+from watchdog.model import Result
+from watchdog.postgres.lease import Lease
+from watchdog.postgres.store import PostgresStore
+
+
+@pytest.fixture
+async def here(postgres: Cluster, postgres_url: str) -> AsyncIterator[Site]:
+    """A server on the cluster of all tests, which stays up."""
+    async with site(postgres, postgres_url) as found:
+        yield found
+
+
+class Once:
+    """Something that is done in a thread, once, while all who call it wait.
+
+    Args:
+        work: what is done. A cancellation of who waits does not end it.
+    """
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+
+    def is_done(self) -> bool:
+        """Whether it is done."""
+        return self._task is not None and self._task.done() and self._task.result() is None
+
+    async def __call__(self) -> None:
+        """Do it, or wait for the end of it."""
+        self._task = self._task or asyncio.create_task(asyncio.to_thread(self._work))
+        await asyncio.shield(self._task)
+
+
+def ways_to_restart(cluster: Cluster) -> list[Callable[[], None]]:
+    """Each ends the connections in another manner."""
+
+    def killed() -> None:
+        cluster.kill9()
+        cluster.start()
+
+    return [partial(cluster.restart, "fast"), partial(cluster.restart, "immediate"), killed]
+
+
+def once(
+    monkeypatch: pytest.MonkeyPatch, owner: type, method: str, fault: Callable[[], Awaitable[None]], **when: bool
+) -> None:
+    """Let something happen right before (`before=True`) or right after a method does its work for the next time."""
+    inner, happened = getattr(owner, method), False
+
+    async def wrapped(*arguments: Any, **more: Any) -> Any:  # noqa: ANN401 - of any method
+        nonlocal happened
+        now, happened = not happened, True
+        if now and when["before"]:
+            await fault()
+        answer = await inner(*arguments, **more)
+        if now and not when["before"]:
+            await fault()
+        return answer
+
+    monkeypatch.setattr(owner, method, wrapped)
+
+
+async def test_undisturbed(here: Site) -> None:
+    """The checks of this file themselves: they see what the server writes, and what the watchdog does."""
+    here.hang("1")
+    lost = here.left("2")
+    async with here.watched() as dog:
+        (outcome,) = await dog.release(lost)
+        assert outcome.result is Result.RECOVERED
+        await here.all_ended()
+        await here.goes_on()
+    await here.check()
+    assert {each["id"] for each in here.admin("SELECT id FROM written WHERE kept")} == {"msg_2", "prt_2"}
+    assert recovered(await here.settled_begun()) == Counter([*here.sessions, lost])
+
+
+async def test_restarted_in_mid_tick(own_cluster: Cluster) -> None:
+    async with site(own_cluster) as here:
+        here.work("well")
+        async with here.watched():
+            for restart in ways_to_restart(own_cluster):
+                restarted = Once(restart)
+                here.hang(f"{len(here.sessions)}")
+                here.server.at_statuses = restarted
+                await wait_until(restarted.is_done, "the restart", explain=here.explain)
+                here.server.at_statuses = None
+                await here.all_ended()
+                await here.goes_on()
+        await here.check()
+        assert here.notes.troubles
+        assert recovered(await here.settled_begun()) == Counter(here.sessions)
+
+
+@pytest.mark.parametrize(
+    ("method", "before", "written", "results"),
+    [
+        ("write", True, False, {Result.FAILED, Result.RECOVERED}),
+        ("_write_all", False, False, {Result.FAILED}),
+        ("write", False, True, {Result.FAILED, Result.RECOVERED}),
+    ],
+    ids=["kept", "uncommitted", "committed"],
+)
+async def test_restarted_in_mid_write(
+    own_cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    results: set[Result],
+    *,
+    before: bool,
+    written: bool,
+) -> None:
+    async with site(own_cluster) as here:
+        async with here.watched() as dog:
+            for number, restart in enumerate(ways_to_restart(own_cluster)):
+                lost, restarted = here.left(f"lost{number}"), Once(restart)
+                once(monkeypatch, PostgresStore, method, restarted, before=before)
+                (outcome,) = await dog.release(lost)
+                monkeypatch.undo()
+                assert restarted.is_done()
+                assert outcome.result in results, outcome
+                assert bool(here.open_rows()) is (outcome.result is Result.FAILED and not written)
+                await here.released(dog, lost)
+                await here.goes_on()
+        await here.check()
+        assert set(recovered(await here.settled_begun())) >= set(here.sessions)
+        await here.check()
+
+
+async def test_cut_again_and_again(here: Site) -> None:
+    for number in range(20):
+        here.hang(f"{number}")
+    here.work("well")
+    async with here.watched():
+        for _ in range(10):
+            await wait_until(here.cut, "connections to be cut", explain=here.explain)
+            await asyncio.sleep(0.1)
+        await here.all_ended()
+        await here.goes_on()
+    await here.check()
+    await here.settled_begun()
+
+
+async def test_no_connection_left(here: Site) -> None:
+    here.hang("1")
+    async with here.watched(), AsyncExitStack() as others:
+        while True:
+            try:
+                connection = await asyncpg.connect(here.url.replace("+asyncpg", ""), timeout=5)
+            except asyncpg.TooManyConnectionsError:
+                if here.cut() == 0:
+                    break
+            else:
+                others.callback(connection.terminate)
+        here.hang("2")
+        await here.trouble("no room left")
+        await others.aclose()
+        await here.all_ended()
+        await here.goes_on()
+    await here.check()
+    await here.settled_begun()
+
+
+async def test_a_pool_of_one_that_is_busy(here: Site) -> None:
+    engine = here.engine(pool_size=1, max_overflow=0, pool_timeout=0.2)
+    async with here.watched(engine=engine):
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+            here.hang("1")
+            await here.trouble("gave no connection in time")
+        await here.all_ended()
+        await here.goes_on()
+    await here.check()
+    await here.settled_begun()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("statement_timeout", "1ms", ["took longer than it may"]),
+        ("idle_in_transaction_session_timeout", "1ms", ["stood still", "ended the connection", "can't be reached"]),
+        ("default_transaction_read_only", "on", ["is read-only"]),
+    ],
+)
+async def test_a_setting_that_lets_nothing_through(here: Site, setting: str, value: str, words: list[str]) -> None:
+    async with here.watched():
+        here.hang("1")
+        await here.all_ended()
+        here.setting(setting, value)
+        here.hang("2")
+        await here.trouble(*words)
+        here.setting(setting, None)
+        await here.all_ended()
+        await here.goes_on()
+    await here.check()
+    await here.settled_begun()
+
+
+async def test_a_migration_that_locks_the_tables(here: Site) -> None:
+    lock = "LOCK TABLE message, part IN ACCESS EXCLUSIVE MODE"
+    somebody = await asyncpg.connect(here.url.replace("+asyncpg", ""))
+    async with here.watched():
+        here.hang("1")
+        async with somebody.transaction():
+            await somebody.execute(lock)
+            await wait_until(here.waits_for_lock, "a look that waits", explain=here.explain)
+        await here.all_ended()
+        assert here.notes.troubles == []
+        here.setting("lock_timeout", "100ms")
+        here.hang("2")
+        async with somebody.transaction():
+            await somebody.execute(lock)
+            await here.trouble("is locked by somebody else")
+        await here.all_ended()
+        await here.goes_on()
+    await somebody.close()
+    await here.check()
+    await here.settled_begun()
+
+
+async def test_the_network_stands_still_and_is_cut(here: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with TcpProxy(here.cluster.port) as proxy:
+        here.through = proxy.port
+        engine = here.engine(connect_args={"timeout": 1, "command_timeout": 1})
+        async with here.watched(engine=engine) as dog:
+            here.hang("1")
+            proxy.freeze()
+            await here.trouble("did not answer in time")
+            proxy.thaw()
+            await here.all_ended()
+            here.hang("2")
+            proxy.freeze()
+            await wait_until(lambda: proxy.kept_back, "something to be kept back")
+            proxy.cut()
+            proxy.thaw()
+            await here.goes_on()
+            lost = here.left("lost")
+
+            async def committed_and_cut() -> None:
+                """The database gets the end of the transaction, and its answer gets nowhere."""
+                proxy.freeze_answers()
+
+            once(monkeypatch, PostgresStore, "_write_all", committed_and_cut, before=False)
+            (outcome,) = await dog.release(lost)
+            assert outcome.result is Result.FAILED
+            assert not here.open_rows()
+            proxy.cut()
+            proxy.thaw()
+            await here.goes_on()
+        await here.check()
+        interventions = await here.settled_begun()
+        assert lost in {each.verdict.session_id for each in interventions}
+
+
+async def test_an_older_copy_in_its_place(here: Site) -> None:
+    """What is open again is ended again where a host is at work on it again; else it is left to a person."""
+    here.work("well")
+    first, again = here.left("first"), here.left("again")
+    async with here.watched() as dog:
+        await wait_until(lambda: here.notes.looks, "a look")
+        older = await asyncio.to_thread(here.copied)
+        here.take_up(first)
+        here.take_up(again)
+        await here.all_ended()
+        await here.change("UPDATE opencode_watchdog.lease SET expires_at = clock_timestamp()")
+        await wait_until(lambda: here.term() > 1, "the next term", explain=here.explain)
+        await here.goes_on()
+        await asyncio.to_thread(here.restored, older)
+        assert here.term() == 1
+        assert here.begun() == 0
+        here.take_up(again)
+        await wait_until(lambda: "prt_again" not in here.open_rows(), "the end of it", explain=here.explain)
+        assert here.open_rows() == {"msg_first", "prt_first"}
+        (outcome,) = await here.released(dog, first)
+        assert outcome.result is Result.RECOVERED
+        await here.goes_on()
+    here.sessions.remove(again)
+    await here.check(twice=[again])
+    assert recovered(await here.settled_begun())[first] == 1
+
+
+async def test_its_own_tables_are_gone(here: Site) -> None:
+    """As in a copy from before its first start: it makes them anew."""
+    async with here.watched():
+        here.hang("1")
+        await here.all_ended()
+        await here.change("DROP SCHEMA opencode_watchdog CASCADE")
+        await here.trouble("lacks a table")
+        await here.goes_on()
+    await here.check()
+    await here.settled_begun()
+
+
+async def test_tables_that_are_renamed_and_altered(here: Site) -> None:
+    async with here.watched():
+        here.hang("1")
+        await here.all_ended()
+        await here.change("ALTER TABLE message RENAME TO message_old; ALTER TABLE part RENAME TO part_old")
+        await here.trouble("lacks a table", "has no table")
+        await here.change("ALTER TABLE message_old RENAME TO message; ALTER TABLE part_old RENAME TO part")
+        await here.goes_on()
+        for kind in ("json", "jsonb"):
+            await here.change(f"ALTER TABLE message ALTER data TYPE {kind}; ALTER TABLE part ALTER data TYPE {kind}")
+            await here.goes_on()
+    await here.check()
+    await here.settled_begun()
+
+
+async def test_two_replicas_while_it_is_restarted(own_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    leases: list[Lease] = []
+    acts: list[list[int | None]] = []
+
+    class Noted(Lease):
+        """A lease that the test knows of."""
+
+        def __init__(self, *arguments: Any, **more: Any) -> None:  # noqa: ANN401 - as there
+            super().__init__(*arguments, **more)
+            leases.append(self)
+
+    async def note_act() -> None:
+        acts.append([lease.term for lease in leases if lease.acquire()])
+
+    monkeypatch.setattr("watchdog.replicated.Lease", Noted)
+    async with site(own_cluster) as here:
+        terms = Terms(own_cluster, here.url)
+        here.others.append(Server(here.url))
+        for server in here.servers:
+            server.at_abort = note_act
+        async with here.nothing_left(), here.replica(), here.replica(server=here.others[0]):
+            for number, restart in enumerate(ways_to_restart(own_cluster) * 2):
+                for server in here.servers:
+                    for each in "abc":
+                        here.hang(f"{number}{each}{here.servers.index(server)}", server=server)
+                await asyncio.to_thread(restart)
+                await wait_until(lambda: len(here.open_rows()) < 8, "most of them to be ended", explain=here.explain)
+            await here.all_ended()
+        await here.check()
+        terms.check()
+        assert max(len(each) for each in acts) == 1, acts
+        await here.settled_begun()
