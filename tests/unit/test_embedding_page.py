@@ -1,4 +1,4 @@
-"""`docs/embedding.md`: each block of it is run, one after the other, on a real database."""
+"""`docs/embedding.md`: each block of it is run, one after the other, on real databases."""
 
 import asyncio
 import json
@@ -6,18 +6,25 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
 import watchdog
-from tests.support.database import OpencodeFile
+from tests.support.database import OpencodeFile, OpencodeRows
+from tests.support.postgres import PostgresRows
+from tests.support.program import Program, program
+
+__all__ = ["program"]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGE: Final = (ROOT / "docs/embedding.md").read_text(encoding="utf-8")
+COMMANDS: Final = re.findall(r"^opencode-watchdog (.*?)(?: +#.*)?$", PAGE, re.MULTILINE)
 BLOCKS: Final = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 HEAVY: Final = (
     "aiosqlite",
@@ -35,7 +42,7 @@ HEAVY: Final = (
 class Reader:
     """Does what a reader of the page does, in the names that its blocks make."""
 
-    def __init__(self, rows: OpencodeFile) -> None:
+    def __init__(self, rows: OpencodeRows) -> None:
         self.rows = rows
         self.served = 0
         self.names: dict[str, Any] = {"__name__": "page", "serve": self.serve}
@@ -110,6 +117,46 @@ async def stopped(dog: watchdog.Watchdog) -> watchdog.WatchdogError:
     with pytest.raises(watchdog.WatchdogError) as caught:
         await dog.release("ses_1")
     return caught.value
+
+
+async def test_two_replicas_in_postgresql_serve_and_the_one_that_observes_names_the_other(
+    postgres_url: str, postgres_rows: PostgresRows
+) -> None:
+    leader, follower = Reader(postgres_rows), Reader(postgres_rows)
+    engine, other = create_async_engine(postgres_url), create_async_engine(postgres_url)
+
+    async def beside(dog: watchdog.Watchdog) -> None:
+        said = await follower.names["end"](dog, "ses_1")
+        (lease,) = postgres_rows.run("SELECT holder FROM opencode_watchdog.lease")
+        assert f"Another watchdog (replica {lease['holder']}) acts on postgresql://" in said
+
+    async def first(dog: watchdog.Watchdog) -> None:
+        await leader.serve(dog)
+        follower.names["serve"] = beside
+        await follower.names["one_of_several"](other)
+
+    leader.names["serve"] = first
+    await leader.names["one_of_several"](engine)
+    assert leader.served == 1
+    for each in (engine, other):
+        await each.dispose()
+    await leader.names["engine"].dispose()
+    await follower.names["engine"].dispose()
+
+
+async def test_each_command_on_the_page_does_what_it_says(program: Program) -> None:
+    assert COMMANDS == ["sql index", "sql schema --role server"]
+    index, schema = [await program.run(*command.split()) for command in COMMANDS]
+    assert (index.code, index.stdout.count("\nCREATE INDEX CONCURRENTLY")) == (0, 2)
+    assert schema.code == 0
+    assert "CREATE SCHEMA IF NOT EXISTS opencode_watchdog" in schema.stdout
+    assert 'TO "server"' in schema.stdout
+
+
+def test_the_extra_on_the_page_brings_the_driver() -> None:
+    (extra,) = re.findall(r'^pip install "opencode-watchdog\[(\w+)\]"$', PAGE, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert [each for each in project["optional-dependencies"][extra] if each.startswith("asyncpg")]
 
 
 async def test_an_application_without_a_state_is_one_too(reader: Reader) -> None:

@@ -55,6 +55,10 @@ OWN_TABLES: Final = "SELECT to_regnamespace('opencode_watchdog') IS NOT NULL AS 
 HOLDER: Final = "SELECT holder FROM opencode_watchdog.lease WHERE expires_at > clock_timestamp()"
 PRESENT: Final = "SELECT name FROM opencode_watchdog.replica ORDER BY name"
 NOBODY: Final = "no live host says that it is at work on it; only a release settles it"
+SOON: Final = timedelta(seconds=1)
+"""A limit for what hangs in another replica: its age counts from when that one is first heard to run it."""
+OWN_CONNECTIONS: Final = 2
+"""Of a watchdog, beside those of the server's pool."""
 LONG: Final = timedelta(minutes=5)
 """A lease that nobody waits for in a test: whoever gets it got it back."""
 
@@ -215,6 +219,7 @@ class TestGuest:
                 await anyio.sleep(0.02)
             assert (await dog.release(session))[0].result is Result.UNCHANGED
             assert server.notes.problems == []
+            assert world.connections() <= 1 + OWN_CONNECTIONS
         assert asked > 1
         assert server.engine.pool is pool
         async with server.engine.connect() as connection:
@@ -229,18 +234,32 @@ class TestGuest:
             await wait_until(lambda: server.notes.looks, "a look")
         assert (structlog.get_config(), list(logging.root.handlers), logging.root.level) == before
 
+    async def test_a_start_with_something_unfinished_is_no_trouble(self, world: World) -> None:
+        server = world.replica()
+        session = server.begin("1", age=1)
+        with structlog.testing.capture_logs() as logs:
+            async with server.running():
+                await server.looked(lambda: server.notes.reasons(session) == {SpareReason.WITHIN_LIMIT}, "a look")
+                degraded = {sentence for look in server.notes.looks for sentence in look.observation.degraded}
+        assert degraded == set()
+        # A machine that is slow blocks the loop, and that is said, too.
+        assert {line["event"] for line in logs if line["log_level"] == "warning"} <= {"loop.blocked"}
+
     async def test_a_dry_run_acts_on_nothing_takes_no_lease_and_makes_no_tables(self, world: World) -> None:
         server = world.replica()
         session = server.begin("1")
         async with server.running(dry_run=True):
             assert (await server.outcome(session)).result is Result.DRY_RUN
         assert (server.host.aborted, server.call("1"), world.has_own_tables()) == ([], "running", False)
-        async with server.running(lease_duration=LONG):
+        async with server.running(lease_duration=LONG, tool_timeout=SOON):
             holder = await wait_until(world.holder, "the one that acts")
             other = world.replica()
             async with other.running(dry_run=True):
                 await wait_until(lambda: other.notes.looks, "a look")
-            assert world.holder() == holder
+                assert world.holder() == holder
+                hangs = other.begin("2")  # it answers for its sessions all the same
+                assert (await server.outcome(hangs)).result is Result.RECOVERED
+            assert other.host.aborted == [hangs]
 
     async def test_without_a_journal_it_acts_and_keeps_nothing(self, world: World) -> None:
         server = world.replica()
@@ -328,7 +347,7 @@ class TestReplicas:
     async def test_what_hangs_in_the_other_one_is_ended_there_and_a_touch_there_is_a_sign_of_life(
         self, world: World
     ) -> None:
-        async with self.pair(world) as (leader, _, follower, observing):
+        async with self.pair(world, tool_timeout=SOON) as (leader, _, follower, observing):
             streams = follower.begin("1", tool=None)
             follower.host.busy[streams] = Status(activity=Activity.BUSY)
             observing.touch(streams)
@@ -392,7 +411,7 @@ class TestReplicas:
             with structlog.testing.capture_logs():
                 leader.notes.breaks = True
                 await wait_until(lambda: failing.failure, "the failure")
-            async with follower.running(lease_duration=lease):
+            async with follower.running(lease_duration=lease, tool_timeout=SOON):
                 await wait_until(lambda: follower.notes.looks, "a look")
                 hangs = leader.begin("1")
                 assert (await follower.outcome(hangs)).result is Result.RECOVERED
@@ -507,6 +526,10 @@ class TestCommands:
             ]
             explained = await run("explain", left)
             assert NOBODY in " ".join(explained.stdout.split()), explained
+            held = await run("hold", left, "--json")
+            assert held.document["was_on_hold"] is False
+            await server.looked(lambda: server.notes.reasons(left) == {SpareReason.ON_HOLD}, "its hold")
+            assert (await run("unhold", left)).code == 0
             refused = await run("release", left, "--yes")
             assert (refused.code, refused.stdout) == (3, "")
             assert f"Another watchdog (replica {holder}) acts on" in refused.stderr
