@@ -53,6 +53,10 @@ CLOCK: Final = SystemClock()
 GUEST: Final = "guest of a server"
 OWN_TABLES: Final = "SELECT to_regnamespace('opencode_watchdog') IS NOT NULL AS there"
 HOLDER: Final = "SELECT holder FROM opencode_watchdog.lease WHERE expires_at > clock_timestamp()"
+TAKEN_BY_ANOTHER: Final = """
+    UPDATE opencode_watchdog.lease
+    SET holder = 'another', term = term + 1, expires_at = clock_timestamp() + interval '5 seconds'
+"""
 PRESENT: Final = "SELECT name FROM opencode_watchdog.replica ORDER BY name"
 NOBODY: Final = "no live host says that it is at work on it; only a release settles it"
 SOON: Final = timedelta(seconds=1)
@@ -456,6 +460,28 @@ class TestReplicas:
                     await anyio.lowlevel.checkpoint()
                     go_on.set()
         assert [each.result for each in outcomes] == [Result.RECOVERED]
+
+    @pytest.mark.xfail(
+        strict=True, reason="Watch takes over once in its life, and not each time that it gets the right to act"
+    )
+    async def test_one_that_gets_the_lease_back_closes_what_another_one_left_begun_meanwhile(
+        self, world: World
+    ) -> None:
+        server = world.replica()
+        session = server.begin("1")
+        async with server.running(lease_duration=timedelta(seconds=3)):
+            await server.outcome(session)
+            journal = await PostgresJournal.open(server.engine)
+            (done,) = await journal.interventions()
+            world.rows.run(TAKEN_BY_ANOTHER)
+            await wait_until(lambda: not server.notes.acting[-1], "a look without the right")
+            left = await journal.begin(done.verdict, at_ms=done.began_ms)  # and then it dies
+            await wait_until(lambda: server.notes.acting[-1], "the right to act")
+            acted = len(server.notes.looks)
+            await wait_until(lambda: len(server.notes.looks) > acted + 2, "two more looks")
+            found = await journal.intervention(left)
+        assert found is not None
+        assert found.outcome is not None
 
 
 class TestHolds:
