@@ -38,7 +38,7 @@ _WARM = 20
 _UNHURRIED = Limits(read_seconds=600.0)
 _ALL = Known(turns=(), turns_after=0, whole=(), calls=(), calls_after=0)
 _MORE_BUFFERS = 5
-"""What a higher index, or a row that fell onto two pages, may add to a look."""
+"""How many blocks a look may touch more or less at another size."""
 _SCAN = f"SELECT part.id FROM part WHERE {queries.OPEN_PART.format(kind='jsonb')}"  # noqa: S608 - constants
 _WITHOUT_INDEXES = ("enable_indexscan", "enable_bitmapscan", "enable_indexonlyscan")
 _WRITE = "UPDATE part SET data = $2, time_updated = $3 WHERE id = $1"
@@ -70,7 +70,7 @@ class _Subject:
     admin: Any
     ticks: list[float] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
-    best: list[float] = field(default_factory=list)
+    medians: list[float] = field(default_factory=list)
     scans: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
     plans: Sequence[Plan] = ()
@@ -80,7 +80,7 @@ class _Subject:
         self.ticks.append((await cost(self.store.changed, TICKS)).wall)
         looks = [(await cost(self.store.look)).wall for _ in range(LOOKS)]
         self.looks += looks
-        self.best.append(median(looks))
+        self.medians.append(median(looks))
 
     async def scan(self) -> None:
         """Take what it costs to read every part."""
@@ -138,6 +138,7 @@ def _looks(subjects: Mapping[int, _Subject], reference: int, server: str) -> lis
     at_small, at_large = min(subjects), max(subjects)
     look = f"PostgreSQL: a look, {SESSIONS} sessions at work"
     buffers = {parts: sum(plan.buffers for plan in each.plans) for parts, each in subjects.items()}
+    whole = sorted({table for plan in top.plans for table in plan.scans})
     figures = [
         Figure.of(
             sized("PostgreSQL: a tick when nothing changed", reference), top.ticks, "ms",
@@ -145,11 +146,16 @@ def _looks(subjects: Mapping[int, _Subject], reference: int, server: str) -> lis
         ),
         Figure.of(sized(look, reference), top.looks, "ms", beside=f"without the indexes {median(top.bare):,.0f} ms"),
         Figure.of(
-            "… the scan of part costs so many times more", ratios(top.scans, top.best[: len(top.scans)]), "x",
+            "… blocks of 8 KB that it touches", [float(buffers[reference])], "blocks",
+            beside=f"tables read as a whole: {', '.join(whole) or 'none'}",
+        ),
+        Figure.of(
+            "… the scan of part costs so many times more", ratios(top.scans, top.medians[: len(top.scans)]), "x",
             target=at_least(100), beside=f"{median(top.scans):,.0f} ms, in turns",
         ),
     ]  # fmt: skip
     if small is not large:
+        difference = abs(buffers[at_large] - buffers[at_small])
         figures.append(
             Figure.of(
                 f"… {at_large:,} over {at_small:,} parts", ratios(large.looks, small.looks), "x", target=under(1.2),
@@ -159,7 +165,7 @@ def _looks(subjects: Mapping[int, _Subject], reference: int, server: str) -> lis
         )  # fmt: skip
         figures.append(
             Figure.of(
-                "… blocks that it touches more", [float(buffers[at_large] - buffers[at_small])], "blocks",
+                "… blocks of 8 KB that it touches, the difference", [float(difference)], "blocks",
                 target=at_most(_MORE_BUFFERS),
                 beside=", ".join(f"{count:,} at {parts:,}" for parts, count in buffers.items()),
             )

@@ -143,7 +143,9 @@ def test_on_a_terminal_it_is_a_table() -> None:
 
 
 def test_a_run_is_written_as_json_and_as_a_page(tmp_path: Path) -> None:
-    result = Result(figures=(MET, MISSED), lines={"a tick": {10_000: 0.3, 100_000: 0.31}})
+    result = Result(
+        figures=(MET, MISSED), lines={"a tick": {10_000: 0.3, 100_000: 0.31}}, on_clock={"a look": {10_000: 4.0}}
+    )
     whole = report.Report(
         results={"idle": result}, seconds={"idle": 1.26}, parts=(10_000, 100_000), seed=7, began="now", commit="abc"
     )
@@ -154,6 +156,7 @@ def test_a_run_is_written_as_json_and_as_a_page(tmp_path: Path) -> None:
     assert (figure["lowest"], figure["highest"], figure["bound"], figure["limit"]) == (0.25, 0.4, "under", 0.5)
     assert [figure["met"] for figure in document["figures"]] == [True, False]
     assert document["lines"] == {"a tick": {"10000": 0.3, "100000": 0.31}}
+    assert document["on_clock"] == {"a look": {"10000": 4.0}}
     assert document["machine"]["sqlite"] == sqlite3.sqlite_version
     page = (tmp_path / "latest.md").read_text(encoding="utf-8").splitlines()
     assert "| a \\| look | ≤ 1,000 ms | 1,234 ms |  | missed |" in page
