@@ -191,10 +191,14 @@ class Watch:
     # -- remembering -----------------------------------------------------------------------------------------
 
     async def close_begun(self) -> None:
-        """Say of each intervention that a crash left begun how it ended, by looking; count it if it did not work."""
+        """Say of each intervention that a crash left begun how it ended, by looking; count it if it did not work.
+
+        What this very process is at work on is not left: that ends by itself.
+        """
         await self._recall()
         self._took_over = True
-        begun = await self.journal.begun()
+        own = self.acting.taken_up
+        begun = [each for each in await self.journal.begun() if each.verdict.cancel_session_id not in own]
         self._store.follow([id_ for each in begun for id_ in each.verdict.call_ids])
         for intervention in begun:
             await self.acting.close(intervention)
@@ -284,7 +288,10 @@ class Watch:
             try:
                 assessment = await self.assess(full=full)
                 acting = self.pace.dry_run or self.mandate.acquire()
-                if acting and not self.pace.dry_run:
+                if not acting:
+                    # Whoever acts meanwhile may leave something begun, and tries things: it is taken over from anew.
+                    self._took_over = self._began_to_act = False
+                elif not self.pace.dry_run:
                     assessment = await self._take_over(assessment)
                     await self.recollection.keep()
                     if full:

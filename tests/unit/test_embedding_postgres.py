@@ -461,9 +461,6 @@ class TestReplicas:
                     go_on.set()
         assert [each.result for each in outcomes] == [Result.RECOVERED]
 
-    @pytest.mark.xfail(
-        strict=True, reason="Watch takes over once in its life, and not each time that it gets the right to act"
-    )
     async def test_one_that_gets_the_lease_back_closes_what_another_one_left_begun_meanwhile(
         self, world: World
     ) -> None:
