@@ -132,13 +132,16 @@ class Notes(Bystander):
         self.troubles: list[str] = []
         self.ends: list[Outcome] = []
         self.failures: list[Exception] = []
+        self.given_up: list[SessionId] = []
         self.looks = 0
 
     def looked(self, *_: object, **__: object) -> None:
         self.looks += 1
 
-    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:  # noqa: ARG002
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
         self.ends.append(outcome)
+        if given_up:
+            self.given_up.append(verdict.session_id)
 
     def failed(self, verdict: Verdict, error: Exception) -> None:  # noqa: ARG002
         self.failures.append(error)
@@ -159,7 +162,6 @@ class Site:
     """A database, and a server whose watchdog runs in it.
 
     Attributes:
-        through: the port by which the engine reaches the database, if not its own.
         sessions: those that hang or hung, and are to be ended.
         healthy: those that are well, and are not.
         others: more servers on the same database.
@@ -170,7 +172,6 @@ class Site:
     rows: PostgresRows
     server: Server
     notes: Notes = field(default_factory=Notes)
-    through: int | None = None
     sessions: list[SessionId] = field(default_factory=list)
     healthy: list[SessionId] = field(default_factory=list)
     others: list[Server] = field(default_factory=list)
@@ -303,9 +304,9 @@ class Site:
 
     # -- the watchdog ----------------------------------------------------------------------------------------
 
-    def engine(self, **options: Any) -> AsyncEngine:  # noqa: ANN401 - SQLAlchemy's
-        """An engine as a server has one."""
-        url = self.url if self.through is None else self.url.replace(f":{self.cluster.port}/", f":{self.through}/")
+    def engine(self, *, through: int | None = None, **options: Any) -> AsyncEngine:  # noqa: ANN401 - SQLAlchemy's
+        """An engine as a server has one, which reaches the database by another port, if one is given."""
+        url = self.url.replace(f":{self.cluster.port}/", f":{through or self.cluster.port}/")
         arguments = {"server_settings": {"application_name": SHARED}, **options.pop("connect_args", {})}
         return create_async_engine(url, connect_args=arguments, **options)
 
@@ -366,7 +367,7 @@ class Site:
         for sentence in self.notes.sentences:
             assert not NOT_FOR_PEOPLE.search(sentence), sentence
             assert sentence.endswith("."), sentence
-        assert self.notes.failures == []
+        assert (self.notes.failures, self.notes.given_up) == ([], [])
 
     async def check_book(self) -> None:
         """Each row was written once; by the watchdog only after the journal had it, and as the journal has it."""

@@ -118,7 +118,7 @@ async def transaction(engine: AsyncEngine, *, seconds: float, **options: Any) ->
         TimeoutError: it took longer.
     """
     with anyio.fail_after(seconds):
-        connection = await engine.connect()
+        connection = await _connected(engine)
         try:
             await connection.execution_options(**options)
             await connection.begin()
@@ -131,6 +131,22 @@ async def transaction(engine: AsyncEngine, *, seconds: float, **options: Any) ->
         finally:
             with anyio.CancelScope(shield=True):
                 await connection.close()
+
+
+async def _connected(engine: AsyncEngine) -> AsyncConnection:
+    """A connection that the server has not ended while it lay in the pool, as far as is known without asking it."""
+    while True:
+        connection = await engine.connect()
+        try:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            if not driver.is_closed():
+                return connection
+            await connection.invalidate()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await connection.close()
+            raise
+        await connection.close()
 
 
 def place_of(url: str) -> str:
@@ -172,6 +188,7 @@ def sentence(error: BaseException) -> str:
         return f"answered with the error {state}"
     if isinstance(original, TimeoutError):
         return "did not answer in time"
-    if isinstance(original, asyncpg.InternalClientError):
-        return "ended the connection"
+    ended = asyncpg.InternalClientError
+    if getattr(error, "connection_invalidated", False) or isinstance(original.__cause__ or original, ended):
+        return "can't be reached: it ended the connection"
     return f"can't be reached ({type(original).__name__})"
