@@ -143,7 +143,8 @@ async def _looks(cluster: Cluster, path: Path, count: int, bench: Bench) -> list
     url, work = await fill(cluster, f"looks_{count}", path, count)
     told = _Told(wanted=-1)
     async with connected(url) as writer, _watching(url, work, told, poll_interval=_SELDOM) as dog:
-        await told.acting.wait()
+        with anyio.fail_after(_PATIENCE_SECONDS):
+            await told.acting.wait()
         seconds = []
         for number in range(ROUNDS):
             bench.step(f"{count:,} sessions, round {number + 1} of {ROUNDS}")

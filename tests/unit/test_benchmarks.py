@@ -393,7 +393,7 @@ async def test_the_rows_of_postgresql_are_measured(
 
 async def test_a_leader_is_measured(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require("postgres")
-    for name, value in {"MANY": 20, "FEW": 10, "ROUNDS": 1, "STUCK": 10}.items():
+    for name, value in {"MANY": 20, "FEW": 10, "ROUNDS": 1, "STUCK": 10, "_PATIENCE_SECONDS": 60.0}.items():
         monkeypatch.setattr(leader, name, value)
     bench = Bench(databases={PARTS: generated}, folder=tmp_path, step=lambda _: None)
     result = await leader.leader(bench)
