@@ -357,8 +357,9 @@ class TestReplicas:
             observing.touch(streams)
             hangs = follower.begin("2")
             silent = follower.begin("3", tool=None)
-            asked = follower.begin("4", tool="question")
+            asked = SessionId("ses_4")
             follower.host.asks = [Ask(id="q", kind=AskKind.QUESTION, session_id=asked, turn_id=TurnId("msg_4"))]
+            follower.begin("4", tool="question")  # whoever hears that it is at work on it hears what it asks, too
             assert (await leader.outcome(hangs)).kind is VerdictKind.STUCK_TOOL
             assert (await leader.outcome(silent)).kind is VerdictKind.IDLE_SESSION
             spared = {SpareReason.RECENTLY_ACTIVE}, {SpareReason.WAITING_ON_HUMAN}

@@ -40,6 +40,11 @@ class Server:
         """What it wrote so far, with what a person who reads it is told."""
         return self.err.read_text(encoding="utf-8", errors="replace")
 
+    def told(self) -> str:
+        """The last of its lines about what it did, without the looks and requests in between."""
+        lines = [line for line in self.log().splitlines() if "watch.looked" not in line and '"GET ' not in line]
+        return "\n".join([f"-- process {self.process.pid}", *lines[-25:]])
+
     def url(self) -> str | None:
         """Where it listens, once it does."""
         assert self.process.poll() is None, self.log()
