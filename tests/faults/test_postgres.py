@@ -403,8 +403,12 @@ async def test_an_abort_that_could_not_be_passed_on_is_no_attempt(
         return await put(*arguments, **more)
 
     monkeypatch.setattr(Requests, "_put", failing)
-    brief = {"abort_grace": timedelta(milliseconds=100)}
-    async with here.nothing_left(), here.replica(**brief), here.replica(**brief, server=here.others[0]):
+    brief = timedelta(milliseconds=100)
+    async with (
+        here.nothing_left(),
+        here.replica(abort_grace=brief),
+        here.replica(abort_grace=brief, server=here.others[0]),
+    ):
         here.hang("1", server=here.others[0])
         await wait_until(lambda: not here.open_rows() or here.notes.given_up, "the end", explain=here.explain)
     assert here.notes.given_up == []

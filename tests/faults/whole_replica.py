@@ -300,7 +300,8 @@ class Site:
     def explain(self) -> str:
         """What a failed wait says."""
         ends = [(end.session_id, end.result.value, end.why) for end in self.notes.ends[-8:]]
-        return f"open {self.open_rows()}\ntroubles {self.notes.troubles[-5:]}\nends {ends}\n{self.notes.failures}\ngiven up {self.notes.given_up}"
+        told = f"failures {self.notes.failures}, given up {self.notes.given_up}"
+        return f"open {self.open_rows()}\ntroubles {self.notes.troubles[-5:]}\nends {ends}\n{told}"
 
     # -- the watchdog ----------------------------------------------------------------------------------------
 
