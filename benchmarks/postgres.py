@@ -39,7 +39,7 @@ _UNHURRIED = Limits(read_seconds=600.0)
 _ALL = Known(turns=(), turns_after=0, whole=(), calls=(), calls_after=0)
 _MORE_BUFFERS = 5
 """How many blocks a look may touch more or less at another size."""
-_SCAN = f"SELECT part.id FROM part WHERE {queries.OPEN_PART.format(kind='jsonb')}"  # noqa: S608 - constants
+_SCAN = f"SELECT part.id FROM part WHERE {queries.open_part('jsonb')}"  # noqa: S608 - constants
 _WITHOUT_INDEXES = ("enable_indexscan", "enable_bitmapscan", "enable_indexonlyscan")
 _WRITE = "UPDATE part SET data = $2, time_updated = $3 WHERE id = $1"
 _HOT = "SELECT n_tup_upd AS all, n_tup_hot_upd AS hot FROM pg_stat_user_tables WHERE relname = 'part'"

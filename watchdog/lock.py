@@ -42,6 +42,7 @@ class DatabaseLock:
     def __init__(self, database: Path) -> None:
         self.path: Final = lock_path(database)
         self._held = False
+        self._terms = 0
         self._announced = False
         self._descriptor: int | None = _open(self.path)
 
@@ -60,6 +61,7 @@ class DatabaseLock:
                 raise DatabaseUnavailable(f"{self.path} can't be locked: {_reason(error)}.") from error
             if self._is_current():
                 self._held = True
+                self._terms += 1
                 with suppress(OSError):  # the pid is only informative; the lock is held all the same
                     self._note_pid()
                 return True
@@ -69,6 +71,11 @@ class DatabaseLock:
     def held(self) -> bool:
         """Whether this lock still has the right to act: it was acquired, and the file was not replaced since."""
         return self._held and self._is_current()
+
+    @property
+    def term(self) -> int | None:
+        """How often this lock was taken; None while it is not held."""
+        return self._terms if self._held else None
 
     def holder(self) -> int | None:
         """The pid that the one who acts wrote down. Only for people: it may be of another pid namespace."""

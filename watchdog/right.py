@@ -10,6 +10,11 @@ class Right(Protocol):
         """Take it if nobody has it. True while it is held."""
         ...
 
+    @property
+    def term(self) -> int | None:
+        """Grows each time that it is taken; None while it is not held."""
+        ...
+
     def holder(self) -> int | str | None:
         """The pid that the one who acts wrote down; the name of the replica in PostgreSQL."""
         ...

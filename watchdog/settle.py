@@ -1,12 +1,12 @@
 """How an open call or turn reads once it is settled: in a shape that every supported opencode can read."""
 
 import json
-import math
 from collections.abc import Iterable
 from typing import Any
 
 from watchdog.model import CallStatus, GuardedWrite, Row
 
+_NEVER_MS = 1 << 63
 TURN_ERROR = "MessageAbortedError"
 """Known to every version, and keeps what the turn wrote in the model's context for the next prompt."""
 
@@ -103,6 +103,6 @@ def _member(state: dict[str, Any], outer: str, inner: str) -> object:
 
 
 def _moment(value: object, otherwise: int) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _NEVER_MS:
         return otherwise
     return value

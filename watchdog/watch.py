@@ -53,6 +53,11 @@ class Mandate(Protocol):
         """Take it if nobody has it. True while it is held."""
         ...
 
+    @property
+    def term(self) -> int | None:
+        """Grows each time that it is taken: somebody else may have acted in between. None while it is not held."""
+        ...
+
 
 class Watch:
     """Watches one database and its servers."""
@@ -101,7 +106,8 @@ class Watch:
         self.search = Search(store, clock, found=self.wake)
         self._reproofs = Rounds(self._reprove_all)
         self._on_hold: frozenset[SessionId] | None = None
-        self._took_over = self._began_to_act = False  # whether this is the one who acts, and whose memory is kept
+        self._took_over = False  # whether this is the one whose memory is kept
+        self._began_in: int | None = None  # the term of the mandate in which it took over
         self._planned: float | None = None
         self._stood_still = 0.0
         self._wakeup, self._hurry = anyio.Event(), anyio.Event()
@@ -232,7 +238,7 @@ class Watch:
     @property
     def began_to_act(self) -> bool:
         """Whether it has had the right to act, and has closed what a crash left begun."""
-        return self._began_to_act
+        return self._began_in is not None and self._began_in == self.mandate.term
 
     async def act_on_all(self, assessment: Assessment, verdicts: Sequence[Verdict], ended: Ended) -> None:
         """Carry verdicts of one look out, several at once, and wait for the end of all of them.
@@ -288,10 +294,7 @@ class Watch:
             try:
                 assessment = await self.assess(full=full)
                 acting = self.pace.dry_run or self.mandate.acquire()
-                if not acting:
-                    # Whoever acts meanwhile may leave something begun, and tries things: it is taken over from anew.
-                    self._took_over = self._began_to_act = False
-                elif not self.pace.dry_run:
+                if acting and not self.pace.dry_run:
                     assessment = await self._take_over(assessment)
                     await self.recollection.keep()
                     if full:
@@ -320,13 +323,14 @@ class Watch:
         Returns:
             The look, judged anew with what was learned, so that nothing is tried too often or too soon.
         """
-        if self._began_to_act:
+        term = self.mandate.term
+        if self._began_in == term:
             return assessment
         before = self.memory.state()
         await self.recollection.take_over()
         self._store.follow(self.memory.ids())
         await self.close_begun()
-        self._began_to_act = True
+        self._began_in = term
         if self.memory.state() == before:
             return assessment
         again = await self.assess()

@@ -118,6 +118,8 @@ class Diary:
 class Right:
     """The right to act, had."""
 
+    term = 1
+
     def acquire(self) -> bool:
         return True
 

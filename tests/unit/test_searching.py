@@ -25,6 +25,8 @@ TURN, CALL = "msg_1", "prt_1"
 
 
 class FreeMandate:
+    term = 1
+
     def acquire(self) -> bool:
         return True
 

@@ -115,6 +115,7 @@ class FakeMandate:
     def __init__(self) -> None:
         self.granted = True
         self.problem: DatabaseError | None = None
+        self.term: int | None = 1
 
     def acquire(self) -> bool:
         if self.problem is not None:
@@ -772,6 +773,25 @@ class TestJournal:
             await world.diary.looks_more(3)
         assert world.server.aborted == [(session, PLACE)]
         assert world.diary.reasons() == {SpareReason.GIVEN_UP}
+
+    async def test_who_gets_the_right_back_in_a_new_term_takes_over_anew_though_no_look_saw_it_gone(
+        self, world: World
+    ) -> None:
+        world.server.abort_behaviour = AbortBehaviour.LIES
+        async with world.running(replace(QUICK, max_attempts=1)):
+            await world.diary.looks_more(2)
+            world.mandate.problem = DatabaseUnavailable("cut off")
+            await world.diary.until(lambda: world.diary.outages)
+            session = world.hang()
+            other = world.watch(replace(QUICK, max_attempts=1))
+            await other.close_begun()
+            (verdict,) = (await other.assess()).judgement.verdicts
+            await other.act(verdict)
+            left = await world.journal.begin(verdict, at_ms=world.now())
+            world.mandate.term, world.mandate.problem = 3, None
+            await world.diary.until(lambda: world.journal.noted[left].outcome is not None)
+            await world.diary.looks_more(3)
+        assert world.server.aborted == [(session, PLACE)]
 
     async def test_an_attempt_that_a_crash_left_begun_counts_before_anything_is_done(self, world: World) -> None:
         world.hang()

@@ -1,7 +1,6 @@
 """One look at opencode's database: which queries are asked, and how the answers become nouns."""
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,8 @@ Fetch = Callable[[str, Mapping[str, object]], Awaitable[Sequence[Record]]]
 
 
 LAST_ROWID = (1 << 63) - 1
+_LATEST_MS = (1 << 63) - 1
+"""No time is later, whatever JSON can spell: no database could hold it."""
 
 
 def as_ids(ids: Iterable[str]) -> str:
@@ -41,7 +42,7 @@ def newest_turn(records: Sequence[Record]) -> TurnId | None:
 
 def _moment(value: object) -> int | None:
     """A time in milliseconds, or None for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST_MS:
         return None
     return int(value)
 

@@ -112,7 +112,8 @@ async def transaction(engine: AsyncEngine, *, seconds: float, **options: Any) ->
     Args:
         engine: the watchdog's own, or that of the server that it is embedded in.
         seconds: how long it may take as a whole, a wait for the pool included.
-        options: SQLAlchemy's execution options, such as `isolation_level`.
+        options: SQLAlchemy's execution options. What the engine says of isolation is its owner's: a transaction is
+            READ COMMITTED unless they say otherwise.
 
     Raises:
         TimeoutError: it took longer.
@@ -120,7 +121,7 @@ async def transaction(engine: AsyncEngine, *, seconds: float, **options: Any) ->
     with anyio.fail_after(seconds):
         connection = await _connected(engine)
         try:
-            await connection.execution_options(**options)
+            await connection.execution_options(**{"isolation_level": "READ COMMITTED", **options})
             await connection.begin()
             yield connection
             await connection.commit()

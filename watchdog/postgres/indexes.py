@@ -59,8 +59,8 @@ def partial(data: Data) -> tuple[Index, ...]:
         data: the type of `message.data` and `part.data`.
     """
     wanted = {
-        "message": ("open turns", queries.OPEN_MESSAGE.format(kind=data)),
-        "part": ("open calls", queries.OPEN_PART.format(kind=data)),
+        "message": ("open turns", queries.open_message(data)),
+        "part": ("open calls", queries.open_part(data)),
     }
     return tuple(
         Index(

@@ -8,6 +8,7 @@ order of insertion to read.
 
 # ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
 
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -22,17 +23,29 @@ COLUMNS: Final = {
 }
 """The columns that are used."""
 
-OPEN_MESSAGE: Final = (
+_OPEN_MESSAGE: Final = (
     "{kind}_typeof(message.data #> '{{time,completed}}') IS DISTINCT FROM 'number'"
     " AND (message.data ->> 'role' = 'assistant' OR {kind}_typeof(message.data -> 'role') IS DISTINCT FROM 'string')"
 )
 """A turn without the time of its end; and what can't be read, which is reported."""
-OPEN_PART: Final = (
+_OPEN_PART: Final = (
     "(part.data #>> '{{state,status}}') IS DISTINCT FROM 'completed'"
     " AND (part.data #>> '{{state,status}}') IS DISTINCT FROM 'error'"
     " AND (part.data ->> 'type' = 'tool' OR {kind}_typeof(part.data) <> 'object')"
 )
 """A tool call that is not over; and what can't be read."""
+
+# `json` keeps a text as it was written: a NUL in it, or half a surrogate pair, would fail whatever looks into it.
+_TEXT: Final = "CAST({data} AS text)"
+_UNREADABLE: Final = (
+    r"\\u(0000|[dD][89abAB][0-9a-fA-F]{{2}}(?!\\u[dD][c-fC-F])"
+    r"|(?<!\\u[dD][89abAB][0-9a-fA-F]{{2}}\\u)[dD][c-fC-F][0-9a-fA-F]{{2}})"
+)
+_MENDED: Final = (
+    f"(CASE WHEN strpos({_TEXT}, '\\u') = 0 THEN {{data}}"
+    f" ELSE CAST(regexp_replace({_TEXT}, '{_UNREADABLE}', '\\ufffd', 'g') AS json) END)"
+)
+_LOOKED_INTO: Final = re.compile(r"\b(?:message|part|seen|turn)\.data(?= (?:->|#>))")
 
 _IDS: Final = "jsonb_array_elements_text(CAST(:ids AS jsonb)) AS wanted(value)"
 _ROW: Final = (
@@ -75,45 +88,59 @@ _NEWEST: Final = f"""
         ORDER BY seen.time_created DESC, seen.id DESC LIMIT 1
     ) AS latest ON TRUE
 """
+_EACH: Final = "CROSS JOIN LATERAL (SELECT {table}.* FROM {table} WHERE {condition} OFFSET 0) AS {table}"
+"""The rows of each id, looked up by an index. Without OFFSET 0 it is a join, and PostgreSQL may read the whole table
+for it: it takes any list of ids for a hundred, and does not know what it costs to unpack `data`."""
+_SESSIONS: Final = f"{_SESSION} FROM {_IDS} {_EACH.format(table='session', condition='session.id = wanted.value')}"
 _ANCESTORS: Final = f"""
-    WITH RECURSIVE above(id) AS (
-        SELECT wanted.value FROM {_IDS}
+    WITH RECURSIVE above(id, parent_id, directory, created) AS (
+        {_SESSIONS}
         UNION
-        SELECT session.parent_id FROM above JOIN session ON session.id = above.id WHERE session.parent_id IS NOT NULL
+        {_SESSION} FROM above {_EACH.format(table="session", condition="session.id = above.parent_id")}
     )
-    {_SESSION} FROM above JOIN session ON session.id = above.id
+    SELECT id, parent_id, directory, created FROM above
 """
-_CHILDREN: Final = """
-    SELECT session.id AS id FROM jsonb_array_elements(CAST(:calls AS jsonb)) AS wanted(value)
-    JOIN session ON session.parent_id = wanted.value ->> 0
-        AND session.time_created >= CAST(wanted.value ->> 1 AS bigint)
-"""
+_SINCE: Final = (
+    "session.parent_id = wanted.value ->> 0 AND session.time_created >= CAST(wanted.value ->> 1 AS bigint)"
+)
+_CHILDREN: Final = (
+    "SELECT session.id AS id FROM jsonb_array_elements(CAST(:calls AS jsonb)) AS wanted(value)"
+    f" {_EACH.format(table='session', condition=_SINCE)}"
+)
 _LAST_WRITTEN: Final = (
-    f"SELECT part.message_id AS id, max(part.time_updated) AS updated FROM {_IDS}"
-    " JOIN part ON part.message_id = wanted.value GROUP BY part.message_id"
+    f"SELECT wanted.value AS id, written.updated AS updated FROM {_IDS} CROSS JOIN LATERAL"
+    " (SELECT max(part.time_updated) AS updated FROM part WHERE part.message_id = wanted.value) AS written"
 )
 _WHOLE: Final = (
     "SELECT '{table}' AS kind, {table}.id AS id, {table}.{message} AS message_id, {table}.session_id AS session_id,"
     " {table}.time_created AS created, {table}.time_updated AS updated, CAST({table}.data AS text) AS data"
-    " FROM {ids} JOIN {table} ON {table}.id = wanted.value"
+    " FROM {ids} {each}"
 )
 
 VERSION: Final = """
-    SELECT CAST(pg_current_snapshot() AS text) || ' ' || CAST(pg_postmaster_start_time() AS text) AS version
+    SELECT CAST(pg_current_snapshot() AS text) || ' ' || CAST(pg_postmaster_start_time() AS text) AS version,
+        set_config('jit', 'off', TRUE) AS jit
 """
-"""What can be seen now: the same text means that nobody committed anything (PostgreSQL's manual, 9.27.9)."""
+"""What can be seen now: the same text means that nobody committed anything (PostgreSQL's manual, 9.27.9).
+
+For the rest of the transaction nothing is compiled: what is read is little, and takes less than to compile it.
+"""
 LOCK_TIMEOUT: Final = "SELECT set_config('lock_timeout', :lock, TRUE)"
 DIRECTORIES: Final = (
     "SELECT session.directory AS directory FROM session WHERE session.time_archived IS NULL"
     " GROUP BY session.directory ORDER BY max(session.time_updated) DESC"
 )
 TITLES: Final = (
-    f"SELECT session.id AS id, left(session.title, 300) AS title FROM {_IDS} JOIN session"
-    " ON session.id = wanted.value WHERE session.title IS NOT NULL"
+    f"SELECT session.id AS id, left(session.title, 300) AS title FROM {_IDS}"
+    f" {_EACH.format(table='session', condition='session.id = wanted.value')} WHERE session.title IS NOT NULL"
 )
 MESSAGE_EXISTS: Final = "SELECT 1 AS found FROM message WHERE message.id = :id AND message.session_id = :session"
-WHOLE_PARTS: Final = _WHOLE.format(table="part", message="message_id", ids=_IDS)
-WHOLE_MESSAGES: Final = _WHOLE.format(table="message", message="id", ids=_IDS)
+WHOLE_PARTS: Final = _WHOLE.format(
+    table="part", message="message_id", ids=_IDS, each=_EACH.format(table="part", condition="part.id = wanted.value")
+)
+WHOLE_MESSAGES: Final = _WHOLE.format(
+    table="message", message="id", ids=_IDS, each=_EACH.format(table="message", condition="message.id = wanted.value")
+)
 LOCK_SESSION: Final = "SELECT session.id FROM session WHERE session.id = :id FOR UPDATE"
 """A new message of the session, whose foreign key wants the row, too, waits for the end of this transaction."""
 COLUMNS_FOUND: Final = """
@@ -144,34 +171,49 @@ class Dialect:
     update: dict[str, str]
 
 
+def open_message(kind: Data) -> str:
+    """The condition of an open turn."""
+    return _readable(_OPEN_MESSAGE.format(kind=kind), kind)
+
+
+def open_part(kind: Data) -> str:
+    """The condition of an open call."""
+    return _readable(_OPEN_PART.format(kind=kind), kind)
+
+
+def _readable(statement: str, kind: Data) -> str:
+    """The statement, so that no text in a row can fail it. What is compared or written as a whole stays as it is."""
+    if kind == "jsonb":
+        return statement
+    return _LOOKED_INTO.sub(lambda found: _MENDED.format(data=found[0]), statement)
+
+
 def dialect(kind: Data) -> Dialect:
     """The statements for a type of `data`: `jsonb` or `json`."""
-    message, part = _MESSAGE.format(kind=kind), _PART.format(kind=kind)
-    open_message, open_part = OPEN_MESSAGE.format(kind=kind), OPEN_PART.format(kind=kind)
+    message, part = (_readable(each.format(kind=kind), kind) for each in (_MESSAGE, _PART))
+    is_open_message, is_open_part = open_message(kind), open_part(kind)
+
+    def of(table: str, column: str, condition: str = "TRUE") -> str:
+        return _EACH.format(table=table, condition=f"{table}.{column} = wanted.value AND {condition}")
+
     observed = "data = CAST(:observed AS jsonb)" if kind == "jsonb" else "CAST(data AS text) = :observed"
     return Dialect(
         look=Statements(
-            open_messages=f"{message} FROM message WHERE {open_message}",
-            open_messages_of_sessions=(
-                f"{message} FROM {_IDS} JOIN message ON message.session_id = wanted.value WHERE {open_message}"
-            ),
-            messages=f"{message} FROM {_IDS} JOIN message ON message.id = wanted.value",
+            open_messages=f"{message} FROM message WHERE {is_open_message}",
+            open_messages_of_sessions=(f"{message} FROM {_IDS} {of('message', 'session_id', is_open_message)}"),
+            messages=f"{message} FROM {_IDS} {of('message', 'id')}",
             open_parts=(
-                f"{part} FROM part WHERE {open_part} AND (CAST(:after AS bigint) = 0"
-                f" OR part.id IN (SELECT wanted.value FROM {_IDS}))"
+                f"{part} FROM part WHERE {is_open_part} AND CAST(:after AS bigint) = 0"
+                f" UNION ALL {part} FROM {_IDS} {of('part', 'id', is_open_part)} WHERE CAST(:after AS bigint) <> 0"
             ),
-            open_parts_of_messages=(
-                f"{part} FROM {_IDS} JOIN part ON part.message_id = wanted.value WHERE {open_part}"
-            ),
-            sessions=f"{_SESSION} FROM {_IDS} JOIN session ON session.id = wanted.value",
+            open_parts_of_messages=(f"{part} FROM {_IDS} {of('part', 'message_id', is_open_part)}"),
+            sessions=_SESSIONS,
             sessions_and_ancestors=_ANCESTORS,
             children=_CHILDREN,
-            newest=_NEWEST.format(),
+            newest=_readable(_NEWEST.format(), kind),
             last_written=_LAST_WRITTEN,
         ),
-        open_parts_of_sessions=(
-            f"SELECT part.id AS id FROM {_IDS} JOIN part ON part.session_id = wanted.value WHERE {open_part}"
-        ),
+        open_parts_of_sessions=(f"SELECT part.id AS id FROM {_IDS} {of('part', 'session_id', is_open_part)}"),
         update={
             table: f"UPDATE {table} SET data = CAST(:after AS {kind}) WHERE id = :id AND {observed}"
             for table in ("message", "part")
