@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import urlsplit
 
-_HOW: Final = "a database in PostgreSQL is an address such as postgresql+asyncpg://user:password@host:5432/name"
+_HOW: Final = (
+    "a database in PostgreSQL is an address such as postgresql+asyncpg://user:password@host:5432/name, in which what "
+    "is special in a password is percent-encoded (%2F for /)"
+)
 _SCHEME: Final = re.compile(r"\s*postgres(ql)?(\+[a-z0-9_]+)?://", re.IGNORECASE)
 
 
@@ -33,7 +36,13 @@ class PostgresUrl:
         except ValueError:
             raise ValueError(_HOW) from None
         name = parts.path.removeprefix("/")
-        if not looks_like_one(text) or not name or "/" in name or parts.fragment or re.search(r"\s", text.strip()):
+        if (
+            not looks_like_one(text)
+            or not name
+            or re.search("[/@]", name)
+            or parts.fragment
+            or re.search(r"\s", text.strip())
+        ):
             raise ValueError(_HOW)
         if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
             raise ValueError(f"{_HOW}: the driver is asyncpg")

@@ -142,6 +142,7 @@ class Watchdog:
             clock=self._clock,
             directories=first.unfinished,
             changed=self._look_again,
+            alive=lambda: first.ticking,
             acts=not self._dry_run,
         ) as found:
             self.failure = None

@@ -64,6 +64,7 @@ async def means(
     clock: Clock,
     directories: Directories,
     changed: Callable[[], None],
+    alive: Callable[[], bool],
     acts: bool,
 ) -> AsyncIterator[Means]:
     """Open what the settings name, or the engine.
@@ -72,6 +73,7 @@ async def means(
         server: answers for the sessions of this process.
         directories: where something is unfinished.
         changed: is told when the right to act was gained or lost.
+        alive: whether the loop goes on.
         acts: something may be done; false in a dry run.
 
     Raises:
@@ -84,7 +86,7 @@ async def means(
         async with _on_file(settings, settings.database or _path_of(engine), engine, server, clock) as file:
             yield file
         return
-    who = {"own": server, "clock": clock, "directories": directories, "changed": changed}
+    who = {"own": server, "clock": clock, "directories": directories, "changed": changed, "alive": alive}
     # A dry run makes nothing, so it does without a journal where there is none yet.
     async with replica(settings, engine, **who, acts=acts, needs_journal=acts) as found:
         yield Means(

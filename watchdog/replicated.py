@@ -37,6 +37,7 @@ class Situation:
         changed: is told when this replica gained or lost the right to act.
         acts: something may be done. What only looks takes no lease, and makes no tables.
         needs_journal: it can't do without.
+        alive: whether the loop of this process goes on. One that hangs leaves the lease to another.
     """
 
     own: Server | None
@@ -45,6 +46,7 @@ class Situation:
     changed: Callable[[], None]
     acts: bool
     needs_journal: bool
+    alive: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,11 +97,13 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
         store = await PostgresStore.open(engines.shared, fence=lease)
         fleet = Replicas(
             engines.another(),
+            aside=engines.another(),
             own=situation.own,
             name=name,
             clock=situation.clock,
             lease=lease,
             directories=situation.directories,
+            acts=situation.acts,
             abort_seconds=settings.abort_timeout.total_seconds(),
         )
         if situation.acts:
@@ -114,14 +118,14 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
             lease=lease,
             journal=journal,
             tasks=(fleet.serve,),
-            duties=(partial(_keep, lease),) if situation.acts else (),
+            duties=(partial(_keep, lease, situation.alive),) if situation.acts else (),
         )
 
 
-async def _keep(lease: Lease) -> None:
+async def _keep(lease: Lease, alive: Callable[[], bool]) -> None:
     """Keep the lease, or try to get it; once that is over, another replica may have it at once."""
     try:
-        await lease.keep()
+        await lease.keep(alive)
     finally:
         await lease.close()
 

@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from watchdog import model
 from watchdog import setting_values as values
 from watchdog.addresses import Address, parse_name, parse_origin
-from watchdog.database_url import PostgresUrl
+from watchdog.database_url import PostgresUrl, looks_like_one
 from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
 from watchdog.receivers import Occasion, addresses, occasions
@@ -267,6 +267,8 @@ def _allowed(name: str, detail: ErrorDetails) -> str:
 
 
 def _shown(value: object) -> str:
+    if looks_like_one(value):
+        return "that address"  # whatever is wrong with it, a part of it is a password
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     text = _CREDENTIALS.sub("//…@", text)
     text = text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"

@@ -130,6 +130,16 @@ async def test_an_option_that_nobody_knows_is_named_and_sslmode_is_understood(
     assert done.code == 3
     (problem,) = said(done, "problem")
     assert "has the option colour, which asyncpg doesn't know here" in problem
+    for odd in ("prepared_statement_cache_size=abc", "host=a:1,b", "ssl=sometimes"):
+        done = await program.run("scan", "--database", f"{postgres_url}?{odd}")
+        assert done.code in {2, 3}
+        assert done.stderr.startswith("error: The ")
+        assert "Traceback" not in done.stderr
+    for host in ("db..internal", "nowhere.invalid"):
+        done = await program.run("scan", "--database", f"postgresql://me:hush@{host}/name")
+        assert done.code == 3
+        assert done.stderr.startswith(f"error: The database postgresql://{host}/name ")
+        assert "hush" not in done.stderr
     done = await program.run("scan", "--database", f"{postgres_url}?sslmode=disable")
     assert done.code == 0
     refused = await program.run("scan", "--database", f"{postgres_url}?sslmode=require")

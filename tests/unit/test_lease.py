@@ -96,8 +96,8 @@ class Replicas:
         self.keep(lease)
         return lease
 
-    def keep(self, lease: Lease) -> None:
-        self._tasks[lease] = asyncio.create_task(lease.keep())
+    def keep(self, lease: Lease, alive: Callable[[], bool] = lambda: True) -> None:
+        self._tasks[lease] = asyncio.create_task(lease.keep(alive))
 
     async def stop(self, lease: Lease) -> None:
         """End its background task."""
@@ -176,6 +176,23 @@ async def test_given_back_it_is_taken_at_once(replicas: Replicas) -> None:
     second = await replicas.opened("b")
     assert (second.acquire(), second.term) == (True, 2)
     assert replicas.told == ["a has it", "a lost it", "b has it"]
+
+
+async def test_one_whose_loop_hangs_leaves_it_to_another_and_takes_it_again_once_both_changed(
+    replicas: Replicas,
+) -> None:
+    alive = {"a"}
+    first = await replicas.opened("a", 6.0)
+    replicas.keep(first, lambda: "a" in alive)
+    second = await replicas.opened("b", 6.0)
+    replicas.keep(second, lambda: "b" in alive)
+    alive.clear()
+    await wait_until(lambda: not first.acquire(), "the one that hangs without it", seconds=PATIENCE)
+    alive.add("b")
+    await wait_until(has(second), "the other one", seconds=PATIENCE)
+    alive.symmetric_difference_update("ab")
+    await wait_until(has(first), "the first one again", seconds=PATIENCE)
+    assert (second.acquire(), first.term) == (False, 3)
 
 
 async def test_one_that_lost_it_gives_nothing_back(replicas: Replicas, terms: Terms) -> None:

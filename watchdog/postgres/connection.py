@@ -19,7 +19,7 @@ CONNECT_SECONDS: Final = 5.0
 STATEMENT_SECONDS: Final = 10.0
 """How long one statement on a connection of the watchdog's own may take."""
 
-_OPTIONS: Final = {"host", "passfile", "prepared_statement_cache_size", "ssl", "sslmode", "target_session_attrs"}
+_OPTIONS: Final = {"passfile", "prepared_statement_cache_size", "ssl", "sslmode", "target_session_attrs"}
 """What may stand behind the `?` of an address."""
 _SENTENCES: Final = {
     "08": "can't be reached",
@@ -45,6 +45,7 @@ TROUBLE: Final = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # the end of a connection, which came amid the next question
     OSError,
+    UnicodeError,  # the name of a host that can be none
 )
 """What the driver and SQLAlchemy raise when the database can't be used."""
 
@@ -86,13 +87,19 @@ def own_engine(url: str, *, statement_seconds: float = STATEMENT_SECONDS) -> Asy
 
 
 def _understood(url: str) -> URL:
-    parts = make_url(url)
+    try:
+        parts = make_url(url)
+    except (ValueError, SQLAlchemyError) as error:
+        raise SettingsError("The address of the database can't be read: its port is no number, say.") from error
     unknown = sorted(set(parts.query) - _OPTIONS)
     if unknown:
         raise SettingsError(
             f"The address {place_of(url)} has the option {', '.join(unknown)}, which asyncpg doesn't know here; it "
             f"may have {', '.join(sorted(_OPTIONS))}."
         )
+    size = parts.query.get("prepared_statement_cache_size", "0")
+    if not (isinstance(size, str) and size.isdecimal()):
+        raise SettingsError(f"The address {place_of(url)} has a prepared_statement_cache_size that is no number.")
     mode = parts.query.get("sslmode")
     return parts if mode is None else parts.difference_update_query(["sslmode"]).update_query_dict({"ssl": mode})
 

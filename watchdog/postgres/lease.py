@@ -127,12 +127,19 @@ class Lease:
         with translated(self._place, DatabaseUnavailable):
             await self._try()
 
-    async def keep(self) -> None:
-        """Renew it while this process has it, otherwise try to take it. Never ends: cancel it."""
+    async def keep(self, alive: Callable[[], bool] = lambda: True) -> None:
+        """Renew it while this process has it, otherwise try to take it. Never ends: cancel it.
+
+        Args:
+            alive: whether this process is fit to act. While it is not, the lease is another one's to take.
+        """
         while True:
             await self._clock.sleep(self._pause())
             try:
-                await self._try()
+                if alive():
+                    await self._try()
+                else:
+                    await self._give_back("the loop of this watchdog has not looked for long")
             except Exception as error:  # noqa: BLE001 - said in the log, once; without this nobody here would ever act again
                 self._note(error)
                 if isinstance(error, asyncpg.UndefinedTableError):
@@ -143,18 +150,21 @@ class Lease:
 
         Takes no longer than a third of a lease for each of the two, and never fails: what is not given back runs out.
         """
-        term = self.term
-        if self._let_go(term):
-            _log().info("lease.lost", why="it is given back")
-        with anyio.move_on_after(self._seconds / _RENEWALS, shield=True):
-            async with self._turn:
-                try:
-                    if term is not None:
-                        async with self._line.transaction() as driver:
-                            await driver.execute(_GIVE_BACK, self._name, term)
-                except TROUBLE as error:
-                    self._note(error)
+        try:
+            await self._give_back("it is given back")
+        except TROUBLE as error:
+            self._note(error)
         await self._line.close()
+
+    async def _give_back(self, why: str) -> None:
+        """Let the next one take it at once, if that can be said in a third of a lease; else it runs out."""
+        term = self.term
+        if not self._let_go(term):
+            return
+        _log().info("lease.lost", why=why)
+        with anyio.move_on_after(self._seconds / _RENEWALS, shield=True):
+            async with self._turn, self._line.transaction() as driver:
+                await driver.execute(_GIVE_BACK, self._name, term)
 
     # -- the fence -------------------------------------------------------------------------------------------
 
