@@ -10,6 +10,7 @@ from typing import Protocol
 
 from watchdog.family import Family
 from watchdog.model import (
+    EMPTY,
     Activity,
     Attempts,
     CallId,
@@ -62,7 +63,7 @@ class CallMemory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskMemory:
-    """When an ask was first seen."""
+    """When an ask was first seen, or when a host was first heard to be at work on a session."""
 
     at_ms: int
     known_since: float
@@ -79,7 +80,14 @@ class _Look:
 
 @dataclass(slots=True)
 class Memory:
-    """The watchdog's memory between looks; `recollection` carries it over to the next process."""
+    """The watchdog's memory between looks; `recollection` carries it over to the next process.
+
+    Attributes:
+        elsewhere: hosts on any machine may run the sessions, and none of their processes can be seen: what is open
+            in one is no evidence against a host that took it over from another.
+        heard: for each session that one of these is at work on: since when, without a break.
+        taken_up: it is another process's, and this one has not looked yet.
+    """
 
     calls: dict[CallId, CallMemory] = field(default_factory=dict)
     asks: dict[str, AskMemory] = field(default_factory=dict)
@@ -89,7 +97,8 @@ class Memory:
     claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
     folded_at: float | None = None
     taken_up: bool = False
-    """It is another process's, and this one has not looked yet."""
+    elsewhere: bool = False
+    heard: dict[SessionId, AskMemory] = field(default_factory=dict)
 
     def fold(self, observation: Observation, shift: Shift, awake_seconds: float) -> Observation:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
@@ -99,33 +108,15 @@ class Memory:
             shift: adds the credits that were noted after a moment to it.
             awake_seconds: what the awake clock shows.
         """
-        now = observation.at_ms
         elapsed = 0.0 if self.folded_at is None else max(0.0, awake_seconds - self.folded_at) * 1000
-        self.folded_at = awake_seconds
+        first, self.folded_at = self.folded_at is None, awake_seconds
         unwatched, self.taken_up = self.taken_up and elapsed > _UNWATCHED_MS, False
         family = Family(observation)
-        sessions = observation.snapshot.sessions.values()
-        for session in sessions:
-            if not session.calls:
-                continue
-            witnessed, still = _witnessed(observation, session), self._stands_still(observation, session)
-            for call in session.calls:
-                known = self.calls.get(call.id)
-                paused = still or _waits(family, session, call)
-                if unwatched and known is not None and call.updated_ms != known.written_ms:
-                    known = None  # it may have waited for an approval while nobody looked, as at first sight
-                if known is None:
-                    known = self.calls[call.id] = _first_sight(call, now, awake_seconds, paused=paused)
-                elif witnessed and not known.witnessed:
-                    # Until now nobody said whether a human was asked: it may have waited for one all the time.
-                    known = self.calls[call.id] = CallMemory(start_ms=now, known_since=awake_seconds)
-                elif paused or known.paused:
-                    known.paused_ms += elapsed
-                known.witnessed |= witnessed
-                known.paused = paused
-                known.written_ms = call.updated_ms
+        for session in observation.snapshot.sessions.values():
+            if session.calls:
+                self._fold_calls(observation, family, session, elapsed, unwatched=unwatched)
         self._note_asks(observation, awake_seconds)
-        self._note_claims(observation)
+        self._note_claims(observation, awake_seconds, first=first)
         self._forget(observation)
         looks = self._valid_looks(_fingerprints(observation, self.looks)) if self.looks else {}
         return replace(
@@ -134,7 +125,7 @@ class Memory:
                 id_: shift(call.start_ms, known_since=call.known_since) + call.paused_ms
                 for id_, call in self.calls.items()
             },
-            idle_clocks=idle_clocks(observation, shift),
+            idle_clocks=idle_clocks(observation, shift, self.heard),
             ask_clocks={id_: shift(ask.at_ms, known_since=ask.known_since) for id_, ask in self.asks.items()},
             looks={row: shift(look.at_ms, known_since=look.known_since) for row, look in looks.items()},
             attempts=dict(self.attempts),
@@ -144,7 +135,7 @@ class Memory:
     def state(self) -> object:
         """What changes when there is something new to keep: not the clocks that merely run on."""
         return (
-            {id_: call.paused for id_, call in self.calls.items()},
+            {id_: (call.paused, call.start_ms) for id_, call in self.calls.items()},
             frozenset(self.asks),
             dict(self.attempts),
             dict(self.let_go),
@@ -207,6 +198,42 @@ class Memory:
             )
         return given_up
 
+    def _fold_calls(
+        self, observation: Observation, family: Family, session: Session, elapsed: float, *, unwatched: bool
+    ) -> None:
+        """Let the clocks of a session's open calls run on, stand still, or start anew."""
+        now, since = observation.at_ms, self.folded_at or 0.0
+        witnessed, still = _witnessed(observation, session), self._stands_still(observation, session)
+        unsure, other = self._changes_hands(observation, session) if self.elsewhere else (False, False)
+        replaced = other and session.id in self.claimed_by
+        for call in session.calls:
+            known = self.calls.get(call.id)
+            waits = still or _waits(family, session, call)
+            paused = waits or unsure
+            if unwatched and known is not None and call.updated_ms != known.written_ms:
+                known = None  # it may have waited for an approval while nobody looked, as at first sight
+            if known is None:
+                known = self.calls[call.id] = _first_sight(call, now, since, paused=waits or replaced)
+            elif other or (witnessed and not known.witnessed):
+                # Until now nobody said whether a human was asked: it may have waited for one all the time. And what
+                # another host left open says nothing of the one that is at work now.
+                known = self.calls[call.id] = CallMemory(start_ms=now, known_since=since)
+            elif paused or known.paused:
+                known.paused_ms += elapsed
+            known.witnessed |= witnessed
+            known.paused = paused
+            known.written_ms = call.updated_ms
+
+    def _changes_hands(self, observation: Observation, session: Session) -> tuple[bool, bool]:
+        """Whose work a session's rows are, where only the word of hosts counts.
+
+        Returns:
+            Whether that is unknown, since no host or more than one says that it is at work on it; and whether one
+            is that was not at the last look.
+        """
+        names = [report.name for report in observation.reports if session.id in report.said]
+        return len(names) != 1, bool(names) and self.claimed_by.get(session.id) not in names
+
     def _stands_still(self, observation: Observation, session: Session) -> bool:
         """Whether the clocks of all calls of a session stand still.
 
@@ -234,18 +261,31 @@ class Memory:
         fresh = AskMemory(at_ms=observation.at_ms, known_since=awake_seconds)
         self.asks = kept | {id_: fresh for id_ in listed if id_ not in kept}
 
-    def _note_claims(self, observation: Observation) -> None:
-        """Remember which server holds each session; a server that does not answer keeps what it held."""
-        silent = {report.name for report in observation.reports if report.problem is not None}
-        kept = {
-            id_: name
-            for id_, name in self.claimed_by.items()
-            if name in silent and id_ in observation.snapshot.sessions
-        }
+    def _note_claims(self, observation: Observation, awake_seconds: float, *, first: bool) -> None:
+        """Remember which server holds each session; a server that does not answer keeps what it held.
+
+        So does a host elsewhere of which nothing is heard: it may have been cut off, and be at work.
+        """
+        answered = {report.name: report.problem is None for report in observation.reports}
+        claimed: dict[SessionId, list[ServerName]] = {}
         for report in observation.reports:
-            for statuses in report.statuses.values():
-                kept.update(dict.fromkeys(statuses, report.name))
-        self.claimed_by = kept
+            for id_ in report.said:
+                claimed.setdefault(id_, []).append(report.name)
+        before = self.claimed_by
+        self.claimed_by = {
+            id_: name
+            for id_, name in before.items()
+            if id_ in observation.snapshot.sessions and not answered.get(name, not self.elsewhere)
+        }
+        self.claimed_by.update({id_: names[-1] for id_, names in claimed.items()})
+        if not self.elsewhere:
+            return
+        same = {id_ for id_, names in claimed.items() if before.get(id_) in names}
+        self.claimed_by.update({id_: before[id_] for id_ in same})
+        # At the very first look nobody knows since when: then the session's own signs of life are all there is.
+        now = AskMemory(at_ms=0 if first else observation.at_ms, known_since=awake_seconds)
+        sure = {id_ for id_ in same if len(claimed[id_]) == 1}
+        self.heard = {id_: self.heard.get(id_, now) if id_ in sure else now for id_ in claimed}
 
     def _valid_looks(self, prints: Mapping[str, tuple[int, int]]) -> Mapping[str, _Look]:
         return {row: look for row, look in self.looks.items() if prints.get(row) == look.fingerprint}
@@ -284,11 +324,16 @@ def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool
     return CallMemory(start_ms=start, known_since=awake_seconds, paused=paused)
 
 
-def idle_clocks(observation: Observation, shift: Shift) -> dict[SessionId, float]:
+def idle_clocks(
+    observation: Observation, shift: Shift, heard: Mapping[SessionId, AskMemory] = EMPTY
+) -> dict[SessionId, float]:
     """For each session whose silence somebody witnesses: the moment from which its idle time counts.
 
     A server that reports a session busy is a witness while its feed is connected; an embedded host is one where
     it knows the last sign of life itself.
+
+    Args:
+        heard: since when a host elsewhere is at work on a session: silence before that was not its own.
     """
     clocks: dict[SessionId, float] = {}
     for session in observation.snapshot.sessions.values():
@@ -297,6 +342,8 @@ def idle_clocks(observation: Observation, shift: Shift) -> dict[SessionId, float
                 start = _idle_start(session, report, status, shift)
                 if start is not None and start >= clocks.get(session.id, start):
                     clocks[session.id] = start
+        if session.id in clocks and (since := heard.get(session.id)) is not None:
+            clocks[session.id] = max(clocks[session.id], shift(since.at_ms, known_since=since.known_since))
     return clocks
 
 

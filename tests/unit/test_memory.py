@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tests.fakes.clock import FakeClock
-from tests.unit.observations import DIRECTORY, SERVER, busy, call, question, report, session, turn
+from tests.unit.observations import DIRECTORY, POLICY, SERVER, busy, call, question, report, session, turn
 from watchdog.clock import Timeline
+from watchdog.judge import judge
 from watchdog.memory import Memory
 from watchdog.model import (
     Activity,
@@ -199,6 +200,174 @@ class TestSilentServers:
         world.look(known, reports=(mute,))
         world.clock.advance(30)
         assert world.age(world.look(known, reports=(mute,))) == 0
+
+
+X, Y = ServerName("replica X"), ServerName("replica Y")
+
+
+def host(name: ServerName, *ids: str, **more: Any) -> ServerReport:  # noqa: ANN401 - fields of a report
+    """A replica's host that is at work on these sessions."""
+    return busy(*ids, name=name, pid=None, witness=None, **more)
+
+
+class TestReplicas:
+    """Where hosts on any machine may run the sessions, what one left open is no evidence against another."""
+
+    @pytest.fixture
+    def world(self) -> World:
+        return World(memory=Memory(elsewhere=True))
+
+    def silent(self, world: World, *names: ServerName) -> tuple[ServerReport, ...]:
+        """Hosts that say when a session showed life: long ago, as its rows do."""
+        life = world.clock.now_ms - 100_000
+        said = {"ses_1": Status(activity=Activity.BUSY, last_life_ms=life)}
+        return tuple(report(name=name, pid=None, witness=None, statuses=said) for name in names)
+
+    def test_a_prompt_on_another_replica_is_not_ended_for_the_call_that_a_dead_one_left(self, world: World) -> None:
+        left = world.began()
+        world.look(left, reports=(host(X, "ses_1"), host(Y)))
+        world.clock.advance(50)
+        world.look(left, reports=(host(X, "ses_1"), host(Y)))
+        for _ in range(30):
+            world.clock.advance(50)
+            world.look(left, reports=(host(Y),))
+        seen = world.look(left, reports=(host(Y, "ses_1"),))
+        assert world.age(seen) == 0
+        assert judge(seen, POLICY, world.clock.now_ms).verdicts == ()
+        world.clock.advance(61)
+        seen = world.look(left, reports=(host(Y, "ses_1"),))
+        assert [each.kind for each in judge(seen, POLICY, world.clock.now_ms).verdicts] == [VerdictKind.STUCK_TOOL]
+
+    def test_it_is_the_same_without_a_look_between_the_death_and_the_prompt(self, world: World) -> None:
+        left = world.began()
+        world.look(left, reports=(host(X, "ses_1"), host(Y)))
+        world.clock.advance(59)
+        unheard = ServerReport(name=X, problem="it was not heard of")
+        assert world.age(world.look(left, reports=(unheard, host(Y, "ses_1")))) == 0
+
+    def test_a_host_that_takes_up_what_it_had_let_go_of_is_not_blamed_for_what_it_left_open(
+        self, world: World
+    ) -> None:
+        left = world.began()
+        world.look(left, reports=(host(X, "ses_1"),))
+        world.clock.advance(50)
+        world.look(left, reports=(host(X),))
+        world.clock.advance(50)
+        assert world.age(world.look(left, reports=(host(X, "ses_1"),))) == 0
+
+    def test_a_call_that_is_found_late_is_not_older_than_the_claim_of_another_host(self, world: World) -> None:
+        left = world.began(age=500)
+        world.look(session(), reports=(host(X, "ses_1"),))
+        assert world.age(world.look(left, reports=(host(Y, "ses_1"),))) == 0
+
+    def test_while_two_say_that_they_are_at_work_no_clock_runs_whose_rows_they_are_is_unknown(
+        self, world: World
+    ) -> None:
+        left, both = world.began(), (host(X, "ses_1"), host(Y, "ses_1"))
+        world.look(left, reports=(host(X, "ses_1"), host(Y)))
+        world.clock.advance(50)
+        for _ in range(2):
+            world.look(left, reports=both)
+            world.clock.advance(50)
+        assert world.age(world.look(left, reports=both)) == 0
+        assert world.memory.claimed_by == {SESSION: X}
+        world.clock.advance(5)
+        world.look(left, reports=(host(X, "ses_1"), host(Y)))
+        world.clock.advance(5)
+        assert world.age(world.look(left, reports=(host(X, "ses_1"), host(Y)))) == 5
+
+    def test_the_time_for_which_a_replica_is_gone_does_not_age_what_waits_there(self, world: World) -> None:
+        gated = world.began()
+        world.look(gated, reports=(host(X, "ses_1", asks=[ASKED]), host(Y)))
+        for _ in range(3):
+            world.clock.advance(5)
+            world.look(gated, reports=(ServerReport(name=X, problem="it was not heard of"), host(Y)))
+        for _ in range(5):
+            world.clock.advance(100)
+            world.look(gated, reports=(host(Y),))
+        world.clock.advance(5)
+        assert world.age(world.look(gated, reports=(host(X, "ses_1"), host(Y)))) == 0
+        world.clock.advance(7)
+        assert world.age(world.look(gated, reports=(host(X, "ses_1"), host(Y)))) == 7
+
+    def test_what_ran_before_a_replica_was_cut_off_counts_once_it_is_back(self, world: World) -> None:
+        known = world.began()
+        for _ in range(5):
+            world.look(known, reports=(host(X, "ses_1"),))
+            world.clock.advance(10)
+        world.look(known, reports=(host(X, "ses_1"),))
+        world.look(known, reports=(host(Y),))
+        world.clock.advance(100)
+        assert world.age(world.look(known, reports=(host(X, "ses_1"),))) == 50
+
+    def test_a_claim_is_forgotten_with_its_session_and_by_the_word_of_its_host(self, world: World) -> None:
+        known = world.began()
+        world.look(known, reports=(host(X, "ses_1"),))
+        world.look(known, reports=(host(Y),))
+        assert world.memory.claimed_by == {SESSION: X}
+        world.look(known, reports=(host(X),))
+        assert world.memory.claimed_by == {}
+        world.look(known, reports=(host(X, "ses_1"),))
+        world.look(reports=(host(Y),))
+        assert (world.memory.claimed_by, world.memory.heard) == ({}, {})
+
+    def test_silence_counts_from_the_claim_of_the_host_that_is_at_work_now(self, world: World) -> None:
+        quiet = replace(session(), last_life_ms=world.clock.now_ms - 100_000)
+        world.look(quiet, reports=self.silent(world, X))
+        world.clock.advance(1000)
+        world.look(quiet, reports=())
+        world.clock.advance(1000)
+        seen = world.look(quiet, reports=self.silent(world, Y))
+        assert world.idle(seen) == 0
+        assert judge(seen, POLICY, world.clock.now_ms).verdicts == ()
+        world.clock.advance(31)
+        seen = world.look(quiet, reports=self.silent(world, Y))
+        assert [each.kind for each in judge(seen, POLICY, world.clock.now_ms).verdicts] == [VerdictKind.IDLE_SESSION]
+
+    def test_silence_counts_anew_once_a_replica_is_back(self, world: World) -> None:
+        quiet = replace(session(), last_life_ms=world.clock.now_ms - 100_000)
+        world.look(quiet, reports=self.silent(world, X))
+        world.clock.advance(20)
+        world.look(quiet, reports=(ServerReport(name=X, problem="it was not heard of"),))
+        world.clock.advance(20)
+        assert world.idle(world.look(quiet, reports=self.silent(world, X))) == 0
+
+    def test_silence_does_not_count_while_two_say_that_they_are_at_work(self, world: World) -> None:
+        quiet = replace(session(), last_life_ms=world.clock.now_ms - 100_000)
+        world.look(quiet, reports=self.silent(world, X))
+        for _ in range(3):
+            world.clock.advance(20)
+            assert world.idle(world.look(quiet, reports=self.silent(world, X, Y))) == 0
+
+    def test_at_the_very_first_look_what_is_open_is_as_old_as_it_says(self, world: World) -> None:
+        quiet = replace(world.began(age=500), last_life_ms=world.clock.now_ms - 100_000)
+        seen = world.look(quiet, reports=self.silent(world, X))
+        assert (world.age(seen), world.idle(seen)) == (500, 100)
+
+    def test_what_no_host_claims_is_shown_as_old_as_it_is(self, world: World) -> None:
+        assert world.age(world.look(world.began(age=500), reports=(host(X),))) == 500
+
+    def test_a_clock_that_starts_anew_is_something_to_keep(self, world: World) -> None:
+        left = world.began()
+        world.look(left, reports=(host(X, "ses_1"),))
+        world.look(left, reports=(host(X),))
+        world.clock.advance(5)
+        world.look(left, reports=())
+        state = world.memory.state()
+        world.look(left, reports=(host(X),))
+        assert world.memory.state() == state
+        world.look(left, reports=(host(X, "ses_1"),))
+        assert world.memory.state() != state
+
+    def test_on_a_file_a_server_under_another_name_changes_no_clock(self) -> None:
+        world = World()
+        known = world.began()
+        world.look(known, reports=(host(X, "ses_1"),))
+        world.clock.advance(30)
+        world.look(known, reports=())
+        world.clock.advance(30)
+        assert world.age(world.look(known, reports=(host(Y, "ses_1"),))) == 60
+        assert world.memory.heard == {}
 
 
 class TestTime:

@@ -19,6 +19,7 @@ from watchdog.clock import Timeline
 from watchdog.errors import JournalUnusable
 from watchdog.memory import AskMemory, CallMemory, Memory
 from watchdog.model import (
+    EMBEDDED,
     Attempts,
     CallId,
     Observation,
@@ -30,7 +31,7 @@ from watchdog.model import (
     TurnId,
 )
 from watchdog.ports import Reading
-from watchdog.recollection import Recollection, dump, restore
+from watchdog.recollection import REPLICAS, Recollection, dump, restore, restore_elsewhere
 
 BOOT = "this boot"
 CALL = CallId("prt_1")
@@ -193,6 +194,131 @@ class TestWaits:
         assert await process.look(wrote) == 600
 
 
+OWN, OTHER = ServerName(EMBEDDED), ServerName("replica X")
+
+
+@dataclass(kw_only=True)
+class Machines(World):
+    """Several machines with replicas on them, each with clocks of its own, and one journal."""
+
+    def start(self, boot_id: str = REPLICAS) -> Process:
+        return super().start(boot_id)
+
+    def elsewhere(self, *, up_seconds: float = 0) -> "Machines":
+        """Another machine with the same wall clock, up for so much longer than this one was at first."""
+        clock = FakeClock(wall_ms=self.clock.now_ms - up_seconds * 1000)
+        clock.advance(up_seconds)
+        return Machines(clock=clock, journal=self.journal)
+
+    def at_work(self, name: ServerName = OTHER, **more: Any) -> tuple[ServerReport, ...]:  # noqa: ANN401
+        return (busy("ses_1", name=name, witness=None, **more),)
+
+
+class TestReplicas:
+    @pytest.fixture
+    def world(self) -> Machines:
+        return Machines()
+
+    async def test_a_wait_for_a_person_is_remembered_on_another_machine(self, world: Machines) -> None:
+        gated, process = world.began(), world.start()
+        for _ in range(60):
+            await process.look(gated, reports=world.at_work(asks=[ASKED]))
+            world.clock.advance(60)
+        await process.look(gated, reports=world.at_work())
+        world.clock.advance(2)
+        there = world.elsewhere()
+        assert await there.start().look(gated, reports=there.at_work()) == pytest.approx(2, abs=0.1)
+
+    async def test_a_wait_that_nobody_saw_the_end_of_lasted_until_the_first_look(self, world: Machines) -> None:
+        gated = world.began()
+        await world.start().look(gated, reports=world.at_work(asks=[ASKED]))
+        world.clock.advance(3 * HOUR)
+        there = world.elsewhere()
+        assert await there.start().look(gated, reports=there.at_work()) == pytest.approx(0, abs=0.1)
+
+    @pytest.mark.parametrize("up_seconds", [0, 100_000])
+    async def test_what_ran_goes_on_to_run_on_another_machine(self, world: Machines, up_seconds: float) -> None:
+        began, process = world.began(), world.start()
+        await process.look(began, reports=world.at_work())
+        world.clock.advance(60)
+        world.clock.sleep_machine(8 * HOUR)
+        await process.look(began, reports=world.at_work())
+        await process.recollection.keep()
+        world.clock.advance(5)
+        there = world.elsewhere(up_seconds=up_seconds)
+        assert await there.start().look(began, reports=there.at_work()) == pytest.approx(65, abs=0.2)
+
+    async def test_a_step_of_the_clock_there_is_no_age_here(self, world: Machines) -> None:
+        began, process = world.began(), world.start()
+        await process.look(began, reports=world.at_work())
+        world.clock.step(5 * HOUR)
+        world.clock.advance(10)
+        await process.look(began, reports=world.at_work())
+        world.clock.advance(60)
+        await process.look(began, reports=world.at_work())
+        there = world.elsewhere()
+        assert await there.start().look(began, reports=there.at_work()) == pytest.approx(70, abs=0.2)
+
+    async def test_what_waits_since_before_is_known_since_then(self, world: Machines) -> None:
+        gated = world.began()
+        await world.start().look(gated, reports=world.at_work(asks=[ASKED]))
+        world.clock.advance(600)
+        there = world.elsewhere()
+        process = there.start()
+        await process.look(gated, reports=there.at_work(asks=[ASKED]))
+        assert (there.clock.now_ms - process.memory.asks["que_1"].at_ms) / 1000 == pytest.approx(600, abs=0.1)
+
+    async def test_the_host_of_the_one_that_remembered_is_another_one_here(self, world: Machines) -> None:
+        began = world.began()
+        await world.start().look(began, reports=world.at_work(OWN))
+        world.clock.advance(600)
+        for name in (OWN, OTHER):
+            there = world.elsewhere()
+            process = there.start()
+            assert await process.look(began, reports=there.at_work(name), keep=False) == pytest.approx(0, abs=0.1)
+            there.clock.advance(60)
+            again = await process.look(began, reports=there.at_work(name), keep=False)
+            assert again == pytest.approx(60, abs=0.1)
+
+    async def test_a_call_that_was_written_while_nobody_looked_may_have_waited(self, world: Machines) -> None:
+        began = world.began()
+        await world.start().look(began, reports=world.at_work())
+        world.clock.advance(HOUR)
+        there = world.elsewhere()
+        wrote = session(calls=[call(created_ms=began.calls[0].created_ms, updated_ms=there.clock.now_ms)])
+        assert await there.start().look(wrote, reports=there.at_work()) == pytest.approx(0, abs=0.1)
+
+    async def test_who_takes_over_learns_of_waits_that_it_has_not_seen(self, world: Machines) -> None:
+        gated, there = world.began(), world.elsewhere()
+        leader, observer = world.start(), there.start()
+        await leader.look(gated, reports=world.at_work())
+        await observer.look(gated, reports=there.at_work(), keep=False)
+        for _ in range(60):
+            await leader.look(gated, reports=world.at_work(asks=[ASKED]))
+            world.clock.advance(60)
+            there.clock.advance(60)  # and can't read the database
+        await leader.look(gated, reports=world.at_work())
+        before = observer.memory.state()
+        await observer.recollection.take_over()
+        assert observer.memory.state() != before
+        assert await observer.look(gated, reports=there.at_work()) == pytest.approx(0, abs=0.1)
+
+    async def test_who_takes_over_makes_nothing_older(self, world: Machines) -> None:
+        began, there = world.began(), world.elsewhere()
+        await world.start().look(began, reports=world.at_work())
+        world.clock.advance(60)
+        there.clock.advance(60)
+        observer = there.start()
+        observer.memory.calls[CALL] = CallMemory(start_ms=there.clock.now_ms - 7000, known_since=60, witnessed=True)
+        observer.memory.claimed_by[SessionId("ses_1")] = OTHER
+        await observer.recollection.take_over()
+        assert observer.memory.calls[CALL].start_ms == there.clock.now_ms - 7000
+
+    async def test_only_there_the_memory_is_told_that_sessions_may_run_elsewhere(self, world: Machines) -> None:
+        assert world.start().memory.elsewhere
+        assert not World().start().memory.elsewhere
+
+
 class TestSaving:
     async def test_nothing_new_is_saved_once_a_minute(self, world: World) -> None:
         process, began = world.start(), world.began()
@@ -315,6 +441,18 @@ class TestRubbish:
         memory, timeline = Memory(), Timeline()
         assert not restore(value, memory, timeline, BOOT)
         assert (memory, timeline.dump()) == (Memory(), Timeline().dump())
+
+    @pytest.mark.parametrize("rubbish", ["x", [1], float("nan"), {"a": 1}])
+    @pytest.mark.parametrize("where", PLACES, ids=lambda each: ".".join(map(str, each)))
+    def test_one_of_another_replica_is_ignored_whole_too(self, where: tuple[Any, ...], rubbish: object) -> None:
+        value = remembered()
+        inner: Any = value
+        for key in where[:-1]:
+            inner = inner[key]
+        inner[where[-1]] = rubbish
+        memory = Memory()
+        assert not restore_elsewhere(value, memory, FakeClock().read())
+        assert memory == Memory()
 
     @pytest.mark.parametrize("missing", sorted(remembered()))
     def test_a_value_that_is_half_written_is_ignored(self, missing: str) -> None:
