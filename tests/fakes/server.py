@@ -158,6 +158,9 @@ class FakeServer:
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+_TURNS_TO_BEGIN = 4
+
+
 @asynccontextmanager
 async def loopback(handler: Handler) -> AsyncIterator[str]:
     """A TCP server on loopback; yields its base URL. Its open connections are ended at the exit."""
@@ -180,6 +183,8 @@ async def loopback(handler: Handler) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
+        for _ in range(_TURNS_TO_BEGIN):  # one that was accepted at the last moment has no task yet
+            await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
