@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.journal_file import JournalFile
-from watchdog.journal_shapes import dump, read_hold, read_intervention, read_kept
+from watchdog.journal_shapes import dump, read_begun, read_hold, read_intervention, read_kept
 from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
 
 _PUT_HOLD = """
@@ -157,8 +157,12 @@ class SqliteJournal:
         return found[0] if found else None
 
     async def begun(self) -> tuple[Intervention, ...]:
-        """The interventions that have no outcome: somebody is at work on them, or a crash left them."""
-        return await self._interventions("SELECT * FROM intervention WHERE ended_ms IS NULL ORDER BY id", {})
+        """The interventions that have no outcome: somebody is at work on them, or a crash left them.
+
+        One that can't be read is named in the log, and left out.
+        """
+        statement = "SELECT * FROM intervention WHERE ended_ms IS NULL ORDER BY id"
+        return await self._file.read(lambda file: read_begun(file.execute(statement).fetchall()))
 
     async def _interventions(self, statement: str, values: Mapping[str, object]) -> tuple[Intervention, ...]:
         return await self._file.read(

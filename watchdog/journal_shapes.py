@@ -1,8 +1,11 @@
 """How verdicts, outcomes and rows read in the journal."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, fields
 from typing import Any, Protocol
+
+import structlog
 
 from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.model import (
@@ -33,7 +36,11 @@ def dump(value: Verdict | Outcome) -> str:
 
 
 def read_intervention(row: Fields) -> Intervention:
-    """An intervention from its row."""
+    """An intervention from its row. What a newer watchdog wrote beside what is known here is left out.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it can't be read.
+    """
     return Intervention(
         id=InterventionId(row["id"]),
         began_ms=row["began_ms"],
@@ -46,11 +53,29 @@ def read_intervention(row: Fields) -> Intervention:
     )
 
 
+def read_begun(rows: Iterable[Fields]) -> tuple[Intervention, ...]:
+    """The interventions from their rows. One that can't be read is named in the log, and left as it is."""
+    found: list[Intervention] = []
+    for row in rows:
+        try:
+            found.append(read_intervention(row))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            why = "it can't be read: a newer watchdog may have written it; that one closes it"
+            structlog.get_logger("watchdog").warning("journal.unreadable", intervention=row["id"], why=why)
+    return tuple(found)
+
+
+def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+    """Those of some values of which a dataclass knows."""
+    names = {field.name for field in fields(kind)}
+    return {name: each for name, each in value.items() if name in names}
+
+
 def _verdict(value: dict[str, Any]) -> Verdict:
     lists = {"call_ids": tuple(value["call_ids"]), "turn_ids": tuple(value["turn_ids"])}
     ask = value.get("ask")
-    asked = Ask(**{**ask, "kind": AskKind(ask["kind"])}) if ask else None
-    return Verdict(**{**value, **lists, "kind": VerdictKind(value["kind"]), "ask": asked})
+    asked = Ask(**{**_known(Ask, ask), "kind": AskKind(ask["kind"])}) if ask else None
+    return Verdict(**{**_known(Verdict, value), **lists, "kind": VerdictKind(value["kind"]), "ask": asked})
 
 
 def _outcome(value: dict[str, Any]) -> Outcome:
@@ -58,7 +83,7 @@ def _outcome(value: dict[str, Any]) -> Outcome:
         session_id=SessionId(value["session_id"]),
         kind=VerdictKind(value["kind"]),
         result=Result(value["result"]),
-        steps=tuple(Step(**step) for step in value["steps"]),
+        steps=tuple(Step(**_known(Step, step)) for step in value["steps"]),
         why=value["why"],
     )
 

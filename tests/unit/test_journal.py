@@ -330,7 +330,7 @@ class TestWhileItRuns:
         await journal.begin(VERDICT, at_ms=1)
         by_another_process(journal.path, "UPDATE intervention SET actor = 'a machine'")
         with pytest.raises(JournalUnusable, match="this version can't read"):
-            await journal.begun()
+            await journal.interventions()
         assert await journal.begin(VERDICT, at_ms=1) == 2
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
 from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
-from watchdog.journal_shapes import dump, read_hold, read_intervention, read_kept
+from watchdog.journal_shapes import dump, read_begun, read_hold, read_intervention, read_kept
 from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
 from watchdog.postgres.connection import STATEMENT_SECONDS, Fence, place_of, transaction, translated
 from watchdog.postgres.own import SCHEMA, prepare
@@ -187,8 +187,11 @@ class PostgresJournal:
         return found[0] if found else None
 
     async def begun(self) -> tuple[Intervention, ...]:
-        """The interventions that have no outcome: somebody is at work on them, or a crash left them."""
-        return await self._interventions("WHERE ended_ms IS NULL ORDER BY id", {})
+        """The interventions that have no outcome: somebody is at work on them, or a crash left them.
+
+        One that can't be read is named in the log, and left out.
+        """
+        return read_begun(await self._read(f"{_INTERVENTIONS} WHERE ended_ms IS NULL ORDER BY id", {}))
 
     async def _interventions(self, conditions: str, values: Mapping[str, object]) -> tuple[Intervention, ...]:
         return tuple(read_intervention(row) for row in await self._read(f"{_INTERVENTIONS} {conditions}", values))
