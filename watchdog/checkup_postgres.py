@@ -97,10 +97,10 @@ async def _look(found: Replica, loaded: Loaded, findings: _Findings) -> None:
 def _without(finding: Finding) -> str:
     index = finding.index
     size = f"{finding.megabytes:g} MB" if finding.rows is None else f"{finding.rows:,} rows, {finding.megabytes:g} MB"
-    return (
-        f"no index holds the {index.of}: each look reads the whole of `{index.table}` ({size}). "
-        "`opencode-watchdog sql index` prints what makes it."
-    )
+    lacking = f"no index holds the {index.of}: each look reads the whole of `{index.table}` ({size}). "
+    if finding.invalid is not None:
+        lacking += f"One was begun and not finished: DROP INDEX CONCURRENTLY {finding.invalid}; and make it again. "
+    return f"{lacking}`opencode-watchdog sql index` prints what makes it."
 
 
 async def _look_at_journal(found: Replica, loaded: Loaded, findings: _Findings) -> None:

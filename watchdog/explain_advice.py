@@ -107,6 +107,8 @@ def _about_blocker(case: Case, holder: Holder, session: Session, turn: Turn) -> 
 
 
 def _about_hidden(case: Case) -> str:
+    if case.observation.holders is not None and case.observation.holders.elsewhere:
+        return ": a release settles it, once every host says that it is not at work on it."
     if case.policy.sole_owner:
         return (
             ", and no configured server excludes itself: name the server that uses this database (`servers` or "

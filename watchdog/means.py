@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from watchdog.climb import Confirm, confirmed
 from watchdog.database_url import PostgresUrl
 from watchdog.embedded import EmbeddedFleet
-from watchdog.errors import DatabaseMissing, DatabaseUnsupported
+from watchdog.errors import DatabaseMissing, DatabaseUnsupported, SettingsError
 from watchdog.in_postgres import replica
 from watchdog.lock import DatabaseLock
 from watchdog.no_journal import NoJournal
@@ -82,8 +82,9 @@ async def means(
         JournalUnusable: the journal can't be used, and is not `off`.
         AlreadyWatched: a watchdog runs in this process already.
     """
-    if not isinstance(settings.database, PostgresUrl) and (engine is None or engine.dialect.name != "postgresql"):
-        async with _on_file(settings, settings.database or _path_of(engine), engine, server, clock) as file:
+    if not _is_in_postgres(settings, engine):
+        path = settings.database if isinstance(settings.database, Path) else _path_of(engine)
+        async with _on_file(settings, path, engine, server, clock) as file:
             yield file
         return
     who = {"own": server, "clock": clock, "directories": directories, "changed": changed, "alive": alive}
@@ -119,6 +120,23 @@ async def _on_file(
                 journal=journal,
                 right=lock,
             )
+
+
+def _is_in_postgres(settings: Settings, engine: AsyncEngine | None) -> bool:
+    """Which of the two it is.
+
+    Raises:
+        SettingsError: the engine says one thing, and the setting the other.
+    """
+    named = isinstance(settings.database, PostgresUrl)
+    if engine is None or settings.database is None:
+        return named or (engine is not None and engine.dialect.name == "postgresql")
+    if named != (engine.dialect.name == "postgresql"):
+        raise SettingsError(
+            f"database names {settings.database}, and the engine that was passed is on {engine.dialect.name}. Leave "
+            "one of the two out."
+        )
+    return named
 
 
 def _path_of(engine: AsyncEngine | None) -> Path:

@@ -56,6 +56,18 @@ async def test_what_sql_index_prints_is_found_by_check(program: Program, postgre
     assert document["database"]["data"] == data
 
 
+async def test_an_index_that_was_begun_and_not_finished_is_named_with_what_to_do(
+    program: Program, postgres: Cluster, postgres_url: str
+) -> None:
+    with PostgresRows(postgres_url) as there:
+        there.run(partial("jsonb")[1].statement.replace("CONCURRENTLY ", "").rstrip(";"))
+    broken = "UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'part_open_idx'::regclass"
+    postgres.run(broken, database=postgres_url.rpartition("/")[2])
+    done = await program.run("check", "--database", postgres_url)
+    (warning,) = [line for line in said(done, "warning") if "open calls" in line]
+    assert "DROP INDEX CONCURRENTLY part_open_idx; and make it again" in warning
+
+
 async def test_an_index_on_another_condition_is_none(program: Program, postgres_url: str) -> None:
     with PostgresRows(postgres_url) as there:
         there.run("CREATE INDEX part_open_idx ON part (session_id) WHERE data ->> 'type' = 'tool'")

@@ -579,3 +579,17 @@ class TestCommands:
             world.rows.run(statement)
         after = await program.run("check", "--json", "--database", world.url)
         assert [each["of"] for each in after.document["indexes"] if each["name"] is None] == []
+
+
+@pytest.mark.parametrize("database", ["/nowhere/opencode.db", "postgresql://127.0.0.1/other"])
+async def test_an_engine_and_a_setting_that_name_different_kinds_are_refused(database: str, tmp_path: Path) -> None:
+    on_file = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'x.db'}")
+    elsewhere = create_async_engine("postgresql+asyncpg://127.0.0.1/other")
+    engine = elsewhere if database.startswith("/") else on_file
+    settings = Settings(database=database)  # type: ignore[arg-type] # as people write it
+    nobody = watchdog.CallableHost(statuses=lambda _: {}, pending_asks=lambda _: [], abort=lambda *_: None)
+    with pytest.raises(SettingsError, match="Leave one of the two out"):
+        async with watchdog.running(settings, host=nobody, engine=engine):
+            raise AssertionError("it ran")
+    await on_file.dispose()
+    await elsewhere.dispose()

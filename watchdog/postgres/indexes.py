@@ -42,12 +42,14 @@ class Finding:
 
     Attributes:
         name: of the one that PostgreSQL would use; None when there is none.
+        invalid: one that was begun and not finished: it serves nobody, and keeps its name from being used again.
         rows: how many rows each look reads without it, as the statistics say; None when they say nothing.
         megabytes: how large they are.
     """
 
     index: Index
     name: str | None
+    invalid: str | None
     rows: int | None
     megabytes: float
 
@@ -100,7 +102,9 @@ _OTHERS: Final = """\
 """
 _WITHOUT_SCANS: Final = "SELECT set_config('enable_seqscan', 'off', TRUE)"
 _SIZE: Final = """
-    SELECT CAST(class.reltuples AS bigint) AS rows, pg_total_relation_size(class.oid) / 1e6 AS megabytes
+    SELECT CAST(class.reltuples AS bigint) AS rows, pg_total_relation_size(class.oid) / 1e6 AS megabytes,
+        (SELECT CAST(min(CAST(CAST(index.indexrelid AS regclass) AS text)) AS text) FROM pg_catalog.pg_index AS index
+            WHERE index.indrelid = class.oid AND NOT index.indisvalid) AS invalid
     FROM pg_catalog.pg_class AS class WHERE class.oid = to_regclass(:table)
 """
 
@@ -128,9 +132,11 @@ async def look_for(engine: AsyncEngine, data: Data) -> tuple[Finding, ...]:
 async def _finding(connection: AsyncConnection, index: Index) -> Finding:
     plan = (await connection.execute(text(f"EXPLAIN (FORMAT JSON) {index.question}"))).scalar_one()
     size = (await connection.execute(text(_SIZE), {"table": index.table})).mappings().one()
+    name = _index_in((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"])
     return Finding(
         index=index,
-        name=_index_in((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]),
+        name=name,
+        invalid=size["invalid"] if name is None else None,
         rows=None if size["rows"] < 0 else int(size["rows"]),
         megabytes=round(float(size["megabytes"]), 1),
     )
