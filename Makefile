@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 SIZES := 10000 100000 1000000
+ON_FILES := idle served changed first judged detection stuck hanging memory cpu load start
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check format test soak unit lock bench clean
@@ -63,8 +64,10 @@ lock: ## resolve the dependencies anew (needs uv)
 		--constraint requirements-dev.lock --extra bench pyproject.toml -o requirements-bench.lock
 
 bench: $(BENCH_READY) ## what watching costs, on databases of up to a million parts (PARTS=5000000 adds one)
-	$(BIN)/python -m benchmarks --results benchmarks/results --page docs/performance.md --page README.md \
-		$(addprefix --parts ,$(SIZES) $(PARTS))
+	$(BIN)/python -m benchmarks $(ON_FILES) $(addprefix --parts ,$(SIZES) $(PARTS)) \
+		--results benchmarks/results --page docs/performance.md --page README.md
+	$(BIN)/python -m benchmarks postgres leader $(addprefix --parts ,$(SIZES) $(PARTS)) \
+		--results benchmarks/results/postgres --page docs/scaling.md
 
 clean: ## remove what make made
 	rm -rf $(VENV) .opencode-binaries .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -17,7 +17,7 @@ import structlog
 from rich.console import Console
 
 from benchmarks import report
-from benchmarks.bench import Bench, Measurement, Step
+from benchmarks.bench import REFERENCE, Bench, Measurement, Step
 from benchmarks.cluster import missing
 from benchmarks.detection import detection
 from benchmarks.first import first
@@ -80,7 +80,7 @@ def _measured(arguments: argparse.Namespace, folder: Path, console: Console) -> 
     names = measurable(arguments.names or list(MEASUREMENTS), missing(), console)
     parts = tuple(sorted(set(arguments.parts or SIZES)))
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    databases = {size: _database(folder, size, arguments.seed, console) for size in parts}
+    databases = {size: _database(folder, generated(size, names), arguments.seed, console) for size in parts}
     results, seconds = {}, {}
     for name in names:
         with scratch() as empty, _shown(name, console) as step:
@@ -90,6 +90,11 @@ def _measured(arguments: argparse.Namespace, folder: Path, console: Console) -> 
     return report.Report(
         results=results, seconds=seconds, parts=parts, seed=arguments.seed, began=began, commit=_commit()
     )
+
+
+def generated(size: int, names: Sequence[str]) -> int:
+    """How many parts the file has that stands for a size: PostgreSQL copies the rest itself."""
+    return size if not set(names) <= IN_POSTGRES or size % REFERENCE else REFERENCE
 
 
 def measurable(names: Sequence[str], missing: str | None, console: Console) -> list[str]:

@@ -1,8 +1,8 @@
 """A PostgreSQL of the benchmark's own, filled with the rows of the generated databases.
 
-The rows of each size are copied from the SQLite file of that size, five million, too: nothing is generated twice, and
-both sides hold the same rows. Nothing is kept between runs: as root, PostgreSQL runs as somebody who can't enter the
-user's cache.
+The rows are copied from the SQLite file of that size, so that nothing is generated twice; where there are to be more
+parts than the file has, PostgreSQL copies them again under other ids. Nothing is kept between runs: as root, PostgreSQL
+runs as somebody who can't enter the user's cache.
 """
 
 import sqlite3
@@ -29,6 +29,7 @@ FLAGS: Final = {
 }
 """What differs from PostgreSQL's own settings, or must not follow from how it was built."""
 _ROWS_AT_ONCE: Final = 20_000
+_IDS: Final = {"id", "session_id", "message_id", "parent_id"}
 
 
 def missing() -> str | None:
@@ -72,7 +73,14 @@ async def connected(url: str) -> AsyncIterator[Any]:
 
 
 async def fill(
-    cluster: Cluster, name: str, path: Path, sessions: int, *, at: int | None = None, step: Step = lambda _: None
+    cluster: Cluster,
+    name: str,
+    path: Path,
+    sessions: int,
+    *,
+    copies: int = 1,
+    at: int | None = None,
+    step: Step = lambda _: None,
 ) -> tuple[str, list[Opened]]:
     """Make a database with the rows of a SQLite file and so many sessions at work, analyzed and vacuumed.
 
@@ -81,6 +89,7 @@ async def fill(
         name: of the new database.
         path: the generated SQLite file.
         sessions: how many are at work.
+        copies: how often the file's rows are there.
         at: when they began, in milliseconds since the epoch; now by default.
         step: hears of the progress.
 
@@ -96,6 +105,10 @@ async def fill(
         await admin.execute("SET session_replication_role = replica")  # no check of each row's foreign keys
         with opened(path, 0) as (file, _):
             await _copy(admin, file.connection, step)
+        for copy in range(1, copies):
+            step(f"copy {copy + 1} of {copies}")
+            for table in ("session", "message", "part"):
+                await admin.execute(await _again(admin, table, copy))
         with closing(OpencodeFile(Path(":memory:"))) as file:
             work = [begin(file, number, at=at) for number in range(sessions)]
             await _copy(admin, file.connection, lambda _: None)
@@ -129,6 +142,15 @@ async def _copy(admin: Any, source: sqlite3.Connection, step: Step) -> None:  # 
     for table in ("session", "message", "part"):
         rows = source.execute(f"SELECT * FROM {table} ORDER BY rowid")  # noqa: S608 - constants
         await admin.copy_records_to_table(table, records=_told(rows, table, step))
+
+
+async def _again(admin: Any, table: str, copy: int) -> str:  # noqa: ANN401 - as above
+    """What copies the rows of a table that are no copies."""
+    found = await admin.fetch("SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0", table)
+    names = [str(row["attname"]) for row in found]
+    values = [f"{name} || '~{copy}'" if name in _IDS else name for name in names]
+    columns = ", ".join(names)
+    return f"INSERT INTO {table} ({columns}) SELECT {', '.join(values)} FROM {table} WHERE id !~ '~'"  # noqa: S608 - names of our own
 
 
 def _told(rows: Iterator[Any], table: str, step: Step) -> Iterator[Any]:

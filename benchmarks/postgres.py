@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from benchmarks.bench import Bench, sized
+from benchmarks.bench import REFERENCE, Bench, sized
 from benchmarks.cluster import Measured, connected, drop_indexes, fill, make_indexes, settle
 from benchmarks.desk import cost
 from benchmarks.figures import Figure, Result, at_least, at_most, ratios, under
@@ -205,7 +205,8 @@ def _plan(query: str, document: Any) -> Plan:  # noqa: ANN401 - a document of Po
 async def _subject(stack: AsyncExitStack, cluster: Cluster, parts: int, path: Path, bench: Bench) -> _Subject:
     """Fill a database, and open a store on it that is warm."""
     name = f"parts_{parts}"
-    url, work = await fill(cluster, name, path, SESSIONS, step=bench.step)
+    copies = max(1, parts // REFERENCE)
+    url, work = await fill(cluster, name, path, SESSIONS, copies=copies, step=bench.step)
     engine = own_engine(url)
     stack.push_async_callback(engine.dispose)
     admin = await stack.enter_async_context(connected(cluster.url(name, ADMIN)))

@@ -167,11 +167,19 @@ def test_each_measurement_is_in_the_documents() -> None:
     assert [name for name in MEASUREMENTS if f"`{name}`" not in page] == []
 
 
-@pytest.mark.parametrize("name", ["docs/performance.md", "README.md"])
-def test_the_pages_quote_the_last_run(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "results"), [("docs/performance.md", ""), ("README.md", ""), ("docs/scaling.md", "postgres")]
+)
+def test_the_pages_quote_the_last_run(name: str, results: str) -> None:
     page = (DOCS.parent / name).read_text(encoding="utf-8")
     quoted = page.partition(report.QUOTE_BEGINS)[2].partition(report.QUOTE_ENDS)[0]
-    assert quoted == "\n" + (DOCS.parent / "benchmarks/results/latest.md").read_text(encoding="utf-8")
+    assert quoted == "\n" + (DOCS.parent / "benchmarks/results" / results / "latest.md").read_text(encoding="utf-8")
+
+
+def test_make_bench_runs_each_measurement_once() -> None:
+    lines = (DOCS.parent / "Makefile").read_text(encoding="utf-8").splitlines()
+    (on_files,) = [line.partition(":=")[2].split() for line in lines if line.startswith("ON_FILES")]
+    assert [*on_files, "postgres", "leader"] == list(MEASUREMENTS)
 
 
 def test_a_newer_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -356,6 +364,19 @@ async def test_a_filled_database_holds_the_rows_of_the_file_and_the_work(postgre
         each.call for each in work
     )
     assert snapshot.damaged == ()
+    await engine.dispose()
+
+
+async def test_rows_that_are_copied_are_other_rows_that_belong_together(postgres: Cluster, generated: Path) -> None:
+    url, work = await fill(postgres, "copied", generated, 2, copies=3)
+    async with connected(url) as connection:
+        for table, rows in _rows(generated).items():
+            found = await connection.fetchval(f"SELECT count(*) FROM {table} WHERE id NOT LIKE '%bench%'")  # noqa: S608
+            assert found == 3 * len(rows)
+        strays = "SELECT count(*) FROM part LEFT JOIN message ON message.id = message_id WHERE message.id IS NULL"
+        assert await connection.fetchval(strays) == 0
+    engine = own_engine(url)
+    assert sorted((await (await PostgresStore.open(engine)).look()).sessions) == sorted(each.session for each in work)
     await engine.dispose()
 
 
