@@ -365,6 +365,7 @@ class TestReplicas:
         world.look(known, reports=(host(X, "ses_1"),))
         world.clock.advance(30)
         world.look(known, reports=())
+        assert world.memory.claimed_by == {}
         world.clock.advance(30)
         assert world.age(world.look(known, reports=(host(Y, "ses_1"),))) == 60
         assert world.memory.heard == {}

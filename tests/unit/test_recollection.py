@@ -280,6 +280,33 @@ class TestReplicas:
             again = await process.look(began, reports=there.at_work(name), keep=False)
             assert again == pytest.approx(60, abs=0.1)
 
+    async def test_a_wait_lasts_from_the_last_look_that_was_finished(self, world: Machines) -> None:
+        gated, process = world.began(), world.start()
+        await process.look(gated, reports=world.at_work(asks=[ASKED]), keep=False)
+        world.clock.advance(8)
+        process.timeline.advance(world.clock.read())  # a look began
+        await process.recollection.keep()
+        world.clock.advance(60)
+        there = world.elsewhere()
+        assert await there.start().look(gated, reports=there.at_work()) == pytest.approx(0, abs=0.1)
+
+    async def test_what_another_one_calls_its_own_host_is_not_taken_for_this_ones(self, world: Machines) -> None:
+        first = world.start()
+        first.memory.claimed_by = {SessionId("ses_1"): OWN, SessionId("ses_2"): OTHER}
+        first.memory.let_go = {TurnId("msg_1"): OWN, TurnId("msg_2"): OTHER}
+        await first.recollection.keep()
+        second = world.elsewhere().start()
+        await second.recollection.recall()
+        assert (second.memory.claimed_by, second.memory.let_go) == ({"ses_2": OTHER}, {"msg_2": OTHER})
+
+    async def test_who_takes_over_learns_of_calls_that_it_has_not_found(self, world: Machines) -> None:
+        leader, there = world.start(), world.elsewhere()
+        await leader.look(world.began(), reports=world.at_work())
+        observer = there.start()
+        await observer.look(session(), reports=there.at_work(), keep=False)
+        await observer.recollection.take_over()
+        assert observer.memory.calls.keys() == {CALL}
+
     async def test_a_call_that_was_written_while_nobody_looked_may_have_waited(self, world: Machines) -> None:
         began = world.began()
         await world.start().look(began, reports=world.at_work())
