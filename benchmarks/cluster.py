@@ -1,7 +1,7 @@
 """A PostgreSQL of the benchmark's own, filled with the rows of the generated databases.
 
 The rows are copied from the SQLite file of that size, so that nothing is generated twice; where there are to be more
-parts than the file has, PostgreSQL copies them again under other ids. Nothing is kept between runs: as root, PostgreSQL
+parts than the file has, PostgreSQL copies them again under other ids. Nothing is kept between runs: as root, it
 runs as somebody who can't enter the user's cache.
 """
 
