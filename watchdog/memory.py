@@ -85,7 +85,8 @@ class Memory:
     Attributes:
         elsewhere: hosts on any machine may run the sessions, and none of their processes can be seen: what is open
             in one is no evidence against a host that took it over from another.
-        heard: for each session that one of these is at work on: since when, without a break.
+        heard: for each session that one of these was heard to be at work on: since when, without a break; None if
+            none was at the last look.
         taken_up: it is another process's, and this one has not looked yet.
     """
 
@@ -98,7 +99,7 @@ class Memory:
     folded_at: float | None = None
     taken_up: bool = False
     elsewhere: bool = False
-    heard: dict[SessionId, AskMemory] = field(default_factory=dict)
+    heard: dict[SessionId, AskMemory | None] = field(default_factory=dict)
 
     def fold(self, observation: Observation, shift: Shift, awake_seconds: float) -> Observation:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
@@ -109,14 +110,14 @@ class Memory:
             awake_seconds: what the awake clock shows.
         """
         elapsed = 0.0 if self.folded_at is None else max(0.0, awake_seconds - self.folded_at) * 1000
-        first, self.folded_at = self.folded_at is None, awake_seconds
+        self.folded_at = awake_seconds
         unwatched, self.taken_up = self.taken_up and elapsed > _UNWATCHED_MS, False
         family = Family(observation)
         for session in observation.snapshot.sessions.values():
             if session.calls:
                 self._fold_calls(observation, family, session, elapsed, unwatched=unwatched)
         self._note_asks(observation, awake_seconds)
-        self._note_claims(observation, awake_seconds, first=first)
+        self._note_claims(observation, awake_seconds)
         self._forget(observation)
         looks = self._valid_looks(_fingerprints(observation, self.looks)) if self.looks else {}
         return replace(
@@ -261,7 +262,7 @@ class Memory:
         fresh = AskMemory(at_ms=observation.at_ms, known_since=awake_seconds)
         self.asks = kept | {id_: fresh for id_ in listed if id_ not in kept}
 
-    def _note_claims(self, observation: Observation, awake_seconds: float, *, first: bool) -> None:
+    def _note_claims(self, observation: Observation, awake_seconds: float) -> None:
         """Remember which server holds each session; a server that does not answer keeps what it held.
 
         So does a host elsewhere of which nothing is heard: it may have been cut off, and be at work.
@@ -282,10 +283,16 @@ class Memory:
             return
         same = {id_ for id_, names in claimed.items() if before.get(id_) in names}
         self.claimed_by.update({id_: before[id_] for id_ in same})
-        # At the very first look nobody knows since when: then the session's own signs of life are all there is.
-        now = AskMemory(at_ms=0 if first else observation.at_ms, known_since=awake_seconds)
-        sure = {id_ for id_ in same if len(claimed[id_]) == 1}
-        self.heard = {id_: self.heard.get(id_, now) if id_ in sure else now for id_ in claimed}
+        now = AskMemory(at_ms=observation.at_ms, known_since=awake_seconds)
+        # Of one that is heard of for the first time nobody knows since when: its own signs of life are all there is.
+        fresh = replace(now, at_ms=0)
+        known: dict[SessionId, AskMemory | None] = {
+            id_: None for id_ in self.heard if id_ in observation.snapshot.sessions
+        }
+        for id_, names in claimed.items():
+            sure = self.heard.get(id_) if id_ in same else None if id_ in self.heard else fresh
+            known[id_] = sure if sure is not None and len(names) == 1 else now
+        self.heard = known
 
     def _valid_looks(self, prints: Mapping[str, tuple[int, int]]) -> Mapping[str, _Look]:
         return {row: look for row, look in self.looks.items() if prints.get(row) == look.fingerprint}
@@ -325,7 +332,7 @@ def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool
 
 
 def idle_clocks(
-    observation: Observation, shift: Shift, heard: Mapping[SessionId, AskMemory] = EMPTY
+    observation: Observation, shift: Shift, heard: Mapping[SessionId, AskMemory | None] = EMPTY
 ) -> dict[SessionId, float]:
     """For each session whose silence somebody witnesses: the moment from which its idle time counts.
 

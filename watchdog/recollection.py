@@ -173,6 +173,7 @@ def restore_elsewhere(value: Mapping[str, Any], memory: Memory, now: Reading) ->
     memory.asks = {id_: AskMemory(at_ms=int(at_ms), known_since=since) for id_, at_ms in shifted.items()}
     memory.let_go = {turn: name for turn, name in past.let_go.items() if name != EMBEDDED}
     memory.claimed_by = {id_: name for id_, name in past.claimed_by.items() if name != EMBEDDED}
+    memory.heard = dict.fromkeys(past.claimed_by)
     if last is not None and past.folded_at is not None:
         ago_seconds = (now.wall_ms - last["wall_ms"]) / 1000 + last["awake_seconds"] - past.folded_at
         memory.folded_at = since - max(0.0, ago_seconds)

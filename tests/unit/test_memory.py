@@ -339,6 +339,15 @@ class TestReplicas:
             world.clock.advance(20)
             assert world.idle(world.look(quiet, reports=self.silent(world, X, Y))) == 0
 
+    def test_a_session_that_is_heard_of_for_the_first_time_is_silent_since_its_last_sign_of_life(
+        self, world: World
+    ) -> None:
+        quiet = replace(session(), last_life_ms=world.clock.now_ms - 100_000)
+        world.look(quiet, reports=(host(X),))
+        assert world.idle(world.look(quiet, reports=self.silent(world, X))) == 100
+        world.look(quiet, reports=(host(X),))
+        assert world.idle(world.look(quiet, reports=self.silent(world, X))) == 0
+
     def test_at_the_very_first_look_what_is_open_is_as_old_as_it_says(self, world: World) -> None:
         quiet = replace(world.began(age=500), last_life_ms=world.clock.now_ms - 100_000)
         seen = world.look(quiet, reports=self.silent(world, X))

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from tests.fakes.clock import FakeClock
 from tests.fakes.journal import FakeJournal
 from tests.support.properties import ANY_MACHINE
-from tests.unit.observations import SERVER, busy, call, question, session
+from tests.unit.observations import SERVER, busy, call, question, report, session
 from watchdog.clock import Timeline
 from watchdog.errors import JournalUnusable
 from watchdog.memory import AskMemory, CallMemory, Memory
 from watchdog.model import (
     EMBEDDED,
+    Activity,
     Attempts,
     CallId,
     Observation,
@@ -28,6 +29,7 @@ from watchdog.model import (
     Session,
     SessionId,
     Snapshot,
+    Status,
     TurnId,
 )
 from watchdog.ports import Reading
@@ -48,6 +50,7 @@ class Process:
     boot_id: str = BOOT
     memory: Memory = field(default_factory=Memory)
     timeline: Timeline = field(default_factory=Timeline)
+    idle: dict[SessionId, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.recollection = Recollection(
@@ -62,6 +65,7 @@ class Process:
         found = {each.id: each for each in sessions}
         seen = Observation(at_ms=now.wall_ms, snapshot=Snapshot(sessions=found), reports=reports)
         seen = self.memory.fold(seen, self.timeline.shift, now.awake_seconds)
+        self.idle = dict(seen.idle_clocks)
         if keep:
             await self.recollection.keep()
         return (now.wall_ms - seen.call_clocks.get(CALL, 0)) / 1000
@@ -279,6 +283,21 @@ class TestReplicas:
             there.clock.advance(60)
             again = await process.look(began, reports=there.at_work(name), keep=False)
             assert again == pytest.approx(60, abs=0.1)
+
+    @pytest.mark.parametrize("name", [OWN, OTHER])
+    async def test_silence_that_this_one_has_not_witnessed_does_not_count(
+        self, world: Machines, name: ServerName
+    ) -> None:
+        def said(machine: Machines) -> tuple[ServerReport, ...]:
+            quiet = Status(activity=Activity.BUSY, last_life_ms=machine.clock.now_ms - 600_000)
+            return (report(name=name, witness=None, statuses={"ses_1": quiet}),)
+
+        quiet = replace(session(), last_life_ms=0)
+        await world.start().look(quiet, reports=said(world))
+        there = world.elsewhere()
+        process = there.start()
+        await process.look(quiet, reports=said(there))
+        assert process.idle == {"ses_1": there.clock.now_ms}
 
     async def test_a_wait_lasts_from_the_last_look_that_was_finished(self, world: Machines) -> None:
         gated, process = world.began(), world.start()
