@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
-from watchdog.errors import JournalUnusable
+import anyio
+
+from watchdog.errors import JournalUnusable, ServerDeclined, ServerError
 from watchdog.interventions import Actor, Hold, InterventionId
 from watchdog.model import (
     EVERYTHING,
@@ -20,7 +22,7 @@ from watchdog.model import (
     TurnId,
     Verdict,
 )
-from watchdog.ports import Clock, Fleet, Journal, Server, Store
+from watchdog.ports import Clock, Deputy, Fleet, Journal, Server, Store
 from watchdog.sharing import Rounds
 
 
@@ -106,6 +108,7 @@ class Climb:
 
     Attributes:
         claimant: the server that was at work on the session when it was judged, if one was.
+        asks: the ids of the asks that were seen at the last moment, and do not stand against it.
         acted: a server was told something, or rows may have been written: from here on it was an attempt.
     """
 
@@ -128,6 +131,7 @@ class Climb:
         self.claimant = claimant
         self.intervention: InterventionId | None = None
         self.acted = False
+        self.asks: frozenset[str] = frozenset()
         self.steps: list[Step] = []
 
     def outcome(self, result: Result, why: str) -> Outcome:
@@ -170,6 +174,37 @@ class Climb:
         holds = await self.tools.holds.join(None)
         ids = (EVERYTHING, self.verdict.session_id, self.verdict.cancel_session_id)
         return next((holds[id_].why for id_ in ids if id_ in holds), None)
+
+    async def _tell_to_end(self, place: Place, session: Session) -> Outcome | None:
+        """Have the server abort the session, within a time limit. Returns how it ended if the server spares it."""
+        limit = self.tools.ladder.abort_timeout_seconds
+        detail, ok = f"{place.server.name} answered", True
+        self.acted = True
+        with anyio.move_on_after(limit) as scope:
+            try:
+                await self._end(place, session)
+            except ServerDeclined as error:
+                self.acted = False
+                self._step("abort", ok=False, detail=str(error))
+                return self.outcome(Result.UNCHANGED, str(error))
+            except ServerError as error:
+                detail, ok = str(error), False
+        if scope.cancelled_caught:
+            detail, ok = f"{place.server.name} did not answer within {limit:g} s", False
+        self._step("abort", ok=ok, detail=detail)
+        return None
+
+    async def _end(self, place: Place, session: Session) -> None:
+        if not isinstance(place.server, Deputy):
+            await place.server.abort(session.id, place.directory)
+            return
+        await place.server.abort_unless(
+            session.id,
+            place.directory,
+            directories=session.directories,
+            asks=self.asks,
+            life_ms=self.verdict.life_ms if self.verdict.rests_on_silence else None,
+        )
 
     def _step(self, step: str, *, ok: bool, detail: str) -> None:
         self.steps.append(Step(step=step, at_ms=self.tools.clock.read().wall_ms, ok=ok, detail=detail))

@@ -10,6 +10,7 @@ from watchdog.model import (
     EMBEDDED,
     Activity,
     Ask,
+    AskKind,
     Holders,
     Row,
     ServerName,
@@ -21,6 +22,8 @@ from watchdog.model import (
 from watchdog.ports import Clock, Host, Server
 
 MOST_STRANGERS: Final = 5_000
+LATEST_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
 
 
 class Touches:
@@ -86,6 +89,11 @@ class EmbeddedServer:
         answer: Any = await self._questions.ask("statuses", directory, seconds=hosting.ANSWER_SECONDS)
         if not isinstance(answer, Mapping) or not all(isinstance(each, Status) for each in answer.values()):
             raise ServerAnswerInvalid(f"{self._questions.name('statuses')} gave no mapping of session ids to Status")
+        if not all(isinstance(id_, str) and _is_sound(status) for id_, status in answer.items()):
+            raise ServerAnswerInvalid(
+                f"{self._questions.name('statuses')} gave a Status with something in it that can't be: its session's "
+                "id is a str, its activity an Activity, and its times are milliseconds since the epoch, or None"
+            )
         touched = self.touches.last()
         return {
             id_: _with_life(status, touched.get(id_))
@@ -98,6 +106,11 @@ class EmbeddedServer:
         answer: Any = await self._questions.ask("pending_asks", directory, seconds=hosting.ANSWER_SECONDS)
         if not isinstance(answer, Sequence) or not all(isinstance(each, Ask) for each in answer):
             raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} gave no sequence of Ask")
+        if not all(_is_text(each.id, each.session_id) and _is_whole(each) for each in answer):
+            raise ServerAnswerInvalid(
+                f"{self._questions.name('pending_asks')} gave an Ask with something in it that can't be: its kind is "
+                "an AskKind, and its ids are str; those of its turn and call may be None"
+            )
         return answer
 
     async def abort(self, session_id: SessionId, directory: str) -> None:
@@ -156,6 +169,26 @@ class EmbeddedFleet:
 
     async def discover(self, holders: Holders) -> None:
         """Nobody else is looked for."""
+
+
+def _is_sound(status: Any) -> bool:  # noqa: ANN401 - its fields may be of any type
+    times = (status.retry_at_ms, status.last_life_ms)
+    return isinstance(status.activity, Activity) and all(each is None or _is_time(each) for each in times)
+
+
+def _is_time(value: object) -> bool:
+    """Whether it is one that a calendar holds. What is no number at all compares as false."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LATEST_MS
+
+
+def _is_whole(ask: Any) -> bool:  # noqa: ANN401 - as above
+    return isinstance(ask.kind, AskKind) and all(
+        each is None or _is_text(each) for each in (ask.turn_id, ask.call_ref)
+    )
+
+
+def _is_text(*values: object) -> bool:
+    return all(isinstance(each, str) for each in values)
 
 
 def _with_life(status: Status, touched_ms: int | None) -> Status:

@@ -19,6 +19,7 @@ WatchdogError
 ├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
 │   ├── ServerUnreachable       nothing answered: refused, cut, or too late
 │   │   └── ServerSilent            nothing within the time limit
+│   ├── ServerDeclined          it was to end something, and found itself that it is to be spared
 │   ├── ServerRefused           it answered 401 or 403: the password is missing or wrong
 │   └── ServerAnswerInvalid     it answered, but not with what its API promises
 ├── JournalUnusable         the watchdog's own journal can't be used              exit code 3
@@ -115,6 +116,10 @@ class ServerUnreachable(ServerError):
 
 class ServerSilent(ServerUnreachable):
     """Nothing answered within the time limit: each question to such a server costs the whole of it."""
+
+
+class ServerDeclined(ServerError):
+    """It was told to end something, and found right before that it is to be spared. Nothing was done."""
 
 
 class ServerRefused(ServerError):

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.model import (
@@ -201,6 +201,33 @@ class Server(Host, Protocol):
 
     def busy_directories(self) -> Collection[str]:
         """The directories in which its feed shows a session at work."""
+        ...
+
+
+@runtime_checkable
+class Deputy(Protocol):
+    """A server that is told something by way of others. Time passes until it acts, so it looks once more itself."""
+
+    async def abort_unless(
+        self,
+        session_id: SessionId,
+        directory: str,
+        *,
+        directories: Collection[str],
+        asks: Collection[str],
+        life_ms: int | None,
+    ) -> None:
+        """End what the session does, if it is still at work on it, and nothing came that stands against it.
+
+        Args:
+            directory: under which it said that it is at work on the session.
+            directories: all of the session's, where a person may be asked for something.
+            asks: the ids of those asks that it is ended in spite of. Any other one of the session spares it.
+            life_ms: a sign of life after this moment spares it; None where none does.
+
+        Raises:
+            ServerDeclined: it is spared.
+        """
         ...
 
 

@@ -7,8 +7,6 @@ that the observed rows closed; settle what is left if it is provably an orphan; 
 from collections.abc import Sequence
 from functools import partial
 
-import anyio
-
 from watchdog.climb import (
     POLL_SECONDS,
     Confirm,
@@ -184,9 +182,7 @@ class _Ascent(Settling):
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would abort session {session.id} at {place.server.name}")
         await self.tools.confirm()
-        self.acted = True
-        await self._abort(place, session)
-        return await self._verify(place, session)
+        return await self._tell_to_end(place, session) or await self._verify(place, session)
 
     async def _last_doubt(self, place: Place, session: Session) -> Outcome | None:
         """Right before the abort: is it on hold, is a person asked for something, do the rows read as they did?"""
@@ -205,6 +201,7 @@ class _Ascent(Settling):
             return self.outcome(Result.UNCHANGED, against or "the session is gone")
         if not self.verdict.released and any(stands(ask, now) for answer in answers for ask in answer):
             return self.outcome(Result.UNCHANGED, "a person is asked for something in it")
+        self.asks = frozenset(ask.id for answer in answers for ask in answer if ask.session_id == session.id)
         return None
 
     async def _find(self, session: Session) -> tuple[Place | None, list[str]]:
@@ -248,18 +245,6 @@ class _Ascent(Settling):
         if not still_open(await self.tools.store.session(session.id), self.verdict):
             return self.outcome(Result.UNCHANGED, "it ended by itself")
         return self.outcome(Result.UNREACHABLE, "; ".join(["no server that answers runs it", reproof.why, *silent]))
-
-    async def _abort(self, place: Place, session: Session) -> None:
-        limit = self.tools.ladder.abort_timeout_seconds
-        detail, ok = f"{place.server.name} answered", True
-        with anyio.move_on_after(limit) as scope:
-            try:
-                await place.server.abort(session.id, place.directory)
-            except ServerError as error:
-                detail, ok = str(error), False
-        if scope.cancelled_caught:
-            detail, ok = f"{place.server.name} did not answer within {limit:g} s", False
-        self._step("abort", ok=ok, detail=detail)
 
     async def _verify(self, place: Place, session: Session) -> Outcome:
         """Wait until the database shows that what was observed is closed: an abort's answer proves nothing."""

@@ -16,7 +16,14 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
 from watchdog.clock import SystemClock
 from watchdog.embedded import EmbeddedServer
-from watchdog.errors import LeaseLost, ServerAnswerInvalid, ServerError, ServerSilent, ServerUnreachable
+from watchdog.errors import (
+    LeaseLost,
+    ServerAnswerInvalid,
+    ServerDeclined,
+    ServerError,
+    ServerSilent,
+    ServerUnreachable,
+)
 from watchdog.model import EMBEDDED, Activity, Ask, AskKind, Holders, Row, SessionId, Status, TurnId
 from watchdog.ports import Reading, Server
 from watchdog.postgres import own
@@ -89,20 +96,25 @@ class Member:
         self.clock = Jumping()
         self.directories: set[str] = set()
         self.engine: AsyncEngine = own_engine(_through(url, proxy))
+        self.aside: AsyncEngine = own_engine(_through(url, proxy))
         self.lease_engine: AsyncEngine = own_engine(url)
         self.lease = Lease(self.lease_engine, clock=self.clock, name=name, seconds=FOR_EVER)
         self.server: Server = EmbeddedServer(self.host, self.clock)
         self.replicas = self.made(name, self.server)
         self.task: asyncio.Task[None] | None = None
 
-    def made(self, name: str, server: Server | None, *, abort_seconds: float = PATIENCE) -> Replicas:
+    def made(
+        self, name: str, server: Server | None, *, acts: bool = True, abort_seconds: float = PATIENCE
+    ) -> Replicas:
         return Replicas(
             self.engine,
+            aside=self.aside,
             own=server,
             name=name,
             clock=self.clock,
             lease=self.lease,
             directories=lambda: self.directories,
+            acts=acts,
             abort_seconds=abort_seconds,
         )
 
@@ -148,6 +160,7 @@ class Crew:
             await member.stop()
             await member.lease.close()
             await member.engine.dispose()
+            await member.aside.dispose()
             await member.lease_engine.dispose()
             await member.proxy.__aexit__(None, None, None)
 
@@ -161,9 +174,10 @@ class Crew:
             member.serve()
         return member
 
-    async def pair(self) -> tuple[Member, Member]:
-        """A leader, and another replica that it sees."""
+    async def pair(self, *sessions: SessionId) -> tuple[Member, Member]:
+        """A leader, and another replica that it sees, which is at work on some sessions."""
         leader, other = await self.join("a"), await self.join("b")
+        other.host.busy[PLACE] = dict.fromkeys(sessions, BUSY)
         await leader.sees("b")
         return leader, other
 
@@ -199,6 +213,7 @@ class Crew:
 
     async def claimed(self, leader: Member, other: Member) -> asyncio.Task[None]:
         """Ask for an abort whose claim reaches the database while its reply does not come back."""
+        other.host.busy[PLACE] = {ONE: BUSY, TWO: BUSY}
         await leader.other("b").abort(TWO, PLACE)  # so that the statement is prepared
         other.host.aborted.clear()
         self.at_claim(other, other.proxy.freeze_answers)
@@ -429,6 +444,7 @@ class TestWhoIsThere:
         assert [each["event"] for each in logs if each["log_level"] == "warning"] == ["replicas.name_taken"]
         assert await second.other("same").statuses(PLACE) == {ONE: BUSY}
         assert len(crew.names()) == 2
+        second.host.busy[PLACE] = {TWO: BUSY}
         await first.remote()[0].abort(TWO, PLACE)
         assert (first.host.aborted, second.host.aborted) == ([], [(TWO, PLACE)])
         await second.stop()
@@ -478,7 +494,7 @@ class TestWhoIsThere:
 
 class TestAborts:
     async def test_it_is_carried_out_once_by_the_one_that_runs_the_session(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         third = await crew.join("c")
         await leader.sees("b", "c")
         other.host.busy[PLACE] = {ONE: BUSY}
@@ -493,7 +509,7 @@ class TestAborts:
         assert (errand["replica"], errand["term"]) == ("b", leader.lease.term)
 
     async def test_what_is_said_after_an_abort_was_asked_after_it(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         leader.directories = {PLACE, ELSEWHERE}
         host = leader.other("b")
         for number in range(20):
@@ -509,7 +525,7 @@ class TestAborts:
             assert session not in await answered(lambda: host.statuses(ELSEWHERE))
 
     async def test_what_was_said_before_an_abort_is_no_answer_after_it(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         other.host.busy[PLACE] = {ONE: BUSY}
         leader.directories = {PLACE}
         host = leader.other("b")
@@ -520,11 +536,11 @@ class TestAborts:
 
         other.host.at_abort = says_nothing_more
         await host.abort(ONE, PLACE)
-        with pytest.raises(ServerUnreachable, match="has not said yet"):
+        with pytest.raises(ServerUnreachable, match="has not answered for"):
             await host.statuses(PLACE)
 
     async def test_one_that_changes_nothing_leaves_the_session_at_work(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         host = leader.other("b")
 
         async def begins_anew() -> None:
@@ -535,7 +551,7 @@ class TestAborts:
         assert await host.statuses(ELSEWHERE) == {ONE: BUSY}
 
     async def test_a_host_that_raises_is_the_answer(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
 
         async def fails() -> None:
             raise RuntimeError("secret")
@@ -548,8 +564,10 @@ class TestAborts:
         assert "secret" not in str(caught.value)
 
     async def test_several_at_once_do_not_wait_for_one_that_hangs(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         hangs, host = anyio.Event(), leader.other("b")
+        more = [SessionId(f"ses_more_{number}") for number in range(5)]
+        other.host.busy[PLACE] = dict.fromkeys([ONE, *more], BUSY)
 
         async def first_hangs() -> None:
             if len(other.host.aborted) == 1:
@@ -560,13 +578,13 @@ class TestAborts:
             group.start_soon(host.abort, ONE, PLACE)
             await wait_until(lambda: other.host.aborted, "the first one", seconds=PATIENCE)
             async with anyio.create_task_group() as rest:
-                for number in range(5):
-                    rest.start_soon(host.abort, SessionId(f"ses_more_{number}"), PLACE)
+                for session in more:
+                    rest.start_soon(host.abort, session, PLACE)
             hangs.set()
         assert len(other.host.aborted) == len(set(other.host.aborted)) == 6
 
     async def test_one_whom_another_watchdog_replaced_asks_nothing(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         host = leader.other("b")
         crew.run("UPDATE opencode_watchdog.lease SET holder = 'b', term = term + 1")
         with pytest.raises(LeaseLost):
@@ -576,7 +594,7 @@ class TestAborts:
         assert crew.errands() == []
 
     async def test_what_was_asked_before_another_watchdog_took_over_is_refused(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         await crew.silence(other)
         asking = asyncio.create_task(leader.other("b").abort(ONE, PLACE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
@@ -587,7 +605,7 @@ class TestAborts:
         assert other.host.aborted == []
 
     async def test_what_was_asked_too_long_ago_is_refused(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         await crew.silence(other)
         asking = asyncio.create_task(leader.other("b").abort(ONE, PLACE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
@@ -598,7 +616,7 @@ class TestAborts:
         assert other.host.aborted == []
 
     async def test_a_process_that_stood_still_since_it_claimed_it_refuses_it(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         asking = await crew.claimed(leader, other)
         other.clock.ahead += 61
         other.proxy.thaw()
@@ -621,7 +639,7 @@ class TestAborts:
         assert other.host.aborted == []
 
     async def test_what_can_not_be_read_is_answered_all_the_same(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         crew.run(
             "INSERT INTO opencode_watchdog.errand (replica, term, asked_at, question)"
             " VALUES ('b', $1, clock_timestamp(), '{\"other\": 1}')",
@@ -633,7 +651,7 @@ class TestAborts:
         assert other.host.aborted == []
 
     async def test_an_answer_that_can_not_be_read_is_none(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         await crew.silence(other)
         asking = asyncio.create_task(leader.other("b").abort(ONE, PLACE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
@@ -644,7 +662,7 @@ class TestAborts:
 
 class TestTrouble:
     async def test_a_claim_whose_reply_is_lost_is_carried_out_once(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         asking = await crew.claimed(leader, other)
         assert other.host.aborted == []
         other.proxy.cut()
@@ -653,7 +671,7 @@ class TestTrouble:
         assert other.host.aborted == [(ONE, PLACE)]
 
     async def test_a_connection_that_is_cut_between_abort_and_answer_changes_nothing(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
 
         async def cut() -> None:
             other.proxy.cut()
@@ -663,7 +681,7 @@ class TestTrouble:
         assert other.host.aborted == [(ONE, PLACE)]
 
     async def test_one_that_is_stopped_while_it_carries_it_out_says_so(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         asking = await self.under_way(leader, other)
         await other.stop()
         with pytest.raises(ServerUnreachable, match=r"replica b did not end it\. It was stopped meanwhile"):
@@ -671,7 +689,7 @@ class TestTrouble:
         assert crew.names() == ["a"]
 
     async def test_what_another_process_of_that_name_claimed_is_carried_out_by_nobody(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         asking = await self.under_way(leader, other)
         await crew.silence(other)
         crew.age("b", 11)
@@ -680,6 +698,7 @@ class TestTrouble:
         await wait_until(
             lambda: leader.others() == ["b"] and leader.other("b") is not before, "the new one", seconds=PATIENCE
         )
+        anew.host.busy[PLACE] = {TWO: BUSY}
         await leader.other("b").abort(TWO, PLACE)
         assert anew.host.aborted == [(TWO, PLACE)]
         assert other.host.aborted == [(ONE, PLACE)]
@@ -701,7 +720,7 @@ class TestTrouble:
         return asking
 
     async def test_without_notifications_it_takes_a_little_longer(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         for member in (leader, other):
             line = member.replicas._line
             async with line._turn:
@@ -723,6 +742,11 @@ class TestTrouble:
             await refused(lambda: host.statuses(PLACE), "can't be read from the database")
             with pytest.raises(ServerUnreachable, match="could not be passed on to replica b"):
                 await host.abort(ONE, PLACE)
+
+            def said_by_both() -> bool:
+                return [each["event"] for each in logs].count("replicas.read.failing") == 2
+
+            await wait_until(said_by_both, "what both say", seconds=PATIENCE)
             fragile.cluster.start()
             other.host.busy[PLACE] = {ONE: BUSY}
 
@@ -746,7 +770,7 @@ class TestTrouble:
         assert events.count("replicas.publish.failing") == events.count("replicas.publish.working") <= 2, events
 
     async def test_a_database_that_takes_no_more_connections_is_waited_for(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         host = leader.other("b")
         database = crew.url.rpartition("/")[2]
         crew.run(f'ALTER DATABASE "{database}" CONNECTION LIMIT 0')
@@ -756,14 +780,14 @@ class TestTrouble:
         with pytest.raises(ServerUnreachable, match="too many connections"):
             await host.abort(ONE, PLACE)
         crew.run(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
-        assert await answered(lambda: host.statuses(PLACE)) == {}
+        assert await answered(lambda: host.statuses(PLACE)) == {ONE: BUSY}
         await host.abort(ONE, PLACE)
         assert other.host.aborted == [(ONE, PLACE)]
 
     async def test_a_database_that_stands_still_is_given_up_and_holds_up_no_stop(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         host = leader.other("b")
-        assert await host.statuses(PLACE) == {}
+        assert await host.statuses(PLACE) == {ONE: BUSY}
         await crew.silence(leader)
         await refused(lambda: host.statuses(PLACE), "can't be read from the database")
         with pytest.raises(ServerUnreachable, match="did not answer in time"):
@@ -773,14 +797,16 @@ class TestTrouble:
         assert other.host.aborted == []
 
     async def test_questions_that_are_given_up_leave_nothing_behind(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
+        leader, other = await crew.pair(ONE)
         host = leader.other("b")
-        for number in range(30):
+        given_up = [SessionId(f"ses_given_up_{number}") for number in range(30)]
+        other.host.busy[PLACE] |= dict.fromkeys(given_up, BUSY)
+        for number, session in enumerate(given_up):
             with anyio.move_on_after(number / 100):
                 await host.statuses(f"/srv/{number}")
             with anyio.move_on_after(number / 100):
-                await host.abort(SessionId(f"ses_given_up_{number}"), PLACE)
-        assert await answered(lambda: host.statuses(PLACE)) == {}
+                await host.abort(session, PLACE)
+        assert ONE in await answered(lambda: host.statuses(PLACE))
         await host.abort(ONE, PLACE)
         assert len(other.host.aborted) == len(set(other.host.aborted))
 
@@ -798,18 +824,54 @@ class TestTrouble:
             explain=lambda: repr(connections()),
         )
 
-    async def test_an_error_of_the_program_comes_out(self, crew: Crew) -> None:
-        member = await crew.join("a", serve=False)
+    async def test_an_error_of_the_program_is_said_and_ends_nothing(self, crew: Crew) -> None:
+        leader, other = await crew.join("a"), await crew.join("b", serve=False)
 
         class Broken(EmbeddedServer):
             async def statuses(self, directory: str) -> dict[SessionId, Status]:
-                raise KeyError(directory)
+                if directory == PLACE:
+                    raise KeyError("secret")
+                return {ONE: BUSY}
 
-        member.directories = {PLACE}
-        member.replicas = member.made("a", Broken(member.host, member.clock))
-        with pytest.raises(KeyError, match=PLACE), anyio.fail_after(PATIENCE):
-            await member.replicas.serve()
-        assert crew.names() == []
+        other.replicas = other.made("b", Broken(other.host, other.clock))
+        errors = []
+        with capture_logs() as logs:
+            other.serve()
+            await leader.sees("b")
+            host = leader.other("b")
+            for _ in range(3):
+                errors.append(await refused(lambda: host.statuses(PLACE), "KeyError at test_replicas"))
+                with pytest.raises(ServerDeclined, match="KeyError"):
+                    await host.abort(ONE, PLACE)
+            assert await answered(lambda: host.statuses(ELSEWHERE)) == {ONE: BUSY}
+        said = [each for each in logs if each["log_level"] == "error"]
+        assert [each["event"] for each in said] == ["replicas.ask.failing", "errand.failing"]
+        assert all("KeyError at test_replicas.py:" in each["why"] for each in said)
+        assert "secret" not in f"{said} {errors}"
+
+    @pytest.mark.parametrize("loop", ["_register.read", "_publisher._publish"])
+    async def test_an_error_of_the_program_in_a_loop_is_said_once_and_the_loop_goes_on(
+        self, crew: Crew, loop: str
+    ) -> None:
+        leader, other = await crew.pair(ONE)
+        where, _, name = loop.partition(".")
+        broken = getattr(other.replicas, where)
+        works, failures = getattr(broken, name), 0
+
+        async def fails(**_: object) -> None:
+            nonlocal failures
+            failures += 1
+            raise OverflowError("secret")
+
+        with capture_logs() as logs:
+            setattr(broken, name, fails)
+            await wait_until(lambda: failures >= 3, "failures", seconds=PATIENCE)
+            setattr(broken, name, works)
+            assert await answered(lambda: leader.other("b").statuses(PLACE)) == {ONE: BUSY}
+            await wait_until(lambda: any("working" in each["event"] for each in logs), "its end", seconds=PATIENCE)
+        (said,) = [each for each in logs if each["log_level"] == "error"]
+        assert "OverflowError at test_replicas.py:" in said["why"]
+        assert "secret" not in str(said)
 
 
 class TestRegister:
@@ -817,7 +879,7 @@ class TestRegister:
     async def line(self, postgres_url: str) -> AsyncIterator[Line]:
         engine = own_engine(postgres_url)
         await own.prepare(engine)
-        line = Line(engine, channel="x", heard=lambda: None)
+        line = Line(engine, channel="x", heard=lambda _: None)
         yield line
         await line.close()
         await engine.dispose()
@@ -841,9 +903,32 @@ class TestRegister:
         clock = Jumping()
         register = Register(line, clock)
         await register.publish("b", Publication(process="x"))
-        assert await self.there(register) == {"b"}
+        for _ in range(6):
+            assert await self.there(register) == {"b"}
+            clock.ahead += 2
         await self.make_old(line)
         assert await self.there(register) == set()
+
+    async def test_one_that_was_silent_when_a_process_began_to_read_is_there_and_does_not_answer(
+        self, crew: Crew
+    ) -> None:
+        said = dump(Publication(process="x"))
+        leader = await crew.join("a", serve=False)
+        for name, seconds in (("b", 12), ("gone", 150)):
+            crew.run(
+                "INSERT INTO opencode_watchdog.replica VALUES ($1, clock_timestamp() - $2::int * interval '1 s', $3)",
+                name,
+                seconds,
+                said,
+            )
+        leader.serve()
+        await leader.sees("b")
+        host = leader.other("b")
+        with pytest.raises(ServerUnreachable, match="replica b was not heard of for"):
+            await host.statuses(PLACE)
+        await leader.sees()
+        with pytest.raises(ServerUnreachable, match="replica b was not heard of for"):
+            await host.statuses(PLACE)
 
     async def test_what_was_held_up_on_its_way_replaces_nothing_newer(self, line: Line) -> None:
         clock = Jumping()
@@ -897,8 +982,8 @@ class TestRegister:
 class TestPublications:
     def test_they_are_read_as_they_were_written(self) -> None:
         ask = Ask(id="1", kind=AskKind.QUESTION, session_id=ONE, call_ref="\x00\ud800")
-        good = Saying(number=3, age_seconds=0.5, statuses={SessionId("\x00"): BUSY}, asks=(ask,))
-        bad = Saying(number=4, age_seconds=1.0, problem="It hangs.")
+        good = Saying(asked_at=3.25, age_seconds=0.5, statuses={SessionId("\x00"): BUSY}, asks=(ask,))
+        bad = Saying(asked_at=4.0, age_seconds=1.0, problem="It hangs.")
         said = Publication(process="x", wanted=frozenset({"/\ud800"}), sayings={"/a": good, "/\x00": bad})
         assert load(dump(said)) == said
         assert dump(said).startswith(beginning("x"))

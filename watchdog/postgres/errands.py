@@ -1,7 +1,7 @@
 """Aborts that are passed on to the replica that runs the session: put down, claimed, carried out once, answered."""
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -22,17 +22,15 @@ from watchdog.errors import (
 from watchdog.model import SessionId
 from watchdog.ports import Clock, Server
 from watchdog.postgres.connection import Fence, transaction, translated
-from watchdog.postgres.line import LINE_SECONDS, Line, Pulse
+from watchdog.postgres.line import LINE_SECONDS, NOTIFY, Episode, Line, Pulse, own_error
 from watchdog.postgres.own import SCHEMA
 
-CHANNEL: Final = "opencode_watchdog_errand"
 _RETRY_SECONDS: Final = 1.0
 
 _PUT: Final = f"""
     INSERT INTO {SCHEMA}.errand (replica, term, asked_at, question)
     VALUES (:replica, :term, clock_timestamp(), :question) RETURNING id
 """  # noqa: S608 - names of our own
-NOTIFY: Final = f"SELECT pg_notify('{CHANNEL}', '')"
 _ANSWERED: Final = f"SELECT id, answer FROM {SCHEMA}.errand WHERE id = ANY($1::bigint[]) AND answer IS NOT NULL"  # noqa: S608 - as above
 _OPEN: Final = f"""
     SELECT id, question FROM {SCHEMA}.errand WHERE replica = $1 AND (answer IS NULL OR answer = $2) ORDER BY id
@@ -59,10 +57,14 @@ class TermedFence(Fence, Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abort:
-    """What is asked.
+    """What is asked, and what the one who asks went by: where that is no longer so, it is not done.
 
     Attributes:
         process: of the one that said that it is at work on the session; no other one carries it out.
+        directory: under which it said so.
+        directories: where a person may be asked for something in it.
+        asks: the ids of those asks that it was decided in spite of. Any other one stands against it.
+        life_ms: a sign of life after this moment stands against it; None where none does.
         seconds: for how long it may be carried out after it was asked.
     """
 
@@ -70,6 +72,9 @@ class Abort:
     session_id: SessionId
     directory: str
     seconds: float
+    directories: tuple[str, ...] = ()
+    asks: tuple[str, ...] = ()
+    life_ms: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,18 +83,18 @@ class Answer:
 
     Attributes:
         problem: why it was not carried out, or what the host said instead of an answer; a sentence.
-        number: of the last question to that host before it was over: only what has a higher one was said after it.
+        spared: the host was told nothing: what was gone by is no longer so, or is not known. The problem is a clause.
     """
 
-    problem: str | None
-    number: int
+    problem: str | None = None
+    spared: bool = False
 
 
 class Requests:
     """Passes aborts on, for a watchdog that holds the lease.
 
     Args:
-        engine: makes a connection for each fenced transaction.
+        engine: makes a connection for each fenced transaction. Not the line's: that one may have no second one.
         read: beats after each `look`.
         wake: makes that `look` is called soon.
     """
@@ -184,9 +189,7 @@ class Errands:
     Args:
         own: the host that aborts.
         process: this process.
-        number: of the last question to that host.
-        publish: is awaited once something was carried out, before it is answered: publishes what the host says of the
-            directory then. Raises DatabaseUnavailable when it can't.
+        acts: false in a dry run, in which all are refused.
     """
 
     def __init__(
@@ -196,17 +199,16 @@ class Errands:
         clock: Clock,
         *,
         process: str,
-        number: Callable[[], int],
-        publish: Callable[[str], Awaitable[None]],
+        acts: bool,
     ) -> None:
         self._line = line
+        self._acts = acts
         self._own = own
         self._clock = clock
         self._process = process
-        self._number = number
-        self._publish = publish
         self._claim = json.dumps({"claimed": process})
         self._under_way: set[int] = set()
+        self._episode = Episode("errand")
 
     async def look(self, replica: str, group: TaskGroup) -> None:
         """Begin what is asked of this process, in tasks of a group.
@@ -231,7 +233,7 @@ class Errands:
         Raises:
             DatabaseUnavailable: it can't be answered.
         """
-        stopped = Answer(problem="It was stopped meanwhile.", number=self._number())
+        stopped = Answer(problem="It was stopped meanwhile.")
         await self._line.fetch(_GIVE_UP, self._claim, json.dumps(asdict(stopped)))
         await self._line.fetch(NOTIFY)
 
@@ -249,36 +251,59 @@ class Errands:
 
     async def _do(self, id_: int, what: Abort | None, claimed: Any, sent: float) -> None:  # noqa: ANN401 - a row
         if what is None:
-            problem: str | None = "It can't read what was asked: the replicas may be of different versions."
+            answer = Answer(problem="It can't read what was asked: the replicas may be of different versions.")
         elif not claimed["current"]:
-            problem = "Another watchdog took over since it was asked."
+            answer = Answer(problem="Another watchdog took over since it was asked.")
+        elif not self._acts:
+            answer = Answer(problem="It runs dry, so it ends nothing.")
         else:
-            problem = await self._abort(what, claimed["age_seconds"], sent)
+            answer = await self._abort(what, claimed["age_seconds"], sent)
         structlog.get_logger("watchdog").info(
-            "errand.done", errand=id_, session_id=what.session_id if what else None, problem=problem
+            "errand.done", errand=id_, session_id=what.session_id if what else None, problem=answer.problem
         )
-        await self._reply(id_, what.directory if what else None, Answer(problem=problem, number=self._number()))
+        await self._reply(id_, answer)
 
-    async def _abort(self, what: Abort, age_seconds: float, sent: float) -> str | None:
-        """Abort, unless it is too late for it, be it that this process stood still in between."""
+    async def _abort(self, what: Abort, age_seconds: float, sent: float) -> Answer:
+        """Abort, unless it is too late for it, be it that this process stood still in between, or to be spared."""
         left = what.seconds - age_seconds - (self._clock.read().running_seconds - sent)
         if left <= 0:
-            return f"It was asked more than {what.seconds:.3g} s ago."
+            return Answer(problem=f"It was asked more than {what.seconds:.3g} s ago.")
+        told = False
         try:
             with anyio.fail_after(left):
+                if (doubt := await self._doubt(what)) is not None:
+                    return Answer(problem=doubt, spared=True)
+                told = True
                 await self._own.abort(what.session_id, what.directory)
         except ServerError as error:
-            return str(error)
+            return Answer(problem=str(error), spared=not told)
         except TimeoutError:
-            return "The host did not answer the abort in time."
+            if not told:
+                return Answer(problem="its host did not say in time what it is at work on", spared=True)
+            return Answer(problem="The host did not answer the abort in time.")
+        except Exception as error:  # noqa: BLE001 - logged; the server that is watched goes on
+            self._episode.failed(error)
+            return Answer(problem=own_error(error), spared=not told)
+        self._episode.worked()
+        return Answer()
+
+    async def _doubt(self, what: Abort) -> str | None:
+        """What stands against it at the last moment: time has passed since whoever asks for it last looked."""
+        for directory in dict.fromkeys((what.directory, *what.directories)):
+            for ask in await self._own.pending_asks(directory):
+                if ask.session_id == what.session_id and ask.id not in what.asks:
+                    return "a person is asked for something in it"
+        status = (await self._own.statuses(what.directory)).get(what.session_id)
+        if status is None:
+            return "it is not at work on it any more"
+        if what.life_ms is not None and (status.last_life_ms or 0) > what.life_ms:
+            return "it showed life again"
         return None
 
-    async def _reply(self, id_: int, directory: str | None, answer: Answer) -> None:
-        """Publish what the host says now, then answer, as soon as the database takes it."""
+    async def _reply(self, id_: int, answer: Answer) -> None:
+        """Answer, as soon as the database takes it."""
         while True:
             try:
-                if directory is not None:
-                    await self._publish(directory)
                 await self._line.fetch(_ANSWER, id_, json.dumps(asdict(answer)))
                 await self._line.fetch(NOTIFY)
             except DatabaseUnavailable:
@@ -295,8 +320,11 @@ def _read_question(question: str) -> Abort | None:
             session_id=SessionId(str(value["session_id"])),
             directory=str(value["directory"]),
             seconds=float(value["seconds"]),
+            directories=tuple(str(directory) for directory in value["directories"]),
+            asks=tuple(str(ask) for ask in value["asks"]),
+            life_ms=None if value["life_ms"] is None else int(value["life_ms"]),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -306,6 +334,6 @@ def _read_answer(answer: str) -> Answer | ServerError | None:
         if "claimed" in value:
             return None
         problem = value["problem"]
-        return Answer(problem=None if problem is None else str(problem), number=int(value["number"]))
+        return Answer(problem=None if problem is None else str(problem), spared=bool(value["spared"]))
     except (ValueError, KeyError, TypeError):
         return ServerAnswerInvalid("The replica's answer can't be read: the replicas may be of different versions.")

@@ -1,6 +1,8 @@
 """One long-lived connection for small statements and for notifications, made anew whenever it breaks."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from traceback import extract_tb
 from typing import Any, Final
 
 import anyio
@@ -14,6 +16,16 @@ LINE_SECONDS: Final = 3.0
 """How long a statement may take, the connection included where it has to be made."""
 _HANG_UP_SECONDS: Final = 1.0
 
+CHANNEL: Final = "opencode_watchdog_errand"
+"""On which replicas tell each other of what is new."""
+NOTIFY: Final = f"SELECT pg_notify('{CHANNEL}', '')"
+"""There is something to read for everybody."""
+SAID: Final = "said"
+"""What a notification says of answers that were asked for."""
+NOTIFY_SAID: Final = f"SELECT pg_notify('{CHANNEL}', '{SAID}')"
+ASKED: Final = "asked "
+"""How a notification begins that has everybody publish what their hosts say; then comes the process that asks."""
+
 
 class Line:
     """A connection on which one statement runs at a time, each in a transaction of its own.
@@ -21,10 +33,11 @@ class Line:
     Args:
         engine: makes the connection.
         channel: whose notifications are listened to.
-        heard: is called for each notification, and once for each connection, before which some may have been missed.
+        heard: is called with what each notification says, and with nothing once for each connection, before which
+            some may have been missed.
     """
 
-    def __init__(self, engine: AsyncEngine, *, channel: str, heard: Callable[[], None]) -> None:
+    def __init__(self, engine: AsyncEngine, *, channel: str, heard: Callable[[str], None]) -> None:
         self.place = place_of(engine.url.render_as_string(hide_password=True))
         self._engine = engine
         self._channel = channel
@@ -63,9 +76,9 @@ class Line:
         if self._driver is None:
             self._connection = await self._engine.connect()
             driver: Any = (await self._connection.get_raw_connection()).driver_connection
-            await driver.add_listener(self._channel, lambda *_: self._heard())
+            await driver.add_listener(self._channel, lambda *notification: self._heard(notification[-1]))
             self._driver = driver
-            self._heard()
+            self._heard("")
         return self._driver
 
     async def _hang_up(self) -> None:
@@ -126,10 +139,12 @@ class Episode:
         self._event = event
         self._failing = False
 
-    def failed(self, error: WatchdogError) -> None:
-        """It failed, perhaps again."""
-        if not self._failing:
+    def failed(self, error: Exception) -> None:
+        """It failed, perhaps again. What an error of the watchdog's own says may be of a session, and is not said."""
+        if not self._failing and isinstance(error, WatchdogError):
             structlog.get_logger("watchdog").warning(f"{self._event}.failing", why=str(error))
+        elif not self._failing:
+            structlog.get_logger("watchdog").error(f"{self._event}.failing", why=own_error(error))
         self._failing = True
 
     def worked(self) -> None:
@@ -137,3 +152,10 @@ class Episode:
         if self._failing:
             structlog.get_logger("watchdog").info(f"{self._event}.working")
         self._failing = False
+
+
+def own_error(error: Exception) -> str:
+    """An error of the watchdog's own, for people: its type, and where it was raised."""
+    frames = extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"an error of the watchdog's own: {type(error).__name__}{where}"

@@ -1,6 +1,6 @@
 """Publishes what the own host says, and carries out what others ask of it."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Final
 
 import structlog
@@ -8,11 +8,10 @@ from anyio.abc import TaskGroup
 
 from watchdog.errors import DatabaseUnavailable
 from watchdog.ports import Clock, Server
-from watchdog.postgres.errands import NOTIFY, Errands
-from watchdog.postgres.line import Bell, Episode, Line
+from watchdog.postgres.errands import Errands
+from watchdog.postgres.line import NOTIFY, NOTIFY_SAID, Bell, Episode, Line
 from watchdog.postgres.publications import Publication, Sayings
 from watchdog.postgres.register import GONE_SECONDS, Register
-from watchdog.sharing import Rounds
 
 BUSY_SECONDS: Final = 1.0
 """How often is published while something is unfinished."""
@@ -20,8 +19,6 @@ IDLE_SECONDS: Final = 3.0
 """How often is published otherwise."""
 ASKED_SECONDS: Final = 10.0
 """How long a directory that somebody asked of goes on being published."""
-_ABORTED_SECONDS: Final = 1.0
-"""How long an answer waits for what the host says after an abort."""
 _EARLY_SECONDS: Final = 0.1
 """How much sooner than planned it may be done, rather than a whole beat later."""
 
@@ -36,6 +33,7 @@ class Publisher:
         name: of this replica, for people. Where another process has it already, a mark is added.
         process: this process.
         directories: those with something unfinished, as this replica's own watchdog sees them.
+        acts: it carries errands out; in a dry run it refuses them.
     """
 
     def __init__(
@@ -48,6 +46,7 @@ class Publisher:
         process: str,
         clock: Clock,
         directories: Callable[[], Collection[str]],
+        acts: bool,
     ) -> None:
         self._line = line
         self._register = register
@@ -55,37 +54,29 @@ class Publisher:
         self._process = process
         self._clock = clock
         self._directories = directories
-        self._sayings = Sayings(own, clock)
-        self._errands = Errands(
-            line,
-            own,
-            clock,
-            process=process,
-            number=lambda: self._sayings.number,
-            publish=self._publish_aborted,
-        )
+        self._sayings = Sayings(own, clock, self._answered)
+        self._errands = Errands(line, own, clock, process=process, acts=acts)
         self._wake = Bell()
         self._asked: dict[str, float] = {}
-        self._publishing = Rounds(self._publish)
+        self._prompted = False  # somebody waits for what the host says from now on
+        self._late = False  # the host said something after it was waited for, which is not published yet
+        self._waits = False  # for the host
         self._published: tuple[float, Publication] | None = None
-        self._group: TaskGroup | None = None
 
     async def keep_publishing(self, group: TaskGroup) -> None:
-        """Publish again and again. Trouble with the database is said once, and outlived.
+        """Publish again and again. Trouble, of whatever kind, is said once, and outlived.
 
         Args:
             group: asks the host in its tasks.
         """
-        self._group = group
         episode = Episode("replicas.publish")
         while True:
             try:
-                if self._due():
-                    directories = self._wanted_by_anyone()
-                    self._sayings.keep(directories)
-                    await self._sayings.refresh(self._sayings.idle(directories), group)
-                    await self._publishing.join(None)
-            except DatabaseUnavailable as error:
+                if self._late:  # a host that is slow is not asked anew before it is heard
+                    await self._publish(prompted=True)
+                if self._prompted or self._due():
+                    await self._ask_and_publish(group)
+            except Exception as error:  # noqa: BLE001 - logged; the server that is watched goes on
                 episode.failed(error)
             else:
                 episode.worked()
@@ -112,6 +103,11 @@ class Publisher:
         self._asked[directory] = self._now()
         if self._outdated():
             self._wake.ring()
+
+    def prompt(self) -> None:
+        """Somebody elsewhere waits for what the host says from now on."""
+        self._prompted = True
+        self._wake.ring()
 
     def noted(self) -> None:
         """The register was read: learn whether the name is taken, and what the others want to know."""
@@ -147,23 +143,40 @@ class Publisher:
         pause = BUSY_SECONDS if self._wanted_by_anyone() else IDLE_SECONDS
         return self._now() - at >= pause - _EARLY_SECONDS
 
-    async def _publish(self, _: Sequence[None]) -> None:
+    def _answered(self) -> None:
+        if not self._waits:
+            self._late = True
+            self._wake.ring()
+
+    async def _ask_and_publish(self, group: TaskGroup) -> None:
+        prompted, self._prompted = self._prompted, False
+        directories = self._wanted_by_anyone()
+        self._sayings.keep(directories)
+        moment = await self._register.moment()
+        self._waits = True
+        try:
+            await self._sayings.refresh(self._sayings.idle(directories), group, moment)
+        finally:
+            self._waits = False
+        await self._publish(prompted=prompted)
+
+    async def _publish(self, *, prompted: bool) -> None:
         """Publish what the host last said. The others are told at once of what is new to them."""
+        self._late = False
         now, last = self._now(), self._published[1] if self._published is not None else None
-        publication = Publication(process=self._process, wanted=self._wanted(), sayings=self._sayings.now())
+        publication = Publication(
+            process=self._process,
+            wanted=self._wanted(),
+            sayings=self._sayings.now(),
+            clock_ahead_seconds=round(self._register.clock_ahead_seconds(), 3),
+        )
         if not await self._register.publish(self._name, publication):
             return
         self._published = (now, publication)
-        old = last is not None and publication.wanted <= last.wanted
-        if last is None or not (old and publication.sayings.keys() <= last.sayings.keys()):
+        if last is None or not publication.wanted <= last.wanted:
             await self._line.fetch(NOTIFY)
-
-    async def _publish_aborted(self, directory: str) -> None:
-        """Publish what the host says from now on, of a directory and of all that somebody wants to know of."""
-        if self._group is not None:
-            directories = self._wanted_by_anyone() | {directory}
-            await self._sayings.refresh(directories, self._group, seconds=_ABORTED_SECONDS)
-        await self._publishing.join(None)
+        elif prompted or not publication.sayings.keys() <= last.sayings.keys():
+            await self._line.fetch(NOTIFY_SAID)
 
     def _now(self) -> float:
         return self._clock.read().running_seconds

@@ -1,17 +1,19 @@
 """The table in which the replicas publish, as it was last read, and who of them is there."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from watchdog.ports import Clock
-from watchdog.postgres.line import Line
+from watchdog.postgres.line import ASKED, CHANNEL, Line
 from watchdog.postgres.own import SCHEMA
 from watchdog.postgres.publications import Publication, beginning, dump, load
 
 GONE_SECONDS: Final = 10.0
 """From when on a replica that was not heard of is none any more."""
+_AWAY_SECONDS: Final = 120.0
+"""How long a replica may have been silent that a process still counts as there when it reads for the first time."""
 _BREAK_SECONDS: Final = 3.0
 """Between two readings that lie further apart, nothing is known of who was there."""
 
@@ -20,6 +22,8 @@ _READ: Final = f"""
         abs(extract(epoch FROM now.at - replica.seen_at))::float8 AS age_seconds
     FROM (SELECT clock_timestamp() AS at) AS now LEFT JOIN {SCHEMA}.replica ON true
 """  # noqa: S608 - names of our own
+_MOMENT: Final = "SELECT extract(epoch FROM clock_timestamp())::float8 AS at"
+_ASK: Final = f"{_MOMENT}, pg_notify('{CHANNEL}', $1)"
 _PUBLISH: Final = f"""
     INSERT INTO {SCHEMA}.replica AS known (name, seen_at, said) VALUES ($1, to_timestamp($2), $3)
     ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, said = excluded.said
@@ -55,7 +59,8 @@ class Register:
     """Reads and writes the table. Every method that does raises `DatabaseUnavailable` when it can't.
 
     A replica that was there is gone once it was not heard of for a while in which this process could read: after an
-    outage of the database everybody is given the time to say something again.
+    outage of the database, and when this process has only just begun to read, everybody is given the time to say
+    something again.
 
     Args:
         clock: its running clock tells how long ago something was read.
@@ -89,15 +94,33 @@ class Register:
         self._set_clock(rows[0]["at"], sent, self._now())
         heard = [_heard(row["name"], row["said"], row["age_seconds"]) for row in rows if row["name"] is not None]
         self.heard = {each.name: each for each in heard}
+        known = self.present.keys() if self.has_read else _away(heard)
         if self.age_seconds > _BREAK_SECONDS:
-            self._unbroken_since = sent if self._read_at is not None else -math.inf
+            self._unbroken_since = sent
         self._read_at = sent
         unsure = sent - self._unbroken_since < GONE_SECONDS
         self.present = {
             name: each
             for name, each in self.heard.items()
-            if each.age_seconds <= GONE_SECONDS or (unsure and name in self.present)
+            if each.age_seconds <= GONE_SECONDS or (unsure and name in known)
         }
+
+    async def moment(self) -> float:
+        """What the database's clock shows, in seconds since the epoch."""
+        return await self._moment(_MOMENT)
+
+    async def ask(self, process: str) -> float:
+        """Have all others publish anew what their hosts say.
+
+        Returns:
+            What the database's clock showed before they were told.
+        """
+        return await self._moment(_ASK, f"{ASKED}{process}")
+
+    def clock_ahead_seconds(self) -> float:
+        """How far this process's wall clock is ahead of the database's, once something was read."""
+        reading = self._clock.read()
+        return reading.wall_ms / 1000 - reading.running_seconds - (self._ahead_seconds or 0.0)
 
     async def publish(self, name: str, publication: Publication) -> bool:
         """Publish what is said at this moment.
@@ -119,6 +142,12 @@ class Register:
         """Remove what was published more than a day ago."""
         await self._line.fetch(_SWEEP)
 
+    async def _moment(self, statement: str, *values: object) -> float:
+        sent = self._now()
+        at: float = (await self._line.fetch(statement, *values))[0]["at"]
+        self._set_clock(at, sent, self._now())
+        return at
+
     def _set_clock(self, at: float, sent: float, received: float) -> None:
         """Learn what the database's clock shows: it showed `at` at some moment between sending and receiving."""
         lowest, highest = at - received, at - sent
@@ -127,6 +156,10 @@ class Register:
 
     def _now(self) -> float:
         return self._clock.read().running_seconds
+
+
+def _away(heard: Iterable[Heard]) -> set[str]:
+    return {each.name for each in heard if each.age_seconds <= _AWAY_SECONDS}
 
 
 def _heard(name: str, said: str, age_seconds: float) -> Heard:

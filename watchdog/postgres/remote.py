@@ -1,20 +1,26 @@
 """Other replicas' hosts, as servers that can be asked: by what they published, and by errands."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
-from watchdog.errors import ServerAnswerInvalid, ServerUnreachable
+from watchdog.errors import DatabaseUnavailable, ServerAnswerInvalid, ServerDeclined, ServerUnreachable
 from watchdog.model import Ask, Row, ServerName, SessionId, Status, TurnId, Witness
 from watchdog.ports import Clock
 from watchdog.postgres.errands import Abort, Answer, Requests
 from watchdog.postgres.line import LINE_SECONDS, Pulse
-from watchdog.postgres.publications import Saying
+from watchdog.postgres.publications import Publication, Saying
 from watchdog.postgres.register import Heard, Register
+from watchdog.sharing import Rounds
 
 STALE_SECONDS: Final = 3.0
 """From when on what a replica published is no answer any more."""
 FIRST_ANSWER_SECONDS: Final = 2.0
-"""How long a question waits until a replica says something of a directory for the first time, or since an abort."""
+"""How long a question waits for what a replica's host said after it was put."""
+_ASK_SECONDS: Final = 0.3
+"""How often is read meanwhile, if nobody says that there is something new."""
+APART_SECONDS: Final = 2.0
+"""How far two replicas' wall clocks may be apart: signs of life are times of one, and compared with the other."""
 _READ_SECONDS: Final = 2.0
 """How old a reading may be that answers a question: one is taken every second."""
 
@@ -29,6 +35,7 @@ class Others:
         read: beats after each reading, also one that failed.
         wake: makes that one is taken soon.
         want: makes that the others are told of a directory of which they are asked.
+        process: this process.
         abort_seconds: how long a replica may take to answer an abort.
     """
 
@@ -41,8 +48,11 @@ class Others:
         read: Pulse,
         wake: Callable[[], None],
         want: Callable[[str], None],
+        process: str,
         abort_seconds: float,
     ) -> None:
+        self.waiting = 0
+        """How many questions wait for something to be published."""
         self.register = register
         self._requests = requests
         self._clock = clock
@@ -50,6 +60,7 @@ class Others:
         self._wake = wake
         self._want = want
         self._abort_seconds = abort_seconds
+        self._asking: Rounds[None, float] = Rounds(lambda _: register.ask(process))
 
     async def reading(self, seconds: float) -> bool:
         """Wait for a reading that is not older than this, but not for long. Returns whether there is one."""
@@ -60,29 +71,32 @@ class Others:
         return self.register.age_seconds <= seconds
 
     async def saying(self, host: "RemoteHost", directory: str) -> Saying:
-        """What a replica last said of a directory, and after the last abort that it answered.
+        """What a replica says of a directory: its host was asked after this question came.
 
         Raises:
-            ServerError: it says nothing, or not recently, or that its host could not answer.
+            ServerError: it says nothing in time, or that its host could not answer, or its clock is wrong.
         """
         self._want(directory)
-        asked_at = self._now()
-        while True:
-            heard = await self._heard(host)
-            saying = heard.publication.sayings.get(directory) if heard.publication is not None else None
-            if saying is not None and saying.number > host.after:
-                return _checked(host.name, heard, saying)
-            left = asked_at + FIRST_ANSWER_SECONDS - self._now()
-            if left <= 0 and heard.age_seconds > STALE_SECONDS:
-                raise ServerUnreachable(f"{host.name} was not heard of for {heard.age_seconds:.0f} s.")
-            if left <= 0:
-                raise ServerUnreachable(f"{host.name} has not said yet what it is at work on in a directory.")
-            await self._read.wait(left)
+        until = self._now() + FIRST_ANSWER_SECONDS
+        self.waiting += 1
+        try:
+            await self._heard(host)  # what is not there is not asked
+            asked_at = await self._asked(host)
+            while True:
+                heard, publication = await self._heard(host)
+                saying = publication.sayings.get(directory)
+                left = until - self._now()
+                if (saying is not None and saying.asked_at > asked_at) or left <= 0:
+                    self._check_clocks(host, publication)
+                    return _checked(host.name, heard, saying, asked_at)
+                if not await self._read.wait(min(left, _ASK_SECONDS)):
+                    self._wake()
+        finally:
+            self.waiting -= 1
 
-    async def abort(self, host: "RemoteHost", session_id: SessionId, directory: str) -> Answer:
+    async def abort(self, host: "RemoteHost", what: Abort) -> Answer:
         """Have a replica abort a session. See `Requests.abort`."""
-        what = Abort(process=host.process, session_id=session_id, directory=directory, seconds=self._abort_seconds)
-        return await self._requests.abort(host.name, host.replica, what)
+        return await self._requests.abort(host.name, host.replica, replace(what, seconds=self._abort_seconds))
 
     def last(self, host: "RemoteHost") -> Mapping[str, Saying]:
         """What a replica said when it was last read, however long ago."""
@@ -91,7 +105,22 @@ class Others:
             return {}
         return heard.publication.sayings
 
-    async def _heard(self, host: "RemoteHost") -> Heard:
+    async def _asked(self, host: "RemoteHost") -> float:
+        """Have all replicas publish anew. What is asked at the same time is asked once."""
+        try:
+            return await self._asking.join(None)
+        except DatabaseUnavailable as error:
+            raise ServerUnreachable(f"What {host.name} says can't be read from the database.") from error
+
+    def _check_clocks(self, host: "RemoteHost", publication: Publication) -> None:
+        ahead = publication.clock_ahead_seconds - self.register.clock_ahead_seconds()
+        if abs(ahead) > APART_SECONDS:
+            side = "ahead of" if ahead > 0 else "behind"
+            raise ServerUnreachable(
+                f"The clock of {host.name} is {abs(ahead):.0f} s {side} this one's: set the clocks."
+            )
+
+    async def _heard(self, host: "RemoteHost") -> tuple[Heard, Publication]:
         if not await self.reading(_READ_SECONDS):
             raise ServerUnreachable(f"What {host.name} says can't be read from the database.")
         heard = self.register.heard.get(host.replica)
@@ -101,21 +130,23 @@ class Others:
             raise ServerAnswerInvalid(
                 f"What {host.name} published can't be read: the replicas may be of different versions."
             )
-        return heard
+        return heard, heard.publication
 
     def _now(self) -> float:
         return self._clock.read().running_seconds
 
 
-def _checked(name: str, heard: Heard, saying: Saying) -> Saying:
-    """The saying, if it is an answer and recent enough."""
+def _checked(name: str, heard: Heard, saying: Saying | None, asked_at: float) -> Saying:
+    """The saying, if it is an answer to what was asked at a moment, and recent by all clocks."""
     if heard.age_seconds > STALE_SECONDS:
         raise ServerUnreachable(f"{name} was not heard of for {heard.age_seconds:.0f} s.")
-    if heard.age_seconds + saying.age_seconds > STALE_SECONDS:
-        seconds = heard.age_seconds + saying.age_seconds
-        raise ServerUnreachable(f"The host of {name} has not answered for {seconds:.0f} s.")
+    if saying is None:
+        raise ServerUnreachable(f"{name} has not said yet what it is at work on in a directory.")
     if saying.problem is not None:
         raise ServerUnreachable(f"{name}: {saying.problem}")
+    seconds = heard.age_seconds + saying.age_seconds
+    if saying.asked_at <= asked_at or seconds > STALE_SECONDS:
+        raise ServerUnreachable(f"The host of {name} has not answered for {seconds:.0f} s.")
     return saying
 
 
@@ -132,8 +163,6 @@ class RemoteHost:
         self._name = name or ServerName(f"replica {replica}")
         self.replica: Final = replica
         self.process: Final = process
-        self.after = 0
-        """The number of the last question to its host before an abort was over: only later ones count."""
 
     @property
     def name(self) -> ServerName:
@@ -154,14 +183,37 @@ class RemoteHost:
         return (await self._others.saying(self, directory)).asks
 
     async def abort(self, session_id: SessionId, directory: str) -> None:
-        """Have the replica abort it, and wait for its answer. What it says from then on, it said afterwards.
+        """See `Deputy.abort_unless`: here with no ask known of, and whatever signs of life it shows."""
+        await self.abort_unless(session_id, directory, directories=(), asks=(), life_ms=None)
+
+    async def abort_unless(
+        self,
+        session_id: SessionId,
+        directory: str,
+        *,
+        directories: Collection[str],
+        asks: Collection[str],
+        life_ms: int | None,
+    ) -> None:
+        """See `Deputy.abort_unless`.
 
         Raises:
             LeaseLost: this watchdog may not act any more; nothing was asked.
+            ServerDeclined: the replica found that it is to be spared.
             ServerError: the replica did not carry it out, or did not say so in time.
         """
-        answer = await self._others.abort(self, session_id, directory)
-        self.after = max(self.after, answer.number)
+        what = Abort(
+            process=self.process,
+            session_id=session_id,
+            directory=directory,
+            seconds=0.0,
+            directories=tuple(directories),
+            asks=tuple(asks),
+            life_ms=life_ms,
+        )
+        answer = await self._others.abort(self, what)
+        if answer.spared:
+            raise ServerDeclined(f"{self._name} spared it: {answer.problem}")
         if answer.problem is not None:
             raise ServerUnreachable(f"{self._name} did not end it. {answer.problem}")
 

@@ -12,11 +12,10 @@ import anyio
 from anyio.abc import TaskGroup
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from watchdog.errors import DatabaseUnavailable
 from watchdog.model import Holders, ServerName
 from watchdog.ports import Clock, Server
-from watchdog.postgres.errands import CHANNEL, Requests, TermedFence
-from watchdog.postgres.line import Bell, Episode, Line, Pulse
+from watchdog.postgres.errands import Requests, TermedFence
+from watchdog.postgres.line import ASKED, CHANNEL, SAID, Bell, Episode, Line, Pulse
 from watchdog.postgres.publisher import Publisher
 from watchdog.postgres.register import Heard, Register
 from watchdog.postgres.remote import Others, RemoteHost
@@ -40,11 +39,13 @@ class Replicas:
     """This replica and the others, as servers that can be asked.
 
     Args:
-        engine: makes one connection that lasts, and one for each abort that is passed on.
+        engine: makes one connection that lasts.
+        aside: makes one for each abort that is passed on. Another one, as `engine` may have no second connection.
         own: the host of this process; None where it runs no sessions, and so publishes nothing.
         name: of this replica, for people. Where another process has it already, a mark is added.
         lease: whoever holds it passes aborts on, and removes what is old.
         directories: those with something unfinished, as this replica's own watchdog sees them.
+        acts: false in a dry run: what others ask of this one is refused, too.
         abort_seconds: how long a replica may take to answer an abort.
     """
 
@@ -52,11 +53,13 @@ class Replicas:
         self,
         engine: AsyncEngine,
         *,
+        aside: AsyncEngine,
         own: Server | None,
         name: str,
         clock: Clock,
         lease: Leasehold,
         directories: Callable[[], Collection[str]],
+        acts: bool = True,
         abort_seconds: float = ABORT_SECONDS,
     ) -> None:
         self._own = own
@@ -64,9 +67,9 @@ class Replicas:
         self._lease = lease
         self._process = uuid4().hex
         self._read, self._wake = Pulse(), Bell()
-        self._line = Line(engine, channel=CHANNEL, heard=self._wake.ring)
+        self._line = Line(engine, channel=CHANNEL, heard=self._notified)
         self._register = Register(self._line, clock)
-        self._requests = Requests(engine, self._line, lease, clock, read=self._read, wake=self._wake.ring)
+        self._requests = Requests(aside, self._line, lease, clock, read=self._read, wake=self._wake.ring)
         self._publisher: Publisher | None = None
         if own is not None:
             self._publisher = Publisher(
@@ -77,6 +80,7 @@ class Replicas:
                 process=self._process,
                 clock=clock,
                 directories=directories,
+                acts=acts,
             )
         self._others = Others(
             self._register,
@@ -85,6 +89,7 @@ class Replicas:
             read=self._read,
             wake=self._wake.ring,
             want=self._publisher.want if self._publisher is not None else lambda _: None,
+            process=self._process,
             abort_seconds=abort_seconds,
         )
         self._hosts: dict[tuple[str, str], RemoteHost] = {}
@@ -101,14 +106,12 @@ class Replicas:
         await self._others.reading(READ_SECONDS)
 
     async def serve(self) -> None:
-        """Publish, read, carry out errands until cancelled. Trouble with the database is said once and outlived."""
+        """Publish, read, carry out errands until cancelled. Trouble, of whatever kind, is said once and outlived."""
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._keep_reading, group, name="read what replicas say")
                 if self._publisher is not None:
                     group.start_soon(self._publisher.keep_publishing, group, name="publish what the host says")
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
         finally:
             with anyio.CancelScope(shield=True):
                 with anyio.move_on_after(_FAREWELL_SECONDS):
@@ -116,12 +119,20 @@ class Replicas:
                         await self._publisher.take_leave()
                 await self._line.close()
 
+    def _notified(self, said: str) -> None:
+        """Somebody said something: it is read, or somebody here has to say something, or it is for others."""
+        if said.startswith(ASKED):
+            if self._publisher is not None and said != f"{ASKED}{self._process}":
+                self._publisher.prompt()
+        elif said != SAID or self._others.waiting:
+            self._wake.ring()
+
     async def _keep_reading(self, group: TaskGroup) -> None:
         episode = Episode("replicas.read")
         while True:
             try:
                 await self._look(group)
-            except DatabaseUnavailable as error:
+            except Exception as error:  # noqa: BLE001 - logged; the server that is watched goes on
                 episode.failed(error)
             else:
                 episode.worked()
