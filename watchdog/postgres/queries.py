@@ -118,13 +118,16 @@ _WHOLE: Final = (
 )
 
 VERSION: Final = """
-    SELECT CAST(pg_current_snapshot() AS text) || ' ' || CAST(pg_postmaster_start_time() AS text) AS version,
-        set_config('jit', 'off', TRUE) AS jit
+    SELECT CAST(pg_current_snapshot() AS text) || ' ' || CAST(pg_postmaster_start_time() AS text) AS version
 """
-"""What can be seen now: the same text means that nobody committed anything (PostgreSQL's manual, 9.27.9).
-
-For the rest of the transaction nothing is compiled: what is read is little, and takes less than to compile it.
+"""What can be seen now: the same text means that nobody committed anything (PostgreSQL's manual, 9.27.9)."""
+READ: Final = f"""
+    SELECT seen.version, set_config('enable_seqscan', 'off', TRUE) AS scans, set_config('jit', 'off', TRUE) AS jit
+    FROM ({VERSION}) AS seen
 """
+"""The first statement of a transaction that reads, which knows better than the planner how little there is to read. Of
+conditions on `data` there are no statistics, and at some millions of rows it would rather scan a table than go by an
+index that holds twenty. Nor is it worth while to compile anything. Where there is no index, the table is scanned."""
 LOCK_TIMEOUT: Final = "SELECT set_config('lock_timeout', :lock, TRUE)"
 DIRECTORIES: Final = (
     "SELECT session.directory AS directory FROM session WHERE session.time_archived IS NULL"

@@ -111,14 +111,13 @@ class PostgresStore:
         if full or self._failed:
             await self._check_tables()
         try:
-            async with self._reading() as fetch:
-                (version,) = await fetch(queries.VERSION, {})
+            async with self._seeing() as (fetch, version):
                 look = Look(fetch=fetch, ask=self._dialect.look)
                 snapshot = await look.everything(_ALL_THAT_IS_OPEN, _possible(also))
         except DatabaseUnavailable:
             self._failed = True
             raise
-        self._seen, self._failed = str(version["version"]), False
+        self._seen, self._failed = version, False
         return snapshot
 
     @property
@@ -233,6 +232,12 @@ class PostgresStore:
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Fetch]:
         """A transaction that sees the database as it is at one moment."""
+        async with self._seeing() as (fetch, _):
+            yield fetch
+
+    @asynccontextmanager
+    async def _seeing(self) -> AsyncIterator[tuple[Fetch, str]]:
+        """The same, with the version of what it sees."""
         self.reads["transaction"] += 1
         with translated(self.place, DatabaseUnavailable):
             async with transaction(
@@ -241,7 +246,8 @@ class PostgresStore:
                 isolation_level="REPEATABLE READ",
                 postgresql_readonly=True,
             ) as connection:
-                yield partial(self._fetch, connection)
+                (begun,) = await self._fetch(connection, queries.READ, {})
+                yield partial(self._fetch, connection), str(begun["version"])
 
     async def _fetch(
         self, connection: AsyncConnection, query: str, parameters: Mapping[str, object]
