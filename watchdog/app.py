@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from watchdog.climb import Confirm, Ladder, confirmed
 from watchdog.clock import SystemClock, boot_id
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
+from watchdog.recollection import REPLICAS
 from watchdog.settings import Settings
 from watchdog.watch import Listener, Mandate, Pace, Watch
 
@@ -21,8 +22,13 @@ def assemble(
     dry_run: bool = False,
     clock: Clock | None = None,
     confirm: Confirm = confirmed,
+    replicas: bool = False,
 ) -> Watch:
-    """A watch with these settings on these adapters."""
+    """A watch with these settings on these adapters.
+
+    Args:
+        replicas: the sessions may run on any machine, and what is remembered outlives each of them.
+    """
     return Watch(
         store=store,
         fleet=fleet,
@@ -30,7 +36,7 @@ def assemble(
         clock=clock or SystemClock(),
         mandate=mandate,
         journal=journal,
-        boot_id=boot_id(),
+        boot_id=REPLICAS if replicas else boot_id(),
         policy=settings.policy(),
         pace=Pace(
             poll_interval_seconds=settings.poll_interval.total_seconds(),

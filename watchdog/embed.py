@@ -176,6 +176,7 @@ class Watchdog:
             dry_run=self._dry_run,
             clock=self._clock,
             confirm=found.confirm,
+            replicas=found.replicas,
         )
 
         def operator(group: TaskGroup) -> Operator:

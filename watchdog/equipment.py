@@ -79,6 +79,7 @@ class _InPostgres:
             listeners=listeners,
             dry_run=dry_run,
             confirm=self.confirm,
+            replicas=True,
         )
 
 

@@ -40,6 +40,7 @@ class Means:
         database: for people.
         right: to act.
         confirm: asks, right before an act, whether the right was lost meanwhile.
+        replicas: the sessions may run on any machine.
         tasks: what runs beside the loop, until it is cancelled.
         duties: what runs beside it and ends with it, also when it fails: then another watchdog may act.
     """
@@ -51,6 +52,7 @@ class Means:
     journal: History | NoJournal
     right: Right
     confirm: Confirm = confirmed
+    replicas: bool = False
     tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     duties: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
 
@@ -98,6 +100,7 @@ async def means(
             journal=found.journal,
             right=found.lease,
             confirm=found.lease.confirm,
+            replicas=True,
             tasks=found.tasks,
             duties=found.duties,
         )
