@@ -7,7 +7,7 @@ from typing import Protocol
 
 import anyio
 
-from watchdog.errors import JournalUnusable, ServerDeclined, ServerError
+from watchdog.errors import JournalUnusable, LeaseLost, ServerDeclined, ServerError, ServerUntold
 from watchdog.interventions import Actor, Hold, InterventionId
 from watchdog.model import (
     EVERYTHING,
@@ -187,6 +187,13 @@ class Climb:
                 self.acted = False
                 self._step("abort", ok=False, detail=str(error))
                 return self.outcome(Result.UNCHANGED, str(error))
+            except ServerUntold as error:
+                self.acted = False
+                self._step("abort", ok=False, detail=str(error))
+                return self.outcome(Result.UNREACHABLE, str(error))
+            except LeaseLost:
+                self.acted = False
+                raise
             except ServerError as error:
                 detail, ok = str(error), False
         if scope.cancelled_caught:

@@ -19,6 +19,7 @@ WatchdogError
 ├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
 │   ├── ServerUnreachable       nothing answered: refused, cut, or too late
 │   │   └── ServerSilent            nothing within the time limit
+│   │   └── ServerUntold            it never heard what it was to do
 │   ├── ServerDeclined          it was to end something, and found itself that it is to be spared
 │   ├── ServerRefused           it answered 401 or 403: the password is missing or wrong
 │   └── ServerAnswerInvalid     it answered, but not with what its API promises
@@ -116,6 +117,10 @@ class ServerUnreachable(ServerError):
 
 class ServerSilent(ServerUnreachable):
     """Nothing answered within the time limit: each question to such a server costs the whole of it."""
+
+
+class ServerUntold(ServerUnreachable):
+    """It never heard what it was to do, or did not take it: nothing was done, and that counts as no attempt."""
 
 
 class ServerDeclined(ServerError):

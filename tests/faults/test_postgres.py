@@ -390,7 +390,6 @@ async def test_two_replicas_while_it_is_restarted(own_cluster: Cluster, monkeypa
         await here.settled_begun()
 
 
-@pytest.mark.xfail(strict=True, reason="what was never asked of a replica counts as an attempt that was of no effect")
 async def test_an_abort_that_could_not_be_passed_on_is_no_attempt(
     here: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

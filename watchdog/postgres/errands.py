@@ -17,7 +17,7 @@ from watchdog.errors import (
     ServerAnswerInvalid,
     ServerError,
     ServerSilent,
-    ServerUnreachable,
+    ServerUntold,
 )
 from watchdog.model import SessionId
 from watchdog.ports import Clock, Server
@@ -84,10 +84,12 @@ class Answer:
     Attributes:
         problem: why it was not carried out, or what the host said instead of an answer; a sentence.
         spared: the host was told nothing: what was gone by is no longer so, or is not known. The problem is a clause.
+        taken: false where the replica did not take it at all, for reasons of its own or of time.
     """
 
     problem: str | None = None
     spared: bool = False
+    taken: bool = True
 
 
 class Requests:
@@ -133,7 +135,7 @@ class Requests:
         except LeaseLost:
             raise
         except DatabaseUnavailable as error:
-            raise ServerUnreachable(f"The abort could not be passed on to {name}. {error}") from error
+            raise ServerUntold(f"The abort could not be passed on to {name}. {error}") from error
         self._awaited[id_] = None
         self._wake()
         try:
@@ -251,11 +253,13 @@ class Errands:
 
     async def _do(self, id_: int, what: Abort | None, claimed: Any, sent: float) -> None:  # noqa: ANN401 - a row
         if what is None:
-            answer = Answer(problem="It can't read what was asked: the replicas may be of different versions.")
+            answer = Answer(
+                problem="It can't read what was asked: the replicas may be of different versions.", taken=False
+            )
         elif not claimed["current"]:
-            answer = Answer(problem="Another watchdog took over since it was asked.")
+            answer = Answer(problem="Another watchdog took over since it was asked.", taken=False)
         elif not self._acts:
-            answer = Answer(problem="It runs dry, so it ends nothing.")
+            answer = Answer(problem="It runs dry, so it ends nothing.", taken=False)
         else:
             answer = await self._abort(what, claimed["age_seconds"], sent)
         structlog.get_logger("watchdog").info(
@@ -267,7 +271,7 @@ class Errands:
         """Abort, unless it is too late for it, be it that this process stood still in between, or to be spared."""
         left = what.seconds - age_seconds - (self._clock.read().running_seconds - sent)
         if left <= 0:
-            return Answer(problem=f"It was asked more than {what.seconds:.3g} s ago.")
+            return Answer(problem=f"It was asked more than {what.seconds:.3g} s ago.", taken=False)
         told = False
         try:
             with anyio.fail_after(left):
@@ -334,6 +338,10 @@ def _read_answer(answer: str) -> Answer | ServerError | None:
         if "claimed" in value:
             return None
         problem = value["problem"]
-        return Answer(problem=None if problem is None else str(problem), spared=bool(value["spared"]))
+        return Answer(
+            problem=None if problem is None else str(problem),
+            spared=bool(value["spared"]),
+            taken=bool(value["taken"]),
+        )
     except (ValueError, KeyError, TypeError):
         return ServerAnswerInvalid("The replica's answer can't be read: the replicas may be of different versions.")

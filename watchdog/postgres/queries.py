@@ -127,7 +127,7 @@ READ: Final = f"""
 """
 """The first statement of a transaction that reads, which knows better than the planner how little there is to read.
 Of conditions on `data` there are no statistics, and at some millions of rows it would rather scan a table than go by
-an index that holds twenty. Nor is it worth while to compile anything. Where there is no index, the table is scanned."""
+an index that holds twenty. Nor is it worth while to compile anything. Without an index the table is scanned."""
 LOCK_TIMEOUT: Final = "SELECT set_config('lock_timeout', :lock, TRUE)"
 DIRECTORIES: Final = (
     "SELECT session.directory AS directory FROM session WHERE session.time_archived IS NULL"

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from watchdog.errors import DatabaseUnavailable, ServerAnswerInvalid, ServerDeclined, ServerUnreachable
+from watchdog.errors import DatabaseUnavailable, ServerAnswerInvalid, ServerDeclined, ServerUnreachable, ServerUntold
 from watchdog.model import Ask, Row, ServerName, SessionId, Status, TurnId, Witness
 from watchdog.ports import Clock
 from watchdog.postgres.errands import Abort, Answer, Requests
@@ -214,6 +214,8 @@ class RemoteHost:
         answer = await self._others.abort(self, what)
         if answer.spared:
             raise ServerDeclined(f"{self._name} spared it: {answer.problem}")
+        if not answer.taken:
+            raise ServerUntold(f"{self._name} did not end it. {answer.problem}")
         if answer.problem is not None:
             raise ServerUnreachable(f"{self._name} did not end it. {answer.problem}")
 
