@@ -10,6 +10,7 @@ import anyio
 from watchdog.errors import JournalUnusable, LeaseLost, ServerDeclined, ServerError, ServerUntold
 from watchdog.interventions import Actor, Hold, InterventionId
 from watchdog.model import (
+    EMBEDDED,
     EVERYTHING,
     Outcome,
     Reproof,
@@ -174,6 +175,11 @@ class Climb:
         holds = await self.tools.holds.join(None)
         ids = (EVERYTHING, self.verdict.session_id, self.verdict.cancel_session_id)
         return next((holds[id_].why for id_ in ids if id_ in holds), None)
+
+    def _changed_hands(self, place: Place) -> bool:
+        """Whether another replica than the one that was judged is at work on it: what it does is work of its own."""
+        replicas = any(server.name == EMBEDDED for server in self.tools.fleet.servers())
+        return replicas and self.claimant not in {None, place.server.name}
 
     async def _tell_to_end(self, place: Place, session: Session) -> Outcome | None:
         """Have the server abort the session, within a time limit. Returns how it ended if the server spares it."""

@@ -170,6 +170,8 @@ class _Ascent(Settling):
             return await self._without_server(session, silent)
         if not (self.verdict.claimed or self.verdict.released):
             return self.outcome(Result.UNCHANGED, "a server answers for it now, so it is judged anew")
+        if not self.verdict.released and self._changed_hands(place):
+            return self.outcome(Result.UNCHANGED, f"{place.server.name} is at work on it now, so it is judged anew")
         if self.verdict.rests_on_silence and (place.status.last_life_ms or 0) > self.verdict.life_ms:
             return self.outcome(Result.UNCHANGED, "it showed life again")
         if (held := await self._held()) is not None:

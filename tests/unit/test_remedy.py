@@ -22,6 +22,7 @@ from watchdog.climb import Confirm, Ladder, confirmed
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost, ServerUnreachable
 from watchdog.journal import SqliteJournal
 from watchdog.model import (
+    EMBEDDED,
     Activity,
     Ask,
     AskKind,
@@ -259,6 +260,13 @@ class TestFind:
         world.fleet.known.insert(0, before)
         assert (await world.carry_out(claimant=before.name)).result is Result.RECOVERED
         assert (before.aborted, world.server.aborted) == ([], [(SESSION, PLACE)])
+
+    async def test_a_session_that_another_replica_has_taken_up_is_judged_anew(self, world: World) -> None:
+        world.server.name = EMBEDDED
+        outcome = await world.carry_out(claimant=ServerName("replica b"))
+        assert (outcome.result, world.server.aborted) == (Result.UNCHANGED, [])
+        outcome = await world.carry_out(replace(STUCK, released=True), claimant=ServerName("replica b"))
+        assert (outcome.result, world.server.aborted) == (Result.RECOVERED, [(SESSION, PLACE)])
 
     async def test_one_that_hangs_does_not_keep_another_from_showing_what_was_settled(self, world: World) -> None:
         world.fleet.known.insert(0, Hanging(name=ServerName("http://127.0.0.1:1")))
