@@ -186,6 +186,7 @@ async def explained(engine: AsyncEngine) -> list[Plan]:
             found = await connection.execute(text(query), dict(parameters))
             return [dict(record) for record in found.mappings()]
 
+        await connection.execute(text(queries.READ))
         await Look(fetch=fetch, ask=queries.dialect("jsonb").look).everything(_ALL, ())
     return plans
 
@@ -207,7 +208,7 @@ async def _subject(stack: AsyncExitStack, cluster: Cluster, parts: int, path: Pa
     name = f"parts_{parts}"
     copies = max(1, parts // REFERENCE)
     url, work = await fill(cluster, name, path, SESSIONS, copies=copies, step=bench.step)
-    engine = own_engine(url)
+    engine = own_engine(url, statement_seconds=_UNHURRIED.read_seconds)
     stack.push_async_callback(engine.dispose)
     admin = await stack.enter_async_context(connected(cluster.url(name, ADMIN)))
     bench.step(f"the two indexes, {parts:,} parts")

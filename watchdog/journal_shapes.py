@@ -1,11 +1,10 @@
 """How verdicts, outcomes and rows read in the journal."""
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any, Protocol
-
-import structlog
 
 from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.model import (
@@ -61,7 +60,8 @@ def read_begun(rows: Iterable[Fields]) -> tuple[Intervention, ...]:
             found.append(read_intervention(row))
         except (KeyError, TypeError, ValueError, AttributeError):
             why = "it can't be read: a newer watchdog may have written it; that one closes it"
-            structlog.get_logger("watchdog").warning("journal.unreadable", intervention=row["id"], why=why)
+            # Most commands read the journal and log nothing: they need not pay for structlog.
+            logging.getLogger("watchdog").warning("journal.unreadable: intervention %s: %s", row["id"], why)
     return tuple(found)
 
 

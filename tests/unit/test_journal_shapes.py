@@ -1,13 +1,13 @@
 """What a newer watchdog wrote into the journal: read as far as it is known here, or left to that one."""
 
 import json
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
-from structlog.testing import capture_logs
 
 from tests.unit.test_journal import OUTCOME, VERDICT, by_another_process
 from tests.unit.test_journal_contract import engine_on
@@ -52,13 +52,12 @@ UNREADABLE = {
 
 
 @pytest.mark.parametrize("verdict", UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_one_that_cannot_be_read_is_named_and_left_out(verdict: str) -> None:
-    with capture_logs() as lines:
-        read = read_begun([row(), row(id=2, verdict=verdict), row(id=3)])
+def test_one_that_cannot_be_read_is_named_and_left_out(verdict: str, caplog: pytest.LogCaptureFixture) -> None:
+    read = read_begun([row(), row(id=2, verdict=verdict), row(id=3)])
     assert [each.id for each in read] == [1, 3]
-    assert [(line["event"], line["log_level"], line["intervention"]) for line in lines] == [
-        ("journal.unreadable", "warning", 2)
-    ]
+    ((name, level, said),) = caplog.record_tuples
+    assert (name, level) == ("watchdog", logging.WARNING)
+    assert said.startswith("journal.unreadable: intervention 2: it can't be read")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -83,11 +82,12 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
             yield await PostgresJournal.open(engine), write_there
 
 
-async def test_what_was_begun_is_told_without_the_one_that_cannot_be_read(journal: tuple[History, Write]) -> None:
+async def test_what_was_begun_is_told_without_the_one_that_cannot_be_read(
+    journal: tuple[History, Write], caplog: pytest.LogCaptureFixture
+) -> None:
     kept, write = journal
     newer = await kept.begin(VERDICT, at_ms=1)
     await write(UNREADABLE["another kind"])
     known = await kept.begin(VERDICT, at_ms=2)
-    with capture_logs() as lines:
-        assert [each.id for each in await kept.begun()] == [known]
-    assert [line["intervention"] for line in lines] == [newer]
+    assert [each.id for each in await kept.begun()] == [known]
+    assert [f"intervention {newer}:" in said for _, _, said in caplog.record_tuples] == [True]
