@@ -23,6 +23,7 @@ _OFF = (
 _PAUSED = "everything is on hold: nothing is ended or settled until `resume`, or until the hold ends."
 _IN_A_CONTAINER = "it goes when this container is removed: put its folder on a volume, such as /state of the image."
 _MARKS_OF_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
+_MOST_READ = 100
 _LAYERED = frozenset({"overlay", "aufs"})
 
 
@@ -61,6 +62,7 @@ async def _contents(
     journal: SqliteJournal, found: dict[str, Any], *, watched: bool
 ) -> tuple[dict[str, Any], list[str]]:
     holds = in_order(await journal.holds(now_ms()))
+    await journal.interventions(limit=_MOST_READ)  # what was begun and can't be read is left out below
     begun = [each.id for each in await journal.begun()]
     filesystem = filesystem_type(journal.path)
     warnings = [_PAUSED] if any(hold.session_id == EVERYTHING for hold in holds) else []

@@ -12,7 +12,7 @@ from watchdog.postgres.publications import Publication, beginning, dump, load
 
 GONE_SECONDS: Final = 10.0
 """From when on a replica that was not heard of is none any more."""
-_AWAY_SECONDS: Final = 120.0
+_AWAY_SECONDS: Final = 30.0
 """How long a replica may have been silent that a process still counts as there when it reads for the first time."""
 _BREAK_SECONDS: Final = 3.0
 """Between two readings that lie further apart, nothing is known of who was there."""
