@@ -1,6 +1,7 @@
 """The watchdog as its users run it: a program with a settings file, a log on stderr and an exit code."""
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -97,8 +98,10 @@ class Watchdog:
         return Running(watchdog=self, arguments=arguments)
 
     def _files(self, command: str) -> tuple[Path, Path]:
-        stem = f"{self.config.stem}-{command}-{self.runs}"
-        return self.lab.home / f"{stem}.out", self.lab.home / f"{stem}.log"
+        """Where it writes: files of its own, also beside another watchdog of the same laboratory."""
+        names = (self.lab.home / f"{self.config.stem}-{command}-{self.runs + more}" for more in itertools.count())
+        free = next(name for name in names if not name.with_suffix(".log").exists())
+        return free.with_suffix(".out"), free.with_suffix(".log")
 
 
 @dataclass
