@@ -346,11 +346,12 @@ def _quiet(
     warn: bool = True,
 ) -> "Loaded":
     """Settings for a command whose result is what it prints: only what is wrong is logged."""
+    from watchdog.database_url import PostgresUrl
     from watchdog.render import note
 
     loaded = _load(config, database, servers, control)
     logging.basicConfig(handlers=[_AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
-    if str(loaded.settings.database).startswith("postgresql:"):
+    if isinstance(loaded.settings.database, PostgresUrl):
         # What takes part as a replica logs by itself, beside the result.
         _import_structlog()
         from watchdog import logs

@@ -26,6 +26,7 @@ from watchdog.no_journal import NoJournal
 from watchdog.progress import busy, countdown
 from watchdog.releasing import Agreed, Deletion, Releasing, signs_of_life
 from watchdog.render import Screen, note
+from watchdog.right import named
 from watchdog.settings import Loaded
 from watchdog.sidecar import Sidecar, sidecar
 from watchdog.streams import is_interactive
@@ -62,9 +63,8 @@ async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
     """Settle every orphan once; wait for the second look where a proof needs one."""
     async with sidecar(loaded, feeds=False) as car:
         if not dry_run and not car.mandate.acquire():
-            pid = car.mandate.holder()
             raise AlreadyWatched(
-                f"Another watchdog ({f'pid {pid}' if pid else 'of unknown pid'}) acts on {car.path} and settles "
+                f"Another watchdog ({named(car.mandate.holder())}) acts on {car.path} and settles "
                 "orphans by itself. Stop it first, or leave the work to it."
             )
         outcomes: list[Outcome] = []

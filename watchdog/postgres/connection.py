@@ -157,7 +157,7 @@ async def _connected(engine: AsyncEngine) -> AsyncConnection:
         await connection.close()
 
 
-def place_of(url: str) -> str:
+def place_of(url: URL | str) -> str:
     """The address of a database for people: no name, no password, no options.
 
     Args:

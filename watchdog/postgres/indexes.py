@@ -122,7 +122,7 @@ async def look_for(engine: AsyncEngine, data: Data) -> tuple[Finding, ...]:
     Raises:
         DatabaseUnavailable: it can't be asked.
     """
-    place = place_of(engine.url.render_as_string(hide_password=True))
+    place = place_of(engine.url)
     with translated(place, DatabaseUnavailable):
         async with transaction(engine, seconds=STATEMENT_SECONDS, postgresql_readonly=True) as connection:
             await connection.execute(text(_WITHOUT_SCANS))

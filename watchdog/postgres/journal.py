@@ -82,7 +82,7 @@ class PostgresJournal:
     """
 
     def __init__(self, engine: AsyncEngine, *, fence: Fence | None = None) -> None:
-        self.place = place_of(engine.url.render_as_string(hide_password=True))
+        self.place = place_of(engine.url)
         self._engine = engine
         self._fence = fence
         self._turns = anyio.Semaphore(_CONNECTIONS)

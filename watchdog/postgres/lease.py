@@ -98,7 +98,7 @@ class Lease:
         self._name = name
         self._seconds = seconds
         self._changed = changed
-        self._place = place_of(engine.url.render_as_string(hide_password=True))
+        self._place = place_of(engine.url)
         self._line = _Line(engine, statement_seconds=seconds / _RENEWALS, lock_seconds=seconds / _TRIES)
         self._turn = anyio.Lock()
         self._until = self._sent = -1.0

@@ -38,7 +38,7 @@ class Line:
     """
 
     def __init__(self, engine: AsyncEngine, *, channel: str, heard: Callable[[str], None]) -> None:
-        self.place = place_of(engine.url.render_as_string(hide_password=True))
+        self.place = place_of(engine.url)
         self._engine = engine
         self._channel = channel
         self._heard = heard

@@ -133,7 +133,7 @@ async def prepare(engine: AsyncEngine, *, make: bool = True) -> None:
     Raises:
         JournalUnusable: they can't be made or used, or are of a newer version.
     """
-    place = place_of(engine.url.render_as_string(hide_password=True))
+    place = place_of(engine.url)
     with translated(place, JournalUnusable):
         async with transaction(engine, seconds=STATEMENT_SECONDS, **_OPTIONS) as connection:
             if await _are_there(connection, place):

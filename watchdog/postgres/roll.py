@@ -38,7 +38,7 @@ async def roll(engine: AsyncEngine) -> Roll:
     Raises:
         DatabaseUnavailable: it can't be read.
     """
-    with translated(place_of(engine.url.render_as_string(hide_password=True)), DatabaseUnavailable):
+    with translated(place_of(engine.url), DatabaseUnavailable):
         async with transaction(engine, seconds=STATEMENT_SECONDS, postgresql_readonly=True) as connection:
             if not (await connection.execute(text(_THERE))).scalar_one():
                 return Roll()

@@ -61,7 +61,7 @@ class PostgresStore:
     """
 
     def __init__(self, engine: AsyncEngine, *, fence: Fence | None, limits: Limits, kind: Data) -> None:
-        self.place = place_of(engine.url.render_as_string(hide_password=True))
+        self.place = place_of(engine.url)
         self.reads = {"version": 0, "transaction": 0}
         self._engine = engine
         self._fence = fence
