@@ -12,13 +12,11 @@ from watchdog.model import (
     Ask,
     AskKind,
     Holders,
-    Row,
     ServerName,
     SessionId,
     Status,
-    TurnId,
-    Witness,
 )
+from watchdog.plain_host import PlainHost
 from watchdog.ports import Clock, Host, Server
 
 MOST_STRANGERS: Final = 5_000
@@ -60,7 +58,7 @@ class Touches:
         self._known, self._strangers = known | self._strangers, {}
 
 
-class EmbeddedServer:
+class EmbeddedServer(PlainHost):
     """A host in this process, as a server that the ladder can use. What it raises is translated, and contained.
 
     A session that is touched has its silence witnessed: it is as long as the last touch is ago.
@@ -78,11 +76,6 @@ class EmbeddedServer:
     def name(self) -> ServerName:
         """See `Server.name`."""
         return EMBEDDED
-
-    @property
-    def port(self) -> int | None:
-        """An embedded host listens nowhere that matters."""
-        return None
 
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
         """See `Host.statuses`."""
@@ -117,33 +110,6 @@ class EmbeddedServer:
         """See `Host.abort`."""
         await self._questions.ask("abort", session_id, directory, seconds=None)
 
-    async def vouches(self) -> bool:
-        """The host runs the sessions of this process, so its word about them counts."""
-        return True
-
-    async def reject(self, ask: Ask, directory: str) -> None:  # noqa: ARG002
-        """Refused: the embedding server turns down its asks itself."""
-        raise ServerAnswerInvalid("the embedding server turns down its asks itself")
-
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:  # noqa: ARG002
-        """The host uses this database by definition."""
-        return True
-
-    async def publish(self, row: Row, directory: str) -> None:
-        """An embedded host reads its own database; it has no clients of the watchdog's concern."""
-
-    async def readable(self, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
-        """An embedded host reads rows in its own way; it is not asked."""
-        return True
-
-    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:  # noqa: ARG002
-        """Refused: the embedding server deletes its messages itself."""
-        raise ServerAnswerInvalid("the embedding server deletes its messages itself")
-
-    def witness(self) -> Witness | None:
-        """A host has no feed: it touches its sessions or says their last sign of life, or is no witness."""
-        return None
-
     def life(self) -> Mapping[SessionId, int]:
         """When each session was touched last."""
         return self.touches.last()
@@ -151,10 +117,6 @@ class EmbeddedServer:
     def forget(self, keep: Collection[SessionId]) -> None:
         """See `Touches.forget`."""
         self.touches.forget(keep)
-
-    def busy_directories(self) -> Collection[str]:
-        """See `witness`."""
-        return ()
 
 
 class EmbeddedFleet:

@@ -143,9 +143,19 @@ ROOMS: Mapping[str, set[str]] = {
     "installation": set(),
     "garbage": set(),
     "hosting": {"errors", "model", "ports"},
-    "embedded": {"hosting", "errors", "model", "ports"},
+    "plain_host": {"errors", "model"},
+    "embedded": {"hosting", "errors", "model", "plain_host", "ports"},
     "opencode": {"model", "errors", "ports", "lock", "sharing"},
-    "postgres": {"opencode.look", "model", "errors", "ports", "interventions", "journal_shapes", "sharing"},
+    "postgres": {
+        "opencode.look",
+        "plain_host",
+        "model",
+        "errors",
+        "ports",
+        "interventions",
+        "journal_shapes",
+        "sharing",
+    },
 }
 """What each module may import of ours. A folder's modules may also import each other."""
 

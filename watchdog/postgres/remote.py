@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Final
 
 from watchdog.errors import DatabaseUnavailable, ServerAnswerInvalid, ServerDeclined, ServerUnreachable, ServerUntold
-from watchdog.model import Ask, Row, ServerName, SessionId, Status, TurnId, Witness
+from watchdog.model import Ask, ServerName, SessionId, Status
+from watchdog.plain_host import PlainHost
 from watchdog.ports import Clock
 from watchdog.postgres.errands import Abort, Answer, Requests
 from watchdog.postgres.line import LINE_SECONDS, Pulse
@@ -150,7 +151,7 @@ def _checked(name: str, heard: Heard, saying: Saying | None, asked_at: float) ->
     return saying
 
 
-class RemoteHost:
+class RemoteHost(PlainHost):
     """The host of another replica. It says what it published; what it is asked to end goes there by an errand.
 
     Args:
@@ -168,11 +169,6 @@ class RemoteHost:
     def name(self) -> ServerName:
         """See `Server.name`."""
         return self._name
-
-    @property
-    def port(self) -> int | None:
-        """It is asked through the database."""
-        return None
 
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
         """See `Host.statuses`."""
@@ -219,33 +215,6 @@ class RemoteHost:
         if answer.problem is not None:
             raise ServerUnreachable(f"{self._name} did not end it. {answer.problem}")
 
-    async def vouches(self) -> bool:
-        """The host runs the sessions of its process, so its word about them counts."""
-        return True
-
-    async def reject(self, ask: Ask, directory: str) -> None:  # noqa: ARG002
-        """Refused: the embedding server turns down its asks itself."""
-        raise ServerAnswerInvalid("the embedding server turns down its asks itself")
-
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:  # noqa: ARG002
-        """It publishes in this very database."""
-        return True
-
-    async def publish(self, row: Row, directory: str) -> None:
-        """A replica reads its own database; it has no clients of the watchdog's concern."""
-
-    async def readable(self, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
-        """A replica reads rows in its own way; it is not asked."""
-        return True
-
-    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:  # noqa: ARG002
-        """Refused: the embedding server deletes its messages itself."""
-        raise ServerAnswerInvalid("the embedding server deletes its messages itself")
-
-    def witness(self) -> Witness | None:
-        """It has no feed."""
-        return None
-
     def life(self) -> Mapping[SessionId, int]:
         """The last signs of life that it published, of what it was at work on."""
         statuses = [saying.statuses for saying in self._others.last(self).values()]
@@ -255,7 +224,3 @@ class RemoteHost:
 
     def forget(self, keep: Collection[SessionId]) -> None:
         """Nothing is kept that the replica does not publish."""
-
-    def busy_directories(self) -> Collection[str]:
-        """See `witness`."""
-        return ()
