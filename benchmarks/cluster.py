@@ -6,8 +6,6 @@ runs as somebody who can't enter the user's cache.
 """
 
 import sqlite3
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -19,7 +17,7 @@ from benchmarks.bench import Step
 from benchmarks.work import Opened, begin, opened
 from tests.support.database import OpencodeFile
 from tests.support.debian import PACKAGES, find
-from tests.support.postgres import ADMIN, PATIENCE_SECONDS, Cluster, programs, schema
+from tests.support.postgres import ADMIN, Cluster, schema
 from watchdog.postgres import indexes
 
 FLAGS: Final = {
@@ -40,26 +38,7 @@ def missing() -> str | None:
 class Measured(Cluster):
     """A cluster with PostgreSQL's own settings, which a test's is not: commits reach the disk."""
 
-    def start(self) -> None:
-        """Start the server, and return when it takes connections."""
-        flags = FLAGS | {"port": str(self.port), "unix_socket_directories": str(self.folder)}
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - PostgreSQL's own program
-                [programs() / "postgres", "-D", self.data, *(f"--{name}={value}" for name, value in flags.items())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
-                **self._user,
-            )
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not self._ready(self._process.pid):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.kill()
-                self._process = None
-                raise RuntimeError(f"PostgreSQL did not start:\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.01)
+    flags = FLAGS
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ import time
 from collections.abc import Collection, Coroutine, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, Literal, Self, TypeVar
+from typing import Any, ClassVar, Final, Literal, Self, TypeVar
 
 import asyncpg
 import psutil
@@ -64,6 +64,9 @@ class Cluster:
         folder: all that belongs to it.
         port: on 127.0.0.1, the same after a restart.
     """
+
+    flags: ClassVar[dict[str, str]] = _FLAGS
+    """The settings of the server that are not PostgreSQL's own."""
 
     def __init__(self, like: Self | None = None) -> None:
         self._like = like
@@ -129,7 +132,7 @@ class Cluster:
     def start(self) -> None:
         """Start the server, and return when it takes connections."""
         assert self._process is None, "it is running"
-        flags = _FLAGS | {"port": str(self.port), "unix_socket_directories": str(self.folder)}
+        flags = self.flags | {"port": str(self.port), "unix_socket_directories": str(self.folder)}
         options = itertools.chain.from_iterable(("-c", f"{name}={value}") for name, value in flags.items())
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
