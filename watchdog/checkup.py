@@ -9,6 +9,7 @@ from watchdog.checkup_journal import look_at_journal, print_journal
 from watchdog.checkup_words import in_one_line
 from watchdog.contract import VERSION
 from watchdog.database_url import PostgresUrl
+from watchdog.endpoints import is_here, listener
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError, sentences
 from watchdog.exits import Exit
 from watchdog.in_postgres import with_driver
@@ -144,18 +145,17 @@ def _who_watches(car: Sidecar) -> dict[str, int | None] | None:
 
 
 async def _server(server: OpencodeServer, turns: Collection[tuple[Session, Turn]], holders: Holders) -> ServerFinding:
-    pid = next((holder.pid for holder in holders.known if server.port in holder.ports), None)
     try:
         version = await server.version()
         own = await _has_one_of(server, turns)
         vouches = await server.vouches()
     except ServerError as error:
-        return ServerFinding(name=server.name, pid=pid, problem=f"{error} {_what_to_do(error)}")
-    problem = doubt = None
+        return ServerFinding(name=server.name, pid=_pid_of(server, holders), problem=f"{error} {_what_to_do(error)}")
+    pid, problem, doubt = _pid_of(server, holders), None, None
     if not own and pid is None:
         # A holder whose ports can't be seen (in a container, say) may be this server.
         sure = own is False or (
-            server.port is not None and holders.complete and all(each.ports for each in holders.known)
+            any(map(is_here, server.leads_to)) and holders.complete and all(each.endpoints for each in holders.known)
         )
         if sure:
             problem = (
@@ -167,6 +167,11 @@ async def _server(server: OpencodeServer, turns: Collection[tuple[Session, Turn]
     elif not vouches:
         doubt = f"{server.name} is older than opencode 1.14: its silence about a session proves nothing."
     return ServerFinding(name=server.name, version=version, pid=pid, problem=problem, doubt=doubt)
+
+
+def _pid_of(server: OpencodeServer, holders: Holders) -> int | None:
+    behind = listener(server.leads_to, holders.known)
+    return None if behind is None else behind.pid
 
 
 async def _has_one_of(server: OpencodeServer, turns: Collection[tuple[Session, Turn]]) -> bool | None:

@@ -100,8 +100,8 @@ def _about_blocker(case: Case, holder: Holder, session: Session, turn: Turn) -> 
             )
         why = why_its_answer_is_worth_little(case, report, session, turn)
         return f": {name} does not exclude it ({why}). Restart it when it is idle."
-    if holder.ports:
-        ports = " or ".join(f"http://127.0.0.1:{port}" for port in holder.ports)
+    if holder.endpoints:
+        ports = " or ".join(dict.fromkeys(each.url for each in holder.endpoints))
         return f": if it is a server, name it (`servers` or --server {ports}), so that its answer counts."
     return ", and it can't be asked: look there. If nothing runs there, quit it; what it leaves open is then settled."
 

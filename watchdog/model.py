@@ -6,7 +6,7 @@ says otherwise. Durations end in `_seconds`.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NewType
@@ -203,6 +203,30 @@ SAME_BIRTH_MS = 2_000
 """Births are computed anew at each look, and move a little with the wall clock: by up to this for one process."""
 
 
+_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what others are bound to
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Endpoint:
+    """An address and a port of TCP.
+
+    Attributes:
+        address: an IP address without brackets; a wildcard where something listens on every one.
+    """
+
+    address: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The base URL by which it is asked from this machine."""
+        address = "127.0.0.1" if self.address in _WILDCARDS else self.address
+        return f"http://{replace(self, address=address)}"
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Holder:
     """A process that has opencode's database open. Its identity is its pid and its birth.
@@ -210,14 +234,14 @@ class Holder:
     Attributes:
         born_ms: when it started, by the wall clock as it is set now.
         command: a short name for people, such as `opencode serve`; never its whole command line.
-        ports: the loopback TCP ports it listens on.
+        endpoints: where it listens: every TCP endpoint of this network namespace, of any address.
         embeds_us: it is this very process, which hosts sessions itself.
     """
 
     pid: int
     born_ms: int
     command: str
-    ports: tuple[int, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
     embeds_us: bool = False
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 
+from watchdog.endpoints import listener
 from watchdog.errors import ServerError, ServerSilent
 from watchdog.memory import Memory, Shift
 from watchdog.model import (
@@ -327,12 +328,9 @@ async def _answers(
 
 
 def with_pid(report: ServerReport, server: Server | None, holders: Holders) -> ServerReport:
-    """Name the process behind a server: the one holder that listens on its port, or this one if it is embedded.
-
-    Two processes may listen on one port, each on another address: then it is not known which of them answered.
-    """
-    port = server.port if server is not None else None
-    behind = [
-        holder for holder in holders.known if (holder.embeds_us if report.name == EMBEDDED else port in holder.ports)
-    ]
-    return replace(report, pid=behind[0].pid, born_ms=behind[0].born_ms) if len(behind) == 1 else report
+    """Name the process behind a server: the one holder that listens where it is, or this one if it is embedded."""
+    if report.name == EMBEDDED:
+        behind = next((holder for holder in holders.known if holder.embeds_us), None)
+    else:
+        behind = listener(server.leads_to if server is not None else (), holders.known)
+    return report if behind is None else replace(report, pid=behind.pid, born_ms=behind.born_ms)

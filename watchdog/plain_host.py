@@ -3,16 +3,16 @@
 from collections.abc import Collection
 
 from watchdog.errors import ServerAnswerInvalid
-from watchdog.model import Ask, Row, SessionId, TurnId, Witness
+from watchdog.model import Ask, Endpoint, Row, SessionId, TurnId, Witness
 
 
 class PlainHost:
     """The part of `Server` that such a host answers for itself: it has no feed, no clients, and no HTTP."""
 
     @property
-    def port(self) -> int | None:
+    def leads_to(self) -> tuple[Endpoint, ...]:
         """It listens nowhere that matters."""
-        return None
+        return ()
 
     async def vouches(self) -> bool:
         """It runs the sessions of its process, so its word about them counts."""

@@ -8,6 +8,7 @@ from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Ke
 from watchdog.model import (
     Ask,
     CallId,
+    Endpoint,
     GuardedWrite,
     Holders,
     Outcome,
@@ -159,8 +160,8 @@ class Server(Host, Protocol):
         ...
 
     @property
-    def port(self) -> int | None:
-        """The loopback port it listens on; None when it is embedded or on another machine."""
+    def leads_to(self) -> tuple[Endpoint, ...]:
+        """Where its base URL leads; empty when it has none, or a name that no connection has told of yet."""
         ...
 
     async def vouches(self) -> bool:

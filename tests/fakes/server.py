@@ -12,7 +12,12 @@ import anyio
 import anyio.lowlevel
 
 from watchdog.errors import ServerAnswerInvalid, ServerError
-from watchdog.model import Activity, Ask, Row, ServerName, SessionId, Status, TurnId, Witness
+from watchdog.model import Activity, Ask, Endpoint, Row, ServerName, SessionId, Status, TurnId, Witness
+
+
+def endpoint(port: int, address: str = "127.0.0.1") -> Endpoint:
+    """An endpoint of this machine."""
+    return Endpoint(address=address, port=port)
 
 
 class AbortBehaviour(Enum):
@@ -41,7 +46,7 @@ class FakeServer:
     """
 
     name: ServerName = field(default_factory=lambda: ServerName("http://127.0.0.1:4096"))
-    port: int | None = 4096
+    leads_to: tuple[Endpoint, ...] = (endpoint(4096),)
     vouching: bool = True
     problem: ServerError | None = None
     statuses_by: dict[str, dict[SessionId, Status]] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
-from tests.fakes.server import FakeServer
+from tests.fakes.server import FakeServer, endpoint
 from tests.support.database import NOW, OpencodeFile
 from watchdog.app import assemble
 from watchdog.clock import Advance
@@ -49,8 +49,8 @@ HOUR: Final = 3600
 PATIENCE: Final = 60.0
 """How many real seconds a test waits for an event before it fails."""
 
-OLD_SERVER: Final = Holder(pid=100, born_ms=0, command="opencode serve", ports=(4096,))
-SECOND_SERVER: Final = Holder(pid=200, born_ms=0, command="opencode serve", ports=(4097,))
+OLD_SERVER: Final = Holder(pid=100, born_ms=0, command="opencode serve", endpoints=(endpoint(4096),))
+SECOND_SERVER: Final = Holder(pid=200, born_ms=0, command="opencode serve", endpoints=(endpoint(4097),))
 
 
 class MeddledDatabase(OpencodeDatabase):
@@ -259,7 +259,9 @@ class Stage:
 
     def add_server(self, port: int = 4097) -> FakeServer:
         """Another server on the same database."""
-        server = FakeServer(name=ServerName(f"http://127.0.0.1:{port}"), port=port, on_abort=self.end)
+        server = FakeServer(
+            name=ServerName(f"http://127.0.0.1:{port}"), leads_to=(endpoint(port),), on_abort=self.end
+        )
         self.fleet.known.append(server)
         return server
 

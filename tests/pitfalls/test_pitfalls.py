@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 import watchdog
 from tests.fakes.clock import FakeClock
-from tests.fakes.server import AbortBehaviour
+from tests.fakes.server import AbortBehaviour, endpoint
 from tests.pitfalls.stage import (
     ELSEWHERE,
     HOUR,
@@ -191,7 +191,7 @@ async def test_a_watchdog_that_starts_after_an_approval_counts_from_when_the_row
 async def test_when_one_server_restarts_the_calls_of_another_one_on_the_database_are_untouched(stage: Stage) -> None:
     """3."""
     lost, theirs = stage.work("lost", age=HOUR, busy=False), stage.work("theirs", age=HOUR, busy=False)
-    restarted = Holder(pid=101, born_ms=stage.ago(0), command="opencode serve", ports=(4096,))
+    restarted = Holder(pid=101, born_ms=stage.ago(0), command="opencode serve", endpoints=(endpoint(4096),))
     stage.owners.holders = Holders(known=(restarted, SECOND_SERVER))
     before = stage.stored()
     async with stage.watching(tool_timeout="off", orphan_grace=30) as play:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 import pytest
 
-from tests.fakes.server import AbortBehaviour, FakeServer
+from tests.fakes.server import AbortBehaviour, FakeServer, endpoint
 from tests.unit.test_watch import LADDER, PLACE, POLICY, QUICK, SECONDS, World
 from watchdog.errors import ServerSilent
 from watchdog.model import Holders, Outcome, Result, ServerName, SessionId, Status, Verdict
@@ -56,7 +56,7 @@ def world() -> World:
 
 def second(world: World, name: str = "http://127.0.0.1:4097") -> FakeServer:
     """One more server on the database."""
-    server = FakeServer(name=ServerName(name), port=4097)
+    server = FakeServer(name=ServerName(name), leads_to=(endpoint(4097),))
     server.on_abort = world.end
     world.fleet.known.append(server)
     return server
@@ -199,7 +199,7 @@ async def test_a_proof_rests_on_a_look_that_began_after_it_was_asked_for(world: 
 
 
 async def test_a_server_that_is_silent_is_waited_for_once_and_the_looks_go_on(world: World) -> None:
-    silent = Silent(name=ServerName("http://127.0.0.1:4099"), port=4099)
+    silent = Silent(name=ServerName("http://127.0.0.1:4099"), leads_to=(endpoint(4099),))
     world.fleet.known.append(silent)
     world.hang("1", age=5)
     async with world.running() as watch, anyio.create_task_group() as group:

@@ -62,10 +62,10 @@ class TestLateNews:
 
 
 def test_two_processes_on_one_port_leave_open_which_of_them_answered() -> None:
-    from tests.fakes.server import FakeServer  # noqa: PLC0415 - only here
+    from tests.fakes.server import FakeServer, endpoint  # noqa: PLC0415 - only here
 
-    server = FakeServer(name=ServerName("http://127.0.0.1:4096"), port=4096)
-    one, other = holder(7, ports=(4096,)), holder(100, ports=(4096,))
+    server = FakeServer(name=ServerName("http://127.0.0.1:4096"), leads_to=(endpoint(4096),))
+    one, other = holder(7, endpoints=(endpoint(4096),)), holder(100, endpoints=(endpoint(4096),))
     assert with_pid(report(pid=None), server, Holders(known=(one,))).pid == 7
     assert with_pid(report(pid=None), server, Holders(known=(one, other))).pid is None
 

@@ -326,7 +326,7 @@ class TestServer:
 
     async def test_it_is_a_server_without_a_port_a_feed_or_clients(self, world: World) -> None:
         server = EmbeddedServer(world.host, SystemClock())
-        assert (server.name, server.port, server.witness(), server.life()) == ("embedded", None, None, {})
+        assert (server.name, server.leads_to, server.witness(), server.life()) == ("embedded", (), None, {})
         assert server.busy_directories() == ()
         assert await server.vouches()
         assert await server.serves(SessionId("ses_1"), TurnId("msg_1"), PLACE)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tests.fakes.server import FakeServer, loopback, over_http
+from tests.fakes.server import FakeServer, endpoint, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
 from tests.unit.observations import (
@@ -160,7 +160,7 @@ SITUATIONS: Mapping[str, Situation] = {
         names=("within_limit",),
     ),
     "a server that was not named": Situation(
-        seen=observation(session(), holders=[replace(OLD, ports=(4097,))]),
+        seen=observation(session(), holders=[replace(OLD, endpoints=(endpoint(4097),))]),
         sentence="(no_witness)",
         advice=("if it is a server, name it (`servers` or --server http://127.0.0.1:4097)",),
     ),

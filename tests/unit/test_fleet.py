@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from tests.fakes.clock import FakeClock
-from tests.fakes.server import FakeServer, Handler, loopback, over_http, read_request, reply
+from tests.fakes.server import FakeServer, Handler, endpoint, loopback, over_http, read_request, reply
 from tests.support.waiting import wait_until
 from watchdog.errors import SettingsError
 from watchdog.model import Holder, Holders
@@ -50,7 +50,15 @@ def port_of(url: str) -> int:
 
 def holding(*ports: int, pid: int = 4242, born_ms: int = BORN, embeds_us: bool = False) -> Holders:
     return Holders(
-        known=(Holder(pid=pid, born_ms=born_ms, command="opencode serve", ports=ports, embeds_us=embeds_us),)
+        known=(
+            Holder(
+                pid=pid,
+                born_ms=born_ms,
+                command="opencode serve",
+                endpoints=tuple(map(endpoint, ports)),
+                embeds_us=embeds_us,
+            ),
+        )
     )
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.owners import FakeOwners
-from tests.fakes.server import FakeServer
+from tests.fakes.server import FakeServer, endpoint
 from tests.fakes.store import FakeStore
 from watchdog.clock import Timeline
 from watchdog.errors import DatabaseUnavailable, ServerUnreachable
@@ -16,6 +16,7 @@ from watchdog.memory import Memory
 from watchdog.model import (
     EMBEDDED,
     Activity,
+    Endpoint,
     Holder,
     Holders,
     Observation,
@@ -29,14 +30,14 @@ from watchdog.observe import Observer
 from watchdog.silence import Silences
 
 PLACE = "/project"
-SERVER = Holder(pid=100, born_ms=0, command="opencode serve", ports=(4096,))
+SERVER = Holder(pid=100, born_ms=0, command="opencode serve", endpoints=(endpoint(4096),))
 
 
 class Listening(FakeServer):
     """A server that keeps what it was asked."""
 
-    def __init__(self, name: str = "http://127.0.0.1:4096", port: int | None = 4096) -> None:
-        super().__init__(name=ServerName(name), port=port)
+    def __init__(self, name: str = "http://127.0.0.1:4096", *leads_to: Endpoint) -> None:
+        super().__init__(name=ServerName(name), leads_to=leads_to or (endpoint(4096),))
         self.asked: list[tuple[str, str]] = []
         self.unserved: set[TurnId] = set()
 
@@ -252,7 +253,7 @@ class TestFailing:
         assert (report.vouches, report.problem, report.served) == (False, "no version", frozenset())
 
     async def test_one_server_that_fails_hides_no_other(self, world: World) -> None:
-        dead = Listening("http://127.0.0.1:1", port=1)
+        dead = Listening("http://127.0.0.1:1", endpoint(1))
         dead.problem = ServerUnreachable("dead")
         world.fleet.known.insert(0, dead)
         session = world.unfinished(busy=True)
@@ -316,20 +317,20 @@ class TestHolders:
         world.unfinished()
         other = Holder(pid=7, born_ms=0, command="opencode run")
         world.owners.holders = Holders(known=(other, SERVER))
-        far = Listening("http://10.0.0.1:4096", port=None)
+        far = Listening("http://10.0.0.1:4096", endpoint(4096, "10.0.0.1"))
         world.fleet.known.append(far)
         assert [report.pid for report in (await world.look()).reports] == [100, None]
 
     async def test_the_embedded_server_is_this_process(self, world: World) -> None:
         world.unfinished()
-        world.fleet.known = [Listening(EMBEDDED, port=None)]
+        world.fleet.known = [Listening(EMBEDDED)]
         ours = Holder(pid=42, born_ms=0, command="a server", embeds_us=True)
         world.owners.holders = Holders(known=(SERVER, ours))
         assert [report.pid for report in (await world.look()).reports] == [42]
 
     async def test_a_server_that_is_found_among_the_holders_is_asked_in_the_same_look(self, world: World) -> None:
         session = world.unfinished()
-        found = Listening("http://127.0.0.1:5", port=5)
+        found = Listening("http://127.0.0.1:5", endpoint(5))
         found.busy(session, PLACE)
         world.fleet.hidden.append(found)
         seen = await world.look()
@@ -350,7 +351,9 @@ class TestServed:
         world.unfinished()
         await world.look()
         world.server.unserved.add(TurnId("msg_1"))
-        world.owners.holders = Holders(known=(Holder(pid=101, born_ms=5, command="opencode serve", ports=(4096,)),))
+        world.owners.holders = Holders(
+            known=(Holder(pid=101, born_ms=5, command="opencode serve", endpoints=(endpoint(4096),)),)
+        )
         (report,) = (await world.look(fresh=True)).reports
         assert (report.pid, report.served) == (101, frozenset())
 

@@ -452,14 +452,19 @@ async def test_on_macos_a_process_of_this_user_that_can_not_be_looked_into_leave
 # --- small things ------------------------------------------------------------------------------------------------
 
 
-async def test_the_loopback_ports_of_a_holder(database: Path) -> None:
+async def test_the_endpoints_of_a_holder_are_of_any_address(database: Path) -> None:
     with (
         our_connection(database),
         socket.create_server(("127.0.0.1", 0)) as loops,
+        socket.create_server(("127.0.0.2", 0)) as second,
         socket.create_server(("", 0)) as all_,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as both,
     ):
-        found = (await ProcessOwners(database, clock=SystemClock(), embedded=True).look()).known[0].ports
-        assert {loops.getsockname()[1], all_.getsockname()[1]} <= set(found)
+        found = (await ProcessOwners(database, clock=SystemClock(), embedded=True).look()).known[0].endpoints
+        listening = {each.getsockname()[:2] for each in (loops, second, all_, six, both)}
+        assert {("127.0.0.1", loops.getsockname()[1]), ("::", both.getsockname()[1])} <= listening
+        assert listening <= {(each.address, each.port) for each in found}
 
 
 @pytest.mark.parametrize(

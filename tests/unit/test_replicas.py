@@ -290,7 +290,7 @@ class TestWhatIsSaid:
         leader, _ = await crew.pair()
         own_host, host = leader.replicas.servers()
         assert (own_host.name, host.name) == (EMBEDDED, "replica b")
-        assert (host.port, host.witness(), host.busy_directories()) == (None, None, ())
+        assert (host.leads_to, host.witness(), host.busy_directories()) == ((), None, ())
         assert await host.vouches()
         assert await host.serves(ONE, TurnId("msg_1"), PLACE)
         assert await host.readable(ONE, PLACE)

@@ -459,19 +459,26 @@ def test_a_wrong_address_with_a_password_does_not_show_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "port"),
+    ("url", "places"),
     [
-        ("http://localhost:4096", 4096),
-        ("http://127.0.0.1", 80),
-        ("https://127.9.9.9", 443),
-        ("http://[::1]:5", 5),
-        ("http://0.0.0.0:6", 6),
-        ("http://10.0.0.1:4096", None),
-        ("http://example.org:4096", None),
+        ("http://localhost:4096", "127.0.0.1:4096 [::1]:4096"),
+        ("http://127.0.0.1", "127.0.0.1:80"),
+        ("https://127.9.9.9", "127.9.9.9:443"),
+        ("http://[::1]:5", "[::1]:5"),
+        ("http://10.0.0.1:4096", "10.0.0.1:4096"),
+        ("http://example.org:4096", ""),
     ],
 )
-def test_only_a_loopback_address_has_a_port(url: str, port: int | None) -> None:
-    assert server(url).port == port
+def test_an_address_tells_where_it_leads_and_a_name_does_not(url: str, places: str) -> None:
+    assert " ".join(map(str, server(url).leads_to)) == places
+
+
+async def test_a_name_leads_where_its_connection_went() -> None:
+    async with loopback(over_http(FakeServer())) as url:
+        port = int(url.rpartition(":")[2])
+        async with server(f"http://localhost:{port}") as named:
+            await named.version()
+            assert " ".join(map(str, named.leads_to)) == f"127.0.0.1:{port}"
 
 
 # --- a real socket that misbehaves -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
-from tests.fakes.server import AbortBehaviour, FakeServer
+from tests.fakes.server import AbortBehaviour, FakeServer, endpoint
 from tests.fakes.store import FakeStore
 from watchdog.climb import Ladder
 from watchdog.clock import Advance, SystemClock
@@ -53,7 +53,7 @@ QUICK = Pace(poll_interval_seconds=0.01, shutdown_grace_seconds=5)
 LADDER = Ladder(abort_timeout_seconds=5, abort_grace_seconds=0.2)
 
 
-SERVER_HOLDS = Holders(known=(Holder(pid=100, born_ms=0, command="opencode serve", ports=(4096,)),))
+SERVER_HOLDS = Holders(known=(Holder(pid=100, born_ms=0, command="opencode serve", endpoints=(endpoint(4096),)),))
 
 
 class Diary:

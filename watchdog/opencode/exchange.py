@@ -23,6 +23,7 @@ class Exchange:
     def __init__(self) -> None:
         self.begun = False
         self.connection: object = None
+        self.peer: tuple[str, int] | None = None
 
     async def run(
         self,
@@ -41,7 +42,11 @@ class Exchange:
         self.begun = True
         try:
             stream = response.extensions.get("network_stream")
-            self.connection = None if stream is None else stream.get_extra_info("client_addr")
+            if stream is not None:
+                self.connection, self.peer = (
+                    stream.get_extra_info("client_addr"),
+                    stream.get_extra_info("server_addr"),
+                )
             body = bytearray()
             async for chunk in response.aiter_bytes():
                 if keep:

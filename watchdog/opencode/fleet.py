@@ -1,4 +1,4 @@
-"""The servers that can be asked: the configured ones, and those found on the ports of the database's holders."""
+"""The servers that can be asked: the configured ones, and those found where the database's holders listen."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Final
 import anyio
 import anyio.abc
 
+from watchdog.endpoints import leads
 from watchdog.errors import ServerError
-from watchdog.model import SAME_BIRTH_MS, Holder, Holders
+from watchdog.model import SAME_BIRTH_MS, Endpoint, Holder, Holders
 from watchdog.opencode.server import OpencodeServer
 from watchdog.ports import Clock
 
@@ -19,15 +20,15 @@ REFUSAL_SECONDS: Final = 60.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """A port of one process. The process is the same one only if its birth is the same, too."""
+    """Where a process listens. The process is the same one only if its birth is the same, too."""
 
     pid: int
-    port: int
+    endpoint: Endpoint
     born_ms: int
 
     def is_at(self, other: "Place") -> bool:
-        """Whether it is the same port of the same process."""
-        same = self.pid == other.pid and self.port == other.port
+        """Whether it is the same endpoint of the same process."""
+        same = self.pid == other.pid and self.endpoint == other.endpoint
         return same and abs(self.born_ms - other.born_ms) <= SAME_BIRTH_MS
 
 
@@ -35,7 +36,7 @@ class OpencodeFleet:
     """The configured servers and the discovered ones.
 
     Args:
-        urls: the configured servers. Two names of one loopback port are one server.
+        urls: the configured servers. Two names of one place are one server.
         connect: makes a server of a base URL, with the credentials that all of them share.
         clock: times how long a port that isn't opencode's is left alone.
         discover: whether to look on the ports of the processes that hold the database.
@@ -91,7 +92,7 @@ class OpencodeFleet:
         async with anyio.create_task_group() as group:
             for place in places:
                 if self._is_new(place):
-                    group.start_soon(self._visit, place, name=f"greet port {place.port}")
+                    group.start_soon(self._visit, place, name=f"greet {place.endpoint}")
 
     async def _forget(self, places: Sequence[Place]) -> None:
         now = self._clock.read().awake_seconds
@@ -100,13 +101,13 @@ class OpencodeFleet:
             await self._dismiss(self._found.pop(known))
 
     def _is_new(self, place: Place) -> bool:
-        if place.port in {server.port for server in self._configured}:
+        if any(leads(to, place.endpoint) for server in self._configured for to in server.leads_to):
             return False
         return not any(known.is_at(place) for known in (*self._found, *self._refused))
 
     async def _visit(self, place: Place) -> None:
         """Keep the server at this place if it greets as opencode does."""
-        server = self._connect(f"http://127.0.0.1:{place.port}")
+        server = self._connect(place.endpoint.url)
         kept = False
         try:
             with anyio.move_on_after(GREETING_SECONDS):
@@ -145,12 +146,14 @@ async def _follow(server: OpencodeServer, scope: anyio.CancelScope) -> None:
 def _places(holder: Holder) -> list[Place]:
     if holder.embeds_us:
         return []
-    return [Place(pid=holder.pid, port=port, born_ms=holder.born_ms) for port in holder.ports]
+    return [Place(pid=holder.pid, endpoint=each, born_ms=holder.born_ms) for each in holder.endpoints]
 
 
 def _distinct(servers: Sequence[OpencodeServer]) -> tuple[OpencodeServer, ...]:
     """Without the ones that are an earlier one under another name."""
-    kept: dict[object, OpencodeServer] = {}
+    kept: list[OpencodeServer] = []
     for server in servers:
-        kept.setdefault(server.name if server.port is None else server.port, server)
-    return tuple(kept.values())
+        places = {server.name, *server.leads_to}
+        if all(places.isdisjoint({other.name, *other.leads_to}) for other in kept):
+            kept.append(server)
+    return tuple(kept)

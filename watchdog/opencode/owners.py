@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +18,9 @@ import anyio
 import anyio.to_thread
 import psutil
 
+from watchdog.endpoints import normal
 from watchdog.lock import lock_path
-from watchdog.model import Holder, Holders
+from watchdog.model import Endpoint, Holder, Holders
 from watchdog.opencode.open_files import holders_by_open_files
 from watchdog.ports import Clock, Reading
 
@@ -299,12 +299,12 @@ def _holder(pid: int, now: Reading) -> Holder | None:
         process = psutil.Process(pid)
         born_ms = _born_ms(process, now)
         command = command_of(_arguments(process), process.name())
-        ports = _loopback_ports(process)
+        endpoints = _endpoints(process)
         if abs(_born_ms(process, now) - born_ms) > 1:
             return None
     except (psutil.Error, OSError, ValueError, IndexError):
         return None
-    return Holder(pid=pid, born_ms=born_ms, command=command, ports=ports, embeds_us=pid == os.getpid())
+    return Holder(pid=pid, born_ms=born_ms, command=command, endpoints=endpoints, embeds_us=pid == os.getpid())
 
 
 def _born_ms(process: psutil.Process, now: Reading) -> int:
@@ -326,24 +326,15 @@ def _arguments(process: psutil.Process) -> list[str]:
         return []
 
 
-def _loopback_ports(process: psutil.Process) -> tuple[int, ...]:
+def _endpoints(process: psutil.Process) -> tuple[Endpoint, ...]:
     try:
         if PLATFORM == "linux" and not _same_network(process.pid):
             return ()
         found = process.net_connections(kind="tcp")
     except (psutil.AccessDenied, OSError):
         return ()
-    return tuple(
-        sorted({each.laddr.port for each in found if each.status == psutil.CONN_LISTEN and _loops(each.laddr.ip)})
-    )
-
-
-def _loops(address: str) -> bool:
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    return found.is_loopback or found.is_unspecified
+    heard = {(each.laddr.port, normal(each.laddr.ip)) for each in found if each.status == psutil.CONN_LISTEN}
+    return tuple(Endpoint(address=address, port=port) for port, address in sorted(heard))
 
 
 def _same_network(pid: int) -> bool:

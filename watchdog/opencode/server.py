@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import Any, Final, Self
 from urllib.parse import quote
 
 import anyio
 import httpx
 
+from watchdog.endpoints import destinations_of, normal
 from watchdog.errors import (
     ServerAnswerInvalid,
     ServerError,
@@ -21,7 +21,7 @@ from watchdog.errors import (
     ServerUnreachable,
     SettingsError,
 )
-from watchdog.model import Activity, Ask, AskKind, Row, ServerName, SessionId, Status, TurnId, Witness
+from watchdog.model import Activity, Ask, AskKind, Endpoint, Row, ServerName, SessionId, Status, TurnId, Witness
 from watchdog.opencode.exchange import Answer, Exchange
 from watchdog.opencode.feed import Feed
 from watchdog.opencode.shapes import message_path, part_of, read_ask, read_status, session_path
@@ -85,6 +85,7 @@ class OpencodeServer:
     ) -> None:
         base, username, password = _split(url, username, password)
         self._base = base
+        self._leads_to = destinations_of(base.host, base.port or _DEFAULT_PORTS[base.scheme])
         self._auth = httpx.BasicAuth(username, password) if password else None
         self._timeout_seconds = timeout_seconds
         self._abort_timeout_seconds = abort_timeout_seconds
@@ -120,9 +121,9 @@ class OpencodeServer:
         return ServerName(str(self._base).rstrip("/"))
 
     @property
-    def port(self) -> int | None:
-        """The loopback port it listens on; None when it is on another machine."""
-        return (self._base.port or _DEFAULT_PORTS[self._base.scheme]) if _is_loopback(self._base.host) else None
+    def leads_to(self) -> tuple[Endpoint, ...]:
+        """Where its base URL leads. For a name that is where its connections went so far."""
+        return self._leads_to
 
     async def version(self) -> str:
         """Its version; asked anew after an error and on each new connection."""
@@ -301,6 +302,7 @@ class OpencodeServer:
                 raise
             raise ServerUnreachable(f"{self.name} is not watched any more.") from error
         self._recognise(exchange.connection)
+        self._learn(exchange.peer)
         if answer.status in _REFUSALS:
             self._version = None
             raise ServerRefused(f"{self.name} answered {answer.status}: its password is missing or wrong.")
@@ -314,6 +316,11 @@ class OpencodeServer:
             {*self._connections, connection} if len(self._connections) < _MOST_CONNECTIONS else {connection}
         )
         self._version = None
+
+    def _learn(self, peer: tuple[str, int] | None) -> None:
+        """A connection tells for certain where a name leads."""
+        if peer is not None:
+            self._leads_to = (Endpoint(address=normal(peer[0]), port=peer[1]),)
 
     def _translated(self, error: Exception, *, begun: bool) -> ServerError:
         """The error's own text is left out: it may hold an address with credentials."""
@@ -359,13 +366,3 @@ def _split(url: str, username: str, password: str | None) -> tuple[httpx.URL, st
     if parsed.userinfo:
         username, password = parsed.username or username, parsed.password or password
     return parsed.copy_with(userinfo=b""), username, password
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified
