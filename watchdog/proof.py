@@ -34,21 +34,19 @@ def standing(asks: Collection[Ask], session: Session) -> list[Ask]:
     """Those of some asks to whose answer somebody in this session may still wait.
 
     Servers go on listing the asks of what was aborted: one that names a call or a turn which is no longer open is
-    left over. One that names neither counts, and so does one whose call can't be seen in a turn that is open.
+    left over. Models may number their calls anew in each turn, so a call is named by its turn and its id together.
+    One that names neither counts, and so does one whose call can't be seen in a turn that is open.
     """
     if not asks:
         return []
-    refs = {call.call_ref for call in session.calls}
+    calls: set[tuple[TurnId | None, str | None]] = {(call.turn_id, call.call_ref) for call in session.calls}
+    # One that names no turn is matched by what it has; one that names nothing may be about anything.
+    named = calls | {(None, ref) for _, ref in calls} | {(None, None)}
     turns = {turn.id for turn in session.turns if turn.open and not turn.superseded}
     return [
         ask
         for ask in asks
-        if ask.session_id == session.id
-        and (
-            (ask.call_ref is None and ask.turn_id is None)
-            or (ask.call_ref is not None and ask.call_ref in refs)
-            or ask.turn_id in turns
-        )
+        if ask.session_id == session.id and ((ask.turn_id, ask.call_ref) in named or ask.turn_id in turns)
     ]
 
 

@@ -366,6 +366,20 @@ class Session:
         response = await self.server.client.post(path, params=_where(self.directory), json=body)
         assert response.is_success, f"{response.status_code} {response.text}"
 
+    async def prompt_subtask(self, description: str, prompt: str) -> None:
+        """Send a prompt that is a task for a subagent, as a command can be; the turn goes on by itself."""
+        part = {"type": "subtask", "agent": "general", "description": description, "prompt": prompt}
+        await self._post("prompt_async", {"parts": [part]})
+
+    async def compact(self) -> None:
+        """Have it compacted; this takes as long as the model does."""
+        await self._post("summarize", {"providerID": "fake", "modelID": MODEL})
+
+    async def _post(self, route: str, body: Json) -> None:
+        path = f"/session/{self.id}/{route}"
+        response = await self.server.client.post(path, params=_where(self.directory), json=body, timeout=600)
+        assert response.is_success, f"{response.status_code} {response.text}"
+
     async def messages(self) -> list[Json]:
         """All messages, oldest first, each `{"info", "parts"}`; a bricked session fails here."""
         messages: list[Json] = await self.server.get(f"/session/{self.id}/message", self.directory)

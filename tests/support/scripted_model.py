@@ -2,7 +2,8 @@
 
 A prompt that holds `script(step, step, …)` makes the model take those steps, one for each request of the
 turn (the first before any tool result, the second after the first results, …), and then say `FINAL_TEXT`.
-A prompt without a script, a title or a summary gets a short text at once.
+A prompt without a script, a title or a summary gets a short text at once; summaries never end while
+`holds_summaries` is set.
 """
 
 import asyncio
@@ -40,6 +41,11 @@ def say(text: str) -> Json:
 def call(tool: str, **arguments: object) -> Json:
     """One tool call, for `use`."""
     return {"tool": tool, "arguments": arguments}
+
+
+def known_as(wanted: Json, id_: str) -> Json:
+    """The same call under an id that the model chooses: some number theirs anew in each turn."""
+    return {**wanted, "id": id_}
 
 
 def task(description: str, *steps: Json) -> Json:
@@ -90,10 +96,11 @@ def refuse(status: int, message: str, **headers: str) -> Json:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
-    """One request that the model got: the step it took for it, when, and the words that it streamed so far."""
+    """One request that the model got: the step it took for it, when, what it was told, and its own words so far."""
 
     step: Json
     at: float
+    told: str = ""
     words: list[str] = field(default_factory=list)
 
 
@@ -102,6 +109,7 @@ class ScriptedModel:
     """The server; `async with ScriptedModel() as model:` and `model.base_url`."""
 
     requests: list[ModelRequest] = field(default_factory=list)
+    holds_summaries: bool = False
     _server: asyncio.Server | None = None
     _connections: set[asyncio.Task[None]] = field(default_factory=set)
     _ids: Iterator[int] = field(default_factory=itertools.count)
@@ -176,7 +184,9 @@ class ScriptedModel:
 
     async def _answer(self, request: Json, writer: asyncio.StreamWriter) -> None:
         step = _step_for(request)
-        taken = ModelRequest(step=step, at=time.time())
+        if self.holds_summaries and _is_summary(request):
+            step = go_silent("So far:")
+        taken = ModelRequest(step=step, at=time.time(), told=_told(request))
         self.requests.append(taken)
         if step["do"] == "refuse":
             body = json.dumps({"error": {"message": step["message"], "type": "scripted"}})
@@ -228,7 +238,8 @@ class ScriptedModel:
     async def _tool_calls(self, step: Json) -> AsyncIterator[Json]:
         for index, wanted in enumerate(step["calls"]):
             function = {"name": wanted["tool"], "arguments": ""}
-            head = {"index": index, "id": f"call_{next(self._ids)}", "type": "function", "function": function}
+            id_ = wanted.get("id") or f"call_{next(self._ids)}"
+            head = {"index": index, "id": id_, "type": "function", "function": function}
             yield {"tool_calls": [head]}
             arguments = json.dumps(wanted["arguments"])
             for piece, pause in self._pieces(arguments, step["arguments_seconds"]):
@@ -281,6 +292,15 @@ def _step_for(request: Json) -> Json:
     steps: list[Json] = json.JSONDecoder().raw_decode(text, start)[0]["script"]
     taken = sum(message["role"] == "assistant" for message in messages[last_user:])
     return steps[taken] if taken < len(steps) else say(FINAL_TEXT)
+
+
+def _is_summary(request: Json) -> bool:
+    """Whether it is a compaction: it has no tools, and it is no title."""
+    return not request.get("tools") and "title generator" not in _told(request)
+
+
+def _told(request: Json) -> str:
+    return "\n".join(_text_of(message) for message in request["messages"])
 
 
 def _text_of(message: Json) -> str:

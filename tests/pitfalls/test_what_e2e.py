@@ -1,0 +1,94 @@
+"""What is ended, and what it leaves behind, on real servers. The number in a docstring is the pitfall's."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.support.binaries import VERSIONS
+from tests.support.opencode import Lab, Session
+from tests.support.prompts import gated, sleep
+from tests.support.scripted_model import FINAL_TEXT, known_as, script, use
+from tests.support.watchdog_run import Watchdog
+
+pytestmark = pytest.mark.e2e
+
+
+async def test_an_ask_left_over_from_an_aborted_turn_does_not_protect_the_call_of_the_same_id_in_the_next_one(
+    lab: Lab,
+) -> None:
+    """53: the model numbers its calls anew in each turn, and the server lists the old ask for ever."""
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(script(use(known_as(gated(), "call_0"))))
+    ask = await session.wait_for_ask()
+    await session.abort()
+    await session.wait_closed()
+    await session.prompt(script(use(known_as(sleep(), "call_0"))))
+    await session.wait_for_bash()
+    listed = await server.permissions()
+    assert [(each["id"], each["tool"]["callID"]) for each in listed] == [(ask["id"], "call_0")]
+    watchdog = Watchdog.for_lab(lab, server, tool_timeouts={"bash": 3})
+    async with watchdog.run() as running:
+        await running.wait_outcome(session.id, "recovered", kind="stuck_tool")
+    assert await session.open_ids() == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_after_a_crash_in_a_subtask_and_a_repair_the_next_prompt_is_answered_and_no_task_runs_twice(
+    lab: Lab,
+) -> None:
+    """55: without a finish, the next prompt would make opencode run the subtask of the prompt before it again."""
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.finish_prompt("hello")
+    await session.prompt_subtask("child", script(use(sleep())))
+    child = await session.wait_for_child("child")
+    await child.wait_for_bash()
+    server.kill9()
+    await _recover(lab)
+
+    again = session.on(await lab.serve())
+    await _answers_the_next_prompt(again)
+    assert lab.children_of(again) == [child.id]
+    assert [part["state"]["status"] for part in await again.calls("task")] == ["error"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_after_a_crash_in_a_compaction_and_a_repair_the_next_prompt_is_answered_and_nothing_is_lost(
+    lab: Lab,
+) -> None:
+    """55: a compaction that never ended is not run again, and does not pass for one that did."""
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.finish_prompt("the first thing")
+    lab.model.holds_summaries = True
+    asking = asyncio.create_task(session.compact())
+    await lab.model.wait_for_step("silent")
+    server.kill9()
+    await asyncio.gather(asking, return_exceptions=True)
+    [turn] = lab.rows().open_turns
+    assert json.loads(lab.rows().messages[turn.message_id][-1])["summary"] is True
+    await _recover(lab)
+
+    lab.model.holds_summaries = False
+    asked = len(lab.model.requests)
+    again = session.on(await lab.serve())
+    await _answers_the_next_prompt(again)
+    assert [turn["info"].get("summary", False) for turn in await again.turns()] == [False, True, False]
+    assert any("the first thing" in request.told for request in lab.model.requests[asked:])
+
+
+async def _recover(lab: Lab) -> None:
+    recovered = await Watchdog.for_lab(lab, *lab.servers).command("recover", "--json")
+    assert recovered.code == 0, recovered
+    assert {one["result"] for one in recovered.document["outcomes"]} == {"recovered"}, recovered
+    assert not lab.rows().open_ids
+
+
+async def _answers_the_next_prompt(session: Session) -> None:
+    before = len(await session.turns())
+    await session.finish_prompt(script())
+    turns = await session.turns()
+    assert len(turns) == before + 1, turns
+    assert FINAL_TEXT in await session.text()
