@@ -9,6 +9,12 @@ from watchdog.model import CallStatus, GuardedWrite, Row
 _NEVER_MS = 1 << 63
 TURN_ERROR = "MessageAbortedError"
 """Known to every version, and keeps what the turn wrote in the model's context for the next prompt."""
+TURN_FINISH = "tool-calls"
+"""What opencode itself writes when a subtask is interrupted.
+
+Without any, the next prompt makes opencode run the subtask or the compaction of the prompt before it again. With one
+that says that the model was done, versions that compare ids may take the next prompt for answered.
+"""
 
 
 def settle(rows: Iterable[Row], *, text: str, now_ms: int) -> tuple[GuardedWrite, ...]:
@@ -53,7 +59,7 @@ def settled_call(row: Row, *, text: str, now_ms: int) -> str | None:
 
 
 def settled_turn(row: Row, *, text: str, now_ms: int) -> str | None:
-    """The JSON of an open turn as it reads once it is settled. An error that it already has is kept.
+    """The JSON of an open turn as it reads once it is settled. An error or a finish that it already has is kept.
 
     Returns:
         None when the row is no open turn, or is damaged.
@@ -69,6 +75,8 @@ def settled_turn(row: Row, *, text: str, now_ms: int) -> str | None:
     settled = {**turn, "time": {**time, "created": created, "completed": max(now_ms, created)}}
     if turn.get("error") is None:
         settled["error"] = {"name": TURN_ERROR, "data": {"message": text}}
+    if not (isinstance(turn.get("finish"), str) and turn["finish"]):
+        settled["finish"] = TURN_FINISH
     return _text(settled)
 
 

@@ -565,7 +565,7 @@ class TestSettle:
         assert call == {**old_call, "state": {**old_call["state"], "status": "error"}}
         assert end == turn["time"].pop("completed") == world.clock.now_ms
         assert turn.pop("error") == {"name": "MessageAbortedError", "data": {"message": error}}
-        assert turn == old_turn
+        assert turn == {**old_turn, "finish": "tool-calls"}
         assert error == (
             "Ended by opencode-watchdog (a power cut): nobody executes it. "
             "A command that it had started may still be running."

@@ -119,7 +119,17 @@ def test_an_open_turn_is_completed_with_an_error_that_every_version_knows() -> N
         **turn,
         "time": {"created": 7, "completed": NOW},
         "error": {"name": "MessageAbortedError", "data": {"message": TEXT}},
+        "finish": "tool-calls",
     }
+
+
+@pytest.mark.parametrize("finish", [None, "", 7])
+def test_a_turn_gets_a_finish_where_it_has_none_that_counts(finish: object) -> None:
+    assert settle_turn({"role": "assistant", "time": {"created": 7}, "finish": finish})["finish"] == "tool-calls"
+
+
+def test_a_finish_that_a_turn_has_is_kept() -> None:
+    assert settle_turn({"role": "assistant", "time": {"created": 7}, "finish": "stop"})["finish"] == "stop"
 
 
 def test_an_error_that_a_turn_has_is_kept() -> None:
