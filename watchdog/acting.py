@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import anyio
 from anyio.abc import TaskGroup
 
-from watchdog.errors import NotActing
+from watchdog.errors import DatabaseUnavailable, NotActing
 from watchdog.interventions import Actor, Intervention
 from watchdog.listening import Listener
 from watchdog.memory import Memory
@@ -80,24 +80,42 @@ class Acting:
                 count=counted,
             )
         except Exception as error:  # noqa: BLE001 - one verdict must not take the others down; it is counted and told
-            for listener in self._listeners:
-                listener.failed(verdict, error)
-            outcome = Outcome(
-                session_id=verdict.session_id,
-                kind=verdict.kind,
-                result=Result.FAILED,
-                steps=(),
-                why=f"an error of the watchdog's own: {type(error).__name__}",
-            )
+            outcome = self._failed(verdict, error)
         self._tell(counted, outcome)
         return outcome
 
     async def close(self, intervention: Intervention) -> None:
-        """Say how an intervention ended that a crash left begun, and count it if it did not work."""
-        for listener in self._listeners:
-            listener.found(intervention.verdict)  # closing it is under way: what is told to end was told to begin
+        """Say how an intervention ended that a crash left begun, and count it if it did not work.
+
+        An error of the watchdog's own is contained here, too: it would end each start from then on.
+
+        Raises:
+            DatabaseUnavailable: it can't be known now how it ended; it stays begun.
+        """
         counted = _Counted(self, intervention.verdict)
-        self._tell(counted, await self._remedy.resume(intervention, count=counted))
+        ended: Outcome | Exception
+        try:
+            ended = await self._remedy.resume(intervention, count=counted)
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            ended = error
+        for listener in self._listeners:
+            listener.found(intervention.verdict)  # what is told to end was told to begin
+        outcome = self._failed(intervention.verdict, ended) if isinstance(ended, Exception) else ended
+        self._tell(counted, outcome)
+
+    def _failed(self, verdict: Verdict, error: Exception) -> Outcome:
+        """An error of the watchdog's own, told, as an outcome."""
+        for listener in self._listeners:
+            listener.failed(verdict, error)
+        return Outcome(
+            session_id=verdict.session_id,
+            kind=verdict.kind,
+            result=Result.FAILED,
+            steps=(),
+            why=f"an error of the watchdog's own: {type(error).__name__}",
+        )
 
     async def count(self, verdict: Verdict, outcome: Outcome) -> bool:
         """Count an outcome, and keep the count. Returns whether it is given up now."""

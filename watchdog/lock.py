@@ -103,10 +103,7 @@ class DatabaseLock:
         """
         if sys.platform != "linux":
             return
-        try:
-            fcntl.lockf(self._open_descriptor(), fcntl.LOCK_SH | fcntl.LOCK_NB, 1, 0)
-        except OSError as error:
-            raise DatabaseUnavailable(f"{self.path} can't be locked: {_reason(error)}.") from error
+        self._announce(self._open_descriptor())
         self._announced = True
 
     def release(self) -> None:
@@ -149,12 +146,25 @@ class DatabaseLock:
         return self._descriptor is not None and _opened.get(self._descriptor) == (there.st_dev, there.st_ino)
 
     def _reopen(self) -> None:
-        announced, self._held = self._announced, False
-        _close(self._open_descriptor())
-        self._descriptor = None
-        self._descriptor = _open(self.path)
-        if announced:
-            self.announce()
+        """Open the file that is there now. What was open stays so until that worked: it is tried again then."""
+        self._held = False
+        before, fresh = self._open_descriptor(), _open(self.path)
+        try:
+            if self._announced:
+                self._announce(fresh)
+        except DatabaseUnavailable:
+            _close(fresh)
+            raise
+        self._descriptor = fresh
+        _close(before)
+
+    def _announce(self, descriptor: int) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, 0)
+        except OSError as error:
+            raise DatabaseUnavailable(f"{self.path} can't be locked: {_reason(error)}.") from error
 
 
 def lock_path(database: Path) -> Path:

@@ -98,8 +98,7 @@ class Remedy:
         except WatchdogError as error:
             outcome = climb.outcome(Result.FAILED, str(error))
         except Exception as error:
-            why = f"an error of the watchdog's own: {type(error).__name__}"
-            await climb.noted(climb.outcome(Result.FAILED, why), count)
+            await climb.noted(climb.outcome(Result.FAILED, _own(error)), count)
             raise
         return await climb.noted(outcome, count)
 
@@ -107,7 +106,11 @@ class Remedy:
         """Say how an intervention ended that a crash of the watchdog left begun, by looking at the rows.
 
         It is never carried on: what is still open needs a fresh verdict. Only what was written before the crash and
-        perhaps not shown is shown and read back now.
+        perhaps not shown is shown and read back now. An error of the watchdog's own is raised, once the
+        intervention is closed with it.
+
+        Raises:
+            DatabaseUnavailable: nothing can be read just now; the intervention stays begun.
         """
         climb = _Ascent(
             self._tools, intervention.verdict, dry_run=False, reason=intervention.reason, actor=intervention.actor
@@ -115,10 +118,19 @@ class Remedy:
         climb.intervention = intervention.id
         try:
             outcome = await climb.resume([*(await self._tools.journal.kept(intervention.id))])
+        except DatabaseUnavailable:
+            raise
         except WatchdogError as error:
             outcome = climb.outcome(Result.FAILED, str(error))
+        except Exception as error:
+            await climb.noted(climb.outcome(Result.FAILED, _own(error)), count)
+            raise
         # Where nothing was done, a fresh verdict need not wait.
         return await climb.noted(outcome, uncounted if outcome.result is Result.UNCHANGED else count)
+
+
+def _own(error: Exception) -> str:
+    return f"an error of the watchdog's own: {type(error).__name__}"
 
 
 class _Ascent(Settling):

@@ -1,12 +1,13 @@
 """One watchdog acts on a database, and sidecars can be told from hosts. With real processes."""
 
+import errno
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -180,6 +181,52 @@ def test_a_removed_file_is_made_again_and_what_was_held_is_not_any_more(database
             assert not lock.held()
         assert lock.acquire()
         assert lock.held()
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EACCES, errno.EMFILE, errno.EROFS])
+def test_a_file_that_can_not_be_made_again_for_a_while_is_made_and_locked_afterwards(
+    database: Path, reason: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with DatabaseLock(database) as lock:
+        lock.announce()
+        assert lock.acquire()
+        lock.path.unlink()
+        with monkeypatch.context() as meddled:
+            meddled.setattr(os, "open", failing(reason))
+            for _ in range(3):
+                with pytest.raises(DatabaseUnavailable, match=os.strerror(reason).lower()):
+                    lock.acquire()
+                assert not lock.held()
+        assert lock.acquire()
+        assert lock.held()
+        assert lock.holder() == os.getpid()
+        with another_watchdog(database) as (_, said):
+            assert said == ["False", str(os.getpid())]
+
+
+@needs_linux
+def test_an_announcement_that_fails_is_made_up_for(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl  # noqa: PLC0415 - there is none on Windows
+
+    with DatabaseLock(database) as lock:
+        lock.announce()
+        lock.path.unlink()
+        with monkeypatch.context() as meddled:
+            meddled.setattr(fcntl, "lockf", failing(errno.ENOLCK))
+            with pytest.raises(DatabaseUnavailable):
+                lock.acquire()
+        assert lock.acquire()
+        with another_watchdog(database, then="print(lock.path.stat().st_ino)") as (process, _):
+            assert process.stdout is not None
+            inode = process.stdout.readline().strip()
+        assert f":{inode} 0 0" in Path("/proc/locks").read_text()
+
+
+def failing(reason: int) -> Callable[..., int]:
+    def fail(*_: object, **__: object) -> int:
+        raise OSError(reason, os.strerror(reason))
+
+    return fail
 
 
 def test_a_closed_lock_says_so(database: Path) -> None:
