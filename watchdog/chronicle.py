@@ -71,7 +71,8 @@ async def _opened(loaded: Loaded) -> AsyncIterator[_Book]:
     async def is_in_file(session_id: SessionId) -> bool:
         from watchdog.opencode.database import OpencodeDatabase
 
-        async with await OpencodeDatabase.open(place) as store:
+        local = loaded.settings.local_filesystems
+        async with await OpencodeDatabase.open(place, local_filesystems=local) as store:
             return await store.session(session_id) is not None
 
     async with open_journal(loaded.settings, place, os.environ, Path.home()) as journal:

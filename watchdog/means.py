@@ -111,7 +111,7 @@ async def _on_file(
     settings: Settings, path: Path, engine: AsyncEngine | None, server: Server, clock: Clock
 ) -> AsyncIterator[Means]:
     async with (
-        await OpencodeDatabase.open(path, engine=engine) as store,
+        await OpencodeDatabase.open(path, engine=engine, local_filesystems=settings.local_filesystems) as store,
         open_journal(settings, path, os.environ, Path.home()) as journal,
     ):
         with DatabaseLock(path) as lock:

@@ -136,6 +136,9 @@ class Session:
             created, a part written. Titles, summaries and usage counters are not life.
         newest_prompt_id: the id of the newest user message.
         queued_prompts: how many user messages are newer than its newest turn.
+        remote: the type of the workspace that it runs in, where that may be on another machine; `unknown` when the
+            type can't be told. None for a session that runs here. Its rows are a copy: nobody here can say what it
+            does.
     """
 
     id: SessionId
@@ -147,6 +150,7 @@ class Session:
     last_life_ms: int = 0
     newest_prompt_id: str | None = None
     queued_prompts: int = 0
+    remote: str | None = None
 
     @property
     def has_open_rows(self) -> bool:

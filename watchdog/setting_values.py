@@ -161,6 +161,15 @@ def url(value: object) -> str:
     return value.strip().rstrip("/")
 
 
+def filesystem(value: object) -> str:
+    """The type of a file system, as the table of mounts spells it."""
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._+-]{0,39}", value.strip(), re.ASCII):
+        raise ValueError(
+            "a type of a file system is a word such as ecryptfs or fuse.sshfs, as `findmnt -o TARGET,FSTYPE` shows it"
+        )
+    return value.strip()
+
+
 def without_twins(urls: tuple[str, ...]) -> tuple[str, ...]:
     """Each item once, in the order given."""
     return tuple(dict.fromkeys(urls))

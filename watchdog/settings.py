@@ -99,6 +99,11 @@ Origins = Annotated[
     BeforeValidator(values.list_of('origins, such as ["https://ui.example.org"]')),
     AfterValidator(values.without_twins),
 ]
+Filesystems = Annotated[
+    tuple[Annotated[str, BeforeValidator(values.filesystem)], ...],
+    BeforeValidator(values.list_of('types of file systems, such as ["ecryptfs"]')),
+    AfterValidator(values.without_twins),
+]
 
 
 class Settings(BaseSettings):
@@ -133,6 +138,7 @@ class Settings(BaseSettings):
     journal: Annotated[Path | PostgresUrl | Literal["off"] | None, BeforeValidator(values.journal_place)] = None
     journal_retention: Timeout = timedelta(days=90)
     sole_owner: Flag = False
+    local_filesystems: Filesystems = ()
     full_scan_interval: Duration = timedelta(minutes=10)
     shutdown_grace: Duration = timedelta(seconds=10)
     lease_duration: Annotated[timedelta, BeforeValidator(values.lease)] = timedelta(seconds=9)

@@ -97,7 +97,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
         )
 
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(await OpencodeDatabase.open(path))
+        store = await stack.enter_async_context(await _database(path, settings))
         journal = await stack.enter_async_context(
             open_journal(settings, path, os.environ, Path.home(), needed=needs_journal)
         )
@@ -119,3 +119,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
                 bell=bell,
             )
             group.cancel_scope.cancel()
+
+
+async def _database(path: Path, settings: Settings) -> OpencodeDatabase:
+    return await OpencodeDatabase.open(path, local_filesystems=settings.local_filesystems)

@@ -32,8 +32,11 @@ from watchdog.errors import (
     SettingsError,
 )
 from watchdog.model import GuardedWrite
+from watchdog.opencode import filesystems
 from watchdog.opencode.database import Limits, OpencodeDatabase
-from watchdog.opencode.identity import filesystem_type, find_database, type_in_mounts
+from watchdog.opencode.filesystems import filesystem_type, type_in_listing
+from watchdog.opencode.identity import find_database
+from watchdog.opencode.mounts import Mounts, type_in_mounts
 from watchdog.opencode.reader import translated
 from watchdog.settle import settled_call
 
@@ -136,13 +139,34 @@ async def test_a_database_that_is_not_in_wal_mode_is_refused(path: Path) -> None
         assert "is in journal mode `delete`" in await refusal(path, DatabaseUnsupported)
 
 
-@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse", "fuseblk", "fuse.sshfs"])
-async def test_a_network_or_shared_file_system_is_refused(rows: OpencodeFile, kind: str) -> None:
-    assert f"is on a file system of type {kind}" in await refusal(rows.path, DatabaseUnsupported, kind=kind)
+FOREIGN = ["nfs", "nfs4", "cifs", "smb3", "9p", "virtiofs", "fuse", "fuseblk", "fuse.sshfs", "fakeowner", "drvfs"]
 
 
-@pytest.mark.parametrize("kind", ["ext4", "overlay", "tmpfs", "apfs", None])
-async def test_a_local_file_system_is_accepted(rows: OpencodeFile, kind: str | None) -> None:
+@pytest.mark.parametrize("kind", [*FOREIGN, "lustre", "gpfs", "beegfs", "gfs2", "EXT4", "ext5", "never-heard-of"])
+async def test_a_file_system_that_is_not_known_to_be_local_is_refused_and_the_operator_may_vouch_for_it(
+    rows: OpencodeFile, kind: str
+) -> None:
+    said = await refusal(rows.path, DatabaseUnsupported, kind=kind)
+    assert f"is on a file system of type {kind}" in said
+    assert f'local_filesystems = ["{kind}"]' in said
+    async with await OpencodeDatabase.open(
+        rows.path, filesystem_type=lambda _: kind, local_filesystems=["other", kind]
+    ):
+        pass
+
+
+async def test_a_file_system_that_can_not_be_told_is_refused_unless_the_operator_vouches(rows: OpencodeFile) -> None:
+    said = await refusal(rows.path, DatabaseUnsupported, kind=None)
+    assert "whose type can't be told" in said
+    assert 'local_filesystems = ["unknown"]' in said
+    async with await OpencodeDatabase.open(rows.path, filesystem_type=lambda _: None, local_filesystems=("unknown",)):
+        pass
+
+
+@pytest.mark.parametrize(
+    "kind", ["ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "bcachefs", "overlay", "tmpfs", "apfs"]
+)
+async def test_a_local_file_system_is_accepted(rows: OpencodeFile, kind: str) -> None:
     async with await OpencodeDatabase.open(rows.path, filesystem_type=lambda _: kind):
         pass
 
@@ -281,6 +305,79 @@ MOUNTS = [
 )
 def test_the_longest_mount_tells_the_type_and_the_latest_of_equals(path: str, kind: str) -> None:
     assert type_in_mounts(Path(path), MOUNTS) == kind
+
+
+def test_a_mount_below_one_that_hides_it_tells_nothing() -> None:
+    lines = [
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw",
+        "30 22 0:25 / /data/deep rw - ext4 /dev/sdb rw",
+        "31 22 0:26 / /data rw - nfs4 host:/x rw",
+        "32 31 0:27 / /data/local rw - xfs /dev/sdc rw",
+        "33 32 0:28 / /data/local rw - fakeowner host rw",
+    ]
+    assert type_in_mounts(Path("/data/deep/x.db"), lines) == "nfs4"
+    assert type_in_mounts(Path("/data/local/x.db"), lines) == "fakeowner"
+    assert type_in_mounts(Path("/data"), lines) == "nfs4"
+
+
+def test_an_overlay_is_what_its_upper_folder_is_on_where_that_can_be_seen(tmp_path: Path) -> None:
+    upper, shared = tmp_path / "up per", tmp_path / "shared"
+    upper.mkdir()
+    shared.mkdir()
+
+    def over(folder: Path) -> list[str]:
+        written = str(folder).replace(" ", "\\040")
+        return [
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw",
+            f"30 22 0:25 / {shared} rw - fakeowner host rw",
+            f"31 22 0:26 / /over rw - overlay overlay rw,lowerdir=/l,upperdir={written},workdir=/w",
+        ]
+
+    assert type_in_mounts(Path("/over/x.db"), over(upper)) == "overlay"
+    assert type_in_mounts(Path("/over/x.db"), over(shared)) == "fakeowner"
+    assert type_in_mounts(Path("/over/x.db"), over(tmp_path / "of the host")) == "overlay"
+    assert type_in_mounts(Path("/over/x.db"), over(Path("/over"))) == "overlay"
+
+
+def test_a_file_that_is_mounted_by_itself_is_told_from_one_in_a_mounted_folder() -> None:
+    table = Mounts(
+        [
+            "22 1 8:1 / / rw - ext4 /dev/sda1 rw",
+            "30 22 8:1 /home/opencode.db /data/opencode.db rw - ext4 /dev/sda1 rw",
+            "31 22 8:1 /home /folder rw - ext4 /dev/sda1 rw",
+        ]
+    )
+    assert table.is_mounted(Path("/data/opencode.db"))
+    assert not table.is_mounted(Path("/data/opencode.db-shm"))
+    assert not table.is_mounted(Path("/folder/opencode.db"))
+
+
+LISTING = """\
+/dev/disk3s1s1 on / (apfs, sealed, local, read-only, journaled)
+/dev/disk3s5 on /System/Volumes/Data (apfs, local, journaled, nobrowse)
+//me@nas/x (y) on /Volumes/my share (smbfs, nodev, nosuid, mounted by me)
+host:/a on /over (nfs)
+/dev/disk9 on /over (HFS, local)
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/Users/me/x.db", "apfs"),
+        ("/Volumes/my share/deep/x.db", "smbfs"),
+        ("/Volumes/my share (2)/x.db", "apfs"),
+        ("/over/x.db", "hfs"),
+    ],
+)
+def test_where_there_is_no_table_what_mount_prints_tells(path: str, kind: str) -> None:
+    assert type_in_listing(Path(path), LISTING) == kind
+
+
+def test_where_nothing_tells_the_type_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filesystems, "PLATFORM", "darwin")
+    monkeypatch.setattr(filesystems, "_listing", str)
+    assert filesystem_type(tmp_path) is None
 
 
 def test_this_machine_tells_a_type_or_nothing(tmp_path: Path) -> None:

@@ -189,6 +189,7 @@ def test_the_defaults_are_those_that_are_promised() -> None:
     assert settings.max_concurrency == 8
     assert settings.recover_on_start is True
     assert settings.sole_owner is False
+    assert settings.local_filesystems == ()
     assert settings.full_scan_interval == timedelta(minutes=10)
     assert (settings.log_level, settings.log_format) == (LogLevel.INFO, LogFormat.AUTO)
 
@@ -646,6 +647,10 @@ def test_no_duration_is_negative(place: Place, name: str) -> None:
         ("max_concurrency", "off", "a whole number from 1 to 64"),
         ("discover", 1, "true or false"),
         ("sole_owner", "perhaps", "true or false"),
+        ("local_filesystems", 7, "a list of types of file systems"),
+        ("local_filesystems", ["fuse.*"], "a word such as ecryptfs or fuse.sshfs"),
+        ("local_filesystems", ["/mnt"], "a word such as ecryptfs or fuse.sshfs"),
+        ("local_filesystems", [""], "a word such as ecryptfs or fuse.sshfs"),
         ("log_level", "warn", 'one of debug, info, warning, error; did you mean "warning"?'),
         ("log_format", 7, "one of auto, console, json"),
         ("database", "", "the path of a file"),

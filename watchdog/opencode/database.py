@@ -15,8 +15,10 @@ from sqlalchemy.pool import NullPool
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode import queries
-from watchdog.opencode.identity import FileIdentity, FilesystemType, check_place, filesystem_type
+from watchdog.opencode.filesystems import filesystem_type
+from watchdog.opencode.identity import FileIdentity, check_place
 from watchdog.opencode.look import as_ids, newest_turn, whole_row
+from watchdog.opencode.mounts import FilesystemType
 from watchdog.opencode.reader import Reader, finished, translated
 from watchdog.opencode.schema import experimental_sessions
 from watchdog.opencode.sqlite_errors import primary_code
@@ -88,6 +90,7 @@ class OpencodeDatabase:
         engine: AsyncEngine | None = None,
         limits: Limits | None = None,
         filesystem_type: FilesystemType = filesystem_type,
+        local_filesystems: Collection[str] = (),
     ) -> Self:
         """Open the database and make sure that it can be watched.
 
@@ -96,13 +99,14 @@ class OpencodeDatabase:
             engine: the engine of a server that this process embeds; without one, connections of its own.
             limits: how long to wait for locks.
             filesystem_type: tells the type of the file system that a path is on.
+            local_filesystems: further types that count as local, on the operator's word.
 
         Raises:
             DatabaseMissing: there is no such file.
             DatabaseUnsupported: it is of a kind, a generation or in a place that can't be watched.
             DatabaseUnavailable: it can't be read just now.
         """
-        check_place(path, filesystem_type)
+        check_place(path, filesystem_type, local_filesystems=local_filesystems)
         database = cls(path, engine=engine, limits=limits, filesystem_type=filesystem_type)
         try:
             async with database._reader.transaction():

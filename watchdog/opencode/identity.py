@@ -4,23 +4,14 @@ Nothing here opens the database: closing a descriptor on it would drop this proc
 """
 
 import os
-import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from watchdog.errors import DatabaseMissing, DatabaseUnavailable, DatabaseUnsupported, SettingsError
-
-FilesystemType = Callable[[Path], str | None]
-"""Tells the type of the file system that a path is on, or None when it can't be told."""
-
-MOUNTS = Path("/proc/self/mountinfo")
-
-SHARED_FILESYSTEMS = frozenset(
-    ["9p", "afs", "ceph", "cifs", "nfs", "nfs4", "prl_fs", "smb", "smb3", "smbfs", "vboxsf", "virtiofs"]
-)
+from watchdog.opencode.mounts import UNKNOWN, FilesystemType, is_local
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,12 +91,17 @@ def _only_one(folder: Path) -> Path:
     )
 
 
-def check_place(path: Path, filesystem_type: FilesystemType) -> None:
+def check_place(path: Path, filesystem_type: FilesystemType, *, local_filesystems: Collection[str] = ()) -> None:
     """Refuse a path that can't be watched, whatever its content.
+
+    Args:
+        path: the database file.
+        filesystem_type: tells the type of the file system that a path is on.
+        local_filesystems: further types that count as local, on the operator's word.
 
     Raises:
         DatabaseMissing: there is no such file.
-        DatabaseUnsupported: it is a folder, or on a network or shared file system.
+        DatabaseUnsupported: it is a folder, or on a file system that is not known to be this kernel's alone.
         DatabaseUnavailable: this user may not read it.
     """
     try:
@@ -121,40 +117,17 @@ def check_place(path: Path, filesystem_type: FilesystemType) -> None:
             f"This user may not read the database {path}. Run the watchdog as the user that runs opencode."
         )
     kind = filesystem_type(path)
-    if kind is not None and (kind in SHARED_FILESYSTEMS or kind.startswith("fuse")):
-        raise DatabaseUnsupported(
-            f"The database {path} is on a file system of type {kind}, which other machines may share: SQLite's "
-            "locks do not hold across kernels. Run the watchdog where the database's own disk is."
-        )
+    if not is_local(kind, local_filesystems):
+        raise DatabaseUnsupported(f"The database {path} is on a file system {_not_local(kind)}")
 
 
-def filesystem_type(path: Path) -> str | None:
-    """Tell the type of the file system that `path` is on.
-
-    Returns:
-        A name such as `ext4`; None on a system without a mount table to read.
-    """
-    try:
-        lines = MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return None
-    return type_in_mounts(path.resolve(), lines)
-
-
-def type_in_mounts(path: Path, lines: list[str]) -> str | None:
-    """Find the file system type of an absolute path in the lines of a mountinfo table."""
-    best: tuple[int, str] | None = None
-    for line in lines:
-        mount, separator, source = line.partition(" - ")
-        fields = mount.split(" ")
-        if not separator or len(fields) < 5:  # noqa: PLR2004 - the fifth field is the mount point
-            continue
-        point = Path(_unescaped(fields[4]))
-        # A later mount on the same point hides the earlier one.
-        if path.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
-            best = (len(point.parts), source.split(" ")[0])
-    return best[1] if best else None
-
-
-def _unescaped(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+def _not_local(kind: str | None) -> str:
+    what = (
+        f"of type {kind}, which is not known to be of this machine's kernel alone"
+        if kind is not None
+        else "whose type can't be told"
+    )
+    return (
+        f"{what}: SQLite's locks do not hold across kernels. Run the watchdog where the database's own disk is. If "
+        f'this machine alone has it mounted, say so with the setting local_filesystems = ["{kind or UNKNOWN}"].'
+    )

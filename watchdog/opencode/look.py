@@ -16,6 +16,10 @@ LAST_ROWID = (1 << 63) - 1
 _LATEST_MS = (1 << 63) - 1
 """No time is later, whatever JSON can spell: no database could hold it."""
 
+LOCAL_WORKSPACES = frozenset({"worktree"})
+"""The types of workspaces whose sessions run in the process that has the database open."""
+UNKNOWN_WORKSPACE = "unknown"
+
 
 def as_ids(ids: Iterable[str]) -> str:
     """Ids as one parameter, for `json_each`: any number of them, in the order given."""
@@ -33,6 +37,19 @@ def whole_row(record: Record) -> Row:
         updated_ms=_moment(record["updated"]) or 0,
         data=str(record["data"]),
     )
+
+
+def remote_workspace(record: Record) -> str | None:
+    """The type of the workspace of a session that may run on another machine; None for one that runs here.
+
+    A type that is not known to be local may be anything: opencode's plugins bring further ones.
+    """
+    if not record.get("workspace"):
+        return None
+    kind = record.get("workspace_type")
+    if not isinstance(kind, str) or not kind:
+        return UNKNOWN_WORKSPACE
+    return None if kind in LOCAL_WORKSPACES else kind
 
 
 def newest_turn(records: Sequence[Record]) -> TurnId | None:
@@ -292,6 +309,7 @@ class Look:
                 directory=record["directory"],
                 created_ms=created,
                 parent_id=SessionId(parent) if isinstance(parent, str) else None,
+                remote=remote_workspace(record),
             )
         return sessions
 

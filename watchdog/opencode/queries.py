@@ -7,6 +7,7 @@ where a free planner was seen to scan `part`.
 
 # ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
 
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from watchdog.opencode.look import Statements
@@ -118,21 +119,31 @@ OPEN_IN_STEP: Final = {
     "part": f"SELECT id, session_id FROM part WHERE rowid > :after AND rowid <= :upto AND {_OPEN_PART}",
 }
 
-_SESSION = (
-    "SELECT session.id AS id, session.parent_id AS parent_id, session.directory AS directory,"
-    " session.time_created AS created"
-)
-SESSIONS: Final = f"{_SESSION} {_IDS} session ON session.id = wanted.value"
+
+def _session(workspace: str, workspace_type: str) -> str:
+    return (
+        "SELECT session.id AS id, session.parent_id AS parent_id, session.directory AS directory,"
+        f" session.time_created AS created, {workspace} AS workspace, {workspace_type} AS workspace_type"
+    )
+
+
+def _sessions(columns: str) -> str:
+    return f"{columns} {_IDS} session ON session.id = wanted.value"
+
+
 # UNION, not UNION ALL: a session that was already found is not followed again, so a cycle ends.
-SESSIONS_AND_ANCESTORS: Final = f"""
+def _sessions_and_ancestors(columns: str) -> str:
+    return f"""
     WITH RECURSIVE wanted(id) AS (
         SELECT value FROM json_each(:ids)
         UNION
         SELECT session.parent_id FROM wanted CROSS JOIN session ON session.id = wanted.id
         WHERE session.parent_id IS NOT NULL
     )
-    {_SESSION} FROM wanted CROSS JOIN session ON session.id = wanted.id
+    {columns} FROM wanted CROSS JOIN session ON session.id = wanted.id
 """
+
+
 CHILDREN: Final = """
     SELECT session.id AS id
     FROM json_each(:calls) AS wanted CROSS JOIN session
@@ -200,19 +211,28 @@ COLUMNS_FOUND: Final = (
     'SELECT tables.name AS "table", columns.name AS "column"'
     " FROM sqlite_master AS tables CROSS JOIN pragma_table_info(tables.name) AS columns"
     " WHERE tables.type IN ('table', 'view')"
-    " AND tables.name IN ('session', 'message', 'part', 'session_v2', 'session_message')"
+    " AND tables.name IN ('session', 'message', 'part', 'session_v2', 'session_message', 'workspace')"
 )
 
-STATEMENTS: Final = Statements(
-    open_messages=OPEN_MESSAGES,
-    open_messages_of_sessions=OPEN_MESSAGES_OF_SESSIONS,
-    messages=MESSAGES,
-    open_parts=OPEN_PARTS,
-    open_parts_of_messages=OPEN_PARTS_OF_MESSAGES,
-    sessions=SESSIONS,
-    sessions_and_ancestors=SESSIONS_AND_ANCESTORS,
-    children=CHILDREN,
-    newest=NEWEST,
-    last_written=LAST_WRITTEN,
-)
-"""What a look asks."""
+_WORKSPACE_TYPE: Final = "(SELECT workspace.type FROM workspace WHERE workspace.id = session.workspace_id)"
+
+
+def statements(tables: Mapping[str, Collection[str]]) -> Statements:
+    """What a look asks of a database with these tables and columns: older ones know nothing of workspaces."""
+    has_id = "workspace_id" in tables.get("session", ())
+    has_type = {"id", "type"} <= set(tables.get("workspace", ()))
+    columns = _session(
+        "session.workspace_id" if has_id else "NULL", _WORKSPACE_TYPE if has_id and has_type else "NULL"
+    )
+    return Statements(
+        open_messages=OPEN_MESSAGES,
+        open_messages_of_sessions=OPEN_MESSAGES_OF_SESSIONS,
+        messages=MESSAGES,
+        open_parts=OPEN_PARTS,
+        open_parts_of_messages=OPEN_PARTS_OF_MESSAGES,
+        sessions=_sessions(columns),
+        sessions_and_ancestors=_sessions_and_ancestors(columns),
+        children=CHILDREN,
+        newest=NEWEST,
+        last_written=LAST_WRITTEN,
+    )

@@ -41,6 +41,7 @@ class Reader:
         connection: counts the connections: each counts versions of the data from the same number again.
         file: counts the files that were read: it grows when another file has taken the path.
         lock: is held while the connection is in use; who writes takes it, too, for an engine may share one.
+        ask: what a look asks of this database, as its tables were when a transaction last began.
         reads: how often the file was asked whether it changed (`version`), and read in a transaction (`transaction`).
     """
 
@@ -53,6 +54,7 @@ class Reader:
         self._identity: FileIdentity | None = None
         self._schema: object = None
         self._columns: dict[str, tuple[str, ...]] = {}
+        self.ask = queries.statements({})
         self.connection = 0
         self.file = 0
         self.reads = {"version": 0, "transaction": 0}
@@ -153,7 +155,7 @@ class Reader:
         (found,) = await fetch(queries.SCHEMA_VERSION, {})
         if found["schema_version"] != self._schema:
             self._columns.clear()
-            await check_schema(fetch, self._path)
+            self.ask = await check_schema(fetch, self._path)
             self._schema = found["schema_version"]
 
     async def _fetch(

@@ -4,11 +4,14 @@ from pathlib import Path
 
 from watchdog.errors import DatabaseUnsupported
 from watchdog.opencode import queries
-from watchdog.opencode.look import Fetch
+from watchdog.opencode.look import Fetch, Statements
 
 
-async def check_schema(fetch: Fetch, path: Path) -> None:
+async def check_schema(fetch: Fetch, path: Path) -> Statements:
     """Look at the tables and the journal mode.
+
+    Returns:
+        What to ask of this database.
 
     Raises:
         DatabaseUnsupported: a table or a column is missing, or it is of another generation or in another mode.
@@ -34,6 +37,7 @@ async def check_schema(fetch: Fetch, path: Path) -> None:
             f"The database {path} is in journal mode `{mode}`. opencode uses `wal`, and in another mode "
             "nobody can tell who has it open. Is it really opencode's own file?"
         )
+    return queries.statements(tables)
 
 
 async def experimental_sessions(fetch: Fetch) -> int:

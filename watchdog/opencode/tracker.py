@@ -109,7 +109,7 @@ class Tracker:
             self._start_over_if_due()
             wanted = frozenset[str](ids)
             suspects = [id_ for id_, session in self._calls.items() if session in wanted or session == _ANY_SESSION]
-            return await Look(fetch=fetch, ask=queries.STATEMENTS).sessions(ids, suspects)
+            return await Look(fetch=fetch, ask=self._reader.ask).sessions(ids, suspects)
 
     async def search(self) -> bool:
         """Do one step of the search. Returns whether there is more to do."""
@@ -168,7 +168,7 @@ class Tracker:
         self._places[table] = place or self._places[table]
 
     async def _look(self, fetch: Fetch, tails: Record, also: Collection[SessionId]) -> Snapshot:
-        look = Look(fetch=fetch, ask=queries.STATEMENTS)
+        look = Look(fetch=fetch, ask=self._reader.ask)
         known = Known(
             turns=self._turns,
             turns_after=self._places["message"].rowid,
