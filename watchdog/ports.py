@@ -107,6 +107,14 @@ class Store(Protocol):
         """The whole rows of these calls and turns, as they are now. Rows that are gone are left out."""
         ...
 
+    async def below(self, session_ids: Collection[SessionId]) -> frozenset[SessionId]:
+        """The sessions below some others, at any depth, finished ones too. In a cycle a session is below itself."""
+        ...
+
+    async def queued(self, session_id: SessionId) -> tuple[str, ...]:
+        """The ids of a session's prompts that are newer than its newest turn, oldest first."""
+        ...
+
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """The newest turn of a session, open or not, by (time_created, rowid); None when it has none."""
         ...

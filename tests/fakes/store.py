@@ -152,6 +152,26 @@ class FakeStore:
             for table, row in found
         )
 
+    async def below(self, session_ids: Collection[SessionId]) -> frozenset[SessionId]:
+        self._fail()
+        found: set[SessionId] = set()
+        todo = list(session_ids)
+        while todo:
+            parent = todo.pop()
+            rows = self.content.tables["session"].values()
+            new = [row["id"] for row in rows if row["parent_id"] == parent and row["id"] not in found]
+            found.update(new)
+            todo.extend(new)
+        return frozenset(found)
+
+    async def queued(self, session_id: SessionId) -> tuple[str, ...]:
+        self._fail()
+        rows = [row for row in self.content.tables["message"].values() if row["session_id"] == session_id]
+        rows = sorted((row for row in rows if _is_time(row["time_created"])), key=lambda row: row["time_created"])
+        roles = [_role(_parsed(row["data"])) for row in rows]
+        after = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
+        return tuple(row["id"] for row, role in list(zip(rows, roles, strict=True))[after:] if role == "user")
+
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         self._fail()
         rows = [row for row in self.content.tables["message"].values() if row["session_id"] == session_id]

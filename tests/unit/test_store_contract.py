@@ -180,6 +180,36 @@ async def test_prompts_after_the_newest_turn_are_queued(case: Case) -> None:
     assert (await store.look()).sessions[session].queued_prompts == 2
 
 
+async def test_the_prompts_that_are_queued_are_told_by_their_ids_the_oldest_first(case: Case) -> None:
+    store, rows = case
+    session = rows.session()
+    assert await store.queued(session) == ()
+    rows.prompt(session, "msg_z", at=NOW)
+    assert await store.queued(session) == ("msg_z",)
+    rows.turn(session, at=NOW + 1)
+    assert await store.queued(session) == ()
+    rows.prompt(session, "msg_y", at=NOW + 2)
+    rows.message(session, "[]", at=NOW + 3)
+    rows.prompt(session, "msg_x", at=NOW + 3)
+    rows.prompt(rows.session(), at=NOW + 9)
+    assert await store.queued(session) == ("msg_y", "msg_x")
+
+
+async def test_what_is_below_is_found_at_any_depth_whether_or_not_it_is_finished_and_in_a_cycle(case: Case) -> None:
+    store, rows = case
+    root = rows.session("ses_root")
+    child = rows.session("ses_child", parent=root)
+    deep = rows.session("ses_deep", parent=child)
+    rows.turn(deep)
+    rows.session("ses_other")
+    assert await store.below([root]) == {child, deep}
+    assert await store.below([deep, child]) == {deep}
+    assert await store.below([]) == await store.below([SessionId("ses_nowhere")]) == set()
+    one = rows.session("ses_one", parent=SessionId("ses_two"))
+    two = rows.session("ses_two", parent=one)
+    assert await store.below([one]) == {one, two}
+
+
 async def test_a_turn_row_that_is_merely_rewritten_shows_no_life(case: Case) -> None:
     store, rows = case
     session = rows.session()

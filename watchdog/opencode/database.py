@@ -202,6 +202,18 @@ class OpencodeDatabase:
             found = await fetch(queries.TITLES, {"ids": as_ids(session_ids)})
         return {SessionId(str(record["id"])): str(record["title"]) for record in found}
 
+    async def below(self, session_ids: Collection[SessionId]) -> frozenset[SessionId]:
+        """See `Store.below`."""
+        async with self._reader.transaction() as fetch:
+            found = await fetch(queries.BELOW, {"ids": as_ids(session_ids)})
+        return frozenset(SessionId(str(record["id"])) for record in found)
+
+    async def queued(self, session_id: SessionId) -> tuple[str, ...]:
+        """See `Store.queued`."""
+        async with self._reader.transaction() as fetch:
+            found = await fetch(queries.QUEUED, {"ids": as_ids([session_id])})
+        return tuple(str(record["id"]) for record in found)
+
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """See `Store.newest_turn`."""
         async with self._reader.transaction() as fetch:

@@ -150,6 +150,14 @@ CHILDREN: Final = """
         ON session.parent_id = json_extract(wanted.value, '$[0]')
         AND session.time_created >= json_extract(wanted.value, '$[1]')
 """
+BELOW: Final = """
+    WITH RECURSIVE below(id) AS (
+        SELECT session.id FROM json_each(:ids) AS wanted CROSS JOIN session ON session.parent_id = wanted.value
+        UNION
+        SELECT session.id FROM below CROSS JOIN session ON session.parent_id = below.id
+    )
+    SELECT id FROM below
+"""
 
 
 def _newest(role: str) -> str:
@@ -174,6 +182,16 @@ NEWEST: Final = f"""
     FROM json_each(:ids) AS wanted
     LEFT JOIN message AS prompt ON prompt.rowid = {_newest("user")}
     LEFT JOIN message AS turn ON turn.rowid = {_newest("assistant")}
+"""
+QUEUED: Final = f"""
+    SELECT seen.id AS id
+    FROM json_each(:ids) AS wanted
+    LEFT JOIN message AS turn ON turn.rowid = {_newest("assistant")}
+    CROSS JOIN message AS seen ON seen.session_id = wanted.value
+    WHERE typeof(seen.time_created) IN ('integer', 'real')
+        AND (turn.rowid IS NULL OR (seen.time_created, seen.rowid) > (turn.time_created, turn.rowid))
+        AND {_readable("seen", "json_extract(seen.data, '$.role') IS 'user'", "0")}
+    ORDER BY seen.time_created, seen.rowid
 """
 LAST_WRITTEN: Final = f"""
     SELECT part.message_id AS id, max(part.time_updated) AS updated

@@ -88,6 +88,16 @@ _NEWEST: Final = f"""
         ORDER BY seen.time_created DESC, seen.id DESC LIMIT 1
     ) AS latest ON TRUE
 """
+_QUEUED: Final = f"""
+    SELECT seen.id AS id FROM {_IDS}
+    LEFT JOIN LATERAL ({_NEWEST_OF.format(role="assistant")}) AS turn ON TRUE
+    CROSS JOIN LATERAL (
+        SELECT seen.id, seen.time_created FROM message AS seen WHERE seen.session_id = wanted.value
+            AND seen.data ->> 'role' = 'user'
+            AND (turn.id IS NULL OR (seen.time_created, seen.id) > (turn.time_created, turn.id))
+    ) AS seen
+    ORDER BY seen.time_created, seen.id
+"""
 _EACH: Final = "CROSS JOIN LATERAL (SELECT {table}.* FROM {table} WHERE {condition} OFFSET 0) AS {table}"
 """The rows of each id, looked up by an index. Without OFFSET 0 it is a join, and PostgreSQL may read the whole table
 for it: it takes any list of ids for a hundred, and does not know what it costs to unpack `data`."""
@@ -99,6 +109,14 @@ _ANCESTORS: Final = f"""
         {_SESSION} FROM above {_EACH.format(table="session", condition="session.id = above.parent_id")}
     )
     SELECT id, parent_id, directory, created FROM above
+"""
+BELOW: Final = f"""
+    WITH RECURSIVE below(id) AS (
+        SELECT session.id FROM {_IDS} {_EACH.format(table="session", condition="session.parent_id = wanted.value")}
+        UNION
+        SELECT session.id FROM below {_EACH.format(table="session", condition="session.parent_id = below.id")}
+    )
+    SELECT id FROM below
 """
 _SINCE: Final = (
     "session.parent_id = wanted.value ->> 0 AND session.time_created >= CAST(wanted.value ->> 1 AS bigint)"
@@ -166,11 +184,13 @@ class Dialect:
     Attributes:
         look: what a look asks.
         open_parts_of_sessions: the ids of the open calls of some sessions.
+        queued: the prompts of a session that no turn answers yet.
         update: the guarded write of each table. `jsonb` is compared as a value: it keeps no text.
     """
 
     look: Statements
     open_parts_of_sessions: str
+    queued: str
     update: dict[str, str]
 
 
@@ -217,6 +237,7 @@ def dialect(kind: Data) -> Dialect:
             last_written=_LAST_WRITTEN,
         ),
         open_parts_of_sessions=(f"SELECT part.id AS id FROM {_IDS} {of('part', 'session_id', is_open_part)}"),
+        queued=_readable(_QUEUED, kind),
         update={
             table: f"UPDATE {table} SET data = CAST(:after AS {kind}) WHERE id = :id AND {observed}"
             for table in ("message", "part")

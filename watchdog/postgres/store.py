@@ -152,6 +152,18 @@ class PostgresStore:
             messages = await fetch(queries.WHOLE_MESSAGES, {"ids": as_ids(_possible(turn_ids))})
         return tuple(whole_row(record) for record in [*parts, *messages])
 
+    async def below(self, session_ids: Collection[SessionId]) -> frozenset[SessionId]:
+        """See `Store.below`."""
+        async with self._reading() as fetch:
+            found = await fetch(queries.BELOW, {"ids": as_ids(_possible(session_ids))})
+        return frozenset(SessionId(str(record["id"])) for record in found)
+
+    async def queued(self, session_id: SessionId) -> tuple[str, ...]:
+        """See `Store.queued`."""
+        async with self._reading() as fetch:
+            found = await fetch(self._dialect.queued, {"ids": as_ids(_possible([session_id]))})
+        return tuple(str(record["id"]) for record in found)
+
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """See `Store.newest_turn`. Of two of the same millisecond, the one whose id sorts last."""
         async with self._reading() as fetch:
