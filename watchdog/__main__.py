@@ -1,22 +1,34 @@
 """`opencode-watchdog` and `python -m watchdog`."""
 
-import os
 import sys
 import traceback
-from io import TextIOWrapper
-from typing import TextIO
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from watchdog.errors import (
     AlreadyWatched,
     DatabaseError,
     JournalUnusable,
+    OutputUnusable,
     ServerError,
     SettingsError,
     UsageError,
     WatchdogError,
 )
+from watchdog.shown import shown, words_of
+from watchdog.streams import finish, take_over, tell
 
 USAGE, UNUSABLE, INTERNAL = 2, 3, 70
+
+
+@runtime_checkable
+class WrongLine(Protocol):
+    """What typer raises about a command line."""
+
+    exit_code: int
+
+    def format_message(self) -> str:
+        """What is wrong with it."""
 
 
 def main() -> None:
@@ -25,28 +37,20 @@ def main() -> None:
     sys.modules["httpx._main"] = None  # type: ignore[assignment]
     from watchdog.cli import app
 
-    _take_any_text()
+    take_over()
+    code = _ended(lambda: app(prog_name="opencode-watchdog", standalone_mode=False))
+    code = _ended(sys.stdout.flush) or code
+    finish()
+    sys.exit(code)
+
+
+def _ended(work: Callable[[], int | None]) -> int:
     try:
-        app(prog_name="opencode-watchdog")
+        return int(work() or 0)
     except BaseExceptionGroup as group:
-        sys.exit(_explain(_first(group)))
+        return _explain(_first(group))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - this is where errors end
-        sys.exit(_explain(error))
-
-
-def _take_any_text() -> None:
-    """A path that is no UTF-8, a terminal that knows no UTF-8, or a closed stream must not end the program."""
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lives
-    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _nowhere() -> TextIO:
-    """A stream for one that was closed before the start; it takes the descriptor, too, before a database does."""
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as the process lives
+        return _explain(error)
 
 
 def _first(error: BaseException) -> BaseException:
@@ -63,15 +67,32 @@ def _explain(error: BaseException) -> int:
 
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
+    if isinstance(error, WrongLine):
+        return _explain_line(error)
     if isinstance(error, WatchdogError):
-        complain(str(error))
+        complain(words_of(error))
         if isinstance(error, SettingsError | UsageError):
             return USAGE
-        unusable = isinstance(error, DatabaseError | ServerError | JournalUnusable | AlreadyWatched)
-        return UNUSABLE if unusable else INTERNAL
-    traceback.print_exception(error)
+        unusable = DatabaseError | ServerError | JournalUnusable | AlreadyWatched | OutputUnusable
+        return UNUSABLE if isinstance(error, unusable) else INTERNAL
+    for part in traceback.format_exception(error):
+        tell(sys.stderr, *map(shown, part.rstrip("\n").split("\n")))
     complain(f"internal error: {type(error).__name__}. Nothing was left half done; please report what stands above.")
     return INTERNAL
+
+
+def _explain_line(error: WrongLine) -> int:
+    """Say what is wrong with the command line. Without a command, its help was shown, and says enough."""
+    from watchdog.render import complain
+
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if type(error).__name__ != "NoArgsIsHelpError" and message:
+        path = getattr(context, "command_path", "opencode-watchdog")
+        complain(
+            f"{message} See {path} --help." if message.endswith((".", "?", "!")) else f"{message}. See {path} --help."
+        )
+    return USAGE
 
 
 if __name__ == "__main__":

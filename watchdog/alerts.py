@@ -10,6 +10,7 @@ from watchdog.listening import Assessment, Bystander
 from watchdog.model import Judgement, Outcome, Result, SessionId, SpareReason, Verdict, VerdictKind
 from watchdog.ports import Clock
 from watchdog.receivers import Occasion
+from watchdog.shown import Telling, joined, stacked
 
 
 class Severity(StrEnum):
@@ -22,8 +23,10 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Alert:
+class Alert(Telling):
     """A message to people: ids, tool names, processes and times, never what was said in a session."""
+
+    told = ("title", "body")
 
     title: str
     body: str
@@ -107,12 +110,11 @@ class Degraded:
         self._told = (self._told - over) | due
         alerts = []
         if due:
-            body = "\n".join(causes[name] for name in sorted(due))
+            body = stacked(*(causes[name] for name in sorted(due)))
             title = f"degraded for {duration(max(now_seconds - self._since[name] for name in due))}"
             alerts.append(Alert(title=title, body=body, severity=Severity.WARNING))
         if over:
-            body = ", ".join(sorted(over))
-            alerts.append(Alert(title="no longer degraded", body=body, severity=Severity.SUCCESS))
+            alerts.append(Alert(title="no longer degraded", body=", ".join(sorted(over)), severity=Severity.SUCCESS))
         return alerts
 
 
@@ -208,7 +210,7 @@ class Alerts(Bystander):
             self._tell(
                 Alert(
                     title=f"{self._origin}: {alert.title}",
-                    body=f"{alert.body}\n{self._database}",
+                    body=joined(alert.body, stacked("", self._database)),
                     severity=alert.severity,
                 )
             )

@@ -4,12 +4,14 @@ import signal
 
 import typer
 
+from watchdog.shown import shown
+
 
 def confirm(question: str) -> bool:
     """Ask a person. Ctrl-C and Ctrl-D are a no, at once: asyncio's own handler would wait for an answer first."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return typer.confirm(question, err=True)
+        return typer.confirm(shown(question), err=True)
     except typer.Abort:
         return False
     finally:

@@ -15,6 +15,8 @@ import typer
 
 from watchdog.asking import confirm as ask
 from watchdog.cli_sql import sql
+from watchdog.shown import shown
+from watchdog.streams import write
 
 if TYPE_CHECKING:
     from watchdog.exits import Exit
@@ -30,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 fine, 1 something stuck or not recovered, 2 usage or settings, 3 database or server "
-    "unusable, 70 internal error, 130 interrupted.",
+    "unusable, or the result can't be written, 70 internal error, 130 interrupted.",
 )
 
 app.add_typer(sql, name="sql")
@@ -66,7 +68,7 @@ def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"opencode-watchdog {version('opencode-watchdog')}")
+        write(sys.stdout, shown(f"opencode-watchdog {version('opencode-watchdog')}"))
         raise typer.Exit
 
 

@@ -1,8 +1,13 @@
 """`sql`: statements for whoever looks after a PostgreSQL database. They are printed, and never run."""
 
+import sys
 from typing import Annotated, Literal
 
 import typer
+
+from watchdog.errors import UsageError
+from watchdog.shown import whole
+from watchdog.streams import write
 
 sql = typer.Typer(
     help="Print statements for a database in PostgreSQL; nothing is run.", no_args_is_help=True, add_completion=False
@@ -21,7 +26,7 @@ def index(
     with with_driver():
         from watchdog.postgres.indexes import as_script
 
-    typer.echo(as_script(data), nl=False)
+    _print(as_script(data))
 
 
 @sql.command()
@@ -31,9 +36,15 @@ def schema(
     ] = None,
 ) -> None:
     """Print the watchdog's own tables, for a server whose role may not make them."""
+    if role is not None and whole(role) != role:
+        raise UsageError(f"No role can be called {role}: it has characters that nobody sees.")
     from watchdog.in_postgres import with_driver
 
     with with_driver():
         from watchdog.postgres.own import as_script
 
-    typer.echo(as_script(role), nl=False)
+    _print(as_script(role))
+
+
+def _print(script: str) -> None:
+    write(sys.stdout, *map(whole, script.removesuffix("\n").split("\n")))

@@ -25,6 +25,7 @@ from watchdog.model import (
 )
 from watchdog.ports import Clock, Deputy, Fleet, Journal, Server, Store
 from watchdog.sharing import Rounds
+from watchdog.shown import shown
 
 
 class Reprove(Protocol):
@@ -126,8 +127,8 @@ class Climb:
         self.tools = tools
         self.verdict = verdict
         self.dry_run = dry_run
-        # No database of text holds a NUL or half a surrogate pair.
-        self.reason = reason and reason.replace("\0", "").encode(errors="replace").decode()
+        # People read it, and no database of text holds a NUL or half a surrogate pair.
+        self.reason = reason and shown(reason)
         self.actor = actor
         self.claimant = claimant
         self.intervention: InterventionId | None = None

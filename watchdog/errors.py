@@ -23,6 +23,7 @@ WatchdogError
 │   ├── ServerDeclined          it was to end something, and found itself that it is to be spared
 │   ├── ServerRefused           it answered 401 or 403: the password is missing or wrong
 │   └── ServerAnswerInvalid     it answered, but not with what its API promises
+├── OutputUnusable          the result can't be written to standard output         exit code 3
 ├── JournalUnusable         the watchdog's own journal can't be used              exit code 3
 ├── AlreadyWatched          another watchdog acts on this database                 exit code 3
 └── ShutdownTimedOut        work was still going on when the grace ended           exit code 70
@@ -133,6 +134,10 @@ class ServerRefused(ServerError):
 
 class ServerAnswerInvalid(ServerError):
     """The server answered something that its API does not promise: another status, not JSON, half a reply."""
+
+
+class OutputUnusable(WatchdogError):
+    """The result can't be written to standard output: a full disk, say. A reader that left is no error."""
 
 
 class JournalUnusable(WatchdogError):

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import NewType
 
 from watchdog.model import Outcome, Row, SessionId, Verdict
+from watchdog.shown import Telling
 
 InterventionId = NewType("InterventionId", int)
 LAST_NUMBER = InterventionId((1 << 63) - 1)
@@ -27,7 +28,7 @@ class Kept:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Intervention:
+class Intervention(Telling):
     """One thing that was done, or begun.
 
     Attributes:
@@ -35,6 +36,8 @@ class Intervention:
         outcome: None while it is begun.
         undone_ms: when its rows were put back.
     """
+
+    told = ("reason",)
 
     id: InterventionId
     began_ms: int
@@ -47,13 +50,15 @@ class Intervention:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Hold:
+class Hold(Telling):
     """A person's "leave it".
 
     Attributes:
         until_ms: when it ends by itself; None for never.
         why: a clause for people, such as `a person said so`.
     """
+
+    told = ("why",)
 
     session_id: SessionId
     since_ms: int

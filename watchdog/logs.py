@@ -6,17 +6,20 @@ times; a processor takes out whatever is named like a secret or like content, sh
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
+
+from watchdog.shown import in_json, shown, stacked
 
 WITHHELD = frozenset({
     "authorization", "password", "secret", "server_password", "notify", "token",
     "arguments", "content", "data", "input", "metadata", "output", "prompt", "reasoning", "row", "text",
 })  # fmt: skip
 PLACEHOLDER = "(withheld)"
+_OF_LINES = ("exception", "stack")
 NOISY = ("aiosqlite", "asyncio", "httpcore", "httpx", "sqlalchemy")
 
 
@@ -68,12 +71,42 @@ def _withheld(key: object, value: object) -> object:
     return value
 
 
+def face(_logger: object, _method: str, event: MutableMapping[str, Any]) -> EventDict:
+    """Let every word of a line through the one place, names and nested values, too. A traceback keeps its lines.
+
+    As JSON the values stay exactly what they are, and are spelled in printable ASCII.
+    """
+    return {shown(key): _of_lines(value) if key in _OF_LINES else _faced(value) for key, value in event.items()}
+
+
+def _of_lines(value: object) -> object:
+    if not isinstance(value, str):
+        return _faced(value)
+    # Indented, so that no line of it passes for a line of the log.
+    return stacked(*(f"  {line}" for line in value.split("\n")))
+
+
+def _faced(value: object) -> object:
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, Mapping):
+        return {shown(str(key)): _faced(held) for key, held in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_faced(held) for held in value]
+    return value if value is None or isinstance(value, bool | int | float) else shown(repr(value))
+
+
+def _json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str:
+    return in_json(event, spaced=True)
+
+
 def _rendering(*, console: bool, colors: bool) -> list[Processor]:
     """How lines look. Tracebacks stay plain: the richer ones print local variables, and so secrets and content."""
     if console:
         plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        console_renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)
+        return [structlog.processors.format_exc_info, face, console_renderer]
+    return [structlog.processors.format_exc_info, _json]
 
 
 def _configure_standard_library(

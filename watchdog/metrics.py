@@ -27,6 +27,7 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.ports import Clock
+from watchdog.shown import shown
 
 PREFIX = "opencode_watchdog"
 STUCK, UNJUDGED = "stuck", "unjudged"
@@ -100,7 +101,7 @@ class Metrics:
         for cause in CAUSES:
             self._degraded.labels(cause)
         for server in self._servers:
-            self._feeds.labels(server)
+            self._feeds.labels(shown(server))
 
     def _make_counters(self) -> None:
         self._verdicts = self._counter("verdicts", "Verdicts, each counted when it is first seen.", "kind")
@@ -146,7 +147,7 @@ class Metrics:
         self._oldest.set(oldest_age_seconds(observation))
         connected = {each.name for each in observation.reports if each.witness is not None and each.witness.connected}
         for server in self._servers:
-            self._feeds.labels(server).set(server in connected)
+            self._feeds.labels(shown(server)).set(server in connected)
         self._count_verdicts(judgement)
         self._note_degraded(
             server=any(report.problem is not None for report in observation.reports),

@@ -11,6 +11,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NewType
 
+from watchdog.shown import Telling
+
 SessionId = NewType("SessionId", str)
 TurnId = NewType("TurnId", str)
 """The id of a turn: of an assistant message."""
@@ -168,13 +170,15 @@ class Session:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Damage:
+class Damage(Telling):
     """A row that can't be read as what it should be. It is reported, and never touched.
 
     Attributes:
         table: `message`, `part` or `session`.
         problem: what is wrong with it, without any of its content.
     """
+
+    told = ("problem",)
 
     table: str
     id: str
@@ -250,7 +254,7 @@ class Holder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Holders:
+class Holders(Telling):
     """Who has the database open, looked up at one moment.
 
     Attributes:
@@ -261,6 +265,8 @@ class Holders:
         elsewhere: the database is a server's of its own, which any machine may use: no process is evidence of
             anything, and only the word of hosts counts.
     """
+
+    told = ("why_incomplete",)
 
     known: tuple[Holder, ...] = ()
     complete: bool = True
@@ -284,7 +290,7 @@ class Witness:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ServerReport:
+class ServerReport(Telling):
     """What one server answered in one round of questions.
 
     Attributes:
@@ -300,6 +306,8 @@ class ServerReport:
         said: the same as `statuses`, by session: what it says of it, in the order of the directories' names.
         asked: the same as `asks`, by session.
     """
+
+    told = ("problem",)
 
     name: ServerName
     pid: int | None = None
@@ -425,7 +433,7 @@ class VerdictKind(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class Verdict(Telling):
     """One session that will never end by itself, and what is to be ended.
 
     Attributes:
@@ -446,6 +454,8 @@ class Verdict:
         confirmed: false for an orphan that was seen only once and will need a second look.
         why: one sentence for people, without any content of the session.
     """
+
+    told = ("why",)
 
     session_id: SessionId
     kind: VerdictKind
@@ -499,7 +509,7 @@ UNEASY = frozenset({SpareReason.NO_WITNESS, SpareReason.GIVEN_UP})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spared:
+class Spared(Telling):
     """Something unfinished that is left alone, and why.
 
     Attributes:
@@ -508,6 +518,8 @@ class Spared:
         limit_seconds: the limit of that clock, where there is one.
         until_ms: when the judgement may change by the mere passing of time.
     """
+
+    told = ("why",)
 
     session_id: SessionId
     reason: SpareReason
@@ -549,12 +561,14 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class Step(Telling):
     """One rung of the ladder as it went.
 
     Attributes:
         step: `reread`, `find`, `abort`, `verify`, `prove`, `settle`, `publish`, `read_back`, `put_back`.
     """
+
+    told = ("detail",)
 
     step: str
     at_ms: int
@@ -563,8 +577,10 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Outcome:
+class Outcome(Telling):
     """How an intervention ended."""
+
+    told = ("why",)
 
     session_id: SessionId
     kind: VerdictKind
@@ -574,7 +590,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reproof:
+class Reproof(Telling):
     """Whether a session's open rows are orphans on fresh reads.
 
     Attributes:
@@ -583,6 +599,8 @@ class Reproof:
         unclaimed: the verdict on rows that no host claims, where that is all that can be known; a person's word is
             needed to settle them.
     """
+
+    told = ("why",)
 
     orphan: Verdict | None
     why: str

@@ -1,15 +1,20 @@
-"""What is drawn with rich, on a terminal. Imported when there is one."""
+"""What is drawn with rich, on a terminal. Imported when there is one.
+
+Nothing is markup, and no word becomes an emoji: what is drawn is text with a style beside it.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from rich.console import Console
-from rich.markup import escape
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
+from watchdog.shown import Shown, defused
 from watchdog.streams import fall_silent
 
-Cell = tuple[str, str | None]
+Cell = tuple[Shown, str | None]
 """A text and its colour."""
 
 
@@ -17,7 +22,14 @@ class Paper(Console):
     """A console that falls silent when its reader is gone: `scan | head -1` is no error."""
 
     def __init__(self, *, stderr: bool = False, file: TextIO | None = None, width: int | None = None) -> None:
-        super().__init__(stderr=stderr, file=file, width=width, highlight=False, soft_wrap=True)
+        super().__init__(
+            stderr=stderr, file=file, width=width, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is drawn, as pieces of text. The net below `Shown`: nothing in them steers the terminal."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(defused(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
         """Write what is left to nowhere."""
@@ -25,29 +37,29 @@ class Paper(Console):
         fall_silent(self.file)
 
 
-def line(console: Console, text: str, style: str | None) -> None:
+def line(console: Console, text: Shown, style: str | None) -> None:
     """Draw a line, wrapped at the width."""
-    console.print(escape(text), style=style, soft_wrap=False)
+    console.print(Text(text, style or ""), soft_wrap=False)
 
 
 def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
     """Draw a table."""
-    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="dim", box=None)
+    drawn = Table(title=Text(title), title_justify="left", title_style="bold", header_style="dim", box=None)
     drawn.show_header = any(columns)
     drawn.padding = (0, 1, 0, 0)
     for column in columns:
         drawn.add_column(column, overflow="fold")
     for row in rows:
-        drawn.add_row(*(f"[{colour}]{escape(text)}[/]" if colour else escape(text) for text, colour in row))
+        drawn.add_row(*(Text(text, colour or "") for text, colour in row))
     console.print(drawn, soft_wrap=False)
     console.print()
 
 
-def complain(text: str) -> None:
+def complain(text: Shown) -> None:
     """Say on standard error what went wrong."""
-    Paper(stderr=True).print(f"[red]error:[/] {escape(text)}")
+    Paper(stderr=True).print(Text.assemble(("error:", "red"), " ", text))
 
 
-def note(text: str) -> None:
+def note(text: Shown) -> None:
     """Say something on standard error that is not the result."""
-    Paper(stderr=True).print(escape(text), style="dim")
+    Paper(stderr=True).print(Text(text, "dim"))

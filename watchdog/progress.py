@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from watchdog.render import note
+from watchdog.shown import shown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -35,7 +36,7 @@ async def busy(
     async def show() -> None:
         await anyio.sleep(patience_seconds)
         with _progress(text, bar=total is not None, time_left=False) as progress:
-            task = progress.add_task(text, total=total)
+            task = progress.add_task(shown(text), total=total)
             while True:
                 progress.update(task, completed=done)
                 await anyio.sleep(_STEP_SECONDS)
@@ -50,7 +51,7 @@ async def countdown(text: str, seconds: float) -> AsyncIterator[None]:
 
     async def show() -> None:
         with _progress(text, bar=True, time_left=True) as progress:
-            task = progress.add_task(text, total=seconds)
+            task = progress.add_task(shown(text), total=seconds)
             while True:
                 await anyio.sleep(_STEP_SECONDS)
                 progress.advance(task, _STEP_SECONDS)
@@ -67,7 +68,10 @@ def _progress(text: str, *, bar: bool, time_left: bool) -> "Progress":
     console = Paper(stderr=True)
     if not console.is_terminal:
         note(text)
-    shown: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn() if bar else SpinnerColumn()]
+    shown: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn() if bar else SpinnerColumn(),
+    ]
     if time_left:
         shown.append(TimeRemainingColumn())
     return Progress(*shown, console=console, transient=True, disable=not console.is_terminal)

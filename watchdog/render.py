@@ -1,15 +1,15 @@
 """What people see: tables and colours on a terminal, plain tab-separated lines when piped."""
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from watchdog.contract import damage_sentences
 from watchdog.limits import duration
 from watchdog.model import UNEASY, Judgement, Observation, Outcome, Result, Spared, Verdict, VerdictKind
-from watchdog.streams import fall_silent, may_be_terminal
+from watchdog.shown import Shown, in_json, joined, shown, stacked, tabbed, whole
+from watchdog.streams import may_be_terminal, tell, write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ RESULT_COLOURS = {
 }
 
 Cell = tuple[str, str | None]
-"""A text and its colour."""
+"""A text and its colour. Whatever is no `Shown` yet becomes one right before it is written."""
 
 
 class Screen:
@@ -62,32 +62,36 @@ class Screen:
 
     def document(self, document: dict[str, Any]) -> None:
         """Print a JSON document, in ASCII: every terminal and every pipe takes it."""
-        self._write(json.dumps(document, indent=2) + "\n")
+        self._write(in_json(document, indent=2))
 
     def verbatim(self, text: str) -> None:
-        """Print a line as it is, so that it can be copied, or read by a program."""
-        self._write(f"{text}\n")
+        """Print a line in one piece and without a colour, so that it can be copied, or read by a program."""
+        self._write(whole(text))
 
     def line(self, kind: str, text: str, style: str | None = None) -> None:
         """Print one line. On a terminal it is coloured, and a `summary` goes without its kind."""
         if not self.fancy:
-            self._write(f"{kind}\t{_plain(text)}\n")
+            self._write(tabbed(kind, text))
         else:
-            text = text if kind == "summary" else f"{kind}: {text}"
             from watchdog.paper import line
 
-            line(self.console, text, style)
+            line(self.console, shown(text if kind == "summary" else f"{kind}: {text}"), style)
 
     def rows(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[str | Cell]]) -> None:
         """Print rows: a table on a terminal, else a line each."""
         found = [[cell if isinstance(cell, tuple) else (cell, None) for cell in row] for row in rows]
         if not self.fancy:
             for cells in found:
-                self._write("\t".join([title, *(_plain(text) for text, _ in cells)]) + "\n")
+                self._write(tabbed(title, *(text for text, _ in cells)))
         elif found:
             from watchdog.paper import table
 
-            table(self.console, title, columns, found)
+            table(
+                self.console,
+                shown(title),
+                columns,
+                [[(shown(text), colour) for text, colour in row] for row in found],
+            )
 
     def judgement(self, observation: Observation, judgement: Judgement) -> None:
         """Print what is stuck and what is spared, and why."""
@@ -109,7 +113,7 @@ class Screen:
         for each in spared:
             reason = (each.reason.value, "yellow" if each.reason in UNEASY else "green")
             if self.fancy:
-                cells.append((reason, f"{' '.join(filter(None, [each.session_id, each.call_id]))}\n{each.why}"))
+                cells.append((reason, stacked(" ".join(filter(None, [each.session_id, each.call_id])), each.why)))
             else:
                 cells.append((reason, each.session_id, each.call_id or "-", each.why))
         self.rows("spared", ("reason", "what, and why"), cells)
@@ -120,21 +124,21 @@ class Screen:
         for each in outcomes:
             result = (each.result.value, RESULT_COLOURS[each.result])
             if self.fancy:
-                cells.append((result, f"{each.session_id} ({each.kind.value})\n{each.why}"))
+                cells.append((result, stacked(f"{each.session_id} ({each.kind.value})", each.why)))
             else:
                 cells.append((result, each.session_id, each.kind.value, each.why))
         self.rows("outcome", ("result", "what, and why"), cells)
 
-    def _write(self, text: str) -> None:
-        _write(sys.stdout if self._console is None else self._console.file, text)
+    def _write(self, line: Shown) -> None:
+        write(sys.stdout if self._console is None else self._console.file, line)
 
 
 def _told(verdict: Verdict) -> Sequence[str | Cell]:
     """A verdict for a person: which session, what in it, how old, and why."""
     limit = "" if verdict.limit_seconds is None else f" of {duration(verdict.limit_seconds)}"
     what = f"{verdict.session_id} {verdict.tool or 'no tool'}, {duration(verdict.age_seconds)}{limit}"
-    below = f"\nends {verdict.cancel_session_id}" if verdict.cancel_session_id != verdict.session_id else ""
-    return ((verdict.kind.value, KIND_COLOURS[verdict.kind]), f"{what}\n{verdict.why}{below}")
+    below = [f"ends {verdict.cancel_session_id}"] if verdict.cancel_session_id != verdict.session_id else []
+    return ((verdict.kind.value, KIND_COLOURS[verdict.kind]), stacked(what, verdict.why, *below))
 
 
 def _verdict_cells(verdict: Verdict) -> Sequence[str | Cell]:
@@ -150,19 +154,14 @@ def _verdict_cells(verdict: Verdict) -> Sequence[str | Cell]:
     )
 
 
-def _plain(text: str) -> str:
-    """One cell of one line, whatever is in it."""
-    return " ".join(text.split())
-
-
 def complain(text: str) -> None:
     """Say on standard error what went wrong."""
     if may_be_terminal(sys.stderr):
         from watchdog import paper
 
-        paper.complain(text)
+        paper.complain(shown(text))
     else:
-        _write(sys.stderr, f"error: {text}\n")
+        tell(sys.stderr, joined("error: ", text))
 
 
 def note(text: str) -> None:
@@ -170,14 +169,6 @@ def note(text: str) -> None:
     if may_be_terminal(sys.stderr):
         from watchdog import paper
 
-        paper.note(text)
+        paper.note(shown(text))
     else:
-        _write(sys.stderr, f"{text}\n")
-
-
-def _write(stream: IO[str], text: str) -> None:
-    try:
-        stream.write(text)
-        stream.flush()
-    except BrokenPipeError:
-        fall_silent(stream)
+        tell(sys.stderr, shown(text))

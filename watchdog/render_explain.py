@@ -13,6 +13,7 @@ from watchdog.explanation import CallPage, Clock, Explanation, SessionPage, Stan
 from watchdog.limits import duration
 from watchdog.model import UNEASY
 from watchdog.render import Screen
+from watchdog.shown import shown
 
 STANCE_COLOURS = {
     Stance.AT_WORK: "green",
@@ -32,7 +33,7 @@ def explanation(screen: Screen, found: Explanation) -> None:
     """Print an explanation."""
     if not screen.fancy:
         for kind, cells in _lines(found):
-            screen.rows(kind, (), [[_shown(cell) for cell in cells]])
+            screen.rows(kind, (), [cells])
         return
     for part in _page(found, ascii_only=screen.console.options.ascii_only):
         screen.console.print(part, soft_wrap=False)
@@ -93,7 +94,7 @@ def _clock_cells(clock: Clock) -> tuple[str, ...]:
 
 def _page(found: Explanation, *, ascii_only: bool) -> Iterator[RenderableType]:
     colour = _state_colour(found)
-    yield Panel(Text(_shown(found.sentence)), title=_mono(found.session_id), title_align="left", border_style=colour)
+    yield Panel(Text(shown(found.sentence)), title=_mono(found.session_id), title_align="left", border_style=colour)
     if found.sessions:
         yield _tree(found.sessions, ascii_only=ascii_only)
     for page in sorted(found.sessions, key=lambda each: not each.asked):
@@ -122,7 +123,7 @@ def _tree(pages: Sequence[SessionPage], *, ascii_only: bool) -> Tree:
 def _session_label(page: SessionPage, *, ascii_only: bool) -> Text:
     state = _session_state(page)
     colour = {"stuck": "bold red", "unfinished": "bold", "finished": "dim"}[state]
-    label = Text(_shown(page.id), colour)
+    label = Text(shown(page.id), colour)
     if page.asked:
         label.append(" <- this one" if ascii_only else " ◀ this one", "bold cyan")
     if page.depth > _DEEPEST:
@@ -141,16 +142,16 @@ def _fill(branch: Tree, page: SessionPage, *, ascii_only: bool) -> None:
     for clock in page.clocks:
         branch.add(_clock(clock, ascii_only=ascii_only))
     for turn in page.turns:
-        place = branch.add(Text(f"{_shown(turn.id)} {_turn_state(turn)}, {duration(turn.age_seconds)} old", "dim"))
+        place = branch.add(Text(f"{shown(turn.id)} {_turn_state(turn)}, {duration(turn.age_seconds)} old", "dim"))
         for call in turn.calls:
             place.add(_call(call, ascii_only=ascii_only))
 
 
 def _call(call: CallPage, *, ascii_only: bool) -> Text:
-    label = Text.assemble((_shown(call.tool), "bold"), f" {call.status.value}, {duration(call.age_seconds)} old")
-    label.append(f"\n{_shown(call.id)}", "dim")
+    label = Text.assemble((shown(call.tool), "bold"), f" {call.status.value}, {duration(call.age_seconds)} old")
+    label.append(f"\n{shown(call.id)}", "dim")
     if call.waits_on:
-        label.append(f"\nwaits on {_shown(call.waits_on)}", "green")
+        label.append(f"\nwaits on {shown(call.waits_on)}", "green")
     for clock in call.clocks:
         label.append("\n").append_text(_clock(clock, ascii_only=ascii_only))
     return label
@@ -171,11 +172,11 @@ def _clock(clock: Clock, *, ascii_only: bool) -> Text:
             text.append(
                 ", past it" if clock.past else f", {duration(remaining)} left", "" if not clock.past else colour
             )
-    text.append(f"\n{_shown(clock.origin)}", "dim")
+    text.append(f"\n{shown(clock.origin)}", "dim")
     if clock.still:
-        text.append(f"\nstands still: {_shown(clock.still)}", "cyan")
+        text.append(f"\nstands still: {shown(clock.still)}", "cyan")
     if clock.note:
-        text.append(f"\n{_shown(clock.note)}", "dim")
+        text.append(f"\n{shown(clock.note)}", "dim")
     return text
 
 
@@ -189,7 +190,7 @@ def _clock_colour(clock: Clock) -> str:
 
 
 def _witnesses(page: SessionPage, at_ms: int) -> Table:
-    table = Table(title=Text(f"witnesses of {_shown(page.id)}", "bold"), title_justify="left", box=None)
+    table = Table(title=Text(f"witnesses of {shown(page.id)}", "bold"), title_justify="left", box=None)
     table.header_style = "dim"
     table.padding = (0, 1, 0, 0)
     for column in ("witness", "stance"):
@@ -204,8 +205,8 @@ def _witnesses(page: SessionPage, at_ms: int) -> Table:
 
 
 def _said(each: Testimony) -> Text:
-    says = _shown(each.says)
-    return Text(says) if not each.who else Text.assemble((_shown(each.who), "bold"), f"\n{says}")
+    says = shown(each.says)
+    return Text(says) if not each.who else Text.assemble((shown(each.who), "bold"), f"\n{says}")
 
 
 def _list(title: str, sentences: Sequence[str], *, style: str) -> Table:
@@ -214,7 +215,7 @@ def _list(title: str, sentences: Sequence[str], *, style: str) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for sentence in sentences:
-        table.add_row("-", Text(_shown(sentence), style))
+        table.add_row("-", Text(shown(sentence), style))
     return table
 
 
@@ -243,9 +244,4 @@ def _turn_state(turn: TurnPage) -> str:
 
 
 def _mono(text: str) -> Text:
-    return Text(_shown(text), "bold")
-
-
-def _shown(text: str) -> str:
-    """A text without anything that a terminal would obey."""
-    return "".join(each if each.isprintable() else "?" for each in text)
+    return Text(shown(text), "bold")

@@ -10,6 +10,7 @@ from watchdog.interventions import Actor, Hold, Intervention, Kept
 from watchdog.limits import duration
 from watchdog.model import EVERYTHING
 from watchdog.render import KIND_COLOURS, RESULT_COLOURS, Cell, Screen
+from watchdog.shown import Shown, joined, shown, stacked
 from watchdog.undo import Undoing, UndoResult
 
 _LONGEST = 160
@@ -104,13 +105,15 @@ def _told(found: Intervention) -> Sequence[str | Cell]:
     """An intervention for a person, in 80 columns."""
     verdict = found.verdict
     who = " by a person" if found.actor is Actor.PERSON else ""
-    what = f"{verdict.session_id} {verdict.tool or 'no tool'}\n{_result(found)}{who}{_undone(found)}: {verdict.why}"
+    what = stacked(
+        f"{verdict.session_id} {verdict.tool or 'no tool'}", f"{_result(found)}{who}{_undone(found)}: {verdict.why}"
+    )
     colour = (
         "cyan" if found.undone_ms is not None else RESULT_COLOURS[found.outcome.result] if found.outcome else None
     )
     return (
         (str(found.id), "bold"),
-        _when(found.began_ms).replace(" ", "\n"),
+        stacked(*_when(found.began_ms).split(" ")),
         (verdict.kind.value, KIND_COLOURS[verdict.kind]),
         (what, colour),
     )
@@ -122,7 +125,7 @@ def _facts(found: Intervention) -> Iterator[Sequence[str | Cell]]:
     yield "began", _when(found.began_ms)
     yield "ended", "-" if found.ended_ms is None else _when(found.ended_ms)
     yield "who", found.actor.value
-    yield "reason", clean(found.reason or "-")
+    yield "reason", found.reason or "-"
     yield "verdict", (verdict.kind.value, KIND_COLOURS[verdict.kind])
     yield "session", verdict.session_id
     yield "ended session", verdict.cancel_session_id
@@ -144,9 +147,9 @@ def _row(screen: Screen, kept: Kept) -> None:
     for name in dict.fromkeys(chain(before, after)):
         old, new = before.get(name, "-"), after.get(name, "-")
         if old != new:
-            cells.append(((clean(name), "bold"), (shortened(old), "red"), (shortened(new), "green")))
+            cells.append(((name, "bold"), (shortened(old), "red"), (shortened(new), "green")))
         elif len(cells) < _MOST_UNCHANGED:
-            cells.append((clean(name), shortened(old), shortened(new)))
+            cells.append((name, shortened(old), shortened(new)))
         else:
             left_out += 1
     if left_out:
@@ -167,15 +170,10 @@ def _fields(value: object, name: str = "", depth: int = 0) -> Iterator[tuple[str
         yield name or "data", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def shortened(text: str) -> str:
-    """A value for people: short, and nothing in it that a terminal would obey."""
-    whole = clean(text)
-    return whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]}… ({len(text)} characters)"
-
-
-def clean(text: str) -> str:
-    """A text without anything that a terminal would obey; what it was stays readable."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+def shortened(text: str) -> Shown:
+    """A value for people: short."""
+    seen = shown(text)
+    return seen if len(seen) <= _LONGEST else joined(seen[:_LONGEST], f"… ({len(text)} characters)")
 
 
 def _result(found: Intervention) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from watchdog.model import CallStatus, GuardedWrite, Row
+from watchdog.shown import shown
 
 _NEVER_MS = 1 << 63
 TURN_ERROR = "MessageAbortedError"
@@ -26,9 +27,9 @@ def settle(rows: Iterable[Row], *, text: str, now_ms: int) -> tuple[GuardedWrite
         now_ms: when it is settled.
     """
     settled = {"part": settled_call, "message": settled_turn}
-    writes = []
+    writes, said = [], shown(text)
     for row in rows:
-        after = settled[row.table](row, text=text, now_ms=now_ms)
+        after = settled[row.table](row, text=said, now_ms=now_ms)
         if after is not None:
             writes.append(GuardedWrite(row=row, after=after))
     return tuple(writes)

@@ -1,11 +1,80 @@
-"""The standard streams: whether a person looks at them, and what becomes of them when nobody reads any more."""
+"""The standard streams: what is written to them, whether a person looks at them, and what becomes of them.
 
+Nothing else writes to them, and what is written is `Shown`.
+"""
+
+import errno
 import os
+import re
+import stat
 import sys
-from typing import Any, TextIO
+from io import TextIOWrapper
+from typing import IO, Any, Final, TextIO
+
+from watchdog.errors import OutputUnusable
+from watchdog.shown import Shown, defused
 
 _SAYS_OTHERWISE = ("FORCE_COLOR", "TTY_COMPATIBLE")
 """Variables by which rich takes a pipe for a terminal."""
+_DRAWING: Final = re.compile(r"(\x1b\[[0-9;]*m|\x1b\[[0-9]*[A-DGK]|\x1b\[\?25[lh]|\r)")
+"""What rich tells a terminal: colours, and where a bar of progress is drawn."""
+
+
+class Guarded(TextIOWrapper):
+    """A standard stream that lets nothing through that a terminal would obey, whoever writes: the net below `Shown`.
+
+    Python's own messages, and those of packages, pass here, too.
+
+    Args:
+        owed: what is written is the result: that it can't be written is an error, unless its reader left.
+    """
+
+    def __init__(self, stream: TextIOWrapper, *, owed: bool) -> None:
+        encoding, buffered, through = stream.encoding, stream.line_buffering, stream.write_through
+        # A path that is no UTF-8, or a terminal that knows no UTF-8, must not end the program.
+        super().__init__(
+            stream.detach(), encoding, "backslashreplace", line_buffering=buffered, write_through=through
+        )
+        self._owed = owed
+
+    def write(self, text: str, /) -> int:
+        """Write."""
+        try:
+            super().write(_drawn(text) if self.isatty() else defused(text))
+        except OSError as error:
+            _lose(self, error, owed=self._owed)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        try:
+            super().flush()
+        except OSError as error:
+            _lose(self, error, owed=self._owed)
+
+
+def _drawn(text: str) -> str:
+    parts = _DRAWING.split(text)
+    return "".join(part if index % 2 else defused(part) for index, part in enumerate(parts))
+
+
+def take_over() -> None:
+    """Guard the standard streams. One that was closed before the start goes nowhere, and its descriptor is taken."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lives
+    sys.stdout, sys.stderr = _guarded(sys.stdout, owed=True), _guarded(sys.stderr, owed=False)
+
+
+def _guarded(stream: TextIO | None, *, owed: bool) -> TextIO:
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123 - for as long as the process lives
+    return Guarded(stream, owed=owed) if isinstance(stream, TextIOWrapper) else stream
+
+
+def finish() -> None:
+    """End what is said on standard error: Python makes an exit code of its own of what a full disk did not take."""
+    sys.stderr.flush()
+    fall_silent(sys.stderr)
 
 
 def may_be_terminal(stream: TextIO) -> bool:
@@ -16,6 +85,53 @@ def may_be_terminal(stream: TextIO) -> bool:
 def is_interactive() -> bool:
     """Whether there is a person who can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def write(stream: IO[str], *lines: Shown) -> None:
+    """Write a part of the result. Where nobody reads any more, it goes nowhere.
+
+    Raises:
+        OutputUnusable: it could not be written.
+    """
+    _put(stream, lines, owed=True)
+
+
+def tell(stream: IO[str], *lines: Shown) -> None:
+    """Say something beside the result. That nobody can be told is no error."""
+    _put(stream, lines, owed=False)
+
+
+def _put(stream: IO[str], lines: tuple[Shown, ...], *, owed: bool) -> None:
+    try:
+        stream.write("".join(f"{line}\n" for line in lines))
+        stream.flush()
+    except OSError as error:
+        _lose(stream, error, owed=owed)
+
+
+def _lose(stream: Any, error: OSError, *, owed: bool) -> None:  # noqa: ANN401 - anything that was written to
+    """Write no more to a stream whose reader left. One that is full may have room again: a log goes on then.
+
+    Raises:
+        OutputUnusable: it has a reader, who is owed the rest.
+    """
+    gone = error.errno == errno.EPIPE or (error.errno == errno.EIO and _is_device(stream))
+    if gone or owed:
+        fall_silent(stream)
+    if owed and not gone:
+        why = (error.strerror or type(error).__name__).lower()
+        raise OutputUnusable(
+            f"Standard output can't be written ({why}), so the result is not whole. What was done is done; `history` "
+            "shows it."
+        ) from error
+
+
+def _is_device(stream: Any) -> bool:  # noqa: ANN401 - as above
+    """Whether it is a terminal, which answers with an error once it was hung up."""
+    try:
+        return stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def fall_silent(stream: Any) -> None:  # noqa: ANN401 - anything that was written to

@@ -15,6 +15,7 @@ PACKAGE = "watchdog"
 
 EXPLAINING = {"explanation", "explain", "explain_clocks", "explain_witnesses", "explain_advice"}
 PURE = {
+    "shown",
     "overview",
     "model",
     "judge",
@@ -160,6 +161,9 @@ ROOMS: Mapping[str, set[str]] = {
 }
 """What each module may import of ours. A folder's modules may also import each other."""
 
+EVERYWHERE = {"shown"}
+"""Whoever has words for people lets them through it."""
+
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book", "postgres"),
     "asyncpg": ("postgres",),
@@ -185,6 +189,13 @@ PROC = {
 }
 TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}
+MAKERS: Mapping[str, tuple[str, ...]] = {
+    "Shown": ("shown",),
+    "Console": (),
+    "StreamHandler": (),
+    "logging.StreamHandler": ("logs",),
+}
+"""What makes a text fit to be shown, or a way to where people read; and who may."""
 LATE_IMPORTS = {
     "",
     "cli",
@@ -289,7 +300,7 @@ def trespasses(module: Module, known: Iterable[str]) -> Iterator[str]:
         return
     for name in ours(module, known):
         inside = "." in module.name and name.split(".", maxsplit=1)[0] == module.room
-        if not inside and name not in ROOMS[module.room]:
+        if not inside and name not in ROOMS[module.room] | EVERYWHERE:
             yield f"{module.name} imports {name or PACKAGE}"
 
 
@@ -322,6 +333,25 @@ def late_imports(module: Module) -> Iterator[str]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             for name in _imports(node):
                 yield f"{module.name} imports {name} inside a function"
+
+
+def bare_words(module: Module) -> Iterator[str]:
+    """What reaches people past the one place: `Shown` made elsewhere, writing to a standard stream, markup."""
+    for imported in module.imports:
+        if imported.startswith(("rich.markup", "rich.print")) or imported in {"rich", "rich.print", "click"}:
+            yield f"{module.name} imports {imported}"
+    for node in ast.walk(module.tree):
+        where = f"{module.name} line {getattr(node, 'lineno', 0)}"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in {"print", "input"} or called in {"os.write", "typer.echo", "typer.secho", "rich.print"}:
+                yield f"{where} calls {called}"
+            if called.startswith(("traceback.print", "warnings.warn", "sys.stdout.write", "sys.stderr.write")):
+                yield f"{where} calls {called}"
+            if called in MAKERS and module.name not in MAKERS[called]:
+                yield f"{where} calls {called}"
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) in {"sys.__stdout__", "sys.__stderr__"}:
+            yield f"{where} uses {ast.unparse(node)}"
 
 
 def cycles(modules: Mapping[str, Module]) -> Iterator[str]:
@@ -403,6 +433,10 @@ def test_only_the_clock_and_the_programs_own_modules_read_the_time() -> None:
 
 def test_only_the_owners_look_into_proc() -> None:
     assert [problem for module in MODULES.values() for problem in mentions_of_proc(module)] == []
+
+
+def test_no_word_reaches_people_past_the_one_place() -> None:
+    assert [problem for module in MODULES.values() for problem in bare_words(module)] == []
 
 
 def test_no_import_hides_inside_a_function() -> None:
@@ -487,6 +521,29 @@ def test_mentions_of_proc_are_seen() -> None:
     assert not list(mentions_of_proc(Module("opencode.mounts", "x = '/proc/self/mountinfo'")))
     assert not list(mentions_of_proc(Module("opencode.owners", "x = '/proc/locks'")))
     assert not list(mentions_of_proc(Module("watch", '"""Reads /proc."""\nx = "/process"')))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(tool)",
+        "sys.stdout.write(tool)",
+        "import typer\ntyper.echo(tool)",
+        "from rich import print",
+        "from rich.markup import escape",
+        "x = Shown(tool)",
+        "console = Console()",
+        "sys.__stderr__.flush()",
+        "traceback.print_exception(error)",
+    ],
+)
+def test_bare_words_are_seen(source: str) -> None:
+    assert list(bare_words(Module("watch", source)))
+
+
+def test_words_that_go_the_right_way_are_fine() -> None:
+    assert not list(bare_words(Module("shown", "Shown(text)")))
+    assert not list(bare_words(Module("render", "write(sys.stdout, shown(text))\nfrom rich.text import Text")))
 
 
 def test_late_imports_are_seen() -> None:

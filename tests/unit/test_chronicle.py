@@ -18,7 +18,7 @@ from tests.support.watchdog_run import Finished
 from tests.unit.test_contract import example, shape
 from watchdog.journal import SqliteJournal
 from watchdog.model import SessionId, TurnId
-from watchdog.render_journal import clean, shortened
+from watchdog.render_journal import shortened
 
 __all__ = ["path", "program", "rows"]
 
@@ -401,14 +401,6 @@ async def test_a_journal_that_this_user_may_not_use_is_a_sentence_and_exit_code_
 
 
 # words
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("a\nb\tc", "a\\nb\\tc"), ("\x1b]0;x\x07", "\\x1b]0;x\\x07"), ("\ud800", "\\ud800"), ("grün", "grün")],
-)
-def test_nothing_that_a_terminal_would_obey_is_shown(text: str, shown: str) -> None:
-    assert clean(text) == shown
 
 
 def test_a_long_value_is_cut_and_says_how_long_it_was() -> None:

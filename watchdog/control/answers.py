@@ -1,8 +1,8 @@
 """Answers in JSON that any row can be part of."""
 
-import json
-
 from starlette.responses import JSONResponse
+
+from watchdog.shown import in_json
 
 
 class PlainJson(JSONResponse):
@@ -10,4 +10,4 @@ class PlainJson(JSONResponse):
 
     def render(self, content: object) -> bytes:
         """The body."""
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return in_json(content).encode("ascii")

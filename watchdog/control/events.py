@@ -1,6 +1,5 @@
 """What the loop does, as server-sent events for many readers. A reader that does not read is dropped."""
 
-import json
 import secrets
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from watchdog.limits import duration
 from watchdog.listening import Assessment
 from watchdog.model import Judgement, Outcome, SessionId, Verdict
 from watchdog.operator import MandateState
+from watchdog.shown import in_json
 
 MOST_KEPT: Final = 500
 MOST_READERS: Final = 16
@@ -39,7 +39,7 @@ class Event:
     def encode(self) -> bytes:
         """The event as a stream carries it (HTML, section 9.2: server-sent events)."""
         lines = [] if self.id is None else [f"id: {self.id}"]
-        lines += [f"event: {self.name}", f"data: {json.dumps(self.data, ensure_ascii=True)}"]
+        lines += [f"event: {self.name}", f"data: {in_json(self.data)}"]
         return ("\n".join(lines) + "\n\n").encode("ascii")
 
 

@@ -1,6 +1,5 @@
 """Errors as problem documents (RFC 9457)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -24,6 +23,7 @@ from watchdog.errors import (
     UsageError,
     WatchdogError,
 )
+from watchdog.shown import in_json
 
 MEDIA_TYPE: Final = "application/problem+json"
 _TYPES: Final = "urn:opencode-watchdog:problem:"
@@ -95,7 +95,7 @@ class Problem:
 
     def response(self, instance: str) -> Response:
         """The answer."""
-        body = json.dumps(self.document(instance), ensure_ascii=True)
+        body = in_json(self.document(instance))
         return Response(body, status_code=self.status, media_type=MEDIA_TYPE, headers=dict(self.headers))
 
 

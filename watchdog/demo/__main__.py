@@ -7,9 +7,9 @@ from tempfile import TemporaryDirectory
 
 import anyio
 from anyio.abc import TaskStatus
-from rich.console import Console
 
 from watchdog.demo.play import play
+from watchdog.paper import Paper
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ async def _play(folder: Path) -> int:
     stop = anyio.Event()
     async with anyio.create_task_group() as group:
         await group.start(_stop_on_signal, stop)
-        code = await play(folder, Console(highlight=False), stop=stop)
+        code = await play(folder, Paper(), stop=stop)
         group.cancel_scope.cancel()
     return code
 

@@ -13,6 +13,8 @@ from watchdog.demo.stories import SETTINGS, Finding, Story, is_open
 from watchdog.limits import duration
 from watchdog.model import UNEASY, SessionId, SpareReason
 from watchdog.render import KIND_COLOURS, RESULT_COLOURS
+from watchdog.shown import shown
+from watchdog.streams import write
 
 TITLE = "opencode-watchdog"
 _NAME, _STATE, _CLOCK, _BAR, _WORD = 20, 18, 18, 14, 27
@@ -138,14 +140,13 @@ class Screen:
             self._shown(Text.assemble(sign, _padded(Text(name), _NAME), _padded(word, _WORD), (finding.reads, "dim")))
 
     def _shown(self, line: Text) -> None:
-        self.console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        self.console.print(line, no_wrap=True, overflow="ellipsis", crop=True, soft_wrap=False)
 
     def _print(self, line: str, style: str | None = None) -> None:
         if self.fancy:
-            self.console.print(Text(line, style or ""))
+            self.console.print(Text(shown(line), style or ""), soft_wrap=False)
         else:
-            self.console.file.write(line + "\n")
-            self.console.file.flush()
+            write(self.console.file, shown(line))
 
 
 # -- the live table ------------------------------------------------------------------------------------------
