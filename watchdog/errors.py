@@ -14,7 +14,10 @@ WatchdogError
 ├── DatabaseError           opencode's database can't be used                      exit code 3
 │   ├── DatabaseMissing         there is no such file
 │   ├── DatabaseUnsupported     it is of a kind or a generation that is not known
+│   ├── WriteRefused            it refuses a write, and will until a person changes it: a trigger, a constraint
+│   ├── DatabaseDamaged         SQLite says that it is damaged
 │   └── DatabaseUnavailable     it can't be read or written just now: trying again may help
+│       ├── OpenElsewhere           a process has it open under another name: nobody knows what is in it
 │       └── LeaseLost               another watchdog took over: this one may no longer write
 ├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
 │   ├── ServerUnreachable       nothing answered: refused, cut, or too late
@@ -102,6 +105,21 @@ class DatabaseUnsupported(DatabaseError):
 
 class DatabaseUnavailable(DatabaseError):
     """The database can't be read or written just now (locked, replaced, an I/O error): trying again may help."""
+
+
+class OpenElsewhere(DatabaseUnavailable):
+    """A process has the file open under another name, with a log of its own: nobody knows what is in it."""
+
+
+class WriteRefused(DatabaseError):
+    """The database refuses what was to be written, by a trigger or a constraint of its own.
+
+    It will refuse it again, for as long as that is there.
+    """
+
+
+class DatabaseDamaged(DatabaseError):
+    """The file is damaged: what is read may be wrong, and a write may make it worse."""
 
 
 class LeaseLost(DatabaseUnavailable):

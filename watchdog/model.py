@@ -264,6 +264,8 @@ class Holders(Telling):
         why_incomplete: a sentence for people when `complete` is false.
         elsewhere: the database is a server's of its own, which any machine may use: no process is evidence of
             anything, and only the word of hosts counts.
+        refusal: why nothing at all can be known of the file, and what to do: a process has it open under another
+            name, say. Then nothing is proven, and nobody's word replaces a proof.
     """
 
     told = ("why_incomplete",)
@@ -272,6 +274,7 @@ class Holders(Telling):
     complete: bool = True
     why_incomplete: str | None = None
     elsewhere: bool = False
+    refusal: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import anyio
 
 from watchdog.endpoints import listener
-from watchdog.errors import ServerError, ServerSilent
+from watchdog.errors import OpenElsewhere, ServerError, ServerSilent
 from watchdog.memory import Memory, Shift
 from watchdog.model import (
     EMBEDDED,
@@ -161,6 +161,8 @@ class Observer:
         holders = self._reusable(key, at_ms) if not fresh else None
         if holders is None:
             holders = await self._owners.look()
+            if holders.refusal is not None:
+                raise OpenElsewhere(holders.refusal)
             self._holders = (at_ms, key, holders)
         known = {server.name for server in self._fleet.servers()}
         await self._fleet.discover(holders)

@@ -125,6 +125,8 @@ class _Proving:
         holders = self._observation.holders
         if holders is None:
             return Proof(holds=False, why="it is not known which processes have the database open")
+        if holders.refusal is not None:
+            return Proof(holds=False, why=holders.refusal, blockers=("a process that has the file elsewhere",))
         if not holders.known and holders.complete:
             return Proof(holds=True, at_once=True, why="no process has the database open")
         began = max(turn.created_ms, self._youngest_calls.get(turn.id, turn.created_ms))

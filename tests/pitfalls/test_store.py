@@ -3,14 +3,24 @@
 The number in a docstring is the entry's.
 """
 
+# ruff: noqa: ASYNC220, ASYNC240 - a test may block its own event loop for a moment
+
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support.database import OpencodeFile
-from watchdog.errors import DatabaseUnsupported
-from watchdog.model import SessionId
+from tests.support.holding import holding, mounted, unshared
+from watchdog.clock import SystemClock
+from watchdog.errors import DatabaseError, DatabaseUnsupported, OpenElsewhere
+from watchdog.model import GuardedWrite, Holders, SessionId, TurnId
 from watchdog.opencode.database import OpencodeDatabase
+from watchdog.opencode.owners import ProcessOwners
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's lists of locks and mounts are Linux's")
 
 
 def _names(folder: Path) -> list[str]:
@@ -92,3 +102,262 @@ def _session(rows: OpencodeFile, name: str, workspace: str | None) -> None:
     if workspace is not None:
         rows.set("session", session, workspace_id=workspace)
     rows.call(rows.turn(session))
+
+
+# -- 37: one file, two names ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """A database with an open call, which nobody has open, in a folder of its own."""
+    path = tmp_path / "home" / "opencode.db"
+    path.parent.mkdir()
+    with OpencodeFile(path) as rows:
+        rows.call(rows.turn(rows.session("ses_1"), "msg_1"), "prt_1")
+    return path
+
+
+async def look(path: Path) -> Holders:
+    return await ProcessOwners(path, clock=SystemClock(), embedded=False).look()
+
+
+async def refusal(path: Path) -> str:
+    """What is said of a database that is refused; nothing may have appeared beside it."""
+    before = _names(path.parent)
+    with pytest.raises(DatabaseError) as caught:
+        await OpencodeDatabase.open(path)
+    assert _names(path.parent) == before
+    assert isinstance(caught.value, DatabaseUnsupported | OpenElsewhere)
+    holders = await look(path)
+    assert (holders.known, holders.complete) == ((), False)
+    assert holders.refusal == holders.why_incomplete == str(caught.value)
+    return str(caught.value)
+
+
+async def assert_healthy(path: Path, *pids: int) -> None:
+    """It can be read and written, and exactly these have it open."""
+    async with await OpencodeDatabase.open(path) as store:
+        (row,) = await store.rows(turn_ids=[TurnId("msg_1")])
+        assert await store.write([GuardedWrite(row=row, after=row.data + " ")]) == 1
+    holders = await look(path)
+    assert sorted(holder.pid for holder in holders.known) == sorted(pids)
+    assert (holders.complete, holders.refusal) == (True, None)
+
+
+@linux
+async def test_only_the_file_is_mounted_into_a_container_so_its_shm_is_another_one(
+    closed: Path, tmp_path: Path
+) -> None:
+    """37: whether the watchdog or the server is in it, and whether anybody has the file open."""
+    other = tmp_path / "data" / "opencode.db"
+    other.parent.mkdir()
+    other.touch()
+    with mounted(closed, other):
+        said = await refusal(other)
+        assert "is a mount point of its own" in said
+        assert "Mount the folder" in said
+        await assert_healthy(closed)
+        with holding(closed) as server:
+            assert "is a mount point of its own" in await refusal(other)
+            await assert_healthy(closed, server.pid)
+        with holding(other) as server:
+            said = await refusal(closed)
+            assert f"Process {server.pid}" in said
+            assert str(other) in said
+            with holding(closed):
+                assert f"Process {server.pid}" in await refusal(closed)
+        for left in (other.with_name("opencode.db-wal"), other.with_name("opencode.db-shm")):
+            left.unlink(missing_ok=True)
+        await assert_healthy(closed)
+
+
+@linux
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+async def test_a_log_or_shared_memory_that_is_mounted_by_itself_is_another_one(
+    closed: Path, tmp_path: Path, suffix: str
+) -> None:
+    """37, from the other side."""
+    with holding(closed, "write"):
+        other = tmp_path / "other"
+        other.write_bytes(closed.with_name(f"opencode.db{suffix}").read_bytes())
+        with mounted(other, closed.with_name(f"opencode.db{suffix}")):
+            assert f"opencode.db{suffix} is a mount point of its own" in await refusal(closed)
+
+
+@linux
+async def test_a_holder_under_a_hard_link_is_noticed_and_a_hard_link_that_nobody_uses_is_none_of_our_business(
+    closed: Path, tmp_path: Path
+) -> None:
+    """37: as a backup by hard links makes them."""
+    link = tmp_path / "backup.db"
+    link.hardlink_to(closed)
+    await assert_healthy(closed)
+    with holding(closed) as server:
+        await assert_healthy(closed, server.pid)
+    with holding(link, "write") as server:
+        assert f"Process {server.pid}" in await refusal(closed)
+        assert f"--database {link}" in await refusal(closed)
+        await assert_healthy(link, server.pid)
+        server.kill()
+    assert link.with_name("backup.db-wal").stat().st_size
+
+
+@linux
+async def test_a_hard_link_beside_it_with_a_log_of_its_own_is_noticed_although_nobody_has_it_open(
+    closed: Path,
+) -> None:
+    """37: what a crash left in that log is not in the file yet."""
+    link = closed.with_name("other.db")
+    link.hardlink_to(closed)
+    with holding(link, "write") as server:
+        server.kill()
+    assert "other.db, which has a `-wal` of its own" in await refusal(closed)
+
+
+@linux
+async def test_a_shm_that_was_removed_under_a_live_process_is_noticed(closed: Path) -> None:
+    """37: another process makes a new one, and the two no longer see each other."""
+    with holding(closed, "write") as server:
+        closed.with_name("opencode.db-shm").unlink()
+        said = await refusal(closed)
+        assert f"Process {server.pid}" in said
+        assert "deleted or replaced" in said
+        with holding(closed):
+            assert f"Process {server.pid}" in await refusal(closed)
+
+
+@linux
+async def test_a_main_file_that_was_renamed_under_a_live_process_is_noticed(closed: Path) -> None:
+    """37: the log stays under the old name."""
+    with holding(closed, "write") as server:
+        renamed = closed.rename(closed.with_name("renamed.db"))
+        assert f"Process {server.pid}" in await refusal(renamed)
+
+
+@linux
+async def test_a_process_that_has_what_was_there_before_leaves_no_proof(closed: Path) -> None:
+    """37: a backup was put in its place under a live server."""
+    copy = closed.read_bytes()
+    with holding(closed) as server:
+        for each in list(closed.parent.iterdir()):
+            each.unlink()
+        closed.write_bytes(copy)
+        async with await OpencodeDatabase.open(closed) as store:
+            assert len((await store.look()).sessions) == 1
+        holders = await look(closed)
+        assert not holders.complete
+        assert f"Process {server.pid} still has open what was at {closed}" in str(holders.why_incomplete)
+    await assert_healthy(closed)
+
+
+@linux
+async def test_names_that_lead_to_the_same_folder_are_the_same(closed: Path, tmp_path: Path) -> None:
+    """37, what is healthy: links, dots, a mounted folder, a renamed folder."""
+    link, folder = tmp_path / "link.db", tmp_path / "folder"
+    link.symlink_to(closed)
+    folder.mkdir()
+    (tmp_path / "linked").symlink_to(closed.parent)
+    with holding(closed) as server, mounted(closed.parent, folder):
+        for name in (link, closed.parent / ".." / "home" / "opencode.db", tmp_path / "linked" / "opencode.db"):
+            await assert_healthy(name, server.pid)
+        await assert_healthy(folder / "opencode.db", server.pid)
+    with holding(closed) as server:
+        moved = closed.parent.rename(tmp_path / "moved") / "opencode.db"
+        await assert_healthy(moved, server.pid)
+
+
+@linux
+async def test_a_path_that_the_kernel_and_sqlite_follow_to_different_files_is_refused(
+    closed: Path, tmp_path: Path
+) -> None:
+    """37: `/proc/PID/root`, by which people look into containers."""
+    copy, folder = tmp_path / "copy.db", closed.parent
+    copy.write_bytes(closed.read_bytes())
+    script = f"mount -t tmpfs none {folder} && cp {copy} {closed} && echo in && cat"
+    with subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"in\n":
+            pytest.skip("a namespace of mounts may not be made here")
+        assert "leads to another file" in await refusal(Path(f"/proc/{process.pid}/root") / closed.relative_to("/"))
+
+
+@linux
+async def test_the_folder_that_an_overlay_is_made_of_is_refused_and_the_overlay_is_not(
+    closed: Path, tmp_path: Path
+) -> None:
+    """37: the same file has no locks there."""
+    for name in ("lower", "work", "merged"):
+        (tmp_path / name).mkdir()
+    options = f"lowerdir={tmp_path / 'lower'},upperdir={closed.parent},workdir={tmp_path / 'work'}"
+    with mounted(Path("overlay"), tmp_path / "merged", "-t", "overlay", "-o", options):
+        merged = tmp_path / "merged" / "opencode.db"
+        with holding(merged) as server:
+            await assert_healthy(merged, server.pid)
+            assert "the overlay at" in await refusal(closed)
+
+
+@linux
+async def test_a_holder_that_can_not_be_seen_is_noticed_under_another_name(closed: Path, tmp_path: Path) -> None:
+    """37: the watchdog is in a container, and the server is not."""
+    link = tmp_path / "other.db"
+    link.hardlink_to(closed)
+    script = (
+        "import sys; from pathlib import Path; from watchdog.opencode.one_file import shown\n"
+        "from watchdog.errors import OpenElsewhere\n"
+        "try:\n    print(shown(Path(sys.argv[1])).real)\nexcept OpenElsewhere as error:\n    print(error)"
+    )
+
+    def from_container() -> str:
+        command = [*unshared(), sys.executable, "-c", script, str(closed)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    assert from_container() == str(closed)
+    with holding(link):
+        assert from_container().startswith("A process that can't be seen from here has the database")
+    with holding(closed):
+        assert "it can't be told under which of them it is open" in from_container()
+        link.unlink()
+        assert from_container() == str(closed)
+
+
+@linux
+async def test_somebody_who_opens_it_under_another_name_later_stops_every_read_proof_and_write_until_they_are_gone(
+    closed: Path, tmp_path: Path
+) -> None:
+    """37: under a watchdog that runs."""
+    link = tmp_path / "other.db"
+    link.hardlink_to(closed)
+    async with await OpencodeDatabase.open(closed) as store:
+        (row,) = await store.rows(turn_ids=[TurnId("msg_1")])
+        written = [GuardedWrite(row=row, after=row.data + " ")]
+        with holding(link) as other:
+            with pytest.raises(OpenElsewhere, match=f"Process {other.pid}"):
+                await store.write(written)
+            with pytest.raises(OpenElsewhere, match=f"Process {other.pid}"):
+                await store.look()
+            assert (await look(closed)).refusal is not None
+        (link.with_name("other.db-wal")).unlink(missing_ok=True)
+        assert len((await store.look()).sessions) == 1
+        assert await store.write(written) == 1
+
+
+@linux
+async def test_processes_that_open_and_close_it_all_the_time_are_never_taken_for_strangers(closed: Path) -> None:
+    """37, what is healthy: each holds one of the two locks without the other for a moment."""
+    script = (
+        "import sqlite3, sys\n"
+        "while True:\n"
+        "    connection = sqlite3.connect(sys.argv[1])\n"
+        "    connection.execute('select * from session').fetchall()\n"
+        "    connection.close()\n"
+    )
+    with ExitStack() as stack, holding(closed) as server:
+        for _ in range(2):
+            process = stack.enter_context(subprocess.Popen([sys.executable, "-c", script, str(closed)]))
+            stack.callback(process.kill)
+        for _ in range(20):
+            holders = await look(closed)
+            assert holders.refusal is None
+            assert server.pid in [holder.pid for holder in holders.known]

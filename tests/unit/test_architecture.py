@@ -165,7 +165,7 @@ EVERYWHERE = {"shown"}
 """Whoever has words for people lets them through it."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
-    "sqlalchemy": ("opencode.database", "opencode.reader", "journal", "demo.book", "postgres"),
+    "sqlalchemy": ("opencode.database", "opencode.reader", "opencode.writing", "journal", "demo.book", "postgres"),
     "asyncpg": ("postgres",),
     "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
@@ -186,6 +186,9 @@ PROC = {
     "clock": r"/proc/sys/kernel/random/boot_id",
     "opencode.owners": r"/proc(?![a-z])",
     "opencode.mounts": r"/proc/self/mountinfo",
+    "opencode.locks": r"/proc(?![a-z])",
+    "opencode.one_file": r"of /proc in it",
+    "opencode.strangers": r"/proc(?![a-z])",
 }
 TIME = {"clock", "cli", "__main__", "app", "sidecar"}
 CLOCKS = {"datetime", "date", "anyio"}

@@ -21,16 +21,12 @@ from tests.fakes.clock import FakeClock
 from watchdog.clock import SystemClock
 from watchdog.lock import DatabaseLock
 from watchdog.model import Holder, Holders
+from watchdog.opencode import locks as locks_module
 from watchdog.opencode import owners as module
-from watchdog.opencode.owners import (
-    Answer,
-    FileIdentity,
-    ProcessOwners,
-    QuestionFailed,
-    command_of,
-    devices_of,
-    parse_locks,
-)
+from watchdog.opencode import strangers
+from watchdog.opencode.identity import FileIdentity
+from watchdog.opencode.locks import Answer, Bytes, QuestionFailed, devices_of, parse_locks
+from watchdog.opencode.owners import ProcessOwners, command_of
 from watchdog.ports import Reading
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's list of locks is Linux's")
@@ -170,7 +166,7 @@ async def test_looking_does_not_drop_our_own_locks(database: Path) -> None:
     with our_connection(database):
         for _ in range(3):
             await sidecar(database).look()
-        answer = module.ask_kernel(database.with_name("opencode.db-shm"), module.LOCKED_BYTE)
+        answer = locks_module.ask_kernel(database.with_name("opencode.db-shm"), locks_module.LOCKED_BYTE)
         assert answer.pid == os.getpid()
 
 
@@ -369,10 +365,10 @@ async def test_a_question_without_an_answer_proves_nothing(
 ) -> None:
     process = opened()
 
-    def fail(_: Path, __: int) -> Answer:
+    def fail(*_: tuple[Path, Bytes]) -> list[Answer]:
         raise QuestionFailed("it took too long")
 
-    monkeypatch.setattr(module, "ask_kernel", fail)
+    monkeypatch.setattr(strangers, "ask_about", fail)
     holders = await sidecar(database).look()
     assert (pids(holders), holders.complete) == ([process.pid], False)
     assert holders.why_incomplete == "Locks can't be asked about: it took too long."
@@ -382,7 +378,7 @@ async def test_a_holder_that_is_not_listed_is_a_hidden_one(
     database: Path, opened: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened()
-    monkeypatch.setattr(module, "held_locks", frozenset)
+    monkeypatch.setattr(strangers, "held_locks", frozenset)
     holders = await sidecar(database).look()
     assert (holders.known, holders.complete) == ((), False)
 
@@ -398,20 +394,20 @@ async def test_a_holder_whose_details_are_hidden_proves_nothing(
 
 
 def test_the_question_fails_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert module.ask_kernel(tmp_path / "missing", 128) == Answer()
-    monkeypatch.setattr(module, "QUESTION_SECONDS", 0.000001)
+    assert locks_module.ask_kernel(tmp_path / "missing", 128) == Answer()
+    monkeypatch.setattr(locks_module, "QUESTION_SECONDS", 0.000001)
     with pytest.raises(QuestionFailed, match="too long"):
-        module.ask_kernel(tmp_path, 128)
+        locks_module.ask_kernel(tmp_path, 128)
     monkeypatch.undo()
     monkeypatch.setattr(sys, "executable", "/does/not/exist")
     with pytest.raises(QuestionFailed, match="can't be started"):
-        module.ask_kernel(tmp_path, 128)
+        locks_module.ask_kernel(tmp_path, 128)
     monkeypatch.setattr(sys, "executable", "")
     with pytest.raises(QuestionFailed, match="child process of its own"):
-        module.ask_kernel(tmp_path, 128)
+        locks_module.ask_kernel(tmp_path, 128)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(QuestionFailed, match="no answer"):
-        module.ask_kernel(tmp_path, 128)
+        locks_module.ask_kernel(tmp_path, 128)
 
 
 # --- other platforms ---------------------------------------------------------------------------------------------

@@ -8,6 +8,8 @@ from typing import Any, Self
 from urllib.parse import quote
 
 import aiosqlite
+import anyio
+import anyio.to_thread
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -16,13 +18,15 @@ from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode import queries
 from watchdog.opencode.filesystems import filesystem_type
-from watchdog.opencode.identity import FileIdentity, check_place
+from watchdog.opencode.identity import check_place
 from watchdog.opencode.look import as_ids, newest_turn, whole_row
 from watchdog.opencode.mounts import FilesystemType
+from watchdog.opencode.one_file import OneFile, glance, shown
 from watchdog.opencode.reader import Reader, finished, translated
 from watchdog.opencode.schema import experimental_sessions
 from watchdog.opencode.sqlite_errors import primary_code
 from watchdog.opencode.tracker import Tracker
+from watchdog.opencode.writing import write_all
 from watchdog.sharing import Rounds
 
 _MOST_SEARCHES = 3
@@ -72,15 +76,18 @@ class OpencodeDatabase:
         engine: AsyncEngine | None = None,
         limits: Limits | None = None,
         filesystem_type: FilesystemType = filesystem_type,
+        local_filesystems: Collection[str] = (),
     ) -> None:
         self.path = path
         self._limits = limits or Limits()
         self._filesystem_type = filesystem_type
+        self._local_filesystems = frozenset(local_filesystems)
         self._embedded = engine is not None
-        self._reader = Reader(path, engine or _engine(path, "ro", self._limits.read_seconds))
+        self._reader = Reader(path, engine or _engine(path, "ro", self._limits.read_seconds), admit=self._admit)
         self._tracker = Tracker(self._reader, step_rows=self._limits.step_rows, search_rows=self._limits.search_rows)
         self._sessions = Rounds(self._tracker.sessions)
         self._write_engine = engine or _engine(path, "rw", self._limits.write_seconds)
+        self._writing = anyio.Lock()
 
     @classmethod
     async def open(
@@ -104,10 +111,19 @@ class OpencodeDatabase:
         Raises:
             DatabaseMissing: there is no such file.
             DatabaseUnsupported: it is of a kind, a generation or in a place that can't be watched.
+            OpenElsewhere: somebody has it open under another name.
             DatabaseUnavailable: it can't be read just now.
         """
         check_place(path, filesystem_type, local_filesystems=local_filesystems)
-        database = cls(path, engine=engine, limits=limits, filesystem_type=filesystem_type)
+        # Before SQLite opens anything: under a second name it would make a second `-wal` and `-shm`.
+        await anyio.to_thread.run_sync(shown, path)
+        database = cls(
+            path,
+            engine=engine,
+            limits=limits,
+            filesystem_type=filesystem_type,
+            local_filesystems=local_filesystems,
+        )
         try:
             async with database._reader.transaction():
                 return database
@@ -223,32 +239,34 @@ class OpencodeDatabase:
         """See `Store.write`."""
         if not writes:
             return 0
-        async with self._reader.lock:
-            FileIdentity.of(self.path)
-            with translated(self.path):
-                # Short, and bounded by the wait for the lock: what was begun is finished even when cancelled.
-                return await finished(self._write_all(writes, while_newest))
+        async with self._writing:
+            if not self._reader.shares_connection:
+                return await self._write(writes, while_newest)
+            async with self._reader.lock:
+                return await self._write(writes, while_newest)
 
-    async def _write_all(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
+    async def _write(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
+        await self.disconnect()  # our own lock could hide another's
+        file = await anyio.to_thread.run_sync(shown, self.path)
+        with translated(self.path):
+            # Short, and bounded by the wait for the lock: what was begun is finished even when cancelled.
+            return await finished(self._write_to(file, writes, while_newest))
+
+    async def _write_to(self, file: OneFile, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
         async with self._write_engine.connect() as connection:
             await _begin(connection, "BEGIN IMMEDIATE")
-            if while_newest is not None:
-                ids = {"ids": as_ids([writes[0].row.session_id])}
-                found = (await connection.execute(text(queries.NEWEST), ids)).mappings()
-                if newest_turn([dict(record) for record in found]) != while_newest:
-                    await connection.rollback()
-                    return 0
-            for write in writes:
-                result = await connection.execute(
-                    text(queries.GUARDED_UPDATE[write.row.table]),
-                    {"id": write.row.id, "observed": write.row.data, "after": write.after},
-                )
-                if result.rowcount != 1:
-                    await connection.rollback()
-                    return 0
-            await connection.commit()
-            self._tracker.follow_written(writes)
-            return len(writes)
+            try:
+                changed = await write_all(connection, file, writes, while_newest=while_newest)
+            finally:
+                await connection.rollback()
+            if changed:
+                self._tracker.follow_written(writes)
+            return changed
+
+    def _admit(self) -> None:
+        """Whether SQLite may open the file, each time anew."""
+        check_place(self.path, self._filesystem_type, local_filesystems=self._local_filesystems)
+        glance(self.path)
 
     async def experimental_sessions(self) -> int:
         """How many rows of opencode's experimental session store there are, which the watchdog doesn't watch."""

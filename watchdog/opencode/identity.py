@@ -21,6 +21,11 @@ class FileIdentity:
     device: int
     inode: int
 
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """The device's major and minor number."""
+        return os.major(self.device), os.minor(self.device)
+
     @classmethod
     def of(cls, path: Path) -> Self:
         """Ask the file system, without opening the file.

@@ -62,6 +62,11 @@ class Mount:
             options=source[2] if len(source) > 2 else "",  # noqa: PLR2004 - type, source, options
         )
 
+    def upper_folder(self) -> Path | None:
+        """Of an overlay, the folder in which it keeps what is written to it, where that can be seen from here."""
+        upper = re.search(r"(?:^|,)upperdir=(/[^,]*)", self.options) if self.kind == "overlay" else None
+        return None if upper is None else _real_folder(_unescaped(upper[1]))
+
 
 class Mounts:
     """The table of mounts, as this process sees it."""
@@ -95,15 +100,19 @@ class Mounts:
             return None
         return next((kind for kind in self._below(found) if kind not in LOCAL_FILESYSTEMS), found.kind)
 
+    def overlay_on(self, path: Path) -> Path | None:
+        """Where an overlay is mounted that keeps its files in a folder above this path; None when none does."""
+        overlays = ((mount, mount.upper_folder()) for mount in self._mounts if mount.kind == "overlay")
+        return next((m.point for m, upper in overlays if upper is not None and path.is_relative_to(upper)), None)
+
     def _below(self, mount: Mount) -> Iterator[str]:
         """The type of a mount, and those of the folders in which its files really are, as far as they can be told."""
         seen = set[int]()
         while mount.number not in seen:
             yield mount.kind
             seen.add(mount.number)
-            upper = re.search(r"(?:^|,)upperdir=(/[^,]*)", mount.options)
-            folder = None if upper is None else _real_folder(_unescaped(upper[1]))
-            if mount.kind != "overlay" or folder is None:
+            folder = mount.upper_folder()
+            if folder is None:
                 return
             mount = self.of(folder) or mount
 
@@ -128,12 +137,6 @@ def mounts() -> Mounts | None:
 def type_in_mounts(path: Path, lines: Sequence[str]) -> str | None:
     """Find the file system type of an absolute path in the lines of a mountinfo table."""
     return Mounts(lines).kind(path)
-
-
-def mounted_by_itself(path: Path) -> bool:
-    """Whether a file is a mount point of its own: then the files beside it are not those of its other name."""
-    table = mounts()
-    return table is not None and table.is_mounted(path.resolve())
 
 
 def is_local(kind: str | None, also: Collection[str] = ()) -> bool:

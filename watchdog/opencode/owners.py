@@ -1,16 +1,13 @@
 """The processes that have opencode's database open.
 
-SQLite keeps a shared lock on byte 128 of the `-shm` file for as long as a connection in WAL mode lives. Linux lists
-its holders in `/proc/locks`; a child process also asks the kernel (`F_GETLK`), which tells of holders that this pid
-namespace can't see. No file of the database is ever opened in this process: closing it would drop SQLite's own locks.
+SQLite keeps a shared lock on byte 128 of the `-shm` file for as long as a connection in WAL mode lives; see `locks`.
+No file of the database is ever opened in this process: closing it would drop SQLite's own locks.
 """
 
 import os
-import re
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,88 +16,22 @@ import anyio.to_thread
 import psutil
 
 from watchdog.endpoints import normal
+from watchdog.errors import DatabaseUnavailable
 from watchdog.lock import lock_path
 from watchdog.model import Endpoint, Holder, Holders
+from watchdog.opencode.locks import LOCKED_BYTE, Answer, HeldLock, devices_of, held_locks, identity_of
+from watchdog.opencode.one_file import examine
 from watchdog.opencode.open_files import holders_by_open_files
+from watchdog.opencode.strangers import shm_of
 from watchdog.ports import Clock, Reading
 
-LOCKED_BYTE: Final = 128
-QUESTION_SECONDS: Final = 10.0
 INITIAL_NAMESPACE: Final = "pid:[4026531836]"
 """The host's own pid namespace has this number on every Linux kernel."""
 
 PLATFORM: str = sys.platform
-_TRIES: Final = 3
 _COMMANDS: Final = frozenset({"serve", "web", "run", "attach", "acp", "tui"})
 _LONGEST_NAME: Final = 40
 _SOLE_OWNER: Final = "`sole_owner = true` is the operator's word that only the configured servers use the database"
-
-# A line of /proc/locks: `1: POSIX  ADVISORY  READ 4242 fe:00:2148258 128 128`. One with `->` only waits for a lock.
-_LINE: Final = re.compile(
-    r"\d+: (?P<kind>POSIX|OFDLCK)\s+\w+\s+\w+\s+(?P<pid>-?\d+)\s+"
-    r"(?P<major>[0-9a-f]+):(?P<minor>[0-9a-f]+):(?P<inode>\d+)\s+(?P<first>\d+)\s+(?P<last>\d+|EOF)\s*\Z"
-)
-
-# The question, for a child process: which device and inode are there, and which pid, if any, would keep a writer out?
-_QUESTION: Final = """
-import fcntl, os, struct, sys
-try:
-    descriptor = os.open(sys.argv[1], os.O_RDONLY)
-except FileNotFoundError:
-    print("missing")
-else:
-    found = os.fstat(descriptor)
-    asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, int(sys.argv[2]), 1, 0).ljust(32, b"\\0")
-    kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(descriptor, fcntl.F_GETLK, asked)[:28])
-    print(found.st_dev, found.st_ino, "free" if kind == fcntl.F_UNLCK else pid)
-"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileIdentity:
-    """A file by device and inode."""
-
-    device: int
-    inode: int
-
-    @property
-    def numbers(self) -> tuple[int, int]:
-        """The device's major and minor number."""
-        return os.major(self.device), os.minor(self.device)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeldLock:
-    """One lock that `/proc/locks` lists. Its last byte is None when it goes to the end of the file."""
-
-    kind: str
-    pid: int
-    device: tuple[int, int]
-    inode: int
-    first: int
-    last: int | None
-
-    def covers(self, inode: int, byte: int, devices: Collection[tuple[int, int]]) -> bool:
-        """Whether it lies on this byte of the file with this inode on one of these devices."""
-        on_byte = self.first <= byte and (self.last is None or byte <= self.last)
-        return on_byte and self.inode == inode and self.device in devices
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What the kernel said of one byte.
-
-    Attributes:
-        file: the file that was asked about; None when there is none.
-        pid: whose lock is on the byte; None when it is free; 0 or less for one of another pid namespace.
-    """
-
-    file: FileIdentity | None = None
-    pid: int | None = None
-
-
-class QuestionFailed(Exception):
-    """The child process did not answer; the text ends a sentence for people."""
 
 
 class ProcessOwners:
@@ -153,32 +84,39 @@ class ProcessOwners:
         return "On this platform nobody can tell who has the database open: orphans are never settled."
 
     def _look(self) -> Holders:
-        real = os.path.realpath(self._database)
         if PLATFORM == "linux":
-            return self._look_linux(Path(f"{real}-shm"))
+            return self._look_linux()
         if PLATFORM == "darwin":
-            return self._describe(*holders_by_open_files(real, self._clock.read()))
+            return self._describe(
+                *holders_by_open_files(os.path.realpath(self._database), self._clock.read()), refusal=self._refusal()
+            )
         return _unknown("On this platform nobody can tell who has the database open.")
 
-    def _look_linux(self, shm: Path) -> Holders:
-        for attempt in range(_TRIES):
-            try:
-                answer = ask_kernel(shm, LOCKED_BYTE)
-            except QuestionFailed as error:
-                return self._describe(self._listed(shm), self._clock.read(), f"Locks can't be asked about: {error}.")
-            if answer.file is None:
-                return Holders()
-            locks = held_locks()
-            devices = devices_of(locks, answer)
-            pids = {lock.pid for lock in locks if lock.covers(answer.file.inode, LOCKED_BYTE, devices)}
-            current = _identity(shm)
-            if current is None:
-                return Holders()
-            explained = answer.pid is None or answer.pid in pids
-            if (current == answer.file and explained) or attempt == _TRIES - 1:
-                doubt = self._doubt(answer, pids) if current == answer.file else "The database keeps being replaced."
-                return self._describe(pids - self._sidecars(locks, devices), self._clock.read(), doubt)
-        raise AssertionError
+    def _refusal(self) -> str | None:
+        try:
+            return examine(self._database).refusal
+        except DatabaseUnavailable:
+            return None
+
+    def _look_linux(self) -> Holders:
+        try:
+            file = examine(self._database)
+        except DatabaseUnavailable:
+            return Holders()
+        if file.refusal is not None:
+            return replace(_unknown(file.refusal), refusal=file.refusal)
+        shm = shm_of(file.real)
+        if file.sight is None:
+            return self._describe(self._listed(shm), self._clock.read(), file.doubt)
+        answer, locks = file.sight.shm, file.sight.locks
+        current = identity_of(shm)
+        if answer.file is None or current is None:
+            return self._describe((), self._clock.read(), file.doubt)
+        pids, devices = file.sight.holders, devices_of(locks, answer)
+        doubt = self._doubt(answer, pids) or file.doubt
+        if current != answer.file:
+            doubt = "The database keeps being replaced."
+        return self._describe(pids - self._sidecars(locks, devices), self._clock.read(), doubt)
 
     def _doubt(self, answer: Answer, pids: Collection[int]) -> str | None:
         """Why there may be holders that are not seen, or None when there can't be."""
@@ -196,20 +134,22 @@ class ProcessOwners:
 
     def _listed(self, shm: Path) -> set[int]:
         """Whom `/proc/locks` names, when that is all there is to go by."""
-        file, locks = _identity(shm), held_locks()
+        file, locks = identity_of(shm), held_locks()
         if file is None:
             return set()
         found = {lock.pid for lock in locks if lock.covers(file.inode, LOCKED_BYTE, {file.numbers})}
         return found - self._sidecars(locks, {file.numbers})
 
     def _sidecars(self, locks: Iterable[HeldLock], devices: Collection[tuple[int, int]]) -> set[int]:
-        file = _identity(self._lock_file)
+        file = identity_of(self._lock_file)
         if file is None:
             return set()
         nearby = {*devices, file.numbers}
         return {lock.pid for lock in locks if lock.kind == "POSIX" and lock.covers(file.inode, 0, nearby)}
 
-    def _describe(self, pids: Iterable[int], now: Reading, doubt: str | None = None) -> Holders:
+    def _describe(
+        self, pids: Iterable[int], now: Reading, doubt: str | None = None, refusal: str | None = None
+    ) -> Holders:
         known = []
         for pid in sorted(set(pids)):
             if pid <= 0 or (pid == os.getpid() and not self._embedded):
@@ -219,69 +159,8 @@ class ProcessOwners:
                 known.append(holder)
             elif _exists(pid):
                 doubt = doubt or f"Process {pid} has the database open, and what it is can't be read."
-        return Holders(known=tuple(known), complete=doubt is None, why_incomplete=doubt)
-
-
-def ask_kernel(file: Path, byte: int) -> Answer:
-    """Ask, from a short-lived child process, whether somebody holds a lock on this byte of the file.
-
-    Raises:
-        QuestionFailed: there was no answer.
-    """
-    if not sys.executable:
-        raise QuestionFailed("this Python can't start a child process of its own")
-    command = [sys.executable, "-I", "-S", "-c", _QUESTION, str(file), str(byte)]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own words, and no shell
-            command, capture_output=True, text=True, timeout=QUESTION_SECONDS, check=False, stdin=subprocess.DEVNULL
-        )
-    except subprocess.TimeoutExpired:
-        raise QuestionFailed("the child process that asks took too long") from None
-    except OSError as error:
-        raise QuestionFailed(f"the child process that asks can't be started ({type(error).__name__})") from None
-    match done.stdout.split():
-        case ["missing"]:
-            return Answer()
-        case [device, inode, pid]:
-            file_asked = FileIdentity(device=int(device), inode=int(inode))
-            return Answer(file=file_asked, pid=None if pid == "free" else int(pid))
-    reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
-    raise QuestionFailed(f"the child process that asks failed ({reason[:120]})")
-
-
-def parse_locks(text: str) -> tuple[HeldLock, ...]:
-    """The POSIX and open-file-description locks that `/proc/locks` lists."""
-    return tuple(
-        HeldLock(
-            kind=found["kind"],
-            pid=int(found["pid"]),
-            device=(int(found["major"], 16), int(found["minor"], 16)),
-            inode=int(found["inode"]),
-            first=int(found["first"]),
-            last=None if found["last"] == "EOF" else int(found["last"]),
-        )
-        for found in map(_LINE.match, text.splitlines())
-        if found is not None
-    )
-
-
-def devices_of(locks: Iterable[HeldLock], answer: Answer) -> set[tuple[int, int]]:
-    """The device numbers under which the locks of a file are listed.
-
-    On btrfs `stat` and `/proc/locks` give one file different devices; the lock whose holder is known tells which.
-    """
-    if answer.file is None:
-        return set()
-    inode = answer.file.inode
-    named = [lock for lock in locks if lock.pid == answer.pid]
-    told = {lock.device for lock in named if lock.covers(inode, LOCKED_BYTE, {lock.device})}
-    return {answer.file.numbers} if answer.file.numbers in told else {answer.file.numbers, *told}
-
-
-def held_locks() -> frozenset[HeldLock]:
-    """Every lock that is held now. Read twice: the list is read in pages, and may shift between two of them."""
-    source = Path("/proc/locks")
-    return frozenset(lock for _ in range(2) for lock in parse_locks(source.read_text(encoding="ascii")))
+        doubt = refusal or doubt
+        return Holders(known=tuple(known), complete=doubt is None, why_incomplete=doubt, refusal=refusal)
 
 
 def command_of(arguments: Sequence[str], name: str) -> str:
@@ -340,14 +219,6 @@ def _endpoints(process: psutil.Process) -> tuple[Endpoint, ...]:
 def _same_network(pid: int) -> bool:
     """Another network namespace has a loopback of its own, whose ports are not ours."""
     return Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
-
-
-def _identity(path: Path) -> FileIdentity | None:
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return FileIdentity(device=found.st_dev, inode=found.st_ino)
 
 
 def _namespace() -> str | None:

@@ -224,6 +224,16 @@ GUARDED_UPDATE: Final = {
     "part": "UPDATE part SET data = :after WHERE id = :id AND data = :observed",
     "message": "UPDATE message SET data = :after WHERE id = :id AND data = :observed",
 }
+READS: Final = {
+    table: f"SELECT 1 AS found FROM {table} WHERE {table}.id = :id AND {table}.data = :data"
+    for table in ("message", "part")
+}
+STANDS: Final = {
+    "message": f"{READS['message']} AND message.session_id = :session AND message.id = :message",
+    "part": f"{READS['part']} AND part.session_id = :session AND part.message_id = :message",
+}
+"""The same, for a row that belongs where it did."""
+TRIGGERS: Final = "SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger' ORDER BY name"
 
 COLUMNS_FOUND: Final = (
     'SELECT tables.name AS "table", columns.name AS "column"'

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 import anyio
+import anyio.to_thread
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
@@ -37,17 +38,23 @@ T = TypeVar("T")
 class Reader:
     """Reads one database file through an engine.
 
+    Args:
+        path: the file.
+        engine: makes connections to it.
+        admit: is asked before each one, and raises where the file must not be opened.
+
     Attributes:
         connection: counts the connections: each counts versions of the data from the same number again.
         file: counts the files that were read: it grows when another file has taken the path.
-        lock: is held while the connection is in use; who writes takes it, too, for an engine may share one.
+        lock: is held while the connection is in use; who writes takes it, too, where an engine shares its only one.
         ask: what a look asks of this database, as its tables were when a transaction last began.
         reads: how often the file was asked whether it changed (`version`), and read in a transaction (`transaction`).
     """
 
-    def __init__(self, path: Path, engine: AsyncEngine) -> None:
+    def __init__(self, path: Path, engine: AsyncEngine, *, admit: Callable[[], None] = lambda: None) -> None:
         self._path = path
         self._engine = engine
+        self._admit = admit
         self.lock = anyio.Lock(fast_acquire=True)
         self._connection: AsyncConnection | None = None
         self._driver: aiosqlite.Connection | None = None
@@ -133,7 +140,10 @@ class Reader:
         if identity != self._identity:
             self.file += 1
             self._identity = identity
-        return await finished(self._connect()) if self._driver is None else self._driver
+        if self._driver is not None:
+            return self._driver
+        await anyio.to_thread.run_sync(self._admit)
+        return await finished(self._connect())
 
     async def _connect(self) -> aiosqlite.Connection:
         self._connection = await self._engine.connect()

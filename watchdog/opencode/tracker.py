@@ -55,6 +55,9 @@ class Tracker:
         self._turns: set[str] = set()
         self._calls: dict[str, str] = {}
         self._whole: set[str] = set()
+        self._followed_calls: dict[str, str] = {}
+        self._followed_turns: set[str] = set()
+        """What was told to be followed since a transaction last began; a look under way does not know of it yet."""
         self._places: dict[str, Place] = {}
         self._searched = Place()
         self._search_is_over = False
@@ -78,21 +81,20 @@ class Tracker:
 
     def follow(self, ids: Iterable[str]) -> None:
         """See `Store.follow`."""
-        self._calls = dict.fromkeys(ids, _ANY_SESSION) | self._calls
-        self._version = None
+        self._followed_calls = dict.fromkeys(ids, _ANY_SESSION) | self._followed_calls
 
     def follow_written(self, writes: Collection[GuardedWrite]) -> None:
         """Read these rows in the next look, whatever they were."""
         for write in writes:
             if write.row.table == "part":
-                self._calls[write.row.id] = write.row.session_id
+                self._followed_calls[write.row.id] = write.row.session_id
             else:
-                self._turns.add(write.row.id)
+                self._followed_turns.add(write.row.id)
 
     async def changed(self) -> bool:
         """See `Store.changed`."""
         version = await self._reader.version()
-        unknown = version is None or self._forgotten or self._reader.shares_connection
+        unknown = version is None or self._forgotten or self._is_told or self._reader.shares_connection
         return unknown or version != self._version
 
     async def look(self, *, also: Collection[SessionId], full: bool) -> Snapshot:
@@ -106,7 +108,7 @@ class Tracker:
     async def sessions(self, ids: Collection[SessionId]) -> Mapping[SessionId, Session]:
         """Read some sessions and what is open in them."""
         async with self._reader.transaction() as fetch:
-            self._start_over_if_due()
+            self._begin()
             wanted = frozenset[str](ids)
             suspects = [id_ for id_, session in self._calls.items() if session in wanted or session == _ANY_SESSION]
             return await Look(fetch=fetch, ask=self._reader.ask).sessions(ids, suspects)
@@ -123,7 +125,7 @@ class Tracker:
 
     async def _search(self, rows: int) -> bool:
         async with self._reader.transaction() as fetch:
-            self._start_over_if_due()
+            self._begin()
             if self._search_is_over:
                 return False
             seen = await fetch(queries.LAST_UPTO["part"], {"upto": self._searched.rowid})
@@ -144,7 +146,7 @@ class Tracker:
         """Go forward in steps until what is left is little, and look. None when it had to start over."""
         while True:
             async with self._reader.transaction() as fetch:
-                self._start_over_if_due()
+                self._begin()
                 if full:
                     self._places["message"], full = Place(), False
                 (tails,) = await fetch(queries.TAILS, self._rowids())
@@ -181,6 +183,19 @@ class Tracker:
         self._places = {table: _last(tails, table) for table in ("message", "part")}
         self._version = self._reader.connection, int(str(tails["version"]))
         return snapshot
+
+    @property
+    def _is_told(self) -> bool:
+        return bool(self._followed_calls or self._followed_turns)
+
+    def _begin(self) -> None:
+        """Take up what was told since the last transaction began."""
+        if self._is_told:
+            self._version = None
+        self._calls = self._followed_calls | self._calls
+        self._turns |= self._followed_turns
+        self._followed_calls, self._followed_turns = {}, set()
+        self._start_over_if_due()
 
     def _start_over_if_due(self) -> None:
         if self._forgotten or self._reader.file != self._file:
