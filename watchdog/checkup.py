@@ -10,7 +10,7 @@ from watchdog.checkup_words import in_one_line
 from watchdog.contract import VERSION
 from watchdog.database_url import PostgresUrl
 from watchdog.endpoints import is_here, listener
-from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, WatchdogError, sentences
+from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, ServerUntrusted, WatchdogError, sentences
 from watchdog.exits import Exit
 from watchdog.in_postgres import with_driver
 from watchdog.installation import mixed_installation
@@ -150,7 +150,9 @@ async def _server(server: OpencodeServer, turns: Collection[tuple[Session, Turn]
         own = await _has_one_of(server, turns)
         vouches = await server.vouches()
     except ServerError as error:
-        return ServerFinding(name=server.name, pid=_pid_of(server, holders), problem=f"{error} {_what_to_do(error)}")
+        return ServerFinding(
+            name=server.name, pid=_pid_of(server, holders), problem=f"{error} {_what_to_do(error)}".strip()
+        )
     pid, problem, doubt = _pid_of(server, holders), None, None
     if not own and pid is None:
         # A holder whose ports can't be seen (in a container, say) may be this server.
@@ -182,8 +184,8 @@ async def _has_one_of(server: OpencodeServer, turns: Collection[tuple[Session, T
 
 
 def _what_to_do(error: ServerError) -> str:
-    if isinstance(error, ServerRefused):
-        return "Set server_password, or OPENCODE_SERVER_PASSWORD, to the one that the server was started with."
+    if isinstance(error, ServerRefused | ServerUntrusted):
+        return ""  # it says so itself
     if isinstance(error, ServerUnreachable):
         return "Start `opencode serve` there, or name the right address with --server."
     return "Is it an opencode server? Name the right address with --server."

@@ -129,6 +129,9 @@ class EmbeddedFleet:
         """See `Fleet.servers`."""
         return (self._server,)
 
+    async def refresh(self) -> None:
+        """It ends with this process."""
+
     async def discover(self, holders: Holders) -> None:
         """Nobody else is looked for."""
 

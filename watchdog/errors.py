@@ -21,7 +21,8 @@ WatchdogError
 │       └── LeaseLost               another watchdog took over: this one may no longer write
 ├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
 │   ├── ServerUnreachable       nothing answered: refused, cut, or too late
-│   │   └── ServerSilent            nothing within the time limit
+│   │   ├── ServerSilent            nothing within the time limit
+│   │   ├── ServerUntrusted         its certificate is not believed, or TLS could not be agreed on
 │   │   └── ServerUntold            it never heard what it was to do
 │   ├── ServerDeclined          it was to end something, and found itself that it is to be spared
 │   ├── ServerRefused           it answered 401 or 403: the password is missing or wrong
@@ -136,6 +137,10 @@ class ServerUnreachable(ServerError):
 
 class ServerSilent(ServerUnreachable):
     """Nothing answered within the time limit: each question to such a server costs the whole of it."""
+
+
+class ServerUntrusted(ServerUnreachable):
+    """Its certificate is not believed, or TLS could not be agreed on: nothing was sent."""
 
 
 class ServerUntold(ServerUnreachable):

@@ -285,11 +285,13 @@ class Witness:
         connected: events would arrive now.
         since_ms: since when the feed has been heard, short gaps included; None when it never was.
         gaps: short interruptions (at most a minute) since then: start and end.
+        deaf: why nothing has been heard for long, as the end of a sentence; None while that is not so.
     """
 
     connected: bool = False
     since_ms: int | None = None
     gaps: tuple[tuple[int, int], ...] = ()
+    deaf: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -336,6 +338,11 @@ class ServerReport(Telling):
                 asked.setdefault(ask.session_id, []).append(ask)
         object.__setattr__(self, "said", said)
         object.__setattr__(self, "asked", asked)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether it answers, and its feed has delivered nothing for long."""
+        return self.problem is None and self.witness is not None and self.witness.deaf is not None
 
     def knows_asks(self, session: Session) -> bool:
         """Whether it said, wherever the session may be, which asks wait for a human."""

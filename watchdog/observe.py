@@ -88,6 +88,7 @@ class Observer:
             DatabaseError: the database can't be read. A server that can't be asked is reported instead.
         """
         async with self._turn:
+            await self._fleet.refresh()
             snapshot = await self._read(also, full=full, scan_parts=scan_parts)
             extra = await self._store.directories() if full else ()
             reports = await self._ask(self._fleet.servers(), snapshot, extra[:_MOST_EXTRA_DIRECTORIES])
@@ -99,7 +100,7 @@ class Observer:
                 reports=tuple(reports),
                 holders=holders,
                 step_ms=step_ms,
-                degraded=tuple(report.problem for report in reports if report.problem is not None),
+                degraded=tuple(trouble for trouble in map(trouble_of, reports) if trouble is not None),
             )
             for server in self._fleet.servers():
                 server.forget(snapshot.sessions)
@@ -223,6 +224,16 @@ def unclaimed_turns(snapshot: Snapshot, reports: Iterable[ServerReport]) -> list
             claimed = any(claims(report, session) for report in reports)
             found.extend((session, turn) for turn in session.turns if turn.superseded or not claimed)
     return found
+
+
+def trouble_of(report: ServerReport) -> str | None:
+    """What is wrong with a server, as a sentence: with its answers, or else with its feed."""
+    if report.problem is not None or report.witness is None or report.witness.deaf is None:
+        return report.problem
+    return (
+        f"{report.name} answers, but {report.witness.deaf}: text that streams can't be seen, so the idle rule is off "
+        "for its sessions."
+    )
 
 
 async def report_of(

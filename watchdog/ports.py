@@ -325,6 +325,10 @@ class Fleet(Protocol):
         """The configured ones and those found so far."""
         ...
 
+    async def refresh(self) -> None:
+        """Forget the servers that were found and have ended since. Asked before each look."""
+        ...
+
     async def discover(self, holders: Holders) -> None:
         """Look for servers among the processes that hold the database, and forget those that are gone."""
         ...

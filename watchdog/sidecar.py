@@ -15,10 +15,13 @@ from watchdog.journal import SqliteJournal
 from watchdog.lock import DatabaseLock
 from watchdog.no_journal import NoJournal
 from watchdog.opencode.database import OpencodeDatabase
-from watchdog.opencode.fleet import OpencodeFleet
+from watchdog.opencode.fleet import Connect, OpencodeFleet
 from watchdog.opencode.owners import ProcessOwners
+from watchdog.opencode.peers import Party
 from watchdog.opencode.server import OpencodeServer
+from watchdog.opencode.trust import Trust
 from watchdog.opening import locate_file, open_journal
+from watchdog.ports import Clock
 from watchdog.settings import Loaded, Settings
 from watchdog.watch import Listener, Watch
 
@@ -82,20 +85,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
         JournalUnusable: the journal can't be used.
     """
     settings, path, clock, bell = loaded.settings, locate_file(loaded), SystemClock(), _Bell()
-    rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
-    password = settings.server_password.get_secret_value() if settings.server_password else None
-
-    def connect(url: str) -> OpencodeServer:
-        return OpencodeServer(
-            url,
-            clock=clock,
-            rng=rng,
-            username=settings.server_username,
-            password=password,
-            abort_timeout_seconds=settings.abort_timeout.total_seconds(),
-            on_change=bell.ring,
-        )
-
+    connect = _connector(settings, clock, bell)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(await _database(path, settings))
         journal = await stack.enter_async_context(
@@ -119,6 +109,26 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
                 bell=bell,
             )
             group.cancel_scope.cancel()
+
+
+def _connector(settings: Settings, clock: Clock, bell: _Bell) -> Connect:
+    """Makes servers as the settings say."""
+    rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
+    password = settings.server_password.get_secret_value() if settings.server_password else None
+
+    def connect(url: str, *, found: Party | None = None) -> OpencodeServer:
+        return OpencodeServer(
+            url,
+            clock=clock,
+            rng=rng,
+            username=settings.server_username,
+            password=password,
+            trust=Trust(expected=found),
+            abort_timeout_seconds=settings.abort_timeout.total_seconds(),
+            on_change=bell.ring,
+        )
+
+    return connect
 
 
 async def _database(path: Path, settings: Settings) -> OpencodeDatabase:

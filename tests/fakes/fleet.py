@@ -10,17 +10,23 @@ class FakeFleet:
     Attributes:
         known: the servers that are known.
         hidden: servers that the next `discover` finds.
+        gone: servers that the next look forgets.
         discovered: the holders that every `discover` was given.
     """
 
     def __init__(self, *known: Server) -> None:
         self.known: list[Server] = list(known)
         self.hidden: list[Server] = []
+        self.gone: list[Server] = []
         self.discovered: list[Holders] = []
 
     def servers(self) -> tuple[Server, ...]:
         """The known ones, and those found so far."""
         return tuple(self.known)
+
+    async def refresh(self) -> None:
+        """Forget what the test says is gone."""
+        self.known = [server for server in self.known if server not in self.gone]
 
     async def discover(self, holders: Holders) -> None:
         """Find what is hidden."""

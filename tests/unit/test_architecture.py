@@ -167,11 +167,15 @@ EVERYWHERE = {"shown"}
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "opencode.writing", "journal", "demo.book", "postgres"),
     "asyncpg": ("postgres",),
-    "httpx": ("opencode.server", "opencode.exchange", "opencode.feed", "opencode.fleet"),
+    "httpx": tuple(
+        f"opencode.{name}" for name in ("server", "exchange", "feed", "fleet", "lines", "troubles", "trust", "wire")
+    ),
+    "httpcore": ("opencode.lines",),
+    "certifi": ("opencode.tls",),
     "httpx_sse": ("opencode.server", "opencode.feed", "opencode.fleet"),
     "apprise": ("notify",),
     "prometheus_client": ("metrics",),
-    "psutil": ("endpoints", "opencode.owners", "opencode.open_files"),
+    "psutil": ("endpoints", "opencode.owners", "opencode.open_files", "opencode.peers"),
     "fastapi": ("control",),
     "starlette": ("control",),
     "uvicorn": ("control.server",),

@@ -250,9 +250,9 @@ async def test_run_beside_another_watchdog_observes_and_says_so(program: Program
 
 HALF_A_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{"
 ANSWERS = {
-    "answered 401: its password is missing or wrong": reply({}, status=401),
+    "answered 401: it asks for a password, and none is set": reply({}, status=401),
     "answered 500 (application/json), which its API does not promise": reply({"name": "Unknown"}, status=500),
-    "answered with something that is not JSON": reply(b"<html>Welcome</html>", content_type="text/html"),
+    "answered 200 with a page (text/html)": reply(b"<html>Welcome</html>", content_type="text/html"),
     "can't be reached": b"",
     "broke off in the middle of its answer": HALF_A_REPLY,
     "does not speak HTTP": b"220 mail.example ESMTP\r\n\r\n",

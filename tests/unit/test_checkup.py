@@ -156,7 +156,7 @@ async def test_no_server(program: Program, rows: OpencodeFile) -> None:
     assert done.code == 3
     unreachable, useless = said(done, "problem")
     assert unreachable == (
-        f"{NOWHERE} can't be reached (ConnectError). "
+        f"{NOWHERE} can't be reached: nobody listens there. "
         "Start `opencode serve` there, or name the right address with --server."
     )
     assert useless == "no server can be used: nothing that is alive can be ended, only orphans settled."
@@ -173,8 +173,9 @@ async def test_a_server_that_wants_a_password(program: Program, rows: OpencodeFi
         done = await program.run("check", "--database", rows.path, "--server", url)
     assert done.code == 3
     assert said(done, "problem")[0] == (
-        f"{url} answered 401: its password is missing or wrong. Set server_password, or OPENCODE_SERVER_PASSWORD, "
-        "to the one that the server was started with."
+        f"{url} answered 401: it asks for a password, and none is set. Set `server_password` (or "
+        f"OPENCODE_SERVER_PASSWORD), or for this server alone "
+        f'`servers = [{{ url = "{url}", username = "…", password = "…" }}]`.'
     )
 
 

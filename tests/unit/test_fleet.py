@@ -1,9 +1,12 @@
 """Which servers are asked: the configured ones, and those found on the ports of the database's holders."""
 
 import asyncio
+import os
 import random
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import anyio
@@ -11,11 +14,14 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from tests.fakes.server import FakeServer, Handler, endpoint, loopback, over_http, read_request, reply
+from tests.support.recorder import recorder
 from tests.support.waiting import wait_until
 from watchdog.errors import SettingsError
 from watchdog.model import Holder, Holders
 from watchdog.opencode.fleet import OpencodeFleet
+from watchdog.opencode.peers import Party, party_of
 from watchdog.opencode.server import OpencodeServer
+from watchdog.opencode.trust import Trust
 
 BORN = 1_700_000_000_000
 
@@ -27,19 +33,38 @@ class World:
         self.clock = FakeClock()
         self.made: list[OpencodeServer] = []
 
-    def connect(self, url: str) -> OpencodeServer:
-        made = OpencodeServer(url, clock=self.clock, rng=random.Random(3), password="pw")  # noqa: S311, S106
+    def connect(self, url: str, *, found: Party | None = None) -> OpencodeServer:
+        made = OpencodeServer(
+            url,
+            clock=self.clock,
+            rng=random.Random(3),  # noqa: S311
+            password="pw",  # noqa: S106
+            trust=Trust(expected=found),
+        )
         self.made.append(made)
         return made
 
     @asynccontextmanager
-    async def fleet(self, *urls: str, discover: bool = True, feeds: bool = False) -> AsyncIterator[OpencodeFleet]:
-        fleet = OpencodeFleet(urls, connect=self.connect, clock=self.clock, discover=discover, feeds=feeds)
+    async def fleet(
+        self,
+        *urls: str,
+        discover: bool = True,
+        feeds: bool = False,
+        identify: Callable[[Holder], Party | None] | None = None,
+    ) -> AsyncIterator[OpencodeFleet]:
+        fleet = OpencodeFleet(
+            urls, connect=self.connect, clock=self.clock, discover=discover, feeds=feeds, identify=identify or us
+        )
         async with anyio.create_task_group() as group:
             fleet.start(group)
             yield fleet
             await fleet.aclose()
         assert all(made._client.is_closed for made in self.made)
+
+
+def us(_: Holder) -> Party | None:
+    """The servers of these tests are in this process, whatever pid a test gives the holder."""
+    return party_of(os.getpid())
 
 
 def port_of(url: str) -> int:
@@ -214,3 +239,64 @@ def test_a_wrong_address_is_a_setting_to_correct() -> None:
     world = World()
     with pytest.raises(SettingsError):
         OpencodeFleet(["nonsense"], connect=world.connect, clock=world.clock, discover=True)
+
+
+class TestAServerThatEnded:
+    async def test_it_is_forgotten_at_the_next_look_and_its_feed_ends(self, tmp_path: Path) -> None:
+        with recorder(tmp_path, "guarded") as there, recorder(tmp_path, "open", name="other") as other:
+            world = World()
+            async with world.fleet(other.url, feeds=True, identify=party_behind_pid) as fleet:
+                await fleet.discover(holding(there.port, pid=there.process.pid))
+                assert names(fleet) == [other.url, there.url]
+                found = fleet.servers()[1]
+                await wait_until(lambda: heard(found), "the feed of the one that was found")
+                await fleet.refresh()
+                assert names(fleet) == [other.url, there.url]
+                there.end()
+                other.end()
+                with recorder(tmp_path, "guarded", port=there.port, name="thief") as thief:
+                    await fleet.refresh()
+                    assert names(fleet) == [other.url]  # the configured one stays
+                    assert found._client.is_closed
+                    assert not heard(found)
+                    assert thief.passwords == []
+
+    async def test_one_whose_process_lives_and_listens_no_more_is_forgotten_too(self) -> None:
+        async with World().fleet() as fleet:
+            async with loopback(over_http(FakeServer())) as url:
+                await fleet.discover(holding(port_of(url)))
+                await fleet.refresh()
+                assert names(fleet) == [url]
+            await fleet.refresh()
+            assert names(fleet) == []
+
+
+def party_behind_pid(holder: Holder) -> Party | None:
+    return party_of(holder.pid)
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "url"),
+    [
+        (socket.AF_INET, "127.0.0.2", "http://127.0.0.2:{}"),
+        (socket.AF_INET, "0.0.0.0", "http://127.0.0.1:{}"),  # noqa: S104 - only for a moment
+        (socket.AF_INET6, "::1", "http://[::1]:{}"),
+        (socket.AF_INET6, "::", "http://[::1]:{}"),
+    ],
+)
+async def test_a_server_is_asked_where_it_listens(family: int, address: str, url: str) -> None:
+    listening = await asyncio.start_server(over_http(FakeServer()), address, 0, family=family)
+    async with listening, World().fleet("http://127.0.0.1:1") as fleet:
+        port = listening.sockets[0].getsockname()[1]
+        holder = Holder(pid=4242, born_ms=BORN, command="opencode serve", endpoints=(endpoint(port, address),))
+        await fleet.discover(Holders(known=(holder,)))
+        assert names(fleet)[1:] == [url.format(port)]
+
+
+async def test_a_process_on_two_addresses_of_one_port_is_one_server() -> None:
+    async with loopback(over_http(FakeServer())) as url, World().fleet() as fleet:
+        both = (endpoint(port_of(url), "::1"), endpoint(port_of(url)))
+        await fleet.discover(
+            Holders(known=(Holder(pid=4242, born_ms=BORN, command="opencode serve", endpoints=both),))
+        )
+        assert names(fleet) == [url]

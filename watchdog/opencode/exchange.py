@@ -5,16 +5,31 @@ from typing import Final
 
 import httpx
 
+from watchdog.opencode.lines import ENDS
+from watchdog.opencode.peers import Ends
+from watchdog.opencode.wire import CREDENTIALS, NONE
+
 MOST_BYTES: Final = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came back."""
+    """What came back.
+
+    Attributes:
+        location: where it redirects to.
+        credentials: see `wire.CREDENTIALS`.
+    """
 
     status: int
     content_type: str
     body: bytes
+    location: str | None = None
+    credentials: str = NONE
+
+
+class Compressed(httpx.DecodingError):
+    """The answer is compressed, which was not asked for, and could be of any size."""
 
 
 class Exchange:
@@ -22,31 +37,19 @@ class Exchange:
 
     def __init__(self) -> None:
         self.begun = False
-        self.connection: object = None
-        self.peer: tuple[str, int] | None = None
+        self.ends: Ends | None = None
 
-    async def run(
-        self,
-        client: httpx.AsyncClient,
-        request: httpx.Request,
-        *,
-        auth: httpx.BasicAuth | None,
-        keep: bool,
-    ) -> Answer:
+    async def run(self, client: httpx.AsyncClient, request: httpx.Request, *, keep: bool) -> Answer:
         """Send it, and read the answer; without `keep` the body is read and dropped.
 
         Raises:
             httpx.HTTPError: it came to nothing; `begun` says whether an answer had begun.
         """
-        response = await client.send(request, stream=True, auth=auth)
+        response = await client.send(request, stream=True)
         self.begun = True
         try:
-            stream = response.extensions.get("network_stream")
-            if stream is not None:
-                self.connection, self.peer = (
-                    stream.get_extra_info("client_addr"),
-                    stream.get_extra_info("server_addr"),
-                )
+            self.ends = response.extensions.get(ENDS)
+            refuse_compression(response)
             body = bytearray()
             async for chunk in response.aiter_bytes():
                 if keep:
@@ -56,5 +59,19 @@ class Exchange:
         finally:
             await response.aclose()
         return Answer(
-            status=response.status_code, content_type=response.headers.get("content-type", ""), body=bytes(body)
+            status=response.status_code,
+            content_type=response.headers.get("content-type", ""),
+            body=bytes(body),
+            location=response.headers.get("location") if response.is_redirect else None,
+            credentials=response.extensions.get(CREDENTIALS, NONE),
         )
+
+
+def refuse_compression(response: httpx.Response) -> None:
+    """Make sure that an answer is as large as it looks.
+
+    Raises:
+        Compressed: it is not.
+    """
+    if response.headers.get("content-encoding", "identity").strip().lower() not in {"identity", ""}:
+        raise Compressed("an answer that is compressed")

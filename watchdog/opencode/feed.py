@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from contextlib import aclosing
 from typing import Any, Final, NoReturn
 
@@ -12,6 +12,8 @@ import httpx
 import httpx_sse
 
 from watchdog.model import Activity, SessionId, Witness
+from watchdog.opencode.exchange import refuse_compression
+from watchdog.opencode.trust import Stranger
 from watchdog.ports import Clock
 
 PATH: Final = "/global/event"
@@ -22,7 +24,7 @@ FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
 MOST_GAPS: Final = 100
 MOST_SESSIONS: Final = 5_000
-MOST_LINE_BYTES: Final = 64 * 1024 * 1024
+MOST_EVENT_BYTES: Final = 64 * 1024 * 1024
 
 _PART_EVENTS: Final = frozenset({"message.part.updated", "message.part.delta", "message.part.removed"})
 _ASK_PREFIXES: Final = ("permission.", "question.")
@@ -61,6 +63,7 @@ class Feed:
         self._connected = False
         self._since_ms: int | None = None
         self._heard_ms: int | None = None
+        self._silent_since: float | None = None  # awake seconds: when it was last heard, or began to listen
         self._gaps: list[tuple[int, int]] = []
         self._life: dict[SessionId, int] = {}
         self._states: dict[SessionId, tuple[str, Any]] = {}
@@ -72,6 +75,7 @@ class Feed:
     async def run(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> NoReturn:
         """Listen until cancelled. Reports itself started at once: the server may be down for long."""
         task_status.started()
+        self._silent_since = self._clock.read().awake_seconds
         failures = 0
         while True:
             began = self._clock.read().awake_seconds
@@ -86,7 +90,18 @@ class Feed:
 
     def witness(self) -> Witness:
         """How well the server has been heard."""
-        return Witness(connected=self._connected, since_ms=self._since_ms, gaps=tuple(self._gaps))
+        return Witness(
+            connected=self._connected, since_ms=self._since_ms, gaps=tuple(self._gaps), deaf=self._why_deaf()
+        )
+
+    async def sample(self, seconds: float) -> str | None:
+        """Listen for a moment, to see whether anything is delivered; why not, as the end of a sentence, or None."""
+        with anyio.move_on_after(seconds):
+            async with aclosing(self._events()) as events:
+                async for _ in events:
+                    return None
+            return self.problem
+        return f"its event stream delivered nothing within {seconds:g} s (a proxy that holds it back, perhaps)"
 
     def life(self) -> Mapping[SessionId, int]:
         """The last sign of life of each session that showed one, in milliseconds since the epoch."""
@@ -104,7 +119,13 @@ class Feed:
                 known.pop(session_id, None)
 
     async def _listen(self) -> None:
-        """Follow one connection to its end; says in `problem` why it ended."""
+        """Follow one connection to its end."""
+        async with aclosing(self._events()) as events:
+            async for text in events:
+                self._hear(text)
+
+    async def _events(self) -> AsyncGenerator[str]:
+        """What comes over one connection, until it ends; says in `problem` why it did."""
         try:
             async with httpx_sse.aconnect_sse(
                 self._client, "GET", PATH, timeout=httpx.Timeout(5.0, read=self._silence_seconds)
@@ -112,26 +133,39 @@ class Feed:
                 if source.response.status_code != httpx.codes.OK:
                     self.problem = f"its event stream answered {source.response.status_code}"
                     return
-                source.response.stream = _Bounded(source.response.stream)
+                refuse_compression(source.response)
+                body = source.response.stream = _Bounded(source.response.stream)
                 async with aclosing(source.aiter_sse()) as events:
                     while True:
                         with anyio.fail_after(self._silence_seconds):
                             event = await anext(events)
-                        self._hear(event.data)
+                        body.length = 0
+                        yield event.data
         except TimeoutError:
             self.problem = f"its event stream was silent for {self._silence_seconds:g} s"
         except StopAsyncIteration:
             self.problem = "its event stream ended"
         except httpx_sse.SSEError:
             self.problem = "it has no event stream at its address"
+        except Stranger as error:
+            self.problem = f"its event stream is not asked for: {error}"
         except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as error:
             self.problem = f"its event stream can't be read ({type(error).__name__})"
+
+    def _why_deaf(self) -> str | None:
+        """Why nothing has been heard for as long as a connection may be silent."""
+        now = self._clock.read().awake_seconds
+        if self._connected or self._silent_since is None or now - self._silent_since < self._silence_seconds:
+            return None
+        held_back = ", as if a proxy held it back" if self.connections == 0 and "silent" in str(self.problem) else ""
+        return f"{self.problem or 'its event stream is silent'}{held_back}"
 
     def _hear(self, text: str) -> None:
         now_ms = self._clock.read().wall_ms
         if not self._connected:
             self._reconnected(now_ms)
         self._heard_ms = now_ms
+        self._silent_since = self._clock.read().awake_seconds
         if not text:
             return
         try:
@@ -205,18 +239,22 @@ class Feed:
 
 
 class _Bounded(httpx.AsyncByteStream):
-    """A body that may be endless, but not in one line."""
+    """A body that may be endless, but not in one event.
+
+    Attributes:
+        length: how many bytes came since the last event.
+    """
 
     def __init__(self, stream: httpx.SyncByteStream | httpx.AsyncByteStream) -> None:
         if not isinstance(stream, httpx.AsyncByteStream):
             raise TypeError(stream)
         self._stream = stream
+        self.length = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        length = 0
         async for chunk in self._stream:
-            length = len(chunk) - chunk.rfind(b"\n") - 1 if b"\n" in chunk else length + len(chunk)
-            if length > MOST_LINE_BYTES:
+            self.length += len(chunk)
+            if self.length > MOST_EVENT_BYTES:
                 raise httpx.DecodingError("an event without an end")
             yield chunk
 

@@ -1,15 +1,17 @@
 """The servers that can be asked: the configured ones, and those found where the database's holders listen."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 
 from watchdog.endpoints import leads
 from watchdog.errors import ServerError
 from watchdog.model import SAME_BIRTH_MS, Endpoint, Holder, Holders
+from watchdog.opencode.peers import Party, listens, party_behind
 from watchdog.opencode.server import OpencodeServer
 from watchdog.ports import Clock
 
@@ -18,18 +20,47 @@ REFUSAL_SECONDS: Final = 60.0
 """How long a port that does not answer as opencode does is left alone."""
 
 
+class Connect(Protocol):
+    """Makes a server of a base URL; one that was found is this very process, and no other."""
+
+    def __call__(self, url: str, *, found: Party | None = None) -> OpencodeServer:
+        """Make it; nothing is asked yet."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a process listens. The process is the same one only if its birth is the same, too."""
+    """A port of one process. The process is the same one only if its birth is the same, too."""
 
     pid: int
-    endpoint: Endpoint
+    port: int
     born_ms: int
+    holder: Holder = field(compare=False, repr=False)
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The addresses at which it listens on this port."""
+        return tuple(each for each in self.holder.endpoints if each.port == self.port)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where it can be asked from here, the likeliest first. A wildcard of IPv6 may be one of IPv4, too."""
+        found = [each.url for each in self.endpoints]
+        found += [f"http://[::1]:{self.port}" for each in self.endpoints if each.address == "::"]
+        return tuple(sorted(dict.fromkeys(found), key=lambda url: "//127." not in url))
 
     def is_at(self, other: "Place") -> bool:
-        """Whether it is the same endpoint of the same process."""
-        same = self.pid == other.pid and self.endpoint == other.endpoint
+        """Whether it is the same port of the same process."""
+        same = self.pid == other.pid and self.port == other.port
         return same and abs(self.born_ms - other.born_ms) <= SAME_BIRTH_MS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """A server that was found, and the process that it is."""
+
+    server: OpencodeServer
+    party: Party
 
 
 class OpencodeFleet:
@@ -37,10 +68,11 @@ class OpencodeFleet:
 
     Args:
         urls: the configured servers. Two names of one place are one server.
-        connect: makes a server of a base URL, with the credentials that all of them share.
+        connect: makes a server of a base URL.
         clock: times how long a port that isn't opencode's is left alone.
         discover: whether to look on the ports of the processes that hold the database.
         feeds: whether each server's event feed is listened to; a command that looks once needs none.
+        identify: tells which process a holder is, if it is still there.
 
     Raises:
         SettingsError: a URL is none that can be asked.
@@ -50,26 +82,28 @@ class OpencodeFleet:
         self,
         urls: Sequence[str],
         *,
-        connect: Callable[[str], OpencodeServer],
+        connect: Connect,
         clock: Clock,
         discover: bool,
         feeds: bool = True,
+        identify: Callable[[Holder], Party | None] = party_behind,
     ) -> None:
         self._connect = connect
         self._clock = clock
         self._discover = discover
         self._feeds = feeds
+        self._identify = identify
         made = [connect(url) for url in urls]
         self._configured = _distinct(made)
         self._doubles = [server for server in made if server not in self._configured]
-        self._found: dict[Place, OpencodeServer] = {}
+        self._found: dict[Place, _Found] = {}
         self._refused: dict[Place, float] = {}
         self._group: anyio.abc.TaskGroup | None = None
         self._listening: dict[OpencodeServer, anyio.CancelScope] = {}
 
     def servers(self) -> tuple[OpencodeServer, ...]:
         """The configured ones, then those found so far."""
-        return (*self._configured, *self._found.values())
+        return (*self._configured, *(found.server for found in self._found.values()))
 
     def start(self, group: anyio.abc.TaskGroup) -> None:
         """Listen to every server's feed in tasks of this group, until `aclose` or until the group is cancelled."""
@@ -85,44 +119,62 @@ class OpencodeFleet:
 
     async def discover(self, holders: Holders) -> None:
         """Look for servers among the processes that hold the database, and forget those that are gone."""
+        for server in self._configured:
+            server.know(holders)
         if not self._discover or (not holders.known and not holders.complete):
             return  # a look that failed tells nothing about who is gone
         places = [place for holder in holders.known for place in _places(holder)]
-        await self._forget(places)
+        now = self._clock.read().awake_seconds
+        self._refused = {place: until for place, until in self._refused.items() if until > now}
+        await self._forget([known for known in self._found if not any(known.is_at(place) for place in places)])
         async with anyio.create_task_group() as group:
             for place in places:
                 if self._is_new(place):
-                    group.start_soon(self._visit, place, name=f"greet {place.endpoint}")
+                    group.start_soon(self._visit, place, name=f"greet port {place.port}")
 
-    async def _forget(self, places: Sequence[Place]) -> None:
-        now = self._clock.read().awake_seconds
-        self._refused = {place: until for place, until in self._refused.items() if until > now}
-        for known in [known for known in self._found if not any(known.is_at(place) for place in places)]:
-            await self._dismiss(self._found.pop(known))
+    async def refresh(self) -> None:
+        """Forget the servers that were found and have ended since, whether or not anything is open."""
+        for place, found in tuple(self._found.items()):
+            if not await anyio.to_thread.run_sync(listens, found.party, place.port, abandon_on_cancel=True):
+                await self._forget([place])
+
+    async def _forget(self, places: Iterable[Place]) -> None:
+        for place in places:
+            found = self._found.pop(place, None)
+            if found is not None:
+                await self._dismiss(found.server)
 
     def _is_new(self, place: Place) -> bool:
-        if any(leads(to, place.endpoint) for server in self._configured for to in server.leads_to):
+        to = [destination for server in self._configured for destination in server.leads_to]
+        if any(leads(each, endpoint) for each in to for endpoint in place.endpoints):
             return False
         return not any(known.is_at(place) for known in (*self._found, *self._refused))
 
     async def _visit(self, place: Place) -> None:
         """Keep the server at this place if it greets as opencode does."""
-        server = self._connect(place.endpoint.url)
+        party = await anyio.to_thread.run_sync(self._identify, place.holder, abandon_on_cancel=True)
+        for url in place.urls if party is not None else ():
+            if party is not None and await self._greets(url, place, party):
+                return
+        self._refused[place] = self._clock.read().awake_seconds + REFUSAL_SECONDS
+
+    async def _greets(self, url: str, place: Place, party: Party) -> bool:
+        server = self._connect(url, found=party)
         kept = False
         try:
             with anyio.move_on_after(GREETING_SECONDS):
-                await server.greet()
+                await server.version()
                 kept = not any(known.is_at(place) for known in self._found)
         except ServerError:
             pass
         finally:
             if kept:
-                self._found[place] = server
+                self._found[place] = _Found(server=server, party=party)
                 self._listen(server)
             else:
-                self._refused[place] = self._clock.read().awake_seconds + REFUSAL_SECONDS
                 with anyio.CancelScope(shield=True):
                     await server.aclose()
+        return kept
 
     def _listen(self, server: OpencodeServer) -> None:
         if self._group is None or not self._feeds or server in self._listening:
@@ -146,7 +198,8 @@ async def _follow(server: OpencodeServer, scope: anyio.CancelScope) -> None:
 def _places(holder: Holder) -> list[Place]:
     if holder.embeds_us:
         return []
-    return [Place(pid=holder.pid, endpoint=each, born_ms=holder.born_ms) for each in holder.endpoints]
+    ports = dict.fromkeys(each.port for each in holder.endpoints)
+    return [Place(pid=holder.pid, port=port, born_ms=holder.born_ms, holder=holder) for port in ports]
 
 
 def _distinct(servers: Sequence[OpencodeServer]) -> tuple[OpencodeServer, ...]:

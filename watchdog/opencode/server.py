@@ -4,27 +4,43 @@ import json
 import random
 import re
 from collections.abc import Callable, Collection, Mapping
-from enum import Enum
 from functools import lru_cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
 from typing import Any, Final, Self
 from urllib.parse import quote
 
 import anyio
 import httpx
 
-from watchdog.endpoints import destinations_of, normal
+from watchdog.endpoints import destinations_of
 from watchdog.errors import (
     ServerAnswerInvalid,
-    ServerError,
-    ServerRefused,
     ServerSilent,
     ServerUnreachable,
     SettingsError,
 )
-from watchdog.model import Activity, Ask, AskKind, Endpoint, Row, ServerName, SessionId, Status, TurnId, Witness
+from watchdog.model import (
+    Activity,
+    Ask,
+    AskKind,
+    Endpoint,
+    Holders,
+    Row,
+    ServerName,
+    SessionId,
+    Status,
+    TurnId,
+    Witness,
+)
+from watchdog.opencode import tls
 from watchdog.opencode.exchange import Answer, Exchange
 from watchdog.opencode.feed import Feed
+from watchdog.opencode.peers import Ends
 from watchdog.opencode.shapes import message_path, part_of, read_ask, read_status, session_path
+from watchdog.opencode.troubles import refused, translated, unexpected
+from watchdog.opencode.trust import Credentials, Trust
+from watchdog.opencode.wire import Wire
 from watchdog.ports import Clock
 from watchdog.sharing import Shared, gathered
 
@@ -46,19 +62,17 @@ _VERSION: Final = re.compile(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:[-+.].*)?\
 _TRANSLATED: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, ValueError)
 
 
-class _Default(Enum):
-    AUTH = "the server's own"
-
-
 class OpencodeServer:
     """One opencode server, asked over HTTP through routes that every supported version has.
 
     Args:
         url: its base URL; credentials inside it win over the other two, and never show in its name.
-        clock: times what its feed hears.
+        clock: times what its feed hears, and its connections.
         rng: spreads the feed's attempts to connect.
         username: for basic authentication, when there is a password.
-        password: never shown, logged or part of an error.
+        password: never shown, logged or part of an error; sent only to a server that asks, and that may be told.
+        trust: who may be told; who listens there is found out by default.
+        server_ca: a file of certificates that are believed besides the usual ones.
         timeout_seconds: for one request as a whole.
         abort_timeout_seconds: for an abort.
         read_timeout_seconds: for reading all the messages of a session.
@@ -66,7 +80,7 @@ class OpencodeServer:
         transport: what carries the requests, instead of the network; it is never a proxy.
 
     Raises:
-        SettingsError: the URL is none that can be asked.
+        SettingsError: the URL is none that can be asked, or the file holds no certificate.
     """
 
     def __init__(
@@ -77,6 +91,8 @@ class OpencodeServer:
         rng: random.Random,
         username: str = "opencode",
         password: str | None = None,
+        trust: Trust | None = None,
+        server_ca: Path | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         abort_timeout_seconds: float = ABORT_TIMEOUT_SECONDS,
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
@@ -86,18 +102,30 @@ class OpencodeServer:
         base, username, password = _split(url, username, password)
         self._base = base
         self._leads_to = destinations_of(base.host, base.port or _DEFAULT_PORTS[base.scheme])
-        self._auth = httpx.BasicAuth(username, password) if password else None
+        self._trust = Trust() if trust is None else trust
         self._timeout_seconds = timeout_seconds
         self._abort_timeout_seconds = abort_timeout_seconds
         self._read_timeout_seconds = read_timeout_seconds
-        # A proxy or a .netrc of the environment has no business with a server on loopback.
         self._client = httpx.AsyncClient(
-            base_url=base, auth=self._auth, transport=transport, trust_env=False, timeout=timeout_seconds
+            base_url=base,
+            transport=Wire(
+                credentials=Credentials(username=username, password=password) if password else None,
+                trust=self._trust,
+                clock=clock,
+                tls=tls.context(server_ca) if base.scheme == "https" else None,
+                transport=transport,
+            ),
+            headers={"accept-encoding": "identity"},
+            # What it is told to keep, the next one at its address would be sent.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            # A proxy or a .netrc of the environment has no business with a server on loopback.
+            trust_env=False,
+            timeout=timeout_seconds,
         )
         # What is asked again and again; to build a URL takes as long as to send a request.
         self._url = lru_cache(_MOST_URLS)(self._made_url)
         self._version: str | None = None
-        self._connections: set[object] = set()
+        self._connections: set[Ends] = set()
         self._statuses = Shared[Mapping[SessionId, Status]]()
         self._pending = Shared[tuple[Ask, ...]]()
         self.feed: Final = Feed(self._client, clock=clock, rng=rng, on_change=on_change)
@@ -128,15 +156,12 @@ class OpencodeServer:
     async def version(self) -> str:
         """Its version; asked anew after an error and on each new connection."""
         if self._version is None:
-            self._version = await self._ask_version(self._auth)
+            self._version = await self._ask_version()
         return self._version
 
-    async def greet(self) -> str:
-        """Ask its version like a stranger: the password is sent only to a server that asks for one."""
-        try:
-            return await self._ask_version(None)
-        except ServerRefused:
-            return await self._ask_version(self._auth)
+    def know(self, holders: Holders) -> None:
+        """Take note of who has the database open: one of them may follow another at its address."""
+        self._trust.know(holders)
 
     async def vouches(self) -> bool:
         """Whether its version is 1.14 or later."""
@@ -167,7 +192,7 @@ class OpencodeServer:
             path, content = f"/permission/{quote(ask.id, safe='')}/reply", b'{"reply":"reject"}'
         answer = await self._ask("POST", path, directory, content=content)
         if self._json(answer) is not True:
-            raise self._unexpected(answer)
+            raise unexpected(answer, name=self.name)
 
     async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
         """Whether it returns this turn by its id."""
@@ -193,7 +218,7 @@ class OpencodeServer:
         if answer.status == _BAD_REQUEST:
             return False
         if answer.status != _OK or "json" not in answer.content_type:
-            raise self._unexpected(answer)
+            raise unexpected(answer, name=self.name)
         return True
 
     async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
@@ -224,8 +249,8 @@ class OpencodeServer:
         """The directories in which its feed shows a session at work."""
         return self.feed.busy_directories()
 
-    async def _ask_version(self, auth: httpx.BasicAuth | None) -> str:
-        health = self._object(await self._ask("GET", "/global/health", None, auth=auth))
+    async def _ask_version(self) -> str:
+        health = self._object(await self._ask("GET", "/global/health", None))
         version = health.get("version")
         if health.get("healthy") is not True or not isinstance(version, str) or not version:
             raise ServerAnswerInvalid(f"{self.name} does not answer as an opencode server does.")
@@ -275,7 +300,6 @@ class OpencodeServer:
         content: bytes | None = None,
         seconds: float | None = None,
         keep: bool = True,
-        auth: httpx.BasicAuth | _Default | None = _Default.AUTH,
     ) -> Answer:
         """Send one request and read its answer whole, within a time limit for both together."""
         limit = self._timeout_seconds if seconds is None else seconds
@@ -289,56 +313,39 @@ class OpencodeServer:
                     headers=None if content is None else {"content-type": "application/json"},
                     timeout=limit,
                 )
-                used = self._auth if isinstance(auth, _Default) else auth
-                answer = await exchange.run(self._client, request, auth=used, keep=keep)
+                answer = await exchange.run(self._client, request, keep=keep)
         except (TimeoutError, httpx.TimeoutException) as error:
             self._version = None
             raise ServerSilent(f"{self.name} did not answer within {limit:g} s.") from error
         except _TRANSLATED as error:
             self._version = None
-            raise self._translated(error, begun=exchange.begun) from error
+            raise translated(error, name=self.name, host=self._base.host, begun=exchange.begun) from error
         except RuntimeError as error:
             if not self._client.is_closed:
                 raise
             raise ServerUnreachable(f"{self.name} is not watched any more.") from error
-        self._recognise(exchange.connection)
-        self._learn(exchange.peer)
+        self._recognise(exchange.ends)
         if answer.status in _REFUSALS:
             self._version = None
-            raise ServerRefused(f"{self.name} answered {answer.status}: its password is missing or wrong.")
+            raise refused(answer, name=self.name)
         return answer
 
-    def _recognise(self, connection: object) -> None:
+    def _recognise(self, ends: Ends | None) -> None:
         """Another program may answer on a new connection: what is known of the version ends with the old one."""
-        if connection is None or connection in self._connections:
+        if ends is None or ends in self._connections:
             return
-        self._connections = (
-            {*self._connections, connection} if len(self._connections) < _MOST_CONNECTIONS else {connection}
-        )
+        self._connections = {*self._connections, ends} if len(self._connections) < _MOST_CONNECTIONS else {ends}
+        self._leads_to = (ends.far,)
         self._version = None
-
-    def _learn(self, peer: tuple[str, int] | None) -> None:
-        """A connection tells for certain where a name leads."""
-        if peer is not None:
-            self._leads_to = (Endpoint(address=normal(peer[0]), port=peer[1]),)
-
-    def _translated(self, error: Exception, *, begun: bool) -> ServerError:
-        """The error's own text is left out: it may hold an address with credentials."""
-        kind = type(error).__name__
-        if begun and isinstance(error, httpx.NetworkError | httpx.ProtocolError | OSError):
-            return ServerAnswerInvalid(f"{self.name} broke off in the middle of its answer ({kind}).")
-        if isinstance(error, httpx.RemoteProtocolError) and "without sending" not in str(error):
-            return ServerAnswerInvalid(f"{self.name} does not speak HTTP ({kind}).")
-        if isinstance(error, httpx.TransportError | httpx.InvalidURL | OSError):
-            return ServerUnreachable(f"{self.name} can't be reached ({kind}).")
-        return ServerAnswerInvalid(f"{self.name} gave an answer that can't be read ({kind}).")
 
     def _json(self, answer: Answer) -> object:
         if answer.status != _OK:
-            raise self._unexpected(answer)
+            raise unexpected(answer, name=self.name)
         try:
             return json.loads(answer.body)
         except (ValueError, RecursionError):
+            if "html" in answer.content_type:
+                raise unexpected(answer, name=self.name) from None
             raise ServerAnswerInvalid(f"{self.name} answered with something that is not JSON.") from None
 
     def _object(self, answer: Answer) -> dict[str, Any]:
@@ -346,10 +353,6 @@ class OpencodeServer:
         if not isinstance(found, dict):
             raise ServerAnswerInvalid(f"{self.name} answered with JSON that is not an object.")
         return found
-
-    def _unexpected(self, answer: Answer) -> ServerAnswerInvalid:
-        shown = answer.content_type.partition(";")[0][:40] or "nothing"
-        return ServerAnswerInvalid(f"{self.name} answered {answer.status} ({shown}), which its API does not promise.")
 
 
 def _split(url: str, username: str, password: str | None) -> tuple[httpx.URL, str, str | None]:

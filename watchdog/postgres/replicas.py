@@ -101,6 +101,9 @@ class Replicas:
         own = (self._own,) if self._own is not None else ()
         return (*own, *self._hosts.values()) if self._register.has_read else (*own, self._unread)
 
+    async def refresh(self) -> None:
+        """Replicas are read in the background."""
+
     async def discover(self, holders: Holders) -> None:  # noqa: ARG002 - processes elsewhere can't be seen
         """Look for replicas that have come, and forget those that are gone."""
         await self._others.reading(READ_SECONDS)
