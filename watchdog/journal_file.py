@@ -115,7 +115,10 @@ class JournalFile:
         return await self._in_turn(lambda: self._read(work))
 
     async def write(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """Write, together with all who stand in line; it is durable when this returns. If one fails, all do."""
+        """Write, together with all who stand in line; it is durable when this returns.
+
+        What one of them does wrong is taken back, and fails that one alone; what is wrong with the file fails all.
+        """
         self._asked += 1
         wish = _Wish(work, self._asked)
         self._wishes.append(wish)
@@ -176,11 +179,28 @@ class JournalFile:
         waited = all(wish.number <= self._in_vain for wish in wishes)
         with _impatient(connection) if waited else nullcontext():
             self._begin(connection)
-        for wish in wishes:
-            wish.answer = wish.work(connection)
+        if len(wishes) == 1:
+            wishes[0].answer = wishes[0].work(connection)
+        else:
+            for wish in wishes:
+                self._fulfil(connection, wish)
         connection.execute("COMMIT")
         self.revision += 1
         self._stamp = _stamp(self.path)
+        if any(wish.error for wish in wishes):
+            self._drop()
+
+    def _fulfil(self, connection: sqlite3.Connection, wish: _Wish) -> None:
+        """Do what one of several wants; if it is at fault itself, leave nothing of it."""
+        connection.execute("SAVEPOINT wish")
+        try:
+            wish.answer = wish.work(connection)
+        except Exception as error:
+            if not (_is_its_own(error) and connection.in_transaction):
+                raise
+            connection.execute("ROLLBACK TO wish")
+            wish.error = _sentence(self.path, error) if isinstance(error, sqlite3.Error) else error
+        connection.execute("RELEASE wish")
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         try:
@@ -307,15 +327,33 @@ _SENTENCES = {
 }
 
 
+_FAULTS = frozenset(
+    {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
+    | {sqlite3.SQLITE_RANGE, sqlite3.SQLITE_MISUSE}
+)
+"""What a statement or a value is wrong with, and not the file."""
+
+
+def _is_its_own(error: Exception) -> bool:
+    """Whether it is one write's own fault. What never came from SQLite is, too: a value that it has no type for."""
+    if isinstance(error, OSError):
+        return False
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is None or code & 0xFF in _FAULTS
+
+
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     """Turn what SQLite and the file system raise into a sentence."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
-        code = sqlite3.SQLITE_CANTOPEN if isinstance(error, OSError) else getattr(error, "sqlite_errorcode", 0)
-        what = _SENTENCES.get(code & 0xFF, f"can't be used ({type(error).__name__})")
-        raise JournalUnusable(
-            f"The journal {path} {what}. Mend it, name another with the setting `journal`, or choose "
-            '`journal = "off"`.'
-        ) from error
+        raise _sentence(path, error) from error
+
+
+def _sentence(path: Path, error: sqlite3.Error | OSError) -> JournalUnusable:
+    code = sqlite3.SQLITE_CANTOPEN if isinstance(error, OSError) else getattr(error, "sqlite_errorcode", 0)
+    what = _SENTENCES.get(code & 0xFF, f"can't be used ({type(error).__name__})")
+    return JournalUnusable(
+        f'The journal {path} {what}. Mend it, name another with the setting `journal`, or choose `journal = "off"`.'
+    )

@@ -112,18 +112,29 @@ async def gathered(*works: Callable[[], Awaitable[Result]]) -> list[Result]:
 
 
 async def first(*works: Callable[[], Awaitable[Result | None]]) -> Result | None:
-    """Do several pieces of work at the same time, until one brings something; None if none does."""
+    """Do several pieces of work at the same time, until one brings something; None if none does.
+
+    The first error ends the others, too, and is raised as it came, unless one has brought something by then.
+    """
     if len(works) == 1:
         return await works[0]()
     found: list[Result] = []
+    errors: list[Exception] = []
     async with anyio.create_task_group() as group:
 
         async def do(work: Callable[[], Awaitable[Result | None]]) -> None:
-            result = await work()
-            if result is not None:
+            try:
+                result = await work()
+            except Exception as error:  # noqa: BLE001 - raised below, without a group around it
+                errors.append(error)
+            else:
+                if result is None:
+                    return
                 found.append(result)
-                group.cancel_scope.cancel()
+            group.cancel_scope.cancel()
 
         for work in works:
             group.start_soon(do, work)
+    if not found and errors:
+        raise errors[0]
     return found[0] if found else None

@@ -10,13 +10,16 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+import anyio
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support.database import OpencodeFile
 from tests.support.holding import holding, mounted, unshared
 from watchdog.clock import SystemClock
-from watchdog.errors import DatabaseError, DatabaseUnsupported, OpenElsewhere
-from watchdog.model import GuardedWrite, Holders, SessionId, TurnId
+from watchdog.errors import DatabaseError, DatabaseUnsupported, OpenElsewhere, WriteRefused
+from watchdog.model import CallId, GuardedWrite, Holders, SessionId, TurnId
+from watchdog.opencode import database
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.owners import ProcessOwners
 
@@ -361,3 +364,130 @@ async def test_processes_that_open_and_close_it_all_the_time_are_never_taken_for
             holders = await look(closed)
             assert holders.refusal is None
             assert server.pid in [holder.pid for holder in holders.known]
+
+
+# -- 67: triggers -----------------------------------------------------------------------------------------------
+
+IN_THE_WAY = {
+    "refuses it": [
+        "CREATE TRIGGER guard BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ABORT, 'not so'); END",
+        "CREATE TRIGGER guard AFTER UPDATE OF data ON {table} BEGIN SELECT RAISE(FAIL, 'not so'); END",
+        "CREATE TRIGGER guard BEFORE UPDATE ON {table} BEGIN SELECT RAISE(ROLLBACK, 'it''s not so'); END",
+        "CREATE TRIGGER guard AFTER UPDATE ON {table} BEGIN INSERT INTO gone VALUES (1); END",
+        "CREATE TRIGGER guard AFTER UPDATE ON {table} BEGIN SELECT no_such_function(new.id); END",
+    ],
+    "ignores it": ["CREATE TRIGGER guard BEFORE UPDATE ON {table} BEGIN SELECT RAISE(IGNORE); END"],
+    "changes what is written": [
+        "CREATE TRIGGER guard AFTER UPDATE ON {table} BEGIN UPDATE {table} SET data = '{{}}'; END",
+        "CREATE TRIGGER guard AFTER UPDATE ON {table} BEGIN DELETE FROM {table} WHERE id = new.id; END",
+        "CREATE TRIGGER guard AFTER UPDATE ON {table} BEGIN UPDATE {table} SET session_id = 'x'; END",
+    ],
+}
+
+
+@pytest.mark.parametrize("table", ["part", "message"])
+@pytest.mark.parametrize(
+    ("what", "trigger"), [(what, trigger) for what, triggers in IN_THE_WAY.items() for trigger in triggers]
+)
+async def test_triggers_on_opencodes_tables_that_refuse_a_write_are_named_and_nothing_is_written(
+    tmp_path: Path, table: str, what: str, trigger: str
+) -> None:
+    """67: also one that ignores the write, or changes it; never "just now"."""
+    with OpencodeFile(tmp_path / "opencode.db") as rows:
+        turn = rows.turn(rows.session("ses_1"), "msg_1")
+        rows.call(turn, "prt_1")
+        rows.connection.execute("CREATE TRIGGER harmless AFTER UPDATE ON session BEGIN SELECT 1; END")
+        rows.connection.execute(trigger.format(table=table))
+        before = _stored(rows)
+        async with await OpencodeDatabase.open(rows.path) as store:
+            found = await store.rows(call_ids=[CallId("prt_1")], turn_ids=[turn])
+            writes = [GuardedWrite(row=row, after=row.data + " ") for row in found]
+            with pytest.raises(WriteRefused) as caught:
+                await store.write(writes)
+            assert _stored(rows) == before
+            said = str(caught.value)
+            assert f"The trigger `guard` on the table `{table}` {what}, so nothing was written." in said
+            assert "just now" not in said
+            rows.connection.execute("DROP TRIGGER guard")
+            assert await store.write(writes) == 2
+
+
+async def test_a_trigger_that_only_notes_what_is_written_is_in_nobodys_way(tmp_path: Path) -> None:
+    """67, what is healthy."""
+    with OpencodeFile(tmp_path / "opencode.db") as rows:
+        call = rows.call(rows.turn(rows.session()))
+        rows.connection.executescript(
+            "CREATE TABLE audit (id text); CREATE TRIGGER audit_part AFTER UPDATE ON part"
+            " BEGIN INSERT INTO audit VALUES (new.id);"
+            " UPDATE part SET time_updated = time_updated + 1 WHERE id = new.id; END"
+        )
+        async with await OpencodeDatabase.open(rows.path) as store:
+            (row,) = await store.rows(call_ids=[call])
+            assert await store.write([GuardedWrite(row=row, after="{}")]) == 1
+            assert await store.write([GuardedWrite(row=row, after="[]")]) == 0
+        assert rows.connection.execute("SELECT id FROM audit").fetchall() == [(call,)]
+
+
+async def test_a_constraint_and_one_of_several_triggers_are_told_apart(tmp_path: Path) -> None:
+    """67: the words of the error name the trigger, also one on another table; else each on the table is named."""
+    with OpencodeFile(tmp_path / "opencode.db") as rows:
+        call = rows.call(rows.turn(rows.session(), "msg_1"))
+        async with await OpencodeDatabase.open(rows.path) as store:
+            (row,) = await store.rows(call_ids=[call])
+
+            async def said() -> str:
+                with pytest.raises(WriteRefused) as caught:
+                    await store.write([GuardedWrite(row=row, after="x" * 10)])
+                return str(caught.value)
+
+            rows.connection.executescript(
+                "CREATE TABLE log (id text); CREATE TRIGGER first AFTER UPDATE ON part BEGIN SELECT 1; END;"
+                " CREATE TRIGGER second AFTER UPDATE ON part BEGIN INSERT INTO log VALUES (1); END;"
+                " CREATE TRIGGER third BEFORE INSERT ON log BEGIN SELECT RAISE(ABORT, 'no log'); END;"
+            )
+            assert "The trigger `third`" in await said()
+            rows.connection.execute("DROP TRIGGER third")
+            rows.connection.execute("DROP TABLE log")
+            assert "One of the triggers `first` and `second`" in await said()
+            rows.connection.executescript(
+                "DROP TRIGGER first; DROP TRIGGER second; CREATE UNIQUE INDEX one ON part (data);"
+            )
+            rows.part("msg_1", {}, "prt_other")
+            rows.set("part", "prt_other", data="x" * 10)
+            assert "a constraint of its table `part` stands against the write" in await said()
+
+
+async def test_a_look_goes_on_while_a_write_waits_for_a_locked_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """67, beside it: the write has a connection of its own."""
+    begins, really = anyio.Event(), database._begin
+
+    async def begin(connection: AsyncConnection, statement: str) -> None:
+        begins.set()
+        await really(connection, statement)
+
+    monkeypatch.setattr(database, "_begin", begin)
+    with OpencodeFile(tmp_path / "opencode.db") as rows:
+        call = rows.call(rows.turn(rows.session("ses_1"), "msg_1"))
+        async with await OpencodeDatabase.open(rows.path) as store:
+            (row,) = await store.rows(call_ids=[call])
+            rows.connection.execute("BEGIN IMMEDIATE")
+            async with anyio.create_task_group() as group:
+                written: list[int] = []
+
+                async def write() -> None:
+                    written.append(await store.write([GuardedWrite(row=row, after=row.data + " ")]))
+
+                group.start_soon(write)
+                await begins.wait()
+                for _ in range(3):
+                    assert SessionId("ses_1") in (await store.look(full=True)).sessions
+                    assert await store.session(SessionId("ses_1")) is not None
+                assert written == []
+                rows.connection.execute("COMMIT")
+        assert written == [1]
+
+
+def _stored(rows: OpencodeFile) -> list[list[tuple[object, ...]]]:
+    return [rows.connection.execute(asked).fetchall() for asked in ("SELECT * FROM message", "SELECT * FROM part")]

@@ -454,25 +454,59 @@ class TestInLine:
             }
             assert len(numbers) == 8
 
-    async def test_if_one_fails_none_is_half_written(self, tmp_path: Path) -> None:
-        failed: list[JournalUnusable] = []
+    async def test_one_bad_write_fails_alone_and_leaves_nothing_of_itself(self, tmp_path: Path) -> None:
+        def half(file: sqlite3.Connection) -> None:
+            file.execute("INSERT INTO state VALUES ('half', '1')")
+            file.execute("INSERT INTO state VALUES ('half', '2')")
+
         async with await SqliteJournal.open(tmp_path / "j.db") as journal:
+            bad: list[Callable[[], Awaitable[object]]] = [
+                lambda: journal._file.write(lambda file: file.execute("no SQL").fetchall()),
+                lambda: journal._file.write(half),
+                lambda: journal._write("INSERT INTO state VALUES (?, ?)", [("a", "1"), ("b", object())]),
+                lambda: journal._write("INSERT INTO state VALUES (?, ?)", [("only one",)]),
+            ]
+            failed = await self._in_one_group(
+                journal, lambda: journal.begin(VERDICT, at_ms=1), *bad, lambda: journal.save("kept", {"x": 1})
+            )
+            assert [type(error) for error in failed] == [JournalUnusable] * len(bad)
+            assert await journal.count() == 1
+            assert [await journal.load(key) for key in ("kept", "half", "a")] == [{"x": 1}, None, None]
+            await journal.begin(VERDICT, at_ms=1)
+            assert await journal.count() == 2
 
-            async def act(work: Callable[[], Awaitable[object]]) -> None:
-                try:
-                    await work()
-                except JournalUnusable as error:
-                    failed.append(error)
+    async def test_what_is_wrong_with_the_file_fails_all_of_a_group_and_none_is_half_written(
+        self, tmp_path: Path
+    ) -> None:
+        def full(file: sqlite3.Connection) -> None:
+            file.execute("PRAGMA max_page_count = 1").fetchall()
+            file.execute("INSERT INTO state VALUES ('big', hex(zeroblob(1000000)))")
 
-            async with journal._file._turn, anyio.create_task_group() as group:
-                group.start_soon(act, lambda: journal.begin(VERDICT, at_ms=1))
-                group.start_soon(act, lambda: journal._file.write(lambda file: file.execute("no SQL").fetchall()))
-                await anyio.wait_all_tasks_blocked()
-                journal._file._turn.total_tokens += 1
-            assert len(failed) == 2
+        async with await SqliteJournal.open(tmp_path / "j.db") as journal:
+            failed = await self._in_one_group(
+                journal, lambda: journal.begin(VERDICT, at_ms=1), lambda: journal._file.write(full)
+            )
+            assert ["the disk is full" in str(error) for error in failed] == [True, True]
             assert await journal.count() == 0
             await journal.begin(VERDICT, at_ms=1)
             assert await journal.count() == 1
+
+    @staticmethod
+    async def _in_one_group(journal: SqliteJournal, *works: Callable[[], Awaitable[object]]) -> list[JournalUnusable]:
+        failed: list[JournalUnusable] = []
+
+        async def act(work: Callable[[], Awaitable[object]]) -> None:
+            try:
+                await work()
+            except JournalUnusable as error:
+                failed.append(error)
+
+        async with journal._file._turn, anyio.create_task_group() as group:
+            for work in works:
+                group.start_soon(act, work)
+            await anyio.wait_all_tasks_blocked()
+            journal._file._turn.total_tokens += 1
+        return failed
 
 
 def _replace_by_text(path: Path) -> None:

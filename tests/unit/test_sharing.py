@@ -240,3 +240,31 @@ async def test_the_first_that_brings_something_ends_the_others() -> None:
     with anyio.fail_after(SECONDS):
         assert await first(never, nothing, something) == 7
         assert await first(nothing, nothing) is None
+
+
+async def test_an_error_of_one_that_could_bring_something_comes_out_as_it_is() -> None:
+    async def never() -> int | None:
+        await anyio.sleep_forever()
+        return 1
+
+    async def fails() -> int | None:
+        raise ValueError("no")
+
+    with anyio.fail_after(SECONDS), pytest.raises(ValueError, match="no"):
+        await first(never, fails, never)
+    with pytest.raises(ValueError, match="no"):
+        await first(fails, fails)
+
+
+async def test_what_one_has_brought_counts_although_another_fails_at_the_end() -> None:
+    async def fails_when_ended() -> int | None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            raise ValueError("no")
+
+    async def something() -> int | None:
+        return 7
+
+    with anyio.fail_after(SECONDS):
+        assert await first(fails_when_ended, something) == 7

@@ -254,8 +254,8 @@ class OpencodeDatabase:
 
     async def _write_to(self, file: OneFile, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
         async with self._write_engine.connect() as connection:
-            await _begin(connection, "BEGIN IMMEDIATE")
             try:
+                await _begin(connection, "BEGIN IMMEDIATE")
                 changed = await write_all(connection, file, writes, while_newest=while_newest)
             finally:
                 await connection.rollback()
