@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from watchdog.garbage import collect_seldom
+from watchdog.server_url import ServerUrl
 from watchdog.settings import Loaded, Settings
 from watchdog.sidecar import sidecar
 from watchdog.watch import Listener, Watch
@@ -57,7 +58,7 @@ async def watching(
     chosen = Settings(
         **{"discover": False, **settings},
         database=path,
-        servers=tuple(servers),
+        servers=tuple(map(ServerUrl, servers)),
         journal=folder / f"{path.stem}.journal.db",
     )
     loaded = Loaded(settings=chosen, sources={}, config_file=None, warnings=())

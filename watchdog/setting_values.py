@@ -7,9 +7,12 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from watchdog.addresses import Address, parse_address
 from watchdog.database_url import PostgresUrl, looks_like_one
 from watchdog.durations import parse_duration
+from watchdog.server_url import HOW, ServerUrl, checked_keys
 
 _MOST_CONCURRENCY = 64
 
@@ -85,6 +88,11 @@ def path(value: object) -> object:
     return Path(value)
 
 
+def path_or_off(value: object) -> object:
+    """The path of a file; None for `off`."""
+    return None if isinstance(value, str) and value.strip().lower() == "off" else path(value)
+
+
 def database_place(value: object) -> object:
     """The path of a file, or the address of a database in PostgreSQL."""
     if isinstance(value, PostgresUrl):
@@ -144,20 +152,41 @@ def list_of(what: str) -> Callable[[object], object]:
     return parse
 
 
+def server(value: object) -> ServerUrl:
+    """The base URL of a server, or a table with one."""
+    if isinstance(value, ServerUrl):
+        return value
+    if not isinstance(value, Mapping):
+        return ServerUrl(url(value))
+    checked_keys(value)
+    name, secret = value.get("username"), value.get("password")
+    if isinstance(secret, SecretStr):
+        secret = secret.get_secret_value()
+    if secret is not None and (not isinstance(secret, str) or not secret):
+        raise ValueError("its password is a text in quotes, and not empty")
+    return ServerUrl(
+        url(value["url"]),
+        username=None if name is None else str(username(name)),
+        password=None if secret is None else SecretStr(secret),
+    )
+
+
 def url(value: object) -> str:
     """The base URL of a server, without credentials."""
-    how = "a server is a URL such as http://127.0.0.1:4096"
     if not isinstance(value, str):
-        raise ValueError(how)  # noqa: TRY004 - pydantic collects a ValueError, and no TypeError
+        raise ValueError(HOW)  # noqa: TRY004 - pydantic collects a ValueError, and no TypeError
     try:
         parts = urlsplit(value.strip())
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable, parts = False, urlsplit("")
     if not usable or parts.query or parts.fragment or re.search(r"[\s\\]", value.strip()):
-        raise ValueError(how)
+        raise ValueError(HOW)
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a name and a password don't belong in the URL; set server_username and server_password")
+        raise ValueError(
+            "a name and a password don't belong in the URL; set server_username and server_password, or give this "
+            'server its own: { url = "…", username = "…", password = "…" }'
+        )
     return value.strip().rstrip("/")
 
 

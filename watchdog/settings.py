@@ -6,7 +6,7 @@ A stronger source replaces a weaker one as a whole, tables and lists too.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -14,23 +14,33 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from watchdog import model
 from watchdog import setting_values as values
 from watchdog.addresses import Address, parse_name, parse_origin
+from watchdog.certificates import CERT_FILE, problem_with
 from watchdog.database_url import PostgresUrl, looks_like_one
 from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
 from watchdog.receivers import Occasion, addresses, occasions
+from watchdog.server_url import ServerUrl, entries, without_twins
 from watchdog.sources import SECRETS, Gathered, Surroundings, did_you_mean, gather
 
 TOKEN_PATTERN = r"[A-Za-z0-9._~+/=-]{16,200}"  # noqa: S105 - what one looks like
 """How a bearer token looks (RFC 6750), and how long one is."""
 _LONGEST_SHOWN = 60
-_CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_CREDENTIALS = re.compile(r"(?<=//)[^/\s]*@|^[^/@\s]+:[^/@\s]*@")
 
 
 class LogLevel(StrEnum):
@@ -85,9 +95,9 @@ Overrides = Annotated[
     PlainSerializer(dict, return_type=dict[str, timedelta | None]),
 ]
 Servers = Annotated[
-    tuple[Annotated[str, BeforeValidator(values.url)], ...],
-    BeforeValidator(values.list_of('URLs, such as ["http://127.0.0.1:4096"]')),
-    AfterValidator(values.without_twins),
+    tuple[Annotated[ServerUrl, PlainValidator(values.server)], ...],
+    BeforeValidator(entries),
+    AfterValidator(without_twins),
 ]
 Hosts = Annotated[
     tuple[Annotated[str, BeforeValidator(parse_name)], ...],
@@ -115,10 +125,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     database: Annotated[Path | PostgresUrl | None, BeforeValidator(values.database_place)] = None
-    servers: Servers = ("http://127.0.0.1:4096",)
+    servers: Servers = (ServerUrl("http://127.0.0.1:4096"),)
     discover: Flag = True
     server_username: Annotated[str, BeforeValidator(values.username)] = "opencode"
     server_password: Annotated[SecretStr | None, BeforeValidator(_password)] = None
+    server_ca: Annotated[Path | None, BeforeValidator(values.path_or_off)] = None
     poll_interval: Annotated[timedelta, BeforeValidator(values.interval)] = timedelta(seconds=5)
     tool_timeout: Timeout = timedelta(minutes=30)
     task_timeout: Timeout = timedelta(hours=2)
@@ -164,6 +175,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what is passed: `load_settings` gathers the rest, and knows where it came from."""
         return (init_settings,)
+
+    def credentials_of(self, url: str) -> tuple[str, str | None]:
+        """The name and the password for a server that asks: its own, or else those that all share."""
+        own = url if isinstance(url, ServerUrl) else ServerUrl(url)
+        password = own.password or self.server_password
+        return own.username or self.server_username, password.get_secret_value() if password else None
 
     def policy(self) -> model.Policy:
         """What `judge` is told, in seconds."""
@@ -217,6 +234,8 @@ def load_settings(*, flags: Mapping[str, object], environ: Mapping[str, str], cw
         settings = Settings(**{name: _as_any(given.value) for name, given in gathered.values.items()})
     except ValidationError as error:
         gathered.problems.extend(_sentence(detail, gathered) for detail in error.errors(include_url=False))
+    if settings is not None:
+        gathered.warnings.extend(_about_environment(settings, environ))
     if gathered.problems or settings is None:
         raise SettingsError("\n".join(gathered.problems))
     return Loaded(
@@ -229,6 +248,15 @@ def load_settings(*, flags: Mapping[str, object], environ: Mapping[str, str], cw
     )
 
 
+def _about_environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """OpenSSL passes over a file that it can't use, in silence."""
+    named = environ.get(CERT_FILE)
+    if named and any(server.lower().startswith("https:") for server in settings.servers):
+        problem = problem_with(Path(named))
+        if problem is not None:
+            yield f"environment variable {CERT_FILE}: {named} is not used: {problem}."
+
+
 def effective(loaded: Loaded) -> list[tuple[str, str, str]]:
     """Each setting as name, value in words, and source; the password only as `set` or `not set`."""
     return [
@@ -239,7 +267,7 @@ def effective(loaded: Loaded) -> list[tuple[str, str, str]]:
 def _in_words(name: str, value: object) -> str:
     if name in SECRETS:
         return "set" if value else "not set"
-    if name == "control" and value is None:
+    if name in {"control", "server_ca"} and value is None:
         return "off"
     if name == "journal" and value is None:
         return "in the user's state folder, or in the database of the sessions if that is PostgreSQL"
@@ -250,7 +278,7 @@ def _in_words(name: str, value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{pattern}={format_duration(limit)}" for pattern, limit in value.items()) or "none"
     if isinstance(value, tuple):
-        return ", ".join(value) or "none"
+        return ", ".join(each.in_words if isinstance(each, ServerUrl) else each for each in value) or "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -258,9 +286,15 @@ def _sentence(detail: ErrorDetails, gathered: Gathered) -> str:
     name, *inner = (str(part) for part in detail["loc"])
     given = gathered.values[name]
     place = f'{name}["{inner[0]}"]' if name == "tool_timeouts" and inner else name
-    shown = "what was given" if name in SECRETS else _shown(detail["input"])
+    shown = "what was given" if name in SECRETS or _may_hold_password(name, detail) else _shown(detail["input"])
     sentence = f"{given.source}: {place} can't be {shown}: {_allowed(name, detail)}"
     return sentence if sentence.endswith("?") else f"{sentence}."
+
+
+def _may_hold_password(name: str, detail: ErrorDetails) -> bool:
+    """Whether what is wrong is a server's table, or a text that was to be one."""
+    given = detail["input"]
+    return name == "servers" and not (isinstance(given, str) and given.lstrip()[:1] not in {"{", "["})
 
 
 def _allowed(name: str, detail: ErrorDetails) -> str:
@@ -276,7 +310,7 @@ def _shown(value: object) -> str:
     if looks_like_one(value):
         return "that address"  # whatever is wrong with it, a part of it is a password
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    text = _CREDENTIALS.sub("//…@", text)
+    text = _CREDENTIALS.sub("…@", text)
     text = text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
     return json.dumps(text, ensure_ascii=False) if isinstance(value, str) else text
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import anyio
 
 from watchdog.app import assemble
+from watchdog.certificates import problem_with
 from watchdog.clock import SystemClock
+from watchdog.errors import SettingsError
 from watchdog.journal import SqliteJournal
 from watchdog.lock import DatabaseLock
 from watchdog.no_journal import NoJournal
@@ -81,9 +83,10 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
 
     Raises:
         DatabaseError: the database can't be used; a UsageError where it is in PostgreSQL.
-        SettingsError: a server's URL can't be used.
+        SettingsError: a server's URL, or the file of `server_ca`, can't be used.
         JournalUnusable: the journal can't be used.
     """
+    _check_authorities(loaded)
     settings, path, clock, bell = loaded.settings, locate_file(loaded), SystemClock(), _Bell()
     connect = _connector(settings, clock, bell)
     async with AsyncExitStack() as stack:
@@ -114,21 +117,29 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
 def _connector(settings: Settings, clock: Clock, bell: _Bell) -> Connect:
     """Makes servers as the settings say."""
     rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
-    password = settings.server_password.get_secret_value() if settings.server_password else None
 
     def connect(url: str, *, found: Party | None = None) -> OpencodeServer:
+        username, password = settings.credentials_of(url)
         return OpencodeServer(
             url,
             clock=clock,
             rng=rng,
-            username=settings.server_username,
+            username=username,
             password=password,
+            server_ca=settings.server_ca,
             trust=Trust(expected=found),
             abort_timeout_seconds=settings.abort_timeout.total_seconds(),
             on_change=bell.ring,
         )
 
     return connect
+
+
+def _check_authorities(loaded: Loaded) -> None:
+    path = loaded.settings.server_ca
+    problem = None if path is None else problem_with(path)
+    if problem is not None:
+        raise SettingsError(f"{loaded.sources.get('server_ca', 'settings')}: server_ca can't be {path}: {problem}.")
 
 
 async def _database(path: Path, settings: Settings) -> OpencodeDatabase:

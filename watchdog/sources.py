@@ -14,6 +14,7 @@ from pathlib import Path
 from stat import S_IRWXG, S_IRWXO
 
 from watchdog.database_url import holds_password, looks_like_one
+from watchdog.server_url import holds_password as has_servers_password
 
 PREFIX = "OPENCODE_WATCHDOG_"
 PROJECT_FILE = "opencode-watchdog.toml"
@@ -79,9 +80,13 @@ class Surroundings:
 
     def placed(self, name: str, value: object, base: Path) -> object:
         """The value; if it is the path of a file, made absolute."""
-        if name not in {"database", "journal"} or not isinstance(value, str | Path) or not str(value).strip():
+        if (
+            name not in {"database", "journal", "server_ca"}
+            or not isinstance(value, str | Path)
+            or not str(value).strip()
+        ):
             return value
-        if looks_like_one(value) or (name == "journal" and str(value).strip().lower() == "off"):
+        if looks_like_one(value) or (name != "database" and str(value).strip().lower() == "off"):
             return value
         return self.located(str(value), base)
 
@@ -194,6 +199,7 @@ def _take_table(gathered: Gathered, path: Path, table: Mapping[str, object], aro
             gathered.problems.extend(_strays(path, value, around.names))
     held = [what for name, what in SECRETS.items() if table.get(name)]
     held += ["a password" for name in ("database", "journal") if holds_password(table.get(name))]
+    held += ["a password"] if has_servers_password(table.get("servers")) else []
     if held and _readable_by_others(path):
         gathered.warnings.append(f"file {path} holds {held[0]} and others can read it: run chmod 600 {path}")
 

@@ -1,16 +1,13 @@
 """Certificates: which are believed, and what is wrong with one, as a sentence."""
 
 import ssl
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import certifi
 
+from watchdog.certificates import CERT_FILE, problem_with
 from watchdog.errors import SettingsError
-
-CERT_FILE: Final = "SSL_CERT_FILE"
-CERT_FOLDER: Final = "SSL_CERT_DIR"
 
 # The numbers are OpenSSL's (X509_V_ERR_…); they have never changed.
 _SELF_SIGNED: Final = frozenset({18})
@@ -21,51 +18,21 @@ _REVOKED: Final = 23
 _WRONG_NAME: Final = frozenset({62, 63, 64})
 
 
-def checked_authorities(path: Path, source: str) -> Path:
-    """The file of authorities of one's own.
-
-    Args:
-        source: where the setting came from, for people.
-
-    Raises:
-        SettingsError: it can't be read, or holds no certificate.
-    """
-    problem = problem_with(path)
-    if problem is not None:
-        raise SettingsError(f"{source}: server_ca can't be {str(path)!r}: {problem}.")
-    return path
-
-
-def problem_with(path: Path) -> str | None:
-    """Why a file can't be used as a list of certificates, or None."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
-    except ssl.SSLError:
-        return "it holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"
-    except FileNotFoundError:
-        return "there is no such file"
-    except OSError as error:
-        return f"it can't be read ({(error.strerror or type(error).__name__).lower()})"
-    return None
-
-
-def warnings_of(environ: Mapping[str, str]) -> list[str]:
-    """What is wrong with the certificates that the environment names: OpenSSL passes over it in silence."""
-    named = environ.get(CERT_FILE)
-    problem = problem_with(Path(named)) if named else None
-    return [] if problem is None else [f"environment variable {CERT_FILE}: {named} is not used: {problem}."]
-
-
 def context(authorities: Path | None = None) -> ssl.SSLContext:
     """What checks a server's certificate.
 
     Believed are the machine's authorities (or those of SSL_CERT_FILE and SSL_CERT_DIR), the usual public ones, and
     those of the file. A certificate in that file is believed by itself, too.
+
+    Raises:
+        SettingsError: the file holds no certificate.
     """
     made = ssl.create_default_context()  # OpenSSL itself reads SSL_CERT_FILE and SSL_CERT_DIR
     made.load_verify_locations(cafile=certifi.where())
     if authorities is not None:
-        checked_authorities(authorities, "settings")
+        problem = problem_with(authorities)
+        if problem is not None:
+            raise SettingsError(f"server_ca can't be {authorities}: {problem}.")
         made.load_verify_locations(cafile=authorities)
         made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         # Newer Pythons ask more of an authority than those that people make for themselves hold.
