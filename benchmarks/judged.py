@@ -29,7 +29,7 @@ async def judged(bench: Bench) -> Result:
             bench.step(f"round {number + 1} of {ROUNDS}")
 
             async def once(observation: Observation = observation, policy: Policy = policy) -> None:
-                judge(observation, policy, observation.at_ms)
+                judge(observation, policy, observation.now)
 
             taken[count].append(await cost(once, MANY // count))
     many, few = [each.cpu for each in taken[MANY]], [each.cpu for each in taken[FEW]]

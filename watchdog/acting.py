@@ -11,7 +11,7 @@ from watchdog.listening import Listener
 from watchdog.memory import Memory
 from watchdog.model import Outcome, Result, ServerName, SessionId, Verdict, VerdictKind
 from watchdog.pace import Pace
-from watchdog.ports import Clock
+from watchdog.ports import Counter
 from watchdog.remedy import Remedy
 
 _ORPHANS_FOR_ONE = 4
@@ -35,7 +35,7 @@ class Acting:
         *,
         remedy: Remedy,
         memory: Memory,
-        clock: Clock,
+        clock: Counter,
         pace: Pace,
         listeners: Sequence[Listener],
         keep: Callable[[], Awaitable[None]],
@@ -122,8 +122,8 @@ class Acting:
         given_up = self._memory.note_outcome(
             verdict,
             outcome,
-            now_ms=self._clock.read().wall_ms,
-            pause_ms=max(1.0, self._remedy.ladder.abort_grace_seconds) * 1000,
+            now=self._clock.now(),
+            pause_seconds=max(1.0, self._remedy.ladder.abort_grace_seconds),
             most=self._pace.max_attempts,
         )
         await self._keep()

@@ -19,6 +19,7 @@ from watchdog.model import (
     ToolCall,
     Turn,
 )
+from watchdog.moments import Moment, WallMs
 from watchdog.proof import Proof, prove, prove_each, unclaimed
 
 
@@ -38,7 +39,7 @@ class Claim(NamedTuple):
 class Case:
     """One observation, one policy and one moment, as answers to the questions that a judge asks."""
 
-    def __init__(self, observation: Observation, policy: Policy, now_ms: int) -> None:
+    def __init__(self, observation: Observation, policy: Policy, now: Moment) -> None:
         # What is decided, and said, must not depend on the order in which things were told.
         holders = observation.holders
         self.observation = observation = replace(
@@ -47,28 +48,40 @@ class Case:
             holders=holders and replace(holders, known=tuple(sorted(holders.known, key=lambda each: each.pid))),
         )
         self.policy = policy
-        self.now_ms = now_ms
+        self.now = now
         self.family = Family(observation)
         self._tool_limits: dict[str, float | None] = {}
 
     def age(self, call: ToolCall) -> float:
-        """How long a call has run, in awake seconds that count."""
-        age = (self.now_ms - self.observation.call_clocks.get(call.id, call.created_ms)) / 1000
+        """How long a call has run, in seconds that count."""
+        age = self.now - self.observation.call_clocks.get(call.id, self.now)
         return age if age > 0 else 0.0
 
     def idle_seconds(self, session: Session) -> float | None:
         """How long the session has shown no life, or None when nobody could have seen it."""
         clock = self.observation.idle_clocks.get(session.id)
-        return None if clock is None else max(0.0, (self.now_ms - clock) / 1000)
+        return None if clock is None else max(0.0, self.now - clock)
 
-    def life_ms(self, session: Session) -> int:
+    def life(self, session: Session) -> Moment:
         """The last sign of life that anybody knows of."""
+        return self.observation.lives.get(session.id, self.now)
+
+    def heard(self, session: Session) -> Moment | None:
+        """The last sign of life that was heard on a feed."""
+        heard = [report.life[session.id] for report in self.observation.reports if session.id in report.life]
+        return max(heard, default=None)
+
+    def life_ms(self, session: Session) -> WallMs:
+        """The last sign of life that rows and hosts tell of, by the wall clock."""
         life = session.last_life_ms
         for report in self.observation.reports:
-            life = max(life, report.life.get(session.id, 0))
             for status in report.said.get(session.id, ()):
                 life = max(life, status.last_life_ms or 0)
         return life
+
+    def retry_due(self, session: Session) -> Moment | None:
+        """When the provider is tried again, where a server says so."""
+        return self.observation.retries.get(session.id)
 
     def claim(self, session: Session) -> Claim | None:
         """Who says that it is at work on the session. If several do, what counts is what spares it the most."""
@@ -107,7 +120,7 @@ class Case:
         """
         child = self.family.child_of(session, call) if call.tool == TASK else None
         if child is not None:
-            since = max(0.0, (self.now_ms - self.life_ms(child)) / 1000)
+            since = max(0.0, self.now - self.life(child))
             return min(self.age(call), since), self.policy.tool_timeout_seconds
         if call.tool not in self._tool_limits:
             self._tool_limits[call.tool] = tool_limit(call.tool, self.policy)
@@ -122,11 +135,11 @@ class Case:
         """The age of a leaf; for a task whose child has ended, counted from the child's last sign of life."""
         return self.leaf(session, call)[0]
 
-    def task_deadline_ms(self, call: ToolCall) -> float | None:
+    def task_deadline(self, call: ToolCall) -> Moment | None:
         """When the next limit of a task call may come to matter."""
         limits = (self.policy.task_timeout_seconds, self.policy.task_hard_timeout_seconds)
         left = [limit - self.age(call) for limit in limits if limit is not None and limit > self.age(call)]
-        return self.now_ms + min(left) * 1000 if left else None
+        return self.now + min(left) if left else None
 
     def hold(self, session: Session, *, with_below: bool, on_behalf_of: SessionId | None = None) -> str | None:
         """Why a session is to be left alone, because a person said so of it, of all, or of one below it.

@@ -1,47 +1,42 @@
-"""The clocks, and what to add to a moment so that its age is awake time.
+"""The machine's clocks, and the one that counts.
 
-The arithmetic of `Timeline`. Between two looks, 0 and 1, the wall clock moved by `W1 - W0`, the running clock by
-`R1 - R0` and the awake clock by `A1 - A0`. What the wall clock moved beyond the awake clock is no age of anything:
-somebody set the clock, or the machine slept. How much later than planned look 1 came is no age either: this process
-was stopped or starved, and so, perhaps, was everything else.
+`Countable` is the only place where wall time becomes countable time. It counts the seconds in which the machine was
+awake, this process ran, and looks came as planned:
 
-    step     = (W1 - W0) - (R1 - R0)      credited beyond 50 ms; what is less is carried on to the next look
-    sleep    = (R1 - R0) - (A1 - A0)      likewise
-    lateness = A1 - planned               credited beyond 250 ms, at most A1 - A0
+    now = awake clock - what does not count
 
-A credit moves every moment before it, so that `now - shift(moment)` is the moment's awake age:
+Sleep, and steps of the wall clock, never enter: the awake clock does not know them. When a look comes later than
+planned, this process was stopped or starved, and so, perhaps, was everything else: the counter stands still from the
+moment at which the look was due until it comes.
 
-    forward (sleep, lateness, a step forward):   shift(t) = min(t + credit, W1)   for t before W1
-    backward (a step back):                      shift(t) = t + credit            for t before the floor
+A wall time is converted once, at first sight, and kept from then on. It is capped by one anchor: the last look at
+which something uncountable was noticed (sleep, a step, lateness, or that look was the first one).
 
-The rule is that an age may come out too small, never too large (by more than the tolerances). Hence the `min`: a
-moment between the two looks may lie before or after the sleep, and counts as if it lay before. And hence the floor:
-it is the lowest time that the wall clock can have shown since the step back. Times above it may be shown twice, and
-a moment among them may be of the second pass, which needs no credit. A caller that has known the moment since before
-the step says so (`known_since`), and the age is exact. What can't be seen is a step back that is undone before the
-next look.
+    after the anchor     exact: wall clock and counter moved together since
+    before the anchor    its age by the wall clock, less all that was noticed since it is known how that clock moved;
+                         what is older counts from there. Where the clock was set back, from the anchor itself.
+
+So an age may come out too small, never too large by more than the tolerances. What can't be seen is a step back that
+is undone before the next look.
 """
 
 import math
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 
-from watchdog.ports import Reading
+from watchdog.moments import Moment, WallMs
+from watchdog.ports import Clock, Reading
 
 DRIFT_TOLERANCE_SECONDS = 0.05
 LATENESS_TOLERANCE_SECONDS = 0.25
-FLOOR_MARGIN_MS = 2000 * DRIFT_TOLERANCE_SECONDS
-"""A step back lands this close to its floor: what drifts unseen must not pass below."""
 STEP_SECONDS = 1.0
-MOST_CREDITS = 1000
 PLATFORM: str = sys.platform
 
 
@@ -50,8 +45,12 @@ class SystemClock:
 
     def read(self) -> Reading:
         """Read all clocks at once."""
+        wall_ms, running = time.time_ns() // 1_000_000, _running_seconds()
         return Reading(
-            wall_ms=time.time_ns() // 1_000_000, awake_seconds=time.monotonic(), running_seconds=_running_seconds()
+            wall_ms=wall_ms,
+            awake_seconds=time.monotonic(),
+            running_seconds=running,
+            steady_since_ms=round(wall_ms - running * 1000),
         )
 
     async def sleep(self, seconds: float) -> None:
@@ -84,7 +83,7 @@ class Advance:
     """What happened between two looks.
 
     Attributes:
-        late_seconds: how much later than planned this look came; 0 when it is not worth a credit.
+        late_seconds: how much later than planned this look came; 0 when it is not worth mentioning.
         slept_seconds: how long the machine slept.
         stepped_seconds: how far the wall clock was set, backward if negative.
     """
@@ -95,153 +94,250 @@ class Advance:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Credit:
-    """Time that is no age.
+class _Ruler:
+    """What measures how old a wall time is at least.
 
     Attributes:
-        before_ms: the wall clock at the look before it.
-        at_ms: the wall clock at the look that noted it.
-        at_awake_seconds: the awake clock at that look.
-        floor_ms: the lowest time that the wall clock can have shown since, for a step back.
+        since_ms: what lies before counts from here.
+        slack_seconds: how much of the time since may not count.
     """
 
-    before_ms: float
-    at_ms: float
-    at_awake_seconds: float
-    amount_ms: float
-    floor_ms: float
+    since_ms: WallMs
+    slack_seconds: float = 0.0
 
-    def shift(self, shifted_ms: float, moment_ms: float, *, lay_before: bool) -> float:
-        """Move a moment that the credits before this one have moved to `shifted_ms`."""
-        if lay_before:
-            return min(shifted_ms + self.amount_ms, self.at_ms)
-        if self.amount_ms >= 0:
-            return min(shifted_ms + self.amount_ms, self.at_ms) if shifted_ms < self.at_ms else shifted_ms
-        return shifted_ms + self.amount_ms if moment_ms < self.floor_ms else shifted_ms
+    def age(self, wall_ms: WallMs, at_ms: WallMs) -> float:
+        """How old a wall time is at another one, at least."""
+        return (at_ms - max(wall_ms, self.since_ms)) / 1000 - self.slack_seconds
 
 
-class Timeline:
-    """What to credit to every moment for sleep, clock steps and lateness. See the module for the arithmetic."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Anchor:
+    """The last look at which something uncountable was noticed.
 
-    def __init__(self) -> None:
-        self._credits: deque[_Credit] = deque()
-        self._last: Reading | None = None
-        self._step_seconds = 0.0
-        """What the wall clock was set that is not credited yet."""
-        self._sleep_seconds = 0.0
-        """What the machine slept that is not credited yet."""
-        self._unnoted_seconds = 0.0
-        """What the wall clock was set since the last step that `step_ms` knows of."""
-        self._step_ms: int | None = None
+    Attributes:
+        wall_ms: what the wall clock showed at it.
+        moment: the same look on the countable clock.
+        long: since the wall clock was known to go forward only.
+        short: since the look before.
+    """
 
-    @property
-    def step_ms(self) -> int | None:
-        """Rows created before this moment can't be compared with births: the wall clock was set by over 1 s.
+    wall_ms: WallMs
+    moment: Moment
+    long: _Ruler
+    short: _Ruler
 
-        It is the larger of what the wall clock shows after the step and the latest it can have shown before.
+    def moment_of(self, wall_ms: WallMs) -> Moment:
+        """The latest moment at which the wall clock can have shown this."""
+        if wall_ms >= self.wall_ms:
+            return self.moment + (wall_ms - self.wall_ms) / 1000
+        age = max(0.0, self.long.age(wall_ms, self.wall_ms), self.short.age(wall_ms, self.wall_ms))
+        return self.moment + -age
+
+    def moved(self, last: Reading, reading: Reading, now: Moment, advance: Advance) -> "_Anchor":
+        """The one of a look that noticed something."""
+        moved = advance.late_seconds + advance.slept_seconds + advance.stepped_seconds
+        here = _Ruler(since_ms=reading.wall_ms)
+        if advance.stepped_seconds < 0 or advance.slept_seconds < 0:
+            return _Anchor(wall_ms=reading.wall_ms, moment=now, long=here, short=here)
+        long = replace(self.long, slack_seconds=self.long.slack_seconds + moved)
+        short = _Ruler(since_ms=last.wall_ms, slack_seconds=moved)
+        return _Anchor(wall_ms=reading.wall_ms, moment=now, long=long, short=short)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instant:
+    """The beginning of a look, on both kinds of clock, and how it turns one kind into the other.
+
+    Attributes:
+        at_ms: what the wall clock shows.
+        now: what the countable clock shows.
+        steady_since_ms: since when the wall clock is known not to have been set by over 1 s.
+        steady_slack_seconds: by how much that may be wrong.
+        awake_seconds: what the awake clock shows.
+        advance: what happened since the look before.
+        anchor: how wall time is converted at this look.
+    """
+
+    at_ms: WallMs
+    now: Moment
+    steady_since_ms: WallMs
+    steady_slack_seconds: float
+    awake_seconds: float
+    advance: Advance
+    anchor: _Anchor
+
+    def moment_of(self, wall_ms: WallMs) -> Moment:
+        """Where a wall time lies on the countable clock, as far as this look can tell; no later than the look.
+
+        Ask at first sight of the time, and keep the answer: it may be less exact later.
         """
-        return self._step_ms
+        return min(self.now, self.anchor.moment_of(wall_ms))
 
-    def advance(self, reading: Reading, *, planned_awake_seconds: float | None = None) -> Advance:
-        """Take the clocks of a new look, and note what is to be credited since the one before.
+    def due_at(self, wall_ms: WallMs) -> Moment:
+        """When something is due that somebody plans for a wall time: what is left until then, from the look on."""
+        left = (wall_ms - self.at_ms) / 1000
+        return self.now + left if left > 0 else self.moment_of(wall_ms)
+
+
+class Countable:
+    """The clock that counts; see the module. It is a `Clock`, too.
+
+    Args:
+        clock: the clocks that it reads. One `Countable` goes with one of them: moments of two can't be compared.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._uncounted_seconds = 0.0
+        self._planned: float | None = None
+        self._horizon = math.inf
+        """Beyond this reading of the awake clock nothing counts until the next look."""
+        self._last: Reading | None = None
+        self._anchor = _Anchor(wall_ms=0, moment=Moment(0.0), long=_Ruler(since_ms=0), short=_Ruler(since_ms=0))
+        self._step_seconds = 0.0
+        """What the wall clock was set that is not noticed yet."""
+        self._sleep_seconds = 0.0
+        """What the machine slept that is not noticed yet."""
+        self._unnoted_seconds = 0.0
+        """What the wall clock was set since the last step that `steady_since_ms` knows of."""
+        self._steady_since_ms: WallMs = 0
+        self._slack_seconds = 0.0
+        """By how much `steady_since_ms` may be wrong."""
+
+    @classmethod
+    def of(cls, clock: Clock) -> "Countable":
+        """This clock if it counts already, else one that counts by it."""
+        return clock if isinstance(clock, Countable) else cls(clock)
+
+    def read(self) -> Reading:
+        """Read all clocks at once."""
+        return self._clock.read()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for `seconds` of awake time."""
+        await self._clock.sleep(seconds)
+
+    def now(self) -> Moment:
+        """What it shows now."""
+        return self.at(self.read())
+
+    def at(self, reading: Reading) -> Moment:
+        """What it shows at a reading that was just taken."""
+        return Moment(min(reading.awake_seconds, self._horizon) - self._uncounted_seconds)
+
+    def plan(self, awake_seconds: float) -> None:
+        """The next look is due at this reading of the awake clock: if it comes later, what is between counts not."""
+        self._planned = awake_seconds
+        self._horizon = awake_seconds + LATENESS_TOLERANCE_SECONDS
+
+    def look(self, *, patience_seconds: float = math.inf) -> Instant:
+        """Begin a look: notice what does not count since the one before.
 
         Args:
-            reading: the clocks now.
-            planned_awake_seconds: what the awake clock should have shown when this look was due; None for a look
-                that was not planned, such as the first.
+            patience_seconds: how long a planned look may take. Beyond that nothing counts until the next one is
+                planned.
         """
+        reading = self.read()
         last, self._last = self._last, reading
+        late = self._lateness(reading, last)
+        if self._planned is not None and reading.awake_seconds >= self._planned:
+            self._planned, self._horizon = None, reading.awake_seconds + patience_seconds
+        self._uncounted_seconds += late
+        now, advance = self.at(reading), Advance()
         if last is None:
-            # Nobody knows when the machine slept since it booted: what is older than this look may all have slept.
-            asleep = reading.running_seconds - reading.awake_seconds
-            self._note(reading, reading, asleep if asleep > DRIFT_TOLERANCE_SECONDS else 0.0)
-            return Advance()
+            self._begin(reading, now)
+        else:
+            advance = self._notice(last, reading, late)
+            if advance != Advance():
+                self._anchor = self._anchor.moved(last, reading, now, advance)
+        return Instant(
+            at_ms=reading.wall_ms,
+            now=now,
+            steady_since_ms=self._steady_since_ms,
+            steady_slack_seconds=self._slack_seconds,
+            awake_seconds=reading.awake_seconds,
+            advance=advance,
+            anchor=self._anchor,
+        )
+
+    def dump(self) -> dict[str, Any]:
+        """What tells another process of the same boot how the clocks moved."""
+        return {
+            "awake_seconds": self.read().awake_seconds,
+            "last": _told(self._last) if self._last else None,
+            "steady_since_ms": self._steady_since_ms if self._last else None,
+            "steady_slack_seconds": self._slack_seconds,
+        }
+
+    def resume(self, last: Reading) -> None:
+        """Go on, before the first look, where another process of the same boot looked last.
+
+        Args:
+            last: what it read then, and since when it knew the wall clock to be steady.
+        """
+        if self._last is not None:
+            return  # what this process saw itself is worth more
+        now = self.read()
+        told = [each for each in (last.steady_since_ms, now.steady_since_ms, last.wall_ms) if each is not None]
+        steady: WallMs | None = told[0]
+        wall_seconds, running_seconds = (
+            (now.wall_ms - last.wall_ms) / 1000,
+            now.running_seconds - last.running_seconds,
+        )
+        if abs(wall_seconds - running_seconds) > STEP_SECONDS:
+            steady = None
+        self._last = last
+        self._steady_since_ms = max(now.wall_ms, last.wall_ms) + 1 if steady is None else steady
+        self._slack_seconds = last.steady_slack_seconds
+        here = _Ruler(since_ms=now.wall_ms)
+        long, short = here, here
+        if steady is not None:
+            slack = max(0.0, now.running_seconds - now.awake_seconds) + last.steady_slack_seconds + STEP_SECONDS
+            long = _Ruler(since_ms=steady, slack_seconds=slack)
+            moved = wall_seconds - (now.awake_seconds - last.awake_seconds)
+            short = _Ruler(since_ms=last.wall_ms, slack_seconds=max(0.0, moved))
+        self._anchor = _Anchor(wall_ms=now.wall_ms, moment=self.at(now), long=long, short=short)
+
+    def _begin(self, reading: Reading, moment: Moment) -> None:
+        """The first look: nobody knows when the machine slept since it booted, or, unless it is told, of steps."""
+        steady, asleep = reading.steady_since_ms, reading.running_seconds - reading.awake_seconds
+        here = _Ruler(since_ms=reading.wall_ms)
+        self._steady_since_ms, long = reading.wall_ms + 1, here
+        if steady is not None:
+            self._steady_since_ms, self._slack_seconds = steady, reading.steady_slack_seconds
+            slack = (asleep if asleep > DRIFT_TOLERANCE_SECONDS else 0.0) + self._slack_seconds
+            long = _Ruler(since_ms=steady, slack_seconds=slack)
+        self._anchor = _Anchor(wall_ms=reading.wall_ms, moment=moment, long=long, short=here)
+
+    def _notice(self, last: Reading, reading: Reading, late_seconds: float) -> Advance:
+        """Sleep and steps since the last look; what is too little to mention is carried on to the next one."""
         wall_seconds = (reading.wall_ms - last.wall_ms) / 1000
         running_seconds = reading.running_seconds - last.running_seconds
-        awake_seconds = reading.awake_seconds - last.awake_seconds
         self._step_seconds += wall_seconds - running_seconds
-        self._sleep_seconds += running_seconds - awake_seconds
+        self._sleep_seconds += running_seconds - (reading.awake_seconds - last.awake_seconds)
         advance = Advance(
             stepped_seconds=self._step_seconds if abs(self._step_seconds) > DRIFT_TOLERANCE_SECONDS else 0.0,
             slept_seconds=self._sleep_seconds if abs(self._sleep_seconds) > DRIFT_TOLERANCE_SECONDS else 0.0,
-            late_seconds=_lateness(reading, awake_seconds, planned_awake_seconds),
+            late_seconds=late_seconds,
         )
         self._step_seconds -= advance.stepped_seconds
         self._sleep_seconds -= advance.slept_seconds
-        for seconds in (advance.stepped_seconds, advance.slept_seconds, advance.late_seconds):
-            self._note(last, reading, seconds)
-        self._note_step(last, reading, wall_seconds - running_seconds)
-        return advance
-
-    def shift(self, at_ms: float, *, known_since: float | None = None) -> float:
-        """Move a moment forward by all credits noted after it: `now` minus the result is its awake age.
-
-        Args:
-            at_ms: a moment as the wall clock showed it then.
-            known_since: what the awake clock showed at the look that first saw the moment, for an exact age after
-                the wall clock was set back. Without it, the age may come out too small, never too large.
-        """
-        shifted = float(at_ms)
-        for credit in self._credits:
-            lay_before = known_since is not None and known_since < credit.at_awake_seconds
-            shifted = credit.shift(shifted, at_ms, lay_before=lay_before)
-        return shifted
-
-    def dump(self) -> dict[str, Any]:
-        """Everything that is noted, for another process of the same boot."""
-        return {
-            "credits": [asdict(credit) for credit in self._credits],
-            "last": asdict(self._last) if self._last else None,
-            "not_credited": [self._step_seconds, self._sleep_seconds, self._unnoted_seconds],
-            "step_ms": self._step_ms,
-        }
-
-    def restore(self, value: Mapping[str, Any]) -> None:
-        """Take up what another process of the same boot noted: what happened since is found at the next look.
-
-        Raises:
-            KeyError, TypeError, ValueError: it is not what `dump` gave.
-        """
-        noted = deque(_Credit(**credit) for credit in value["credits"])
-        last = Reading(**value["last"]) if value["last"] else None
-        step, sleep, unnoted = value["not_credited"]
-        step_ms = value["step_ms"]
-        for part in (*value["credits"], value["last"] or {}):
-            check_numbers(part.values())
-        check_numbers([step, sleep, unnoted, step_ms or 0])
-        self._step_seconds, self._sleep_seconds, self._unnoted_seconds = step, sleep, unnoted
-        self._credits, self._last, self._step_ms = noted, last, step_ms
-
-    def prune(self, before_ms: float) -> None:
-        """Forget the credits that no moment at or after `before_ms` needs."""
-        while self._credits and max(self._credits[0].before_ms, self._credits[0].at_ms) < before_ms:
-            self._credits.popleft()
-
-    def _note_step(self, last: Reading, reading: Reading, stepped_seconds: float) -> None:
-        self._unnoted_seconds += stepped_seconds
+        self._unnoted_seconds += wall_seconds - running_seconds
         if abs(self._unnoted_seconds) > STEP_SECONDS:
             self._unnoted_seconds = 0.0
-            before_ms = last.wall_ms + round((reading.running_seconds - last.running_seconds) * 1000)
-            self._step_ms = max(self._step_ms or 0, before_ms, reading.wall_ms)
+            before_ms = last.wall_ms + round(running_seconds * 1000)
+            self._steady_since_ms = max(self._steady_since_ms, before_ms + 1, reading.wall_ms + 1)
+        return advance
 
-    def _note(self, last: Reading, reading: Reading, seconds: float) -> None:
-        if seconds == 0:
-            return
-        amount_ms = seconds * 1000
-        floor_ms = last.wall_ms + amount_ms - FLOOR_MARGIN_MS
-        if amount_ms < 0:
-            self._credits = deque(replace(each, floor_ms=min(each.floor_ms, floor_ms)) for each in self._credits)
-        self._credits.append(
-            _Credit(
-                before_ms=last.wall_ms,
-                at_ms=reading.wall_ms,
-                at_awake_seconds=reading.awake_seconds,
-                amount_ms=amount_ms,
-                floor_ms=floor_ms,
-            )
-        )
-        if len(self._credits) > MOST_CREDITS:
-            self._credits.appendleft(_merged(self._credits.popleft(), self._credits.popleft()))
+    def _lateness(self, reading: Reading, last: Reading | None) -> float:
+        if self._planned is None or last is None:
+            return 0.0
+        late = min(reading.awake_seconds - self._planned, reading.awake_seconds - last.awake_seconds)
+        return late if late > LATENESS_TOLERANCE_SECONDS else 0.0
+
+
+def _told(reading: Reading) -> dict[str, Any]:
+    return {name: getattr(reading, name) for name in ("wall_ms", "awake_seconds", "running_seconds")}
 
 
 def check_numbers(values: Iterable[object]) -> None:
@@ -253,21 +349,3 @@ def check_numbers(values: Iterable[object]) -> None:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError("a time is no number")
-
-
-def _lateness(reading: Reading, awake_seconds: float, planned_awake_seconds: float | None) -> float:
-    if planned_awake_seconds is None:
-        return 0.0
-    late = min(reading.awake_seconds - planned_awake_seconds, awake_seconds)
-    return late if late > LATENESS_TOLERANCE_SECONDS else 0.0
-
-
-def _merged(first: _Credit, second: _Credit) -> _Credit:
-    """One credit for two: too much for moments between them, and a backward step is forgotten."""
-    return _Credit(
-        before_ms=max(first.before_ms, second.before_ms),
-        at_ms=max(first.at_ms, second.at_ms),
-        at_awake_seconds=second.at_awake_seconds,
-        amount_ms=max(first.amount_ms, 0.0) + max(second.amount_ms, 0.0),
-        floor_ms=min(first.floor_ms, second.floor_ms),
-    )

@@ -22,6 +22,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
+from watchdog.moments import Moment
 from watchdog.no_journal import NoJournal
 from watchdog.progress import busy, countdown
 from watchdog.releasing import Agreed, Deletion, Releasing, signs_of_life
@@ -197,12 +198,12 @@ def _print_deletion(screen: Screen, car: Sidecar, deletion: Deletion) -> None:
 
 async def _wait(watch: Watch, first_looks: list[Spared]) -> None:
     """Wait until a second look may confirm the first, with progress."""
-    until = max((each.until_ms or 0 for each in first_looks), default=0)
+    until = max((each.until for each in first_looks if each.until is not None), default=watch.clock.now())
     await _wait_until(watch, until, _sessions(len({each.session_id for each in first_looks})))
 
 
-async def _wait_until(watch: Watch, until_ms: float, sessions: str) -> None:
-    left = (until_ms - watch.clock.read().wall_ms) / 1000
+async def _wait_until(watch: Watch, until: Moment, sessions: str) -> None:
+    left = until - watch.clock.now()
     if left <= 0:
         await anyio.sleep(_SHORTEST_WAIT_SECONDS)
         return

@@ -10,7 +10,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.app import assemble
-from watchdog.clock import SystemClock
+from watchdog.clock import Countable, SystemClock
 from watchdog.embedded import EmbeddedServer
 from watchdog.errors import NotActing, ShutdownTimedOut, WatchdogError
 from watchdog.hosting import watch_loop
@@ -62,7 +62,7 @@ class Watchdog:
         self._engine = engine
         self._listeners = tuple(listeners)
         self._dry_run = dry_run
-        self._clock = SystemClock()
+        self._clock = Countable(SystemClock())
         self._server = EmbeddedServer(host, self._clock)
         self._inside: _Inside | None = None
         self.failure: Exception | None = None

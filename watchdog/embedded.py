@@ -16,12 +16,15 @@ from watchdog.model import (
     SessionId,
     Status,
 )
+from watchdog.moments import Moment, WallMs
 from watchdog.plain_host import PlainHost
-from watchdog.ports import Clock, Host, Server
+from watchdog.ports import Counter, Host, Server
 
 MOST_STRANGERS: Final = 5_000
 LATEST_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
+
+_Touch = tuple[WallMs, Moment]
 
 
 class Touches:
@@ -32,14 +35,14 @@ class Touches:
     are too many.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Counter) -> None:
         self._clock = clock
-        self._known: dict[SessionId, int] = {}
-        self._strangers: dict[SessionId, int] = {}
+        self._known: dict[SessionId, _Touch] = {}
+        self._strangers: dict[SessionId, _Touch] = {}
 
     def note(self, session_id: SessionId) -> None:
         """A session shows life now."""
-        now = self._clock.read().wall_ms
+        now = self._clock.read().wall_ms, self._clock.now()
         if session_id in self._known:
             self._known[session_id] = now
             return
@@ -48,9 +51,13 @@ class Touches:
         if len(self._strangers) > MOST_STRANGERS:
             del self._strangers[next(iter(self._strangers))]
 
-    def last(self) -> dict[SessionId, int]:
-        """When each was touched last, in milliseconds since the epoch."""
-        return {**self._known, **self._strangers}
+    def last(self) -> dict[SessionId, WallMs]:
+        """When each was touched last, by the wall clock."""
+        return {id_: at_ms for id_, (at_ms, _) in {**self._known, **self._strangers}.items()}
+
+    def moments(self) -> dict[SessionId, Moment]:
+        """When each was touched last."""
+        return {id_: moment for id_, (_, moment) in {**self._known, **self._strangers}.items()}
 
     def forget(self, keep: Collection[SessionId]) -> None:
         """A look ended: forget all sessions but these, and those that were first touched while it was taken."""
@@ -68,7 +75,7 @@ class EmbeddedServer(PlainHost):
         clock: times its answers and its sessions' signs of life.
     """
 
-    def __init__(self, host: Host, clock: Clock) -> None:
+    def __init__(self, host: Host, clock: Counter) -> None:
         self._questions = hosting.Questions(host, clock)
         self.touches = Touches(clock)
 
@@ -110,9 +117,9 @@ class EmbeddedServer(PlainHost):
         """See `Host.abort`."""
         await self._questions.ask("abort", session_id, directory, seconds=None)
 
-    def life(self) -> Mapping[SessionId, int]:
+    def life(self) -> Mapping[SessionId, Moment]:
         """When each session was touched last."""
-        return self.touches.last()
+        return self.touches.moments()
 
     def forget(self, keep: Collection[SessionId]) -> None:
         """See `Touches.forget`."""

@@ -58,9 +58,9 @@ def explain(
     """
     if not is_known(observation, session_id):
         raise KeyError(session_id)
-    case = Case(observation, policy, observation.at_ms)
+    case = Case(observation, policy, observation.now)
     tree = list(_tree(observation, session_id))
-    findings = findings_by_session(judgement)
+    findings = findings_by_session(observation, judgement)
     pages = tuple(
         _page(case, findings, session, parent, depth, asked=session.id == session_id, listening=listening)
         for session, parent, depth in tree
@@ -202,10 +202,10 @@ def _call(case: Case, session: Session, call: ToolCall) -> CallPage:
 
 
 def _row_age(case: Case, created_ms: int) -> float:
-    return max(0.0, (case.now_ms - created_ms) / 1000)
+    return max(0.0, case.observation.seconds_since(created_ms))
 
 
-def findings_by_session(judgement: Judgement) -> Mapping[SessionId, Sequence[Finding]]:
+def findings_by_session(observation: Observation, judgement: Judgement) -> Mapping[SessionId, Sequence[Finding]]:
     """What a judgement says of each session: verdicts first, then the reasons why something is spared."""
     found: dict[SessionId, list[Finding]] = defaultdict(list)
     for verdict in judgement.verdicts:
@@ -220,7 +220,7 @@ def findings_by_session(judgement: Judgement) -> Mapping[SessionId, Sequence[Fin
                 stuck=False,
                 why=spared.why,
                 call_id=spared.call_id,
-                until_ms=spared.until_ms,
+                until_ms=None if spared.until is None else observation.wall_of(spared.until),
             )
         )
     return found
@@ -293,7 +293,7 @@ def _nothing(case: Case, page: SessionPage, pages: tuple[SessionPage, ...]) -> s
 
 def _deadline(case: Case, page: SessionPage) -> str:
     moments = [finding.until_ms for finding in page.findings if finding.until_ms is not None]
-    left = [(until - case.now_ms) / 1000 for until in moments if until > case.now_ms]
+    left = [-case.observation.seconds_since(until) for until in moments if until > case.observation.at_ms]
     return f" By the mere passing of time that may change in {duration(min(left))}." if left else ""
 
 

@@ -51,12 +51,8 @@ def _about_looks(case: Case, judgement: Judgement, session: Session) -> Iterator
         if verdict.cancel_session_id == session.id and not verdict.confirmed:
             left = case.policy.orphan_grace_seconds
     for spared in judgement.spared:
-        if (
-            spared.session_id == session.id
-            and spared.reason is SpareReason.FIRST_LOOK
-            and spared.until_ms is not None
-        ):
-            left = max(0.0, (spared.until_ms - case.now_ms) / 1000)
+        if spared.session_id == session.id and spared.reason is SpareReason.FIRST_LOOK and spared.until is not None:
+            left = max(0.0, spared.until - case.now)
     if left is not None:
         yield (
             f"Wait {duration(left)} for the second look: a running watchdog takes it by itself, and so does "

@@ -8,6 +8,7 @@ from watchdog.limits import duration, limit_of, pattern_of
 from watchdog.model import Activity, Session, SessionId, ToolCall
 
 _UNCOUNTED_FROM_SECONDS = 1.0
+_SAME_SECONDS = 0.01
 
 
 def clocks_of(case: Case, session: Session, call: ToolCall) -> tuple[Clock, ...]:
@@ -109,7 +110,8 @@ def _task_clock(case: Case, call: ToolCall, setting: Setting, limit: float | Non
 
 
 def _uncounted(case: Case, call: ToolCall) -> float:
-    return max(0.0, case.observation.call_clocks.get(call.id, call.created_ms) - call.created_ms) / 1000
+    """How much of the row's age its clock leaves out; the wall clock may have been set, so this is for people."""
+    return max(0.0, case.observation.seconds_since(call.created_ms) - case.age(call))
 
 
 def _start_note(case: Case, call: ToolCall, still: str | None) -> str | None:
@@ -117,7 +119,8 @@ def _start_note(case: Case, call: ToolCall, still: str | None) -> str | None:
     uncounted = _uncounted(case, call)
     if uncounted < _UNCOUNTED_FROM_SECONDS:
         return None
-    if case.observation.call_clocks.get(call.id) == call.updated_ms:
+    since_write = case.observation.seconds_since(call.updated_ms)
+    if call.updated_ms > call.created_ms and abs(since_write - case.age(call)) < _SAME_SECONDS:
         return "counts from the last write of its row: until then it may have waited for an approval"
     if still is not None and case.age(call) == 0:
         return "counts from this look on: it was already waiting when it was first seen"
@@ -136,8 +139,13 @@ def _idle_clock(case: Case, session: Session) -> Clock | None:
     limit, age = case.policy.idle_timeout_seconds, case.idle_seconds(session)
     note = None if age is not None else "nobody hears whether it shows life"
     claim = case.claim(session)
-    if age is not None and claim is not None and claim.status.activity is Activity.RETRY and claim.status.retry_at_ms:
-        age = min(age, max(0.0, (case.now_ms - claim.status.retry_at_ms) / 1000))
+    if (
+        age is not None
+        and claim is not None
+        and claim.status.activity is Activity.RETRY
+        and (due := case.retry_due(session))
+    ):
+        age = min(age, max(0.0, case.now - due))
         note = "counts from the next try of its provider at the earliest"
     human = case.family.human_at(session)
     return Clock(
@@ -158,10 +166,10 @@ def _second_look(case: Case, session: Session) -> Clock | None:
     turns = {turn.id for turn, _ in orphaned if turn.open}
     ids = {turn.id for turn, _ in orphaned}
     rows = [*turns, *(call.id for call in session.calls if call.turn_id in ids)]
-    first = max(case.observation.looks.get(row, case.now_ms) for row in rows)
+    first = max(case.observation.looks.get(row, case.now) for row in rows)
     return Clock(
         setting=Setting.ORPHAN_GRACE,
         origin="orphan_grace between the two looks",
-        age_seconds=max(0.0, (case.now_ms - first) / 1000),
+        age_seconds=max(0.0, case.now - first),
         limit_seconds=case.policy.orphan_grace_seconds,
     )

@@ -21,7 +21,7 @@ def testimonies(case: Case, session: Session, *, listening: bool) -> tuple[Testi
             since_ms=session.last_life_ms,
         ),
         *(
-            _feed(report, session, case.now_ms, listening=listening)
+            _feed(case, report, session, listening=listening)
             for report in case.observation.reports
             if report.witness is not None
         ),
@@ -64,24 +64,25 @@ def only_unheard(case: Case, session: Session) -> bool:
 # -- feeds and servers ---------------------------------------------------------------------------------------------
 
 
-def _feed(report: ServerReport, session: Session, now_ms: float, *, listening: bool) -> Testimony:
+def _feed(case: Case, report: ServerReport, session: Session, *, listening: bool) -> Testimony:
     witness, heard = report.witness, report.life.get(session.id)
     connected = witness is not None and witness.connected
+    since = witness.since if witness is not None else None
     if witness is not None and witness.connected:
         says = "connected"
         if witness.gaps:
-            lost = sum(end - start for start, end in witness.gaps) / 1000
+            lost = sum(end - start for start, end in witness.gaps)
             says += f", {len(witness.gaps)} gap{'' if len(witness.gaps) == 1 else 's'} of {duration(lost)} in all"
     else:
         says = "not connected" if listening else "not listened to by this look"
     if heard is not None:
-        says += f"; last heard of it {duration(max(0.0, (now_ms - heard) / 1000))} ago"
+        says += f"; last heard of it {duration(max(0.0, case.now - heard))} ago"
     return Testimony(
         kind=WitnessKind.FEED,
         who=server_name(report.name),
         says=says,
         stance=Stance.SILENT,
-        since_ms=witness.since_ms if connected and witness is not None else None,
+        since_ms=case.observation.wall_of(since) if connected and since is not None else None,
         pid=report.pid,
     )
 
@@ -90,7 +91,7 @@ def _server(case: Case, report: ServerReport, session: Session) -> Testimony:
     said = [statuses[session.id] for statuses in report.statuses.values() if session.id in statuses]
     unheard = [each for each in session.directories if each not in report.statuses or each not in report.asks]
     if said:
-        stance, says = _at_work(said[0], case.now_ms)
+        stance, says = _at_work(case, said[0])
         if unheard:
             says += "; it does not say whether a person is asked for something"
     elif unheard and report.problem is not None:
@@ -102,12 +103,12 @@ def _server(case: Case, report: ServerReport, session: Session) -> Testimony:
     return Testimony(kind=WitnessKind.SERVER, who=server_name(report.name), says=says, stance=stance, pid=report.pid)
 
 
-def _at_work(status: Status, now_ms: float) -> tuple[Stance, str]:
+def _at_work(case: Case, status: Status) -> tuple[Stance, str]:
     if status.activity is not Activity.RETRY:
         return Stance.AT_WORK, "at work on it"
     if status.retry_at_ms is None:
         return Stance.WAITS, "waits to try its provider again"
-    left = (status.retry_at_ms - now_ms) / 1000
+    left = -case.observation.seconds_since(status.retry_at_ms)
     when = f"in {duration(left)}" if left >= 0 else f"{duration(-left)} ago"
     return Stance.WAITS, f"waits to try its provider again (due {when})"
 
@@ -245,11 +246,11 @@ def _exclusion(case: Case, holder: Holder, session: Session, turn: Turn) -> str 
 
 
 def _birth_stands_against_it(case: Case, holder: Holder, session: Session, turn: Turn) -> str:
-    began, step = began_ms(session, turn), case.observation.step_ms
+    began, steady = began_ms(session, turn), case.observation.steady_since_ms
     if holder.embeds_us:
         return "it is the server that the watchdog is part of"
-    if holder.born_ms > began and step is not None and began <= step:
-        return "the clock was set after it began, so births can't be compared"
+    if holder.born_ms > began and began < steady:
+        return "the clock may have been set after it began, so births can't be compared"
     if holder.born_ms > began:
         return f"born only {duration((holder.born_ms - began) / 1000)} after it began, within birth_margin"
     return f"born {duration((began - holder.born_ms) / 1000)} before it began"

@@ -24,13 +24,13 @@ from watchdog.model import (
     SessionId,
     Spared,
     SpareReason,
-    Status,
     ToolCall,
     Turn,
     TurnId,
     Verdict,
     VerdictKind,
 )
+from watchdog.moments import Moment
 from watchdog.proof import Proof, unclaimed
 
 # A call of this tool waits for a human by its nature: without the word of the server that runs it, its age
@@ -41,15 +41,15 @@ _NONE: frozenset[TurnId] = frozenset()
 _limit_text = lru_cache(maxsize=64)(duration)
 
 
-def judge(observation: Observation, policy: Policy, now_ms: int) -> Judgement:
+def judge(observation: Observation, policy: Policy, now: Moment) -> Judgement:
     """Judge every unfinished session of an observation.
 
     Args:
         observation: what is known.
         policy: what is allowed.
-        now_ms: the moment to judge for; the ages of all clocks are taken from it.
+        now: the moment to judge for; the ages of all clocks are taken from it.
     """
-    bench = _Bench(Case(observation, policy, now_ms))
+    bench = _Bench(Case(observation, policy, now))
     for session in bench.case.family.deepest_first():
         bench.hear(session)
     return Judgement(verdicts=tuple(bench.verdicts), spared=tuple(bench.spared), unclaimed=frozenset(bench.unclaimed))
@@ -60,7 +60,7 @@ def release(observation: Observation, policy: Policy, session: Session) -> Verdi
 
     It is an orphan if everything open in it provably is; a session without open rows yields a verdict on none.
     """
-    case = Case(observation, policy, observation.at_ms)
+    case = Case(observation, policy, observation.now)
     proofs = case.proofs(session)
     if proofs and all(proof.holds for _, proof in proofs):
         return verdicts.orphan(case, session, proofs)
@@ -72,7 +72,7 @@ def reprove(observation: Observation, policy: Policy, session_id: SessionId) -> 
     session = observation.snapshot.sessions.get(session_id)
     if session is None or not session.has_open_rows:
         return Reproof(orphan=None, why="nothing is open in it any more")
-    case = Case(observation, policy, observation.at_ms)
+    case = Case(observation, policy, observation.now)
     proofs = case.proofs(session)
     orphaned = [(turn, proof) for turn, proof in proofs if proof.holds]
     if not orphaned:
@@ -144,10 +144,10 @@ class _Bench:
         if not asks:
             return
         ask = min(asks, key=lambda each: (clocks[each.id], each.id))
-        age = max(0.0, (self.case.now_ms - clocks[ask.id]) / 1000)
+        age = max(0.0, self.case.now - clocks[ask.id])
         if age < limit:
             why = f"human_timeout turns its {ask.kind.value} down in {duration(limit - age)}"
-            self._spare(session, SpareReason.WAITING_ON_HUMAN, why, until_ms=self.case.now_ms + (limit - age) * 1000)
+            self._spare(session, SpareReason.WAITING_ON_HUMAN, why, until=self.case.now + (limit - age))
             return
         verdict = verdicts.unanswered(self.case, session, ask, age, limit)
         if self._may_try(verdict, session):
@@ -163,11 +163,9 @@ class _Bench:
         if verdict.confirmed or self.policy.orphan_looks == 1:
             self._pass(verdict)
             return
-        first = max(self.case.observation.looks.get(row, self.case.now_ms) for row in verdict.row_ids)
-        until = first + self.policy.orphan_grace_seconds * 1000
-        self._spare(
-            session, SpareReason.FIRST_LOOK, f"{verdict.why}; a second look has to confirm it", until_ms=until
-        )
+        first = max(self.case.observation.looks.get(row, self.case.now) for row in verdict.row_ids)
+        until = first + self.policy.orphan_grace_seconds
+        self._spare(session, SpareReason.FIRST_LOOK, f"{verdict.why}; a second look has to confirm it", until=until)
 
     # -- the living ------------------------------------------------------------------------------------------
 
@@ -183,7 +181,7 @@ class _Bench:
         if claim is None and (unclaimed := self.case.unclaimed_elsewhere(session)) is not None:
             self._spare(session, SpareReason.NO_WITNESS, unclaimed)
             return
-        if claim is not None and claim.status.activity is Activity.RETRY and self._waits_out(session, claim.status):
+        if claim is not None and claim.status.activity is Activity.RETRY and self._waits_out(session):
             return
         older = {turn.id for turn in turns if turn.superseded}
         current = calls
@@ -239,7 +237,7 @@ class _Bench:
             )
         elif child is not None:
             reason, why = SpareReason.WAITING_ON_CHILD, f"its child session {child} is unfinished"
-            until = self.case.task_deadline_ms(call)
+            until = self.case.task_deadline(call)
         elif claim is not None and not claim.knows_asks:
             why = f"{claim.report.name} does not say whether a person is asked for something"
             reason = SpareReason.NO_WITNESS
@@ -249,7 +247,7 @@ class _Bench:
         else:
             return None
         age = self.case.age(call)
-        return Spared(session_id=session.id, reason=reason, why=why, call_id=call.id, age_seconds=age, until_ms=until)
+        return Spared(session_id=session.id, reason=reason, why=why, call_id=call.id, age_seconds=age, until=until)
 
     def _spare_in_time(self, session: Session, call: ToolCall) -> Spared | None:
         """Whether a leaf call is within its limit."""
@@ -264,7 +262,7 @@ class _Bench:
             why=f"the {call.tool} call has run for {duration(age)}{of}",
             age_seconds=age,
             limit_seconds=limit,
-            until_ms=None if limit is None else self.case.now_ms + (limit - age) * 1000,
+            until=None if limit is None else self.case.now + (limit - age),
         )
 
     def _hear_silence(self, session: Session, claim: Claim | None) -> None:
@@ -289,8 +287,8 @@ class _Bench:
             why = f"nobody hears whether it shows life: the event feed of {claim.report.name} is not connected"
             self._spare(session, SpareReason.NO_WITNESS, why)
             return
-        if claim.status.activity is Activity.RETRY and claim.status.retry_at_ms is not None:
-            idle = min(idle, max(0.0, (self.case.now_ms - claim.status.retry_at_ms) / 1000))
+        if claim.status.activity is Activity.RETRY and (due := self.case.retry_due(session)) is not None:
+            idle = min(idle, max(0.0, self.case.now - due))
         if limit is not None and idle >= limit:
             self._propose(verdicts.idle(self.case, session, idle, limit), session)
             return
@@ -301,7 +299,7 @@ class _Bench:
                 why=f"it showed life {duration(idle)} ago" if limit is not None else "idle_timeout is off",
                 age_seconds=idle,
                 limit_seconds=limit,
-                until_ms=None if limit is None else self.case.now_ms + (limit - idle) * 1000,
+                until=None if limit is None else self.case.now + (limit - idle),
             )
         )
         self._hear_tasks_above(session, claim)
@@ -327,16 +325,16 @@ class _Bench:
             self._propose(verdict, session)
             return
 
-    def _waits_out(self, session: Session, status: Status) -> bool:
+    def _waits_out(self, session: Session) -> bool:
         """Spare a session that waits to try its provider again, until that plus `idle_timeout` is over."""
-        limit, due = self.policy.idle_timeout_seconds, status.retry_at_ms or self.case.life_ms(session)
+        limit, due = self.policy.idle_timeout_seconds, self.case.retry_due(session) or self.case.life(session)
         why = "it waits to try its provider again"
         if limit is None:
             self._spare(session, SpareReason.RETRYING, f"{why}, and idle_timeout is off")
             return True
-        if due + limit * 1000 <= self.case.now_ms:
+        if due + limit <= self.case.now:
             return False
-        self._spare(session, SpareReason.RETRYING, why, until_ms=due + limit * 1000)
+        self._spare(session, SpareReason.RETRYING, why, until=due + limit)
         return True
 
     # -- passing or sparing ----------------------------------------------------------------------------------
@@ -369,7 +367,7 @@ class _Bench:
         tried: list[Attempts] = [attempts[key] for key in sorted(verdict.attempt_keys) if key in attempts]
         count = max((each.count for each in tried), default=0)
         times = f"{count} attempt{'' if count == 1 else 's'}"
-        wait = max((each.not_before_ms for each in tried), default=0)
+        wait = max((each.not_before for each in tried if each.not_before is not None), default=self.case.now)
         if any(each.given_up for each in tried):
             self._spare(session, SpareReason.GIVEN_UP, f"{times} did not end it; it is left to a person")
         elif verdict.kind is not VerdictKind.ORPHAN and any(
@@ -377,8 +375,8 @@ class _Bench:
         ):
             why = f"a person has prompted since the first of {times}; another would drop that prompt"
             self._spare(session, SpareReason.GIVEN_UP, why)
-        elif wait > self.case.now_ms:
-            self._spare(session, SpareReason.COOLING_DOWN, f"{times} so far; the next one waits", until_ms=wait)
+        elif wait > self.case.now:
+            self._spare(session, SpareReason.COOLING_DOWN, f"{times} so far; the next one waits", until=wait)
         else:
             return True
         return False
@@ -390,7 +388,7 @@ class _Bench:
         why: str,
         call: ToolCall | None = None,
         *,
-        until_ms: float | None = None,
+        until: Moment | None = None,
     ) -> None:
         call_id = call.id if call else None
-        self.spared.append(Spared(session_id=session.id, reason=reason, why=why, call_id=call_id, until_ms=until_ms))
+        self.spared.append(Spared(session_id=session.id, reason=reason, why=why, call_id=call_id, until=until))

@@ -6,7 +6,6 @@ everything about a call, a turn or a session that is no longer open is forgotten
 
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from watchdog.family import Family
 from watchdog.model import (
@@ -27,54 +26,29 @@ from watchdog.model import (
     Verdict,
     Witness,
 )
+from watchdog.moments import NEVER, Moment, WallMs
+from watchdog.sightings import ROWS, Convert, Sightings, lives, retries
 
-
-class Shift(Protocol):
-    """Moves a moment forward by everything that is to be credited to it: sleep, steps, lateness."""
-
-    def __call__(self, at_ms: float, *, known_since: float | None = None) -> float:
-        """The moment, moved.
-
-        Args:
-            at_ms: a moment as the wall clock showed it.
-            known_since: what the awake clock showed when the moment was first known, if that is known.
-        """
-        ...
-
-
-_LONGEST_PAUSE_MS = 600_000
-_UNWATCHED_MS = 120_000
-"""Nobody looked for so long: what was written meanwhile may have been an approval."""
+_LONGEST_PAUSE_SECONDS = 600.0
 _MOST_DOUBLINGS = 20
 
 
 @dataclass(slots=True)
 class CallMemory:
-    """What is remembered of an open call: where its clock starts, how long it stood still, and its last write."""
+    """What is remembered of an open call: where its clock starts (which moves on in waits), and its last write."""
 
-    start_ms: float
-    known_since: float
-    paused_ms: float = 0.0
+    start: Moment
     paused: bool = False
-    written_ms: int = 0
+    written_ms: WallMs = 0
     witnessed: bool = False
     """A server that runs it has said whether a human is asked for something."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AskMemory:
-    """When an ask was first seen, or when a host was first heard to be at work on a session."""
-
-    at_ms: int
-    known_since: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Look:
     """When a row was first seen as it is, while nobody seemed to execute it."""
 
-    at_ms: int
-    known_since: float
+    at: Moment
     fingerprint: tuple[int, int]
 
 
@@ -87,48 +61,52 @@ class Memory:
             in one is no evidence against a host that took it over from another.
         heard: for each session that one of these was heard to be at work on: since when, without a break; None if
             none was at the last look.
-        taken_up: it is another process's, and this one has not looked yet.
+        lives: when each session last showed life, as rows and hosts tell it.
+        retries: until when each session waits for its provider, as servers tell it.
+        unwatched: it is another process's, and nobody looked for so long that what was written meanwhile may have
+            been an approval.
     """
 
     calls: dict[CallId, CallMemory] = field(default_factory=dict)
-    asks: dict[str, AskMemory] = field(default_factory=dict)
+    asks: dict[str, Moment] = field(default_factory=dict)
     looks: dict[str, _Look] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     let_go: dict[TurnId, ServerName] = field(default_factory=dict)
     claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
-    folded_at: float | None = None
-    taken_up: bool = False
+    folded_at: Moment | None = None
+    unwatched: bool = False
     elsewhere: bool = False
-    heard: dict[SessionId, AskMemory | None] = field(default_factory=dict)
+    heard: dict[SessionId, Moment | None] = field(default_factory=dict)
+    lives: Sightings = field(default_factory=Sightings)
+    retries: Sightings = field(default_factory=Sightings)
 
-    def fold(self, observation: Observation, shift: Shift, awake_seconds: float) -> Observation:
+    def fold(self, observation: Observation, convert: Convert) -> Observation:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
 
         Args:
             observation: what was gathered, with no clocks in it.
-            shift: adds the credits that were noted after a moment to it.
-            awake_seconds: what the awake clock shows.
+            convert: turns the wall times in it into moments.
         """
-        elapsed = 0.0 if self.folded_at is None else max(0.0, awake_seconds - self.folded_at) * 1000
-        self.folded_at = awake_seconds
-        unwatched, self.taken_up = self.taken_up and elapsed > _UNWATCHED_MS, False
+        elapsed = 0.0 if self.folded_at is None else max(0.0, observation.now - self.folded_at)
+        self.folded_at = observation.now
         family = Family(observation)
         for session in observation.snapshot.sessions.values():
             if session.calls:
-                self._fold_calls(observation, family, session, elapsed, unwatched=unwatched)
-        self._note_asks(observation, awake_seconds)
-        self._note_claims(observation, awake_seconds)
+                self._fold_calls(observation, family, session, elapsed, convert)
+        self.unwatched = False
+        self._note_asks(observation)
+        self._note_claims(observation)
         self._forget(observation)
         looks = self._valid_looks(_fingerprints(observation, self.looks)) if self.looks else {}
+        shown = lives(observation, self.lives, convert)
         return replace(
             observation,
-            call_clocks={
-                id_: shift(call.start_ms, known_since=call.known_since) + call.paused_ms
-                for id_, call in self.calls.items()
-            },
-            idle_clocks=idle_clocks(observation, shift, self.heard),
-            ask_clocks={id_: shift(ask.at_ms, known_since=ask.known_since) for id_, ask in self.asks.items()},
-            looks={row: shift(look.at_ms, known_since=look.known_since) for row, look in looks.items()},
+            call_clocks={id_: call.start for id_, call in self.calls.items()},
+            idle_clocks=idle_clocks(observation, self.lives, self.heard),
+            lives=shown,
+            retries=retries(observation, self.retries, convert),
+            ask_clocks=dict(self.asks),
+            looks={row: look.at for row, look in looks.items()},
             attempts=dict(self.attempts),
             let_go=dict(self.let_go),
         )
@@ -136,7 +114,7 @@ class Memory:
     def state(self) -> object:
         """What changes when there is something new to keep: not the clocks that merely run on."""
         return (
-            {id_: (call.paused, call.start_ms) for id_, call in self.calls.items()},
+            {id_: None if call.paused else call.start for id_, call in self.calls.items()},
             frozenset(self.asks),
             dict(self.attempts),
             dict(self.let_go),
@@ -155,21 +133,22 @@ class Memory:
         """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew."""
         prints = _fingerprints(observation, frozenset(unclaimed))
         known = self._valid_looks(prints)
-        now, since = observation.at_ms, self.folded_at or 0.0
         self.looks = {
-            row: known.get(row) or _Look(at_ms=now, known_since=since, fingerprint=prints[row])
+            row: known.get(row) or _Look(at=observation.now, fingerprint=prints[row])
             for row in unclaimed
             if row in prints
         }
 
-    def note_outcome(self, verdict: Verdict, outcome: Outcome, *, now_ms: int, pause_ms: float, most: int) -> bool:
+    def note_outcome(
+        self, verdict: Verdict, outcome: Outcome, *, now: Moment, pause_seconds: float, most: int
+    ) -> bool:
         """Count an attempt.
 
         Args:
             verdict: what was acted on.
             outcome: how it went.
-            now_ms: the moment.
-            pause_ms: the first pause; each further attempt doubles it, up to ten minutes.
+            now: the moment.
+            pause_seconds: the first pause; each further attempt doubles it, up to ten minutes.
             most: how many attempts are made before it is given up.
 
         Returns:
@@ -188,22 +167,23 @@ class Memory:
             counted = outcome.result in {Result.INEFFECTIVE, Result.FAILED}
             count = before.count + (1 if counted else 0)
             tries = before.tries + 1
-            pause = min(pause_ms * 2 ** min(tries - 1, _MOST_DOUBLINGS), max(_LONGEST_PAUSE_MS, pause_ms))
+            longest = max(_LONGEST_PAUSE_SECONDS, pause_seconds)
+            pause = min(pause_seconds * 2 ** min(tries - 1, _MOST_DOUBLINGS), longest)
             given_up = given_up or (counted and count >= most)
             self.attempts[key] = Attempts(
                 count=count,
                 tries=tries,
-                not_before_ms=now_ms + pause,
+                not_before=now + pause,
                 given_up=counted and count >= most,
                 newest_prompt_id=before.newest_prompt_id,
             )
         return given_up
 
     def _fold_calls(
-        self, observation: Observation, family: Family, session: Session, elapsed: float, *, unwatched: bool
+        self, observation: Observation, family: Family, session: Session, elapsed: float, convert: Convert
     ) -> None:
         """Let the clocks of a session's open calls run on, stand still, or start anew."""
-        now, since = observation.at_ms, self.folded_at or 0.0
+        now, youngest = observation.now, _youngest(observation, session)
         witnessed, still = _witnessed(observation, session), self._stands_still(observation, session)
         unsure, other = self._changes_hands(observation, session) if self.elsewhere else (False, False)
         replaced = other and session.id in self.claimed_by
@@ -211,16 +191,19 @@ class Memory:
             known = self.calls.get(call.id)
             waits = still or _waits(family, session, call)
             paused = waits or unsure
-            if unwatched and known is not None and call.updated_ms != known.written_ms:
+            if self.unwatched and known is not None and call.updated_ms != known.written_ms:
                 known = None  # it may have waited for an approval while nobody looked, as at first sight
             if known is None:
-                known = self.calls[call.id] = _first_sight(call, now, since, paused=waits or replaced)
+                # It may have waited for an approval until its row was last written; if it waits now, all the time.
+                start = now if waits or replaced else convert.moment_of(max(call.created_ms, call.updated_ms))
+                known = self.calls[call.id] = CallMemory(min(now, start))
             elif other or (witnessed and not known.witnessed):
                 # Until now nobody said whether a human was asked: it may have waited for one all the time. And what
                 # another host left open says nothing of the one that is at work now.
-                known = self.calls[call.id] = CallMemory(start_ms=now, known_since=since)
+                known = self.calls[call.id] = CallMemory(now)
             elif paused or known.paused:
-                known.paused_ms += elapsed
+                known.start = min(now, known.start + elapsed)
+            known.start = max(known.start, youngest)
             known.witnessed |= witnessed
             known.paused = paused
             known.written_ms = call.updated_ms
@@ -254,15 +237,14 @@ class Memory:
                     return True
         return False
 
-    def _note_asks(self, observation: Observation, awake_seconds: float) -> None:
+    def _note_asks(self, observation: Observation) -> None:
         """Remember since when each ask is known. A server that does not answer keeps what it asked."""
         listed = {ask.id for report in observation.reports for asks in report.asks.values() for ask in asks}
         silent = any(report.problem is not None for report in observation.reports)
         kept = {id_: ask for id_, ask in self.asks.items() if silent or id_ in listed}
-        fresh = AskMemory(at_ms=observation.at_ms, known_since=awake_seconds)
-        self.asks = kept | {id_: fresh for id_ in listed if id_ not in kept}
+        self.asks = kept | {id_: observation.now for id_ in listed if id_ not in kept}
 
-    def _note_claims(self, observation: Observation, awake_seconds: float) -> None:
+    def _note_claims(self, observation: Observation) -> None:
         """Remember which server holds each session; a server that does not answer keeps what it held.
 
         So does a host elsewhere of which nothing is heard: it may have been cut off, and be at work.
@@ -283,10 +265,9 @@ class Memory:
             return
         same = {id_ for id_, names in claimed.items() if before.get(id_) in names}
         self.claimed_by.update({id_: before[id_] for id_ in same})
-        now = AskMemory(at_ms=observation.at_ms, known_since=awake_seconds)
         # Of one that is heard of for the first time nobody knows since when: its own signs of life are all there is.
-        fresh = replace(now, at_ms=0)
-        known: dict[SessionId, AskMemory | None] = {
+        now, fresh = observation.now, NEVER
+        known: dict[SessionId, Moment | None] = {
             id_: None for id_ in self.heard if id_ in observation.snapshot.sessions
         }
         for id_, names in claimed.items():
@@ -305,6 +286,7 @@ class Memory:
         unfinished = {id_ for id_, session in sessions.items() if session.has_open_rows or id_ in self.claimed_by}
         open_ids = {*unfinished, *open_calls, *open_turns}
         self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
+        self.lives.forget(sessions.keys())
         self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}
         self.let_go = {turn: server for turn, server in self.let_go.items() if turn in open_ids}
 
@@ -325,45 +307,51 @@ def _witnessed(observation: Observation, session: Session) -> bool:
     return False
 
 
-def _first_sight(call: ToolCall, now: int, awake_seconds: float, *, paused: bool) -> CallMemory:
-    """A call may have waited for an approval until its row was last written; if it waits now, all the time."""
-    start = now if paused else min(now, max(call.created_ms, call.updated_ms))
-    return CallMemory(start_ms=start, known_since=awake_seconds, paused=paused)
+def _youngest(observation: Observation, session: Session) -> Moment:
+    """Before this nothing can have begun that is done in a session: no process that is at work on it was born."""
+    births: list[Moment] = []
+    for report in observation.reports:
+        if session.id in report.said:
+            if report.born_ms is None:
+                return NEVER
+            births.append(observation.now + -max(0.0, observation.seconds_since(report.born_ms)))
+    return min(births, default=NEVER)
 
 
 def idle_clocks(
-    observation: Observation, shift: Shift, heard: Mapping[SessionId, AskMemory | None] = EMPTY
-) -> dict[SessionId, float]:
+    observation: Observation, seen: Sightings, heard: Mapping[SessionId, Moment | None] = EMPTY
+) -> dict[SessionId, Moment]:
     """For each session whose silence somebody witnesses: the moment from which its idle time counts.
 
     A server that reports a session busy is a witness while its feed is connected; an embedded host is one where
     it knows the last sign of life itself.
 
     Args:
+        seen: the signs of life that rows and hosts tell of.
         heard: since when a host elsewhere is at work on a session: silence before that was not its own.
     """
-    clocks: dict[SessionId, float] = {}
+    clocks: dict[SessionId, Moment] = {}
     for session in observation.snapshot.sessions.values():
         for report in observation.reports:
             for status in report.said.get(session.id, ()):
-                start = _idle_start(session, report, status, shift)
+                start = _idle_start(session, report, status, seen)
                 if start is not None and start >= clocks.get(session.id, start):
                     clocks[session.id] = start
         if session.id in clocks and (since := heard.get(session.id)) is not None:
-            clocks[session.id] = max(clocks[session.id], shift(since.at_ms, known_since=since.known_since))
+            clocks[session.id] = max(clocks[session.id], since)
     return clocks
 
 
-def _idle_start(session: Session, report: ServerReport, status: Status, shift: Shift) -> float | None:
-    life = max(session.last_life_ms, report.life.get(session.id, 0))
+def _idle_start(session: Session, report: ServerReport, status: Status, seen: Sightings) -> Moment | None:
+    told = seen.known[session.id]
+    life = max(told[ROWS][1], report.life.get(session.id, NEVER))
     if status.last_life_ms is not None:
-        return shift(max(life, status.last_life_ms))
+        return max(life, told[report.name][1])
     witness: Witness | None = report.witness
-    if witness is None or not witness.connected or witness.since_ms is None:
+    if witness is None or not witness.connected or witness.since is None:
         return None
-    base = max(life, witness.since_ms)
-    unheard = sum(max(0, end - max(start, base)) for start, end in witness.gaps)
-    return shift(base) + unheard
+    base = max(life, witness.since)
+    return base + sum(max(0.0, end - max(start, base)) for start, end in witness.gaps)
 
 
 def _fingerprints(observation: Observation, rows: Container[str]) -> dict[str, tuple[int, int]]:

@@ -227,4 +227,4 @@ def states(observation: Observation, judgement: Judgement) -> dict[str, int]:
 
 def oldest_age_seconds(observation: Observation) -> float:
     """The greatest age of an open call: awake time, without its waits for a human or a provider. 0 without any."""
-    return max(((observation.at_ms - start) / 1000 for start in observation.call_clocks.values()), default=0.0)
+    return max((observation.now - start for start in observation.call_clocks.values()), default=0.0)

@@ -1,7 +1,8 @@
 """The nouns of the watchdog, as frozen values.
 
-Times that end in `_ms` are milliseconds since the Unix epoch, as in opencode's own rows, unless the docstring
-says otherwise. Durations end in `_seconds`.
+Times that end in `_ms` are milliseconds of a wall clock since the Unix epoch, as in opencode's own rows, unless the
+docstring says otherwise. Everything that has an age has a `Moment` of the countable clock. Durations end in
+`_seconds`.
 """
 
 import json
@@ -11,6 +12,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, NewType
 
+from watchdog.moments import Moment, WallMs
 from watchdog.shown import Telling
 
 SessionId = NewType("SessionId", str)
@@ -279,18 +281,18 @@ class Holders(Telling):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Witness:
-    """How well the event feed of a server has been heard. Times are as the wall clock read when they were noted.
+    """How well the event feed of a server has been heard.
 
     Attributes:
         connected: events would arrive now.
-        since_ms: since when the feed has been heard, short gaps included; None when it never was.
+        since: since when the feed has been heard, short gaps included; None when it never was.
         gaps: short interruptions (at most a minute) since then: start and end.
         deaf: why nothing has been heard for long, as the end of a sentence; None while that is not so.
     """
 
     connected: bool = False
-    since_ms: int | None = None
-    gaps: tuple[tuple[int, int], ...] = ()
+    since: Moment | None = None
+    gaps: tuple[tuple[Moment, Moment], ...] = ()
     deaf: str | None = None
 
 
@@ -323,7 +325,7 @@ class ServerReport(Telling):
     asks: Mapping[str, tuple[Ask, ...]] = field(default_factory=dict)
     served: frozenset[TurnId] = frozenset()
     witness: Witness | None = None
-    life: Mapping[SessionId, int] = field(default_factory=dict)
+    life: Mapping[SessionId, Moment] = field(default_factory=dict)
     said: Mapping[SessionId, Sequence[Status]] = field(init=False, repr=False, compare=False)
     asked: Mapping[SessionId, Sequence[Ask]] = field(init=False, repr=False, compare=False)
 
@@ -361,14 +363,14 @@ class Attempts:
     Attributes:
         count: attempts that were made and did not work.
         tries: those, and the times when nobody could be reached.
-        not_before_ms: when the next one may be made.
+        not_before: when the next one may be made; None for at once.
         given_up: no more will be made until something changes.
         newest_prompt_id: the newest user message when the first attempt was made.
     """
 
     count: int = 0
     tries: int = 0
-    not_before_ms: float = 0
+    not_before: Moment | None = None
     given_up: bool = False
     newest_prompt_id: str | None = None
 
@@ -378,35 +380,51 @@ class Observation:
     """Everything that `judge` may know, gathered in one look.
 
     Attributes:
-        at_ms: when it was gathered.
+        at_ms: when it was gathered, by the wall clock: to show people times, and to compare rows and births with.
+        now: the same, on the countable clock: every age counts up to here.
+        steady_since_ms: rows created before this can't be compared with births: the wall clock may have been set.
+        steady_slack_seconds: by how much a birth may be wrong all the same.
         holders: None when nothing needed a proof, or when they could not be looked up.
-        call_clocks: for each open call, the moment from which its awake, unpaused age counts: what the
-            watchdog slept through, or what the call spent waiting on a human or a retry, is already added.
-        idle_clocks: for each session whose silence somebody can witness, the moment from which its idle
-            time counts. A session that is missing here has no witness.
-        looks: for each open call and turn, when the row was first seen as it is now while nobody was known
-            to run it, in awake time. The second look of a proof counts from there.
+        call_clocks: for each open call, from when its age counts: what it spent waiting on a human or a retry is left
+            out already.
+        idle_clocks: for each session whose silence somebody can witness, from when its idle time counts. A session
+            that is missing here has no witness.
+        lives: the last sign of life of each session that anybody knows of.
+        retries: for each session that a server lets wait for its provider, and says until when: that moment.
+        looks: for each open call and turn, when the row was first seen as it is now while nobody was known to run it.
+            The second look of a proof counts from there.
         attempts: what was tried, by the keys of `Verdict.attempt_keys`.
-        step_ms: rows created before this moment can't be compared with births: the wall clock was set.
-        ask_clocks: for each ask that a server lists, when it was first seen, in awake time.
+        ask_clocks: for each ask that a server lists, when it was first seen.
         on_hold: the sessions that are to be left alone, with a clause that says why; all, under `EVERYTHING`.
         let_go: turns that a server was at work on, and let go of at an abort of ours, by the server's name.
         degraded: what could not be asked or read, a sentence each.
     """
 
-    at_ms: int
+    at_ms: WallMs
+    now: Moment
+    steady_since_ms: WallMs
+    steady_slack_seconds: float = 0.0
     snapshot: Snapshot
     reports: tuple[ServerReport, ...] = ()
     holders: Holders | None = None
-    call_clocks: Mapping[CallId, float] = field(default_factory=dict)
-    idle_clocks: Mapping[SessionId, float] = field(default_factory=dict)
-    looks: Mapping[str, float] = field(default_factory=dict)
+    call_clocks: Mapping[CallId, Moment] = field(default_factory=dict)
+    idle_clocks: Mapping[SessionId, Moment] = field(default_factory=dict)
+    lives: Mapping[SessionId, Moment] = field(default_factory=dict)
+    retries: Mapping[SessionId, Moment] = field(default_factory=dict)
+    looks: Mapping[str, Moment] = field(default_factory=dict)
     attempts: Mapping[str, Attempts] = field(default_factory=dict)
-    step_ms: int | None = None
-    ask_clocks: Mapping[str, float] = field(default_factory=dict)
+    ask_clocks: Mapping[str, Moment] = field(default_factory=dict)
     on_hold: Mapping[SessionId, str] = field(default_factory=dict)
     let_go: Mapping[TurnId, ServerName] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
+
+    def wall_of(self, moment: Moment) -> float:
+        """What the wall clock would show at a moment, as it is set now: for people, never to be compared."""
+        return self.at_ms + (moment - self.now) * 1000
+
+    def seconds_since(self, wall_ms: float) -> float:
+        """How long ago a wall time is, as the clock is set now: for people, never to be compared with a limit."""
+        return (self.at_ms - wall_ms) / 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -456,8 +474,9 @@ class Verdict(Telling):
         call_id: the call to name to people, when there is one.
         age_seconds: what was compared with the limit; for an orphan, its age.
         limit_seconds: the limit, or None for an orphan and for a release.
-        life_ms: the last sign of life that was known.
-        rests_on_silence: any sign of life after `life_ms` drops it.
+        life_ms: the last sign of life that rows and hosts tell of, by the wall clock.
+        heard: the last one that was heard on a feed; of this process alone, so the journal does not keep it.
+        rests_on_silence: any sign of life after these drops it.
         claimed: a server said that it was at work on the session to end.
         released: a person asked for it; no limit was compared.
         ask: the ask to turn down, for one that nobody answered.
@@ -480,6 +499,7 @@ class Verdict(Telling):
     call_id: CallId | None = None
     tool: str | None = None
     life_ms: int = 0
+    heard: Moment | None = None
     rests_on_silence: bool = False
     claimed: bool = True
     released: bool = False
@@ -526,7 +546,7 @@ class Spared(Telling):
         call_id: the call that is spared; None when it is the session as a whole.
         age_seconds: how long its clock has run, where one runs.
         limit_seconds: the limit of that clock, where there is one.
-        until_ms: when the judgement may change by the mere passing of time.
+        until: when the judgement may change by the mere passing of time.
     """
 
     told = ("why",)
@@ -537,7 +557,7 @@ class Spared(Telling):
     call_id: CallId | None = None
     age_seconds: float | None = None
     limit_seconds: float | None = None
-    until_ms: float | None = None
+    until: Moment | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -554,9 +574,9 @@ class Judgement:
     unclaimed: frozenset[str] = frozenset()
 
     @property
-    def next_deadline_ms(self) -> float | None:
+    def next_deadline(self) -> Moment | None:
         """The earliest moment at which time alone may change it."""
-        return min((spared.until_ms for spared in self.spared if spared.until_ms is not None), default=None)
+        return min((spared.until for spared in self.spared if spared.until is not None), default=None)
 
 
 class Result(StrEnum):

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 
+from watchdog.clock import Instant
 from watchdog.endpoints import listener
 from watchdog.errors import OpenElsewhere, ServerError, ServerSilent
-from watchdog.memory import Memory, Shift
+from watchdog.memory import Memory
 from watchdog.model import (
     EMBEDDED,
     SAME_BIRTH_MS,
@@ -23,13 +24,14 @@ from watchdog.model import (
     Turn,
     TurnId,
 )
+from watchdog.moments import Moment
 from watchdog.ports import Fleet, Owners, Server, Store
 from watchdog.proof import claims
 from watchdog.silence import Silences
 
 # How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
 # on a proof asks again.
-HOLDERS_STAY_VALID_MS = 15_000
+HOLDERS_STAY_VALID_SECONDS = 15.0
 # A server makes something of each directory that it is asked about: a full look asks of the latest ones only.
 _MOST_EXTRA_DIRECTORIES = 20
 
@@ -45,28 +47,25 @@ class Observer:
         owners: Owners,
         memory: Memory,
         silences: Silences,
-        reuse_holders_ms: int,
+        reuse_holders_seconds: float,
     ) -> None:
         self._store = store
         self._fleet = fleet
         self._owners = owners
         self._memory = memory
         self._silences = silences
-        self._reuse_holders_ms = min(reuse_holders_ms, HOLDERS_STAY_VALID_MS)
+        self._reuse_holders_seconds = min(reuse_holders_seconds, HOLDERS_STAY_VALID_SECONDS)
         self._turn = anyio.Lock()
         self._snapshot: Snapshot | None = None
         self._busy: set[SessionId] = set()  # what servers were at work on when they were last asked
         self._strangers: set[SessionId] = set()  # those of them that were not in this database when it was last read
-        self._holders: tuple[int, frozenset[object], Holders] | None = None
+        self._holders: tuple[Moment, frozenset[object], Holders] | None = None
         self._served: dict[tuple[ServerName, int], tuple[int, set[TurnId]]] = {}
 
     async def look(
         self,
-        at_ms: int,
-        shift: Shift,
+        instant: Instant,
         *,
-        awake_seconds: float,
-        step_ms: int | None = None,
         also: Collection[SessionId] = (),
         full: bool = False,
         scan_parts: bool = False,
@@ -75,10 +74,7 @@ class Observer:
         """Gather an observation.
 
         Args:
-            at_ms: the wall clock now.
-            shift: credits the time that the machine slept, the clock was set, or the watchdog was stopped.
-            awake_seconds: the awake clock now.
-            step_ms: rows created before this moment can't be compared with births of processes.
+            instant: what the clocks tell of this look.
             also: sessions to read even if nothing is open in them.
             full: read again even if nothing changed, and ask for busy sessions in every known directory.
             scan_parts: search closed turns for open calls, too.
@@ -93,18 +89,20 @@ class Observer:
             extra = await self._store.directories() if full else ()
             reports = await self._ask(self._fleet.servers(), snapshot, extra[:_MOST_EXTRA_DIRECTORIES])
             snapshot = await self._read_busy(snapshot, reports, also)
-            reports, holders = await self._look_for_holders(snapshot, reports, at_ms, fresh=fresh)
+            reports, holders = await self._look_for_holders(snapshot, reports, instant.now, fresh=fresh)
             observation = Observation(
-                at_ms=at_ms,
+                at_ms=instant.at_ms,
+                now=instant.now,
+                steady_since_ms=instant.steady_since_ms,
+                steady_slack_seconds=instant.steady_slack_seconds,
                 snapshot=snapshot,
                 reports=tuple(reports),
                 holders=holders,
-                step_ms=step_ms,
                 degraded=tuple(trouble for trouble in map(trouble_of, reports) if trouble is not None),
             )
             for server in self._fleet.servers():
                 server.forget(snapshot.sessions)
-            return self._memory.fold(observation, shift, awake_seconds)
+            return self._memory.fold(observation, instant)
 
     async def _read(self, also: Collection[SessionId], *, full: bool, scan_parts: bool) -> Snapshot:
         known = self._snapshot
@@ -151,7 +149,7 @@ class Observer:
     # -- proofs ----------------------------------------------------------------------------------------------
 
     async def _look_for_holders(
-        self, snapshot: Snapshot, reports: list[ServerReport], at_ms: int, *, fresh: bool
+        self, snapshot: Snapshot, reports: list[ServerReport], now: Moment, *, fresh: bool
     ) -> tuple[list[ServerReport], Holders | None]:
         """Find out who has the database open, if something is open that no server claims."""
         unclaimed = unclaimed_turns(snapshot, reports)
@@ -159,12 +157,12 @@ class Observer:
             self._holders = None
             return reports, None
         key = frozenset((turn.id, turn.updated_ms, turn.size) for _, turn in unclaimed)
-        holders = self._reusable(key, at_ms) if not fresh else None
+        holders = self._reusable(key, now) if not fresh else None
         if holders is None:
             holders = await self._owners.look()
             if holders.refusal is not None:
                 raise OpenElsewhere(holders.refusal)
-            self._holders = (at_ms, key, holders)
+            self._holders = (now, key, holders)
         known = {server.name for server in self._fleet.servers()}
         await self._fleet.discover(holders)
         found = [server for server in self._fleet.servers() if server.name not in known]
@@ -179,11 +177,11 @@ class Observer:
             for report in named
         ], holders
 
-    def _reusable(self, key: frozenset[object], at_ms: int) -> Holders | None:
+    def _reusable(self, key: frozenset[object], now: Moment) -> Holders | None:
         if self._holders is None:
             return None
         looked_at, seen, holders = self._holders
-        return holders if seen == key and 0 <= at_ms - looked_at < self._reuse_holders_ms else None
+        return holders if seen == key and now - looked_at < self._reuse_holders_seconds else None
 
     async def _with_served(
         self, report: ServerReport, servers: dict[ServerName, Server], unclaimed: list[tuple[Session, Turn]]

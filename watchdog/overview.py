@@ -97,8 +97,8 @@ def overview(observation: Observation, judgement: Judgement, policy: Policy) -> 
     Returns:
         Parents before their children; trees with something stuck first, then the oldest.
     """
-    case = Case(observation, policy, observation.at_ms)
-    findings = findings_by_session(judgement)
+    case = Case(observation, policy, observation.now)
+    findings = findings_by_session(observation, judgement)
     trees: list[list[SessionLine]] = []
     for session, parent, depth in forest(_shown(case, observation.snapshot.sessions, findings)):
         if depth == 0:

@@ -6,13 +6,14 @@ from typing import Final
 
 from watchdog.limits import shortest_limit
 from watchdog.model import Policy
+from watchdog.moments import Moment
 
 _LATE_SECONDS: Final = 10.0
 _LATE_INTERVALS: Final = 3
 SHORTEST_DELAY_SECONDS: Final = 0.02
 """Before a deadline that is near, or past: a loop that is due at every moment must still breathe."""
 _CLOCK_STEP_SECONDS: Final = 0.002
-"""The wall clock is read in whole milliseconds: a look right at the deadline might still read one too early."""
+"""A sleep may end a little early, and rows tell their times in whole milliseconds: a look at the deadline, too."""
 _SILENT_SECONDS: Final = 30.0
 _SILENT_INTERVALS: Final = 3
 _PAUSE_IN_LOOKS: Final = 16
@@ -44,20 +45,20 @@ class Pace:
         """How late a look may come, and how long it may take, to be acted on."""
         return max(_LATE_INTERVALS * self.poll_interval_seconds, _LATE_SECONDS)
 
-    def delay(self, policy: Policy, *, deadline_ms: float | None, now_ms: float) -> float:
+    def delay(self, policy: Policy, *, deadline: Moment | None, now: Moment) -> float:
         """Seconds until the next look: the poll interval, or less if a limit is reached before.
 
         What begins right after a look is not known yet: so no sleep is longer than the shortest limit.
 
         Args:
             policy: the limits.
-            deadline_ms: when the next limit that is known of is reached.
-            now_ms: the wall clock.
+            deadline: when the next limit that is known of is reached.
+            now: the moment.
         """
         longest = min(self.poll_interval_seconds, shortest_limit(policy) or math.inf)
-        if deadline_ms is None:
+        if deadline is None:
             return longest
-        left = (deadline_ms - now_ms) / 1000 + _CLOCK_STEP_SECONDS
+        left = deadline - now + _CLOCK_STEP_SECONDS
         return min(longest, max(SHORTEST_DELAY_SECONDS, left))
 
 

@@ -22,6 +22,7 @@ from watchdog.model import (
     Verdict,
     Witness,
 )
+from watchdog.moments import Moment, WallMs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,11 +33,16 @@ class Reading:
         wall_ms: the wall clock, milliseconds since the Unix epoch.
         awake_seconds: a monotonic clock that stands still while the machine sleeps.
         running_seconds: a monotonic clock that runs on while the machine sleeps.
+        steady_since_ms: since which time, as the wall clock showed it, it is known to have moved with the running
+            clock: nobody set it. None where nothing tells.
+        steady_slack_seconds: by how much that may be wrong.
     """
 
-    wall_ms: int
+    wall_ms: WallMs
     awake_seconds: float
     running_seconds: float
+    steady_since_ms: WallMs | None = None
+    steady_slack_seconds: float = 0.0
 
 
 class Clock(Protocol):
@@ -48,6 +54,14 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Wait for `seconds` of awake time."""
+        ...
+
+
+class Counter(Clock, Protocol):
+    """A clock that shows countable time as well."""
+
+    def now(self) -> Moment:
+        """What the countable clock shows now."""
         ...
 
 
@@ -200,7 +214,7 @@ class Server(Host, Protocol):
         """How well its event feed is heard, or None without a feed."""
         ...
 
-    def life(self) -> Mapping[SessionId, int]:
+    def life(self) -> Mapping[SessionId, Moment]:
         """The last sign of life of each session on its feed."""
         ...
 

@@ -171,9 +171,10 @@ def born_too_late(holder: Holder, began: int, observation: Observation, policy: 
     """Whether the process can't be executing it, because it was born after it began."""
     if holder.embeds_us:
         return False
-    if observation.step_ms is not None and began <= observation.step_ms:
+    if began < observation.steady_since_ms:
         return False
-    return holder.born_ms > began + policy.birth_margin_seconds * 1000
+    margin = policy.birth_margin_seconds + observation.steady_slack_seconds
+    return holder.born_ms > began + margin * 1000
 
 
 def unclaimed(observation: Observation, session: Session) -> bool:

@@ -1,22 +1,26 @@
 """The memory between looks, kept in the journal so that it outlives the process that made it."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from operator import attrgetter
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import anyio
 
-from watchdog.clock import Timeline, check_numbers
-from watchdog.memory import AskMemory, CallMemory, Memory
+from watchdog.clock import Countable, check_numbers
+from watchdog.memory import CallMemory, Memory
 from watchdog.model import EMBEDDED, Attempts, CallId, ServerName, SessionId, TurnId
-from watchdog.ports import Clock, Journal, Reading
+from watchdog.moments import Moment
+from watchdog.ports import Journal, Reading
+from watchdog.sightings import Sightings
+from watchdog.version_one import migrated
 
-VERSION = 1
+VERSION = 2
 REPLICAS: Final = "replicas"
 """Stands for the id of a boot where several machines share one memory: what ran goes on when one of them is gone."""
 _KEY = "memory"
 _SAVE_EVERY_SECONDS = 60.0
+_UNWATCHED_SECONDS = 120.0
+"""Time in which nobody looked counts up to this. What was written in a longer one may have been an approval."""
 
 
 class Recollection:
@@ -27,11 +31,10 @@ class Recollection:
         boot_id: of this boot of the machine, or `REPLICAS`.
     """
 
-    def __init__(self, *, journal: Journal, clock: Clock, memory: Memory, timeline: Timeline, boot_id: str) -> None:
+    def __init__(self, *, journal: Journal, clock: Countable, memory: Memory, boot_id: str) -> None:
         self._journal = journal
         self._clock = clock
         self._memory = memory
-        self._timeline = timeline
         self._boot_id = boot_id
         memory.elsewhere = boot_id == REPLICAS
         self._recalled = False
@@ -54,7 +57,7 @@ class Recollection:
             return False
         remembered = await self._journal.load(_KEY)
         self._recalled = True
-        return remembered is not None and self._restore(remembered, self._memory, self._timeline)
+        return remembered is not None and self._restore(remembered, self._memory, resume=True)
 
     async def take_over(self) -> None:
         """Take up what was tried by the one who acted until now, while this process only observed.
@@ -66,7 +69,7 @@ class Recollection:
         """
         remembered = await self._journal.load(_KEY)
         other = Memory()
-        if remembered is None or not self._restore(remembered, other, Timeline()):
+        if remembered is None or not self._restore(remembered, other, resume=False):
             return
         for key, tried in other.attempts.items():
             own = self._memory.attempts.get(key)
@@ -76,12 +79,12 @@ class Recollection:
         if self._boot_id == REPLICAS:
             for id_, call in other.calls.items():
                 known = self._memory.calls.setdefault(id_, call)
-                known.start_ms += max(0.0, call.start_ms + call.paused_ms - known.start_ms - known.paused_ms)
+                known.start = max(known.start, call.start)
 
-    def _restore(self, remembered: Mapping[str, Any], memory: Memory, timeline: Timeline) -> bool:
+    def _restore(self, remembered: Mapping[str, Any], memory: Memory, *, resume: bool) -> bool:
         if self._boot_id == REPLICAS:
-            return restore_elsewhere(remembered, memory, self._clock.read())
-        return restore(remembered, memory, timeline, self._boot_id)
+            return restore_elsewhere(remembered, memory, self._clock)
+        return restore(remembered, memory, self._clock, self._boot_id, resume=resume)
 
     async def keep(self) -> None:
         """Keep the memory as it is now if something in it changed, and once a minute for the clocks.
@@ -100,110 +103,166 @@ class Recollection:
             if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
                 return
             self._taken += 1
-            await self._journal.save(_KEY, dump(self._memory, self._timeline, self._boot_id))
+            await self._journal.save(_KEY, dump(self._memory, self._clock, self._boot_id))
             self._saved, self._kept = (state, now), self._taken
 
 
-def _flat(kind: type) -> Callable[[object], dict[str, Any]]:
-    """What makes a dictionary of a dataclass whose fields are plain values; `asdict` would copy each of them."""
-    names = [field.name for field in fields(kind)]
-    values = attrgetter(*names)
-    return lambda item: dict(zip(names, values(item), strict=True))
-
-
-_CALL, _ASK, _ATTEMPTS = _flat(CallMemory), _flat(AskMemory), _flat(Attempts)
-
-
-def dump(memory: Memory, timeline: Timeline, boot_id: str) -> dict[str, Any]:
-    """Everything that must survive a restart: first sights, waits, attempts, and the time that was slept through."""
+def dump(memory: Memory, clock: Countable, boot_id: str) -> dict[str, Any]:
+    """Everything that must survive a restart: first sights, waits, attempts. Moments are told by their ages."""
+    now = clock.now()
     return {
         "version": VERSION,
         "boot_id": boot_id,
-        "timeline": timeline.dump(),
-        "calls": {id_: _CALL(call) for id_, call in memory.calls.items()},
-        "asks": {id_: _ASK(ask) for id_, ask in memory.asks.items()},
-        "attempts": {key: _ATTEMPTS(tried) for key, tried in memory.attempts.items()},
+        "clock": clock.dump(),
+        "calls": {
+            id_: {
+                "age_seconds": now - call.start,
+                "paused": call.paused,
+                "written_ms": call.written_ms,
+                "witnessed": call.witnessed,
+            }
+            for id_, call in memory.calls.items()
+        },
+        "asks": {id_: now - since for id_, since in memory.asks.items()},
+        "attempts": {key: _told(tried, now) for key, tried in memory.attempts.items()},
         "let_go": dict(memory.let_go),
         "claimed_by": dict(memory.claimed_by),
-        "folded_at": memory.folded_at,
+        "lives": _seen(memory.lives, now),
+        "retries": _seen(memory.retries, now),
+        "folded_seconds_ago": None if memory.folded_at is None else now - memory.folded_at,
     }
 
 
-def restore(value: Mapping[str, Any], memory: Memory, timeline: Timeline, boot_id: str) -> bool:
+def restore(value: Mapping[str, Any], memory: Memory, clock: Countable, boot_id: str, *, resume: bool = True) -> bool:
     """Take up what an earlier process remembered. Returns whether it was of use.
 
-    The awake clock starts anew with each boot: of an earlier boot only what is told by the wall clock and by counts
-    is kept. What was running then was ended by the reboot.
+    What was running at an earlier boot was ended by the reboot: of that one only attempts are kept.
+
+    Args:
+        resume: the clock goes on where that process looked last.
     """
+    now = clock.read()
     try:
         same_boot = bool(boot_id) and value["boot_id"] == boot_id
-        past = _read(value)
-        if same_boot:
-            timeline.restore(value["timeline"])
+        value = migrated(value)
+        gap = now.awake_seconds - _number(value["clock"]["awake_seconds"])
+        last = _last(value["clock"])
+        past = _read(value, clock.at(now) + -(max(0.0, min(gap, _UNWATCHED_SECONDS)) if same_boot else 0.0))
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
     memory.attempts = past.attempts
     if same_boot:
         memory.calls, memory.asks, memory.let_go = past.calls, past.asks, past.let_go
         memory.claimed_by, memory.folded_at = past.claimed_by, past.folded_at
-        memory.taken_up = True
+        memory.lives, memory.retries = past.lives, past.retries
+        memory.unwatched = gap > _UNWATCHED_SECONDS
+        if last is not None and resume:
+            clock.resume(last)
     return True
 
 
-def restore_elsewhere(value: Mapping[str, Any], memory: Memory, now: Reading) -> bool:
+def restore_elsewhere(value: Mapping[str, Any], memory: Memory, clock: Countable) -> bool:
     """Take up what another replica remembered, on whatever machine. Returns whether it was of use.
 
-    Its awake clock says nothing here: its credits are added to what it remembered, and the wall clock tells how long
-    ago it looked. Its own host is known under another name here, so that one's claims are heard of anew.
-
-    Args:
-        now: the clocks of this machine.
+    Its awake clock says nothing here: the wall clock tells how long ago it looked, up to a short gap. Its own host is
+    known under another name here, so that one's claims are heard of anew.
     """
+    now = clock.read()
     try:
-        past, timeline = _read(value), Timeline()
-        timeline.restore(value["timeline"])
-        last = value["timeline"]["last"]
+        value = migrated(value)
+        last = _last(value["clock"])
+        gap = 0.0 if last is None else (now.wall_ms - last.wall_ms) / 1000
+        gap -= 0.0 if last is None else _number(value["clock"]["awake_seconds"]) - last.awake_seconds
+        past = _read(value, clock.at(now) + -max(0.0, min(gap, _UNWATCHED_SECONDS)))
     except (KeyError, TypeError, ValueError, AttributeError):
         return False
-    since = now.awake_seconds
-    for call in past.calls.values():
-        call.start_ms, call.known_since = timeline.shift(call.start_ms, known_since=call.known_since), since
-    shifted = {id_: timeline.shift(ask.at_ms, known_since=ask.known_since) for id_, ask in past.asks.items()}
-    memory.attempts, memory.calls = past.attempts, past.calls
-    memory.asks = {id_: AskMemory(at_ms=int(at_ms), known_since=since) for id_, at_ms in shifted.items()}
+    memory.attempts, memory.calls, memory.asks = past.attempts, past.calls, past.asks
     memory.let_go = {turn: name for turn, name in past.let_go.items() if name != EMBEDDED}
     memory.claimed_by = {id_: name for id_, name in past.claimed_by.items() if name != EMBEDDED}
     memory.heard = dict.fromkeys(past.claimed_by)
-    if last is not None and past.folded_at is not None:
-        ago_seconds = (now.wall_ms - last["wall_ms"]) / 1000 + last["awake_seconds"] - past.folded_at
-        memory.folded_at = since - max(0.0, ago_seconds)
-    memory.taken_up = True
+    memory.lives, memory.folded_at = past.lives, past.folded_at
+    memory.unwatched = gap > _UNWATCHED_SECONDS
     return True
 
 
-def _read(value: Mapping[str, Any]) -> Memory:
-    """What an earlier process remembered, as it was there.
+def _told(tried: Attempts, now: Moment) -> dict[str, Any]:
+    return {
+        "count": tried.count,
+        "tries": tried.tries,
+        "not_before_seconds": None if tried.not_before is None else tried.not_before - now,
+        "given_up": tried.given_up,
+        "newest_prompt_id": tried.newest_prompt_id,
+    }
+
+
+def _seen(sightings: Sightings, now: Moment) -> dict[str, Any]:
+    return {
+        id_: {who: [wall_ms, now - moment] for who, (wall_ms, moment) in told.items()}
+        for id_, told in sightings.known.items()
+    }
+
+
+def _number(value: Any) -> float:  # noqa: ANN401 - whatever the file holds
+    check_numbers([value])
+    return float(value)
+
+
+def _last(clock: Mapping[str, Any]) -> Reading | None:
+    """What the clocks showed when that process looked last."""
+    last, since, slack = clock["last"], clock["steady_since_ms"], _number(clock["steady_slack_seconds"])
+    check_numbers([since or 0])
+    if last is None:
+        return None
+    reading = Reading(**last, steady_since_ms=since, steady_slack_seconds=slack)
+    check_numbers([reading.wall_ms, reading.awake_seconds, reading.running_seconds])
+    return reading
+
+
+def _read(value: Mapping[str, Any], at: Moment) -> Memory:
+    """What an earlier process remembered.
+
+    Args:
+        at: the moment at which it was kept, on the clock of this process.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: it is not what `dump` gave, or of another version.
     """
-    if value["version"] != VERSION:
-        raise ValueError("it is of another version")
-    calls = {CallId(id_): CallMemory(**call) for id_, call in value["calls"].items()}
-    asks = {str(id_): AskMemory(**ask) for id_, ask in value["asks"].items()}
-    attempts = {str(key): Attempts(**tried) for key, tried in value["attempts"].items()}
     let_go = {TurnId(turn): ServerName(name) for turn, name in value["let_go"].items()}
     claimed_by = {SessionId(id_): ServerName(name) for id_, name in value["claimed_by"].items()}
-    folded_at = value["folded_at"]
-    for call in calls.values():
-        check_numbers([call.start_ms, call.known_since, call.paused_ms, call.written_ms])
-    for ask in asks.values():
-        check_numbers([ask.at_ms, ask.known_since])
-    for tried in attempts.values():
-        check_numbers([tried.count, tried.tries, tried.not_before_ms])
-    check_numbers([folded_at or 0])
     if not all(isinstance(name, str) for name in (*let_go.values(), *claimed_by.values())):
         raise ValueError("a name is none")
+    ago = value["folded_seconds_ago"]
     return Memory(
-        calls=calls, asks=asks, attempts=attempts, let_go=let_go, claimed_by=claimed_by, folded_at=folded_at
+        calls={CallId(id_): _call(call, at) for id_, call in value["calls"].items()},
+        asks={str(id_): at + -_number(age) for id_, age in value["asks"].items()},
+        attempts={str(key): _attempts(tried, at) for key, tried in value["attempts"].items()},
+        let_go=let_go,
+        claimed_by=claimed_by,
+        lives=_sightings(value["lives"], at),
+        retries=_sightings(value["retries"], at),
+        folded_at=None if ago is None else at + -_number(ago),
     )
+
+
+def _call(call: Mapping[str, Any], at: Moment) -> CallMemory:
+    known = dict(call)
+    known["start"] = at + -_number(known.pop("age_seconds"))
+    check_numbers([known["written_ms"]])
+    return CallMemory(**known)
+
+
+def _attempts(tried: Mapping[str, Any], at: Moment) -> Attempts:
+    known = dict(tried)
+    left = known.pop("not_before_seconds")
+    check_numbers([known["count"], known["tries"]])
+    return replace(Attempts(**known), not_before=None if left is None else at + _number(left))
+
+
+def _sightings(value: Mapping[str, Any], at: Moment) -> Sightings:
+    known = {
+        SessionId(id_): {
+            ServerName(who): (int(_number(wall)), at + -_number(age)) for who, (wall, age) in told.items()
+        }
+        for id_, told in value.items()
+    }
+    return Sightings(known)

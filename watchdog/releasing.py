@@ -13,6 +13,7 @@ from watchdog.interventions import Actor
 from watchdog.judge import release as release_verdict
 from watchdog.listening import Assessment
 from watchdog.model import Observation, Outcome, Result, Session, SessionId, SpareReason, TurnId
+from watchdog.moments import NEVER, Moment
 from watchdog.ports import Fleet, Server, Store
 from watchdog.watch import Watch
 
@@ -173,12 +174,12 @@ class Releasing:
                 async with self._progress.ending():
                     return await self._watch.act_alone(verdict, reason=reason, actor=Actor.PERSON)
             looks = self._watch.memory.looks
-            first = max((looks[row].at_ms for row in verdict.row_ids if row in looks), default=0)
-            await self._wait_until(first + policy.orphan_grace_seconds * 1000)
+            first = max((looks[row].at for row in verdict.row_ids if row in looks), default=NEVER)
+            await self._wait_until(first + policy.orphan_grace_seconds)
             assessment, session = await self._look_at(session.id)
 
-    async def _wait_until(self, until_ms: float) -> None:
-        left = (until_ms - self._watch.clock.read().wall_ms) / 1000
+    async def _wait_until(self, until: Moment) -> None:
+        left = until - self._watch.clock.now()
         if left <= 0:
             await anyio.sleep(_SHORTEST_WAIT_SECONDS)
             return

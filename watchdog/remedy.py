@@ -33,6 +33,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
+from watchdog.moments import NEVER
 from watchdog.ports import Clock, Fleet, Journal, Server, Store
 from watchdog.proof import stands
 from watchdog.settling import Settling
@@ -166,13 +167,16 @@ class _Ascent(Settling):
             return "the call ended by itself"
         if any(call.id not in verdict.call_ids for call in session.calls if current(session, call.turn_id)):
             return "the session has begun another call"
-        if verdict.rests_on_silence and self._life(session) > verdict.life_ms:
+        if verdict.rests_on_silence and self._showed_life(session):
             return "it showed life again"
         return None
 
-    def _life(self, session: Session) -> int:
-        heard = (server.life().get(session.id, 0) for server in self.tools.fleet.servers())
-        return max([session.last_life_ms, *heard])
+    def _showed_life(self, session: Session) -> bool:
+        """Whether a row or a feed shows life that was not known when it was judged."""
+        if session.last_life_ms > self.verdict.life_ms:
+            return True
+        heard = (server.life().get(session.id, NEVER) for server in self.tools.fleet.servers())
+        return max(heard, default=NEVER) > (self.verdict.heard or NEVER)
 
     # -- rungs 2 and 3: find, abort, verify ------------------------------------------------------------------
 

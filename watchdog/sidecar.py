@@ -11,7 +11,7 @@ import anyio
 
 from watchdog.app import assemble
 from watchdog.certificates import problem_with
-from watchdog.clock import SystemClock
+from watchdog.clock import Countable, SystemClock
 from watchdog.errors import SettingsError
 from watchdog.journal import SqliteJournal
 from watchdog.lock import DatabaseLock
@@ -50,6 +50,7 @@ class Sidecar:
     owners: ProcessOwners
     mandate: DatabaseLock
     journal: SqliteJournal | NoJournal
+    clock: Countable
     bell: _Bell = field(default_factory=_Bell)
 
     @property
@@ -68,6 +69,7 @@ class Sidecar:
             journal=self.journal,
             listeners=listeners,
             dry_run=dry_run,
+            clock=self.clock,
         )
         self.bell.wake = watch.wake
         return watch
@@ -87,7 +89,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
         JournalUnusable: the journal can't be used.
     """
     _check_authorities(loaded)
-    settings, path, clock, bell = loaded.settings, locate_file(loaded), SystemClock(), _Bell()
+    settings, path, clock, bell = loaded.settings, locate_file(loaded), Countable(SystemClock()), _Bell()
     connect = _connector(settings, clock, bell)
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(await _database(path, settings))
@@ -109,6 +111,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
                 owners=owners,
                 mandate=mandate,
                 journal=journal,
+                clock=clock,
                 bell=bell,
             )
             group.cancel_scope.cancel()

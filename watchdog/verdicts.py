@@ -28,10 +28,9 @@ def orphan(case: Case, session: Session, orphaned: list[tuple[Turn, Proof]]) -> 
     ids = {*call_ids}
     calls = [call for call in session.calls if call.id in ids]
     looks = [case.observation.looks.get(row) for row in (*call_ids, *turn_ids)]
-    grace_ms = case.policy.orphan_grace_seconds * 1000
-    agreed = all(look is not None and case.now_ms - look >= grace_ms for look in looks)
+    agreed = all(look is not None and case.now - look >= case.policy.orphan_grace_seconds for look in looks)
     confirmed = agreed or all(proof.at_once for _, proof in orphaned)
-    age = max(0.0, (case.now_ms - min(turn.created_ms for turn in turns)) / 1000)
+    age = max(0.0, case.observation.seconds_since(min(turn.created_ms for turn in turns)))
     why = f"nobody executes it: {orphaned[-1][1].why}; it began {duration(age)} ago"
     if not confirmed and case.policy.orphan_looks == 1:
         why += f"; acting on it takes a second look, {duration(case.policy.orphan_grace_seconds)} later"
@@ -49,6 +48,7 @@ def orphan(case: Case, session: Session, orphaned: list[tuple[Turn, Proof]]) -> 
         call_id=oldest.id if oldest else None,
         tool=oldest.tool if oldest else None,
         life_ms=case.life_ms(session),
+        heard=case.heard(session),
         confirmed=confirmed,
     )
 
@@ -75,6 +75,7 @@ def stuck(case: Case, session: Session, over: list[ToolCall]) -> Verdict:
         call_id=call.id,
         tool=call.tool,
         life_ms=case.life_ms(session),
+        heard=case.heard(session),
         claimed=case.claim(session) is not None,
     )
 
@@ -105,6 +106,7 @@ def stuck_task(
         call_id=call.id,
         tool=call.tool,
         life_ms=case.life_ms(deepest),
+        heard=case.heard(deepest),
         rests_on_silence=silent is not None,
     )
 
@@ -123,6 +125,7 @@ def idle(case: Case, session: Session, silent: float, limit: float) -> Verdict:
         newest_prompt_id=session.newest_prompt_id,
         message_id=turns[-1] if turns else None,
         life_ms=case.life_ms(session),
+        heard=case.heard(session),
         rests_on_silence=True,
     )
 
@@ -143,6 +146,7 @@ def unanswered(case: Case, session: Session, ask: Ask, age: float, limit: float)
         call_id=call.id if call else None,
         tool=call.tool if call else None,
         life_ms=case.life_ms(session),
+        heard=case.heard(session),
         ask=ask,
     )
 
@@ -163,5 +167,6 @@ def released(case: Case, session: Session) -> Verdict:
         call_id=call.id if call else None,
         tool=call.tool if call else None,
         life_ms=case.life_ms(session),
+        heard=case.heard(session),
         released=True,
     )

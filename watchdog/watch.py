@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 
 from watchdog.acting import Acting, Ended
 from watchdog.climb import Confirm, Ladder, confirmed
-from watchdog.clock import Timeline
+from watchdog.clock import Countable
 from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut
 from watchdog.interventions import Actor
 from watchdog.judge import judge, reprove
@@ -43,7 +43,6 @@ __all__ = ["Assessment", "Listener", "Mandate", "Pace", "Watch"]
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _MOST_DOUBLINGS = 16
-_FORGET_CREDITS_MS = 30 * 24 * 3600 * 1000
 
 
 class Mandate(Protocol):
@@ -82,11 +81,11 @@ class Watch:
         self.pace = pace
         self.ladder = ladder
         self.listeners = listeners
-        self.clock = clock
+        self.clock = Countable.of(clock)
         self.mandate = mandate
         self.journal = journal
-        self.memory, self.timeline = Memory(), Timeline()
-        self.silences = Silences(clock)
+        self.memory = Memory()
+        self.silences = Silences(self.clock)
         self._store = store
         self.observer = Observer(
             store=store,
@@ -94,21 +93,18 @@ class Watch:
             owners=owners,
             memory=self.memory,
             silences=self.silences,
-            reuse_holders_ms=int(policy.orphan_grace_seconds * 500),
+            reuse_holders_seconds=policy.orphan_grace_seconds / 2,
         )
         self.remedy = self._remedy(fleet, confirm)
-        self.recollection = Recollection(
-            journal=journal, clock=clock, memory=self.memory, timeline=self.timeline, boot_id=boot_id
-        )
+        self.recollection = Recollection(journal=journal, clock=self.clock, memory=self.memory, boot_id=boot_id)
         self.acting = Acting(
-            remedy=self.remedy, memory=self.memory, clock=clock, pace=pace, listeners=listeners, keep=self._keep
+            remedy=self.remedy, memory=self.memory, clock=self.clock, pace=pace, listeners=listeners, keep=self._keep
         )
-        self.search = Search(store, clock, found=self.wake)
+        self.search = Search(store, self.clock, found=self.wake)
         self._reproofs = Rounds(self._reprove_all)
         self._on_hold: frozenset[SessionId] | None = None
         self._took_over = False  # whether this is the one whose memory is kept
         self._began_in: int | None = None  # the term of the mandate in which it took over
-        self._planned: float | None = None
         self._stood_still = 0.0
         self._wakeup, self._hurry = anyio.Event(), anyio.Event()
         self._left: frozenset[str] | None = None if not pace.recover_on_start else frozenset()
@@ -141,35 +137,23 @@ class Watch:
             JournalUnusable: the journal can't be read, so it is not known what is on hold.
         """
         await self._recall()
-        reading = self.clock.read()
         # Whichever look is the first one after the machine or the process stood still notices it.
-        due = self._planned is not None and reading.awake_seconds >= self._planned
-        advance = self.timeline.advance(reading, planned_awake_seconds=self._planned if due else None)
-        self._planned = None if due else self._planned
+        instant = self.clock.look(patience_seconds=self.pace.too_late_seconds)
+        advance = instant.advance
         self._stood_still = max(self._stood_still, advance.late_seconds, advance.slept_seconds)
-        self.timeline.prune(reading.wall_ms - _FORGET_CREDITS_MS)
-        observation = await self.observer.look(
-            reading.wall_ms,
-            self.timeline.shift,
-            awake_seconds=reading.awake_seconds,
-            step_ms=self.timeline.step_ms,
-            also=also,
-            full=full,
-            scan_parts=scan_parts,
-            fresh=fresh,
-        )
+        observation = await self.observer.look(instant, also=also, full=full, scan_parts=scan_parts, fresh=fresh)
         # After the look: `undo` notes its hold before it opens rows again, so whoever sees the rows sees the hold.
-        holds = await self.journal.holds(reading.wall_ms)
+        holds = await self.journal.holds(instant.at_ms)
         self._mind(holds)
         observation = replace(observation, on_hold={id_: hold.why for id_, hold in holds.items()})
-        judgement = judge(observation, self.policy, reading.wall_ms)
+        judgement = judge(observation, self.policy, instant.now)
         self.memory.note_looks(observation, judgement.unclaimed)
-        slow = self.clock.read().awake_seconds - reading.awake_seconds
+        slow = self.clock.read().awake_seconds - instant.awake_seconds
         return Assessment(
             observation=observation,
             judgement=judgement,
             advance=advance,
-            began_at=reading.awake_seconds,
+            began_at=instant.awake_seconds,
             slow_seconds=slow,
         )
 
@@ -314,7 +298,7 @@ class Watch:
                 delay = self._delay(assessment.judgement)
             if stop.is_set():
                 break
-            self._planned = self._next_look(now, delay)
+            self.clock.plan(self._next_look(now, delay))
             await self._rest(delay, looked_for=self.clock.read().awake_seconds - now)
 
     async def _take_over(self, assessment: Assessment) -> Assessment:
@@ -372,7 +356,7 @@ class Watch:
 
     def _delay(self, judgement: Judgement) -> float:
         """Seconds until the next look: the poll interval, or less if a limit is reached before."""
-        return self.pace.delay(self.policy, deadline_ms=judgement.next_deadline_ms, now_ms=self.clock.read().wall_ms)
+        return self.pace.delay(self.policy, deadline=judgement.next_deadline, now=self.clock.now())
 
     async def _rest(self, seconds: float, *, looked_for: float) -> None:
         """Wait, or until somebody wakes the loop; a look that took long is not followed by another one at once."""

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from watchdog.moments import Moment, WallMs
 from watchdog.ports import Reading
 
 START_MS = 1_700_000_000_000
@@ -10,11 +11,14 @@ START_MS = 1_700_000_000_000
 class FakeClock:
     """Wall, awake and running clock move separately; a sleeper wakes when the awake clock passes its deadline.
 
+    Nobody ever set the wall clock, until a test does: what is read at a first look is as old as its rows say.
+
     Args:
         auto: a sleep moves the clocks itself and ends at once.
     """
 
     def __init__(self, *, wall_ms: float = START_MS, auto: bool = False) -> None:
+        self._steady_since_ms: WallMs | None = 0
         self._wall_ms = float(wall_ms)
         self._awake_seconds = 1000.0
         self._running_seconds = 1000.0
@@ -36,7 +40,16 @@ class FakeClock:
 
     def read(self) -> Reading:
         """Read all clocks at once."""
-        return Reading(wall_ms=self.now_ms, awake_seconds=self._awake_seconds, running_seconds=self._running_seconds)
+        return Reading(
+            wall_ms=self.now_ms,
+            awake_seconds=self._awake_seconds,
+            running_seconds=self._running_seconds,
+            steady_since_ms=self._steady_since_ms,
+        )
+
+    def now(self) -> Moment:
+        """Countable time where no look ever comes late."""
+        return Moment(self._awake_seconds)
 
     def advance(self, seconds: float) -> None:
         """Let ordinary time pass, and wake the sleepers that are due."""
@@ -54,8 +67,13 @@ class FakeClock:
         self._running_seconds += seconds
 
     def step(self, seconds: float) -> None:
-        """Set the wall clock, backward if negative."""
+        """Set the wall clock, backward if negative. From now on nothing tells a first look how it moved."""
         self._wall_ms += seconds * 1000
+        self._steady_since_ms = None
+
+    def pause_machine(self, seconds: float) -> None:
+        """Pause the virtual machine: the wall clock is set when it goes on, and no other clock knows of it."""
+        self.step(seconds)
 
     async def sleep(self, seconds: float) -> None:
         """Wait until a test has moved the awake clock by `seconds`."""

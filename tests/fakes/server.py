@@ -13,6 +13,7 @@ import anyio.lowlevel
 
 from watchdog.errors import ServerAnswerInvalid, ServerError
 from watchdog.model import Activity, Ask, Endpoint, Row, ServerName, SessionId, Status, TurnId, Witness
+from watchdog.moments import NEVER, Moment
 
 
 def endpoint(port: int, address: str = "127.0.0.1") -> Endpoint:
@@ -55,8 +56,8 @@ class FakeServer:
     unreadable: set[SessionId] = field(default_factory=set)
     abort_behaviour: AbortBehaviour = AbortBehaviour.WORKS
     on_abort: Callable[[SessionId], Awaitable[None]] | None = None
-    heard: Witness | None = field(default_factory=lambda: Witness(connected=True, since_ms=0))
-    signs: dict[SessionId, int] = field(default_factory=dict)
+    heard: Witness | None = field(default_factory=lambda: Witness(connected=True, since=NEVER))
+    signs: dict[SessionId, Moment] = field(default_factory=dict)
     aborted: list[tuple[SessionId, str]] = field(default_factory=list)
     published: list[tuple[Row, str]] = field(default_factory=list)
     deleted: list[tuple[SessionId, str]] = field(default_factory=list)
@@ -142,7 +143,7 @@ class FakeServer:
         """How well its feed is heard."""
         return self.heard
 
-    def life(self) -> dict[SessionId, int]:
+    def life(self) -> dict[SessionId, Moment]:
         """The signs of life of the script."""
         return dict(self.signs)
 

@@ -37,6 +37,7 @@ from watchdog.model import (
     TurnId,
     Verdict,
 )
+from watchdog.moments import Moment
 from watchdog.opencode.database import Limits, OpencodeDatabase
 from watchdog.ports import Clock
 from watchdog.settings import Settings
@@ -276,6 +277,10 @@ class Stage:
     def ago(self, seconds: float) -> int:
         """The moment so many seconds before now."""
         return self.hands.now_ms - round(seconds * 1000)
+
+    def back(self, seconds: float) -> Moment:
+        """The same on the countable clock, as a feed stamps what it hears."""
+        return self.hands.now() + -seconds
 
     def stored(self) -> dict[str, list[tuple[Any, ...]]]:
         """Every row of every table that holds sessions."""

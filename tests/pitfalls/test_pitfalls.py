@@ -427,6 +427,7 @@ class Sleeper:
             wall_ms=now.wall_ms + round(self.slept * 1000),
             awake_seconds=now.awake_seconds,
             running_seconds=now.running_seconds + self.slept,
+            steady_since_ms=now.steady_since_ms,
         )
 
     async def sleep(self, seconds: float) -> None:
@@ -540,7 +541,7 @@ async def test_a_parent_that_is_silent_while_its_child_streams_is_spared(stage: 
     stage.rows.finish_call(child.call)
 
     def stream() -> None:
-        stage.server.signs[child.session] = stage.ago(0)
+        stage.server.signs[child.session] = stage.back(0)
 
     limits = {"tool_timeout": 600, "task_timeout": 600, "idle_timeout": 600}
     async with stage.watching(poll_interval=300, **limits) as play:
@@ -597,7 +598,7 @@ async def test_a_long_healthy_stream_without_database_writes_is_not_idle(stage: 
     before = stage.stored()
 
     def stream() -> None:
-        stage.server.signs[session] = stage.ago(0)
+        stage.server.signs[session] = stage.back(0)
 
     async with stage.watching(idle_timeout=600, poll_interval=300) as play:
         await play.pass_time(3 * HOUR, every=stream)
@@ -658,7 +659,7 @@ async def test_after_three_idle_hours_the_clock_starts_with_the_new_prompt(stage
     """14."""
     session = stage.thinking(age=3 * HOUR)
     stage.rows.finish_turn("msg_turn_1", at=stage.ago(3 * HOUR))
-    stage.server.signs[session] = stage.ago(3 * HOUR)
+    stage.server.signs[session] = stage.back(3 * HOUR)
     stage.rows.prompt(session, "msg_new", at=stage.ago(0))
     async with stage.watching(idle_timeout=MINUTE) as play:
         await play.pass_time(MINUTE - 1)
@@ -674,7 +675,7 @@ async def test_the_activity_of_a_sibling_or_of_a_file_clears_no_verdict(stage: S
     stage.server.busy(sibling, str(tmp_path))
 
     def bustle() -> None:
-        stage.server.signs[sibling] = stage.ago(0)
+        stage.server.signs[sibling] = stage.back(0)
         stage.rows.text(stage.rows.turn(sibling, at=stage.ago(0), completed_at=stage.ago(0)), at=stage.ago(0))
         (tmp_path / "notes.txt").write_text(str(stage.ago(0)))
 

@@ -24,8 +24,11 @@ from watchdog.model import (
     TurnId,
     Witness,
 )
+from watchdog.moments import NEVER, Moment
 
 NOW = 1_800_000_000_000
+AT = Moment(50_000.0)
+"""The same on the countable clock."""
 DIRECTORY = "/work/tree"
 SERVER = ServerName("http://127.0.0.1:4096")
 POLICY = Policy(tool_timeout_seconds=60, task_timeout_seconds=300, idle_timeout_seconds=30)
@@ -34,6 +37,16 @@ POLICY = Policy(tool_timeout_seconds=60, task_timeout_seconds=300, idle_timeout_
 def ago(seconds: float) -> int:
     """The moment so many seconds before now."""
     return NOW - int(seconds * 1000)
+
+
+def back(seconds: float) -> Moment:
+    """The same on the countable clock."""
+    return AT + -seconds
+
+
+def moment(wall_ms: float) -> Moment:
+    """A wall time on the countable clock, where nothing ever stood still."""
+    return AT + (wall_ms - NOW) / 1000
 
 
 def call(
@@ -107,7 +120,7 @@ def report(
         "statuses": dict.fromkeys(directories, said),
         "asks": dict.fromkeys(directories, tuple(asks)),
         "served": frozenset(TurnId(id_) for id_ in served),
-        "witness": Witness(connected=True, since_ms=ago(10_000)),
+        "witness": Witness(connected=True, since=back(10_000)),
         **more,
     }
     return ServerReport(**fields)
@@ -139,15 +152,30 @@ def observation(
     """An observation at `NOW`; `idle` gives the seconds of silence of the sessions that have a witness."""
     if holders is not None and not isinstance(holders, Holders):
         holders = Holders(known=tuple(holders))
+    reports = tuple(reports)
+    lives = {each.id: moment(each.last_life_ms) for each in sessions}
+    retries: dict[SessionId, Moment] = {}
+    for told in reports:
+        lives |= {id_: max(lives[id_], heard) for id_, heard in told.life.items() if id_ in lives}
+        for id_, said in told.said.items():
+            for status in said:
+                if status.last_life_ms is not None and id_ in lives:
+                    lives[id_] = max(lives[id_], moment(status.last_life_ms))
+                if status.retry_at_ms is not None:
+                    retries[id_] = max(retries.get(id_, NEVER), moment(status.retry_at_ms))
     fields: dict[str, Any] = {
-        "call_clocks": {call.id: float(call.created_ms) for each in sessions for call in each.calls},
-        "idle_clocks": {SessionId(id_): NOW - seconds * 1000 for id_, seconds in (idle or {}).items()},
+        "call_clocks": {call.id: moment(call.created_ms) for each in sessions for call in each.calls},
+        "idle_clocks": {SessionId(id_): back(seconds) for id_, seconds in (idle or {}).items()},
+        "lives": lives,
+        "retries": retries,
+        "steady_since_ms": 0,
         **more,
     }
     return Observation(
         at_ms=NOW,
+        now=AT,
         snapshot=Snapshot(sessions={each.id: each for each in sessions}),
-        reports=tuple(reports),
+        reports=reports,
         holders=holders,
         **fields,
     )

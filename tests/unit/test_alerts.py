@@ -9,7 +9,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.conftest import stage
 from tests.pitfalls.stage import Stage
-from tests.unit.observations import NOW, POLICY, busy, call, observation, report, session
+from tests.unit.observations import AT, NOW, POLICY, busy, call, observation, report, session
 from watchdog.alerts import Alert, Alerts, Severity
 from watchdog.clock import Advance
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
@@ -32,7 +32,7 @@ from watchdog.receivers import Occasion
 __all__ = ["stage"]
 
 STUCK = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")])
-(VERDICT,) = judge(STUCK, POLICY, NOW).verdicts
+(VERDICT,) = judge(STUCK, POLICY, AT).verdicts
 GIVEN_UP = replace(STUCK, attempts={key: Attempts(count=3, given_up=True) for key in VERDICT.attempt_keys})
 HELD = replace(GIVEN_UP, on_hold={SessionId("ses_1"): "a person said to leave it"})
 OVER = observation()
@@ -59,7 +59,7 @@ class Told:
         """The titles that some looks bring."""
         before = len(self.alerts)
         for look in looks:
-            judgement = judge(look, POLICY, NOW)
+            judgement = judge(look, POLICY, AT)
             self.listener.looked(
                 Assessment(observation=look, judgement=judgement, advance=Advance(), began_at=0.0), acting=acting
             )
@@ -177,7 +177,7 @@ def test_many_damaged_rows_are_one_message() -> None:
     damaged = tuple(
         Damage(table="part", id=f"prt_{number}", session_id=SessionId("ses_1"), problem="x") for number in range(9)
     )
-    look = Observation(at_ms=NOW, snapshot=Snapshot(damaged=damaged))
+    look = Observation(at_ms=NOW, now=AT, steady_since_ms=0, snapshot=Snapshot(damaged=damaged))
     told.see(look)
     told.clock.advance(300)
     assert told.see(look) == ["degraded for 5 min"]

@@ -16,6 +16,8 @@ PACKAGE = "watchdog"
 EXPLAINING = {"explanation", "explain", "explain_clocks", "explain_witnesses", "explain_advice"}
 PURE = {
     "shown",
+    "moments",
+    "sightings",
     "overview",
     "model",
     "judge",
@@ -31,6 +33,9 @@ PURE = {
 """Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
 
 JUDGING = {"judge", "case", "family", "limits", "proof", "verdicts"}
+
+EVERYWHERE = {"moments"}
+"""The two kinds of time: whoever has a time says of which kind it is."""
 
 ROOMS: Mapping[str, set[str]] = {
     "model": set(),
@@ -61,7 +66,9 @@ ROOMS: Mapping[str, set[str]] = {
     **{name: {"model", *JUDGING} for name in JUDGING},
     **{name: {"model", "case", "family", "limits", "proof", *EXPLAINING} for name in EXPLAINING},
     "settle": {"model"},
-    "memory": {"model", "family", "proof"},
+    "moments": set(),
+    "sightings": {"model"},
+    "memory": {"model", "family", "proof", "sightings"},
     "endpoints": {"model"},
     "observe": {"endpoints", "ports", "model", "memory", "clock", "errors", "proof", "silence"},
     "climb": {"ports", "model", "errors", "interventions", "sharing"},
@@ -69,7 +76,8 @@ ROOMS: Mapping[str, set[str]] = {
     "remedy": {"climb", "settling", "ports", "model", "errors", "interventions", "proof", "sharing"},
     "pace": {"limits", "model"},
     "acting": {"errors", "interventions", "listening", "memory", "model", "pace", "ports", "remedy"},
-    "recollection": {"ports", "model", "memory", "clock"},
+    "recollection": {"ports", "model", "memory", "clock", "sightings", "version_one"},
+    "version_one": {"clock"},
     "listening": {"clock", "model", "errors"},
     "sharing": set(),
     "silence": {"ports", "errors"},

@@ -31,7 +31,7 @@ from tests.fakes.server import loopback
 from tests.support.debian import require
 from tests.support.postgres import Cluster
 from tests.support.waiting import wait_until
-from watchdog.clock import SystemClock
+from watchdog.clock import Countable, SystemClock
 from watchdog.model import SessionId, TurnId
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.server import OpencodeServer
@@ -320,7 +320,7 @@ async def test_the_scripted_server_tells_its_listeners_what_it_is_at_work_on(gen
         rng = random.Random(1)  # noqa: S311 - spreads attempts to connect
         async with (
             loopback(server.handle) as url,
-            OpencodeServer(url, clock=SystemClock(), rng=rng) as asked,
+            OpencodeServer(url, clock=Countable(SystemClock()), rng=rng) as asked,
             anyio.create_task_group() as group,
         ):
             group.start_soon(asked.feed.run)

@@ -1,3 +1,5 @@
+"""The clock that counts: what is no age, and where wall time lies on it."""
+
 import asyncio
 import os
 import signal
@@ -5,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,236 +15,196 @@ from hypothesis import strategies as st
 
 from tests.fakes.clock import FakeClock
 from tests.support.properties import ANY_MACHINE
-from watchdog.clock import MOST_CREDITS, SystemClock, Timeline
-from watchdog.ports import Clock, Reading
+from watchdog.clock import Countable, Instant, SystemClock
+from watchdog.moments import Moment
+from watchdog.ports import Clock
 
 INTERVAL = 5.0
 TOLERANCE = 0.11
 
 
-def look(timeline: Timeline, clock: FakeClock, *, planned: float | None = None) -> Reading:
-    timeline.advance(clock.read(), planned_awake_seconds=planned)
-    return clock.read()
+@dataclass
+class World:
+    hands: FakeClock
+    counter: Countable
+
+    def look(self, *, planned: float | None = None) -> Instant:
+        if planned is not None:
+            self.counter.plan(planned)
+        return self.counter.look()
 
 
-def age(timeline: Timeline, clock: FakeClock, moment_ms: float, known_since: float | None = None) -> float:
-    return (clock.now_ms - timeline.shift(moment_ms, known_since=known_since)) / 1000
+@pytest.fixture
+def world() -> World:
+    hands = FakeClock()
+    return World(hands, Countable(hands))
 
 
 def test_the_fake_and_the_real_clock_are_clocks() -> None:
-    clocks: list[Clock] = [FakeClock(), SystemClock()]
+    clocks: list[Clock] = [FakeClock(), SystemClock(), Countable(FakeClock())]
     for clock in clocks:
         assert clock.read().wall_ms > 0
 
 
-def test_ordinary_time_is_age() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
+def test_awake_time_counts_as_it_passes(world: World) -> None:
+    first = last = world.look()
     for _ in range(12):
-        planned = clock.read().awake_seconds + INTERVAL
-        clock.advance(INTERVAL)
-        look(timeline, clock, planned=planned)
-    assert age(timeline, clock, started.wall_ms) == pytest.approx(60)
-    assert timeline.step_ms is None
+        planned = world.hands.read().awake_seconds + INTERVAL
+        world.hands.advance(INTERVAL)
+        last = world.look(planned=planned)
+    assert last.now - first.now == pytest.approx(60)
+    assert last.moment_of(first.at_ms) == Moment(first.now.seconds)
 
 
-def test_nine_minutes_of_sleep_add_nothing() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
-    clock.sleep_machine(540)
-    clock.advance(INTERVAL)
-    advance = timeline.advance(clock.read(), planned_awake_seconds=started.awake_seconds + INTERVAL)
-    assert advance.slept_seconds == pytest.approx(540)
-    assert advance.stepped_seconds == 0
-    assert advance.late_seconds == 0
-    assert age(timeline, clock, started.wall_ms) == pytest.approx(INTERVAL)
-    assert timeline.step_ms is None
+@pytest.mark.parametrize("seconds", [1, 540, 8 * 3600])
+def test_what_the_machine_sleeps_does_not_count(world: World, seconds: float) -> None:
+    first = world.look()
+    world.hands.advance(2)
+    world.hands.sleep_machine(seconds)
+    world.hands.advance(3)
+    last = world.look(planned=first.awake_seconds + INTERVAL)
+    assert last.advance.slept_seconds == pytest.approx(seconds)
+    assert last.now - first.now == pytest.approx(INTERVAL)
 
 
-def test_a_moment_between_the_look_and_the_sleep_gains_nothing_from_the_sleep() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    look(timeline, clock)
-    clock.advance(1)
-    created = clock.now_ms
-    clock.sleep_machine(540)
-    clock.advance(4)
-    look(timeline, clock)
-    assert age(timeline, clock, created) == pytest.approx(4)
+@pytest.mark.parametrize("seconds", [3600, -3600, 0.4, -0.4])
+def test_a_step_of_the_wall_clock_does_not_count(world: World, seconds: float) -> None:
+    first = world.look()
+    world.hands.advance(2)
+    world.hands.step(seconds)
+    world.hands.advance(3)
+    last = world.look(planned=first.awake_seconds + INTERVAL)
+    assert last.advance.stepped_seconds == pytest.approx(seconds, abs=0.001)
+    assert last.now - first.now == pytest.approx(INTERVAL)
 
 
-def test_a_moment_after_the_sleep_never_looks_older_than_it_is() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    look(timeline, clock)
-    clock.sleep_machine(540)
-    clock.advance(1)
-    created = clock.now_ms
-    clock.advance(4)
-    look(timeline, clock)
-    assert 0 <= age(timeline, clock, created) <= 4
-    clock.advance(60)
-    look(timeline, clock)
-    assert 60 <= age(timeline, clock, created) <= 64
+@pytest.mark.parametrize(("late", "uncounted"), [(0.2, 0.0), (0.3, 0.3), (12.0, 12.0), (-1.0, 0.0)])
+def test_what_a_look_is_late_does_not_count_above_a_quarter_second(
+    world: World, late: float, uncounted: float
+) -> None:
+    first = world.look()
+    world.hands.advance(INTERVAL + late)
+    last = world.look(planned=first.awake_seconds + INTERVAL)
+    assert last.advance.late_seconds == pytest.approx(uncounted)
+    assert last.now - first.now == pytest.approx(INTERVAL + late - uncounted)
 
 
-@pytest.mark.parametrize("step", [-7200.0, -100.0, -2.0, 2.0, 100.0, 7200.0])
-def test_setting_the_wall_clock_adds_nothing(step: float) -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
-    clock.advance(2)
-    clock.step(step)
-    clock.advance(3)
-    advance = timeline.advance(clock.read(), planned_awake_seconds=started.awake_seconds + INTERVAL)
-    assert advance.stepped_seconds == pytest.approx(step)
-    assert advance.slept_seconds == 0
-    assert age(timeline, clock, started.wall_ms, started.awake_seconds) == pytest.approx(INTERVAL)
-    assert age(timeline, clock, started.wall_ms) <= INTERVAL + 0.001
+def test_a_look_that_nobody_planned_is_never_late(world: World) -> None:
+    first = world.look()
+    world.hands.advance(1000)
+    assert world.look().now - first.now == pytest.approx(1000)
 
 
-def test_a_second_step_back_does_not_age_what_came_after_it() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    created = look(timeline, clock)
-    for _ in range(2):
-        clock.step(-100)
-        clock.advance(INTERVAL)
-        created = look(timeline, clock)
-    clock.advance(INTERVAL)
-    look(timeline, clock)
-    assert age(timeline, clock, created.wall_ms) == pytest.approx(INTERVAL)
+def test_while_a_look_that_is_due_does_not_come_the_counter_stands_still(world: World) -> None:
+    """What is stamped before the look notices must not lie in the future of it."""
+    first = world.look()
+    world.counter.plan(first.awake_seconds + INTERVAL)
+    world.hands.advance(3600)
+    stamped = world.counter.now()
+    assert 0 <= stamped - world.look().now <= 0.25
+    assert stamped - first.now == pytest.approx(INTERVAL, abs=0.25)
 
 
-def test_what_is_older_than_a_step_back_is_exact_without_being_known() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    created = clock.now_ms
-    clock.advance(1000)
-    look(timeline, clock)
-    clock.step(-100)
-    clock.advance(INTERVAL)
-    look(timeline, clock)
-    assert age(timeline, clock, created) == pytest.approx(1000 + INTERVAL)
+def test_a_look_that_takes_longer_than_its_patience_stops_the_counter(world: World) -> None:
+    first = world.look()
+    world.counter.plan(first.awake_seconds)
+    world.counter.look(patience_seconds=10)
+    world.hands.advance(3600)
+    assert world.counter.now() - first.now == pytest.approx(10)
 
 
-def test_a_sleep_and_a_step_back_that_cancel_each_other_are_both_credited() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
-    clock.step(-540)
-    between = clock.now_ms
-    clock.sleep_machine(540)
-    clock.advance(INTERVAL)
-    look(timeline, clock)
-    assert age(timeline, clock, started.wall_ms, started.awake_seconds) == pytest.approx(INTERVAL)
-    assert age(timeline, clock, between) <= INTERVAL
+class TestFirstSight:
+    def test_what_is_written_between_looks_is_as_old_as_it_is(self, world: World) -> None:
+        world.look()
+        world.hands.advance(3)
+        wrote = world.hands.now_ms
+        world.hands.advance(4)
+        last = world.look()
+        assert last.now - last.moment_of(wrote) == pytest.approx(4)
+
+    def test_before_a_sleep_counts_what_lay_before_the_sleep_at_most(self, world: World) -> None:
+        first = world.look()
+        world.hands.advance(3)
+        wrote = world.hands.now_ms
+        world.hands.advance(2)
+        world.hands.sleep_machine(3600)
+        world.hands.advance(1)
+        last = world.look()
+        assert 0 <= last.now - last.moment_of(wrote) <= 3 + TOLERANCE
+        assert last.now - last.moment_of(first.at_ms - 100_000) == pytest.approx(106)
+
+    def test_after_a_step_back_what_was_written_before_it_counts_from_the_look(self, world: World) -> None:
+        world.look()
+        world.hands.advance(3)
+        wrote = world.hands.now_ms
+        world.hands.step(-3600)
+        last = world.look()
+        assert (last.moment_of(wrote), last.moment_of(wrote - 10_000_000)) == (last.now, last.now)
+
+    def test_a_time_of_the_future_is_now(self, world: World) -> None:
+        first = world.look()
+        assert first.moment_of(first.at_ms + 10**9) == first.now
+
+    def test_what_is_due_is_due_after_what_is_left(self, world: World) -> None:
+        first = world.look()
+        assert first.due_at(first.at_ms + 1_800_000) == first.now + 1800
+        assert first.due_at(first.at_ms - 5000) == first.moment_of(first.at_ms - 5000)
+
+    def test_at_a_first_look_after_a_pause_of_the_machine_nothing_is_older_than_the_look(self, world: World) -> None:
+        wrote = world.hands.now_ms
+        world.hands.advance(300)
+        world.hands.pause_machine(8 * 3600)
+        first = world.look()
+        assert first.moment_of(wrote) == first.now
+        assert first.steady_since_ms > wrote
+
+    def test_at_a_first_look_where_the_clock_was_never_set_everything_is_as_old_as_it_says(
+        self, world: World
+    ) -> None:
+        first = world.look()
+        assert first.now - first.moment_of(first.at_ms - 5_000_000) == pytest.approx(5000)
+        assert first.steady_since_ms == 0
+
+    def test_what_was_slept_before_a_first_look_does_not_count(self, world: World) -> None:
+        world.hands.advance(60)
+        world.hands.sleep_machine(8 * 3600)
+        first = world.look()
+        assert first.now - first.moment_of(first.at_ms - 9 * 3_600_000) == pytest.approx(3600)
 
 
-@pytest.mark.parametrize("step", [-100.0, 100.0])
-def test_a_step_bars_the_comparison_with_births_for_whatever_may_be_older(step: float) -> None:
-    clock, timeline = FakeClock(), Timeline()
-    look(timeline, clock)
-    clock.advance(4)
-    last_before = clock.now_ms
-    clock.step(step)
-    clock.advance(1)
-    look(timeline, clock)
-    assert timeline.step_ms is not None
-    assert timeline.step_ms >= max(last_before, clock.now_ms)
-    assert timeline.step_ms <= max(last_before, clock.now_ms) + 1000
+class TestSteady:
+    @pytest.mark.parametrize("step", [3600, -3600, 1.5, -1.5])
+    def test_a_step_of_over_a_second_is_noted_at_the_latest_time_it_can_have_been(
+        self, world: World, step: float
+    ) -> None:
+        world.look()
+        world.hands.advance(3)
+        before = world.hands.now_ms
+        world.hands.step(step)
+        world.hands.advance(2)
+        steady = world.look().steady_since_ms
+        assert max(before, world.hands.now_ms) < steady <= max(before, world.hands.now_ms) + 2001
 
+    @pytest.mark.parametrize("step", [0.9, -0.9])
+    def test_less_than_a_second_is_not(self, world: World, step: float) -> None:
+        world.look()
+        world.hands.step(step)
+        assert world.look().steady_since_ms == 0
 
-@pytest.mark.parametrize(("step", "noted"), [(1.0, False), (-1.0, False), (1.1, True), (-1.1, True)])
-def test_only_a_step_of_more_than_a_second_counts_as_one(step: float, noted: bool) -> None:
-    clock, timeline = FakeClock(), Timeline()
-    look(timeline, clock)
-    clock.step(step)
-    look(timeline, clock)
-    assert (timeline.step_ms is not None) is noted
-
-
-def test_a_row_created_after_a_step_back_never_looks_older_than_it_is() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    look(timeline, clock)
-    clock.step(-3600)
-    clock.advance(INTERVAL)
-    look(timeline, clock)
-    created = clock.now_ms
-    clock.advance(INTERVAL)
-    look(timeline, clock)
-    assert age(timeline, clock, created) == pytest.approx(INTERVAL)
-
-
-def test_small_drifts_do_not_add_up() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
-    for _ in range(500):
-        clock.advance(0.1)
-        clock.step(0.04)
-        look(timeline, clock)
-    assert age(timeline, clock, started.wall_ms) == pytest.approx(50, abs=TOLERANCE)
-    assert timeline.step_ms is not None
-
-
-@pytest.mark.parametrize(("late", "credited"), [(0.2, 0.0), (0.3, 0.3), (12.0, 12.0), (-1.0, 0.0)])
-def test_what_a_look_is_late_is_credited_above_a_quarter_second(late: float, credited: float) -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
-    clock.advance(INTERVAL + late)
-    advance = timeline.advance(clock.read(), planned_awake_seconds=started.awake_seconds + INTERVAL)
-    assert advance.late_seconds == pytest.approx(credited)
-    assert age(timeline, clock, started.wall_ms) == pytest.approx(INTERVAL + late - credited)
-
-
-def test_a_look_that_was_not_planned_is_not_late() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    look(timeline, clock)
-    clock.advance(100)
-    assert timeline.advance(clock.read(), planned_awake_seconds=None).late_seconds == 0
-
-
-def test_lateness_sleep_and_a_step_at_once_are_each_credited() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
-    clock.advance(INTERVAL)
-    clock.sleep_machine(540)
-    clock.step(-1000)
-    clock.advance(3)
-    advance = timeline.advance(clock.read(), planned_awake_seconds=started.awake_seconds + INTERVAL)
-    assert advance.late_seconds == pytest.approx(3)
-    assert advance.slept_seconds == pytest.approx(540)
-    assert advance.stepped_seconds == pytest.approx(-1000)
-    assert age(timeline, clock, started.wall_ms, started.awake_seconds) == pytest.approx(INTERVAL)
-
-
-def test_pruning_forgets_only_what_no_later_moment_needs() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
-    clock.sleep_machine(100)
-    asleep_until = look(timeline, clock)
-    timeline.prune(started.wall_ms)
-    assert age(timeline, clock, started.wall_ms) == pytest.approx(0)
-    timeline.prune(asleep_until.wall_ms + 1)
-    assert age(timeline, clock, started.wall_ms) == pytest.approx(100)
-
-
-def test_credits_beyond_the_bound_are_merged_and_still_credited() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    started = look(timeline, clock)
-    for _ in range(MOST_CREDITS + 500):
-        clock.advance(1)
-        clock.sleep_machine(10)
-        look(timeline, clock)
-    assert len(timeline._credits) == MOST_CREDITS
-    assert age(timeline, clock, started.wall_ms) == pytest.approx(MOST_CREDITS + 500)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Noted:
-    wall_ms: int
-    awake_seconds: float
-    late_before: float
-    at_look: bool
+    def test_a_clock_that_is_slewed_for_long_is(self, world: World) -> None:
+        last = world.look()
+        for _ in range(200):
+            world.hands.advance(INTERVAL)
+            world.hands.step(0.01)
+            last = world.look()
+        assert last.steady_since_ms > 0
 
 
 EVENTS = st.lists(
     st.tuples(
-        st.sampled_from(["advance", "advance", "sleep", "step", "look", "look", "late look", "note"]),
+        st.sampled_from(
+            ["advance", "advance", "sleep", "step", "look", "look", "late look", "stop in a look", "note"]
+        ),
         st.floats(min_value=0.0, max_value=900.0, allow_nan=False),
         st.booleans(),
     ),
@@ -249,69 +212,138 @@ EVENTS = st.lists(
 )
 
 
+@dataclass(kw_only=True)
+class Noted:
+    """A wall time that was written at some moment, and where it was first seen to lie."""
+
+    wall_ms: int
+    alive_since: float
+    seen: Moment | None = None
+
+
+class History:
+    """What happens to a machine, and the wall times that are written meanwhile."""
+
+    def __init__(self) -> None:
+        self.hands = FakeClock()
+        self.counter = Countable(self.hands)
+        self.late = 0.0
+        self.noted: list[Noted] = []
+        self.disturbed = False
+        self.stepped = False
+        self.first = self.last = self.counter.look()
+
+    @property
+    def alive(self) -> float:
+        """The awake time, without what looks came late."""
+        return self.hands.read().awake_seconds - self.late
+
+    def happen(self, kind: str, seconds: float, *, backward: bool) -> None:
+        self.disturbed = self.disturbed or kind in {"sleep", "step", "late look", "stop in a look"}
+        if kind == "advance":
+            self.hands.advance(seconds)
+        elif kind == "sleep":
+            self.hands.sleep_machine(seconds)
+        elif kind == "step":
+            if self.stepped:  # a step that is undone before the next look can't be seen
+                self.look()
+            self.stepped = True
+            self.hands.step(-seconds if backward else seconds)
+        elif kind == "note":
+            self.hands.advance(0.001)
+            self.noted.append(Noted(wall_ms=self.hands.now_ms, alive_since=self.alive))
+        else:
+            self.look(late=seconds if kind == "late look" else 0.0, slow=seconds if "stop" in kind else 0.0)
+
+    def look(self, *, late: float = 0.0, slow: float = 0.0) -> None:
+        """Look as the loop does, and plan the next look as it does."""
+        self.hands.advance(0.001)  # no two looks come at the same moment
+        self.counter.plan(self.hands.read().awake_seconds)
+        self.hands.advance(late)
+        self.last, self.stepped = self.counter.look(patience_seconds=10), False
+        self.late += self.last.advance.late_seconds
+        for each in self.noted:
+            each.seen = each.seen or self.last.moment_of(each.wall_ms)
+        self.hands.advance(slow)
+        if slow > 10:
+            self.counter.plan(self.last.awake_seconds + INTERVAL)
+
+
 @ANY_MACHINE
 @given(EVENTS)
-def test_no_history_makes_a_moment_older_than_the_awake_time_since(events: list[tuple[str, float, bool]]) -> None:
-    clock, timeline = FakeClock(), Timeline()
-    late = 0.0
-    first = look(timeline, clock)
-    noted = [Noted(wall_ms=first.wall_ms, awake_seconds=first.awake_seconds, late_before=0.0, at_look=True)]
-    stepped = False
+def test_no_history_makes_anything_older_than_it_was_alive(events: list[tuple[str, float, bool]]) -> None:
+    """What counts is the awake time, without what a look came late."""
+    history = History()
     for kind, seconds, backward in events:
-        if kind == "step" and stepped:  # a step that is undone before the next look can't be seen
-            clock.advance(0.001)
-            look(timeline, clock)
-        stepped = kind == "step" or (stepped and "look" not in kind)
-        if kind == "advance":
-            clock.advance(seconds)
-        elif kind == "sleep":
-            clock.sleep_machine(seconds)
-        elif kind == "step":
-            clock.step(-seconds if backward else seconds)
-        else:
-            clock.advance(0.001)  # no two looks come at the same moment
-            planned = clock.read().awake_seconds
-            if kind == "late look":
-                clock.advance(seconds)
-            now = clock.read()
-            if "look" in kind:
-                late += timeline.advance(now, planned_awake_seconds=planned).late_seconds
-            noted.append(
-                Noted(wall_ms=now.wall_ms, awake_seconds=now.awake_seconds, late_before=late, at_look="look" in kind)
-            )
-    clock.advance(0.001)
-    end = look(timeline, clock)
-    for moment in noted:
-        awake = end.awake_seconds - moment.awake_seconds
-        assert age(timeline, clock, moment.wall_ms) <= awake + TOLERANCE
-        if moment.at_look:
-            exact = age(timeline, clock, moment.wall_ms, moment.awake_seconds)
-            assert exact <= awake + TOLERANCE
-            assert exact >= awake - (late - moment.late_before) - _doubt(moment, first) - TOLERANCE
+        before = history.counter.now()
+        history.happen(kind, seconds, backward=backward)
+        assert history.counter.now() >= before + (-10 - TOLERANCE)
+    history.look()
+    for each in history.noted:
+        assert each.seen is not None
+        age, alive = history.last.now - each.seen, history.alive - each.alive_since
+        assert -TOLERANCE <= age <= max(0.0, alive) + TOLERANCE
+        if not history.disturbed:
+            assert age == pytest.approx(alive, abs=0.002)
+    assert history.last.now - history.first.now <= history.alive - 1000.0 + TOLERANCE
 
 
-def _doubt(moment: Noted, first: Reading) -> float:
-    """A moment noted after the first look may count as lying before a credit of the same wall time."""
-    return 0.0 if moment.awake_seconds == first.awake_seconds else float("inf")
+def test_a_thousand_late_looks_leave_no_more_behind_than_one(world: World) -> None:
+    """60."""
+    sizes = []
+    for _ in range(1000):
+        planned = world.hands.read().awake_seconds + 1
+        world.hands.advance(2)
+        world.look(planned=planned)
+        sizes.append((len(str(world.counter.dump())) < 300, len(vars(world.counter))))
+    assert set(sizes) == {(True, sizes[0][1])}
+
+
+MIXED = """
+from watchdog.moments import Moment
+def wrong(moment: Moment, created_ms: int, other: Moment) -> None:
+    moment < created_ms
+    created_ms >= moment
+    moment - created_ms
+    created_ms - moment
+    max(moment, created_ms) - other
+    min([moment, created_ms]) - other
+def right(moment: Moment, other: Moment) -> float:
+    return (moment + 5.0) - other if moment < other else 0.0
+"""
+
+
+def test_a_comparison_or_a_difference_of_the_two_kinds_of_time_does_not_type_check(tmp_path: Path) -> None:
+    (tmp_path / "mixed.py").write_text(MIXED)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        str(tmp_path / "mixed.py"),
+    ]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    lines = {int(line.split(":")[1]) for line in found.stdout.splitlines() if "mixed.py" in line and "error" in line}
+    assert lines == set(range(4, 10)), found.stdout
 
 
 CHILD = """
-import asyncio, sys
-from watchdog.clock import SystemClock, Timeline
+import asyncio
+from watchdog.clock import Countable, SystemClock
 
 async def main():
-    clock, timeline = SystemClock(), Timeline()
-    first = clock.read()
-    timeline.advance(first, planned_awake_seconds=None)
+    clock = Countable(SystemClock())
+    first = last = clock.look()
     print("ready", flush=True)
-    late, now = 0.0, first
+    late = 0.0
     while late < 2.5:
-        planned = now.awake_seconds + 0.1  # from the look before, so that a stop at any point is noticed
+        clock.plan(last.awake_seconds + 0.1)  # from the look before, so that a stop at any point is noticed
         await clock.sleep(0.1)
-        now = clock.read()
-        late += timeline.advance(now, planned_awake_seconds=planned).late_seconds
-    age = (now.wall_ms - timeline.shift(first.wall_ms)) / 1000
-    print(late, age, now.awake_seconds - first.awake_seconds, flush=True)
+        last = clock.look()
+        late += last.advance.late_seconds
+    print(late, last.now - first.now, last.awake_seconds - first.awake_seconds, flush=True)
 
 asyncio.run(main())
 """
@@ -335,13 +367,14 @@ def test_a_process_that_was_really_stopped_credits_the_time() -> None:
 
 
 def test_the_system_clock_agrees_with_itself() -> None:
-    clock, timeline = SystemClock(), Timeline()
+    clock = SystemClock()
+    counter = Countable(clock)
+    counter.look()
     first = clock.read()
-    timeline.advance(first)
     before = time.time() * 1000
     second = clock.read()
     after = time.time() * 1000
-    assert timeline.advance(second).slept_seconds == 0
+    assert counter.look().advance.slept_seconds == 0
     assert second.awake_seconds >= first.awake_seconds
     assert second.running_seconds >= first.running_seconds
     assert before - 1 <= second.wall_ms <= after + 1

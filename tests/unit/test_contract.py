@@ -28,6 +28,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
+from watchdog.moments import NEVER
 from watchdog.record import LogListener
 
 __all__ = ["path", "program", "rows"]
@@ -69,7 +70,11 @@ OUTCOME = Outcome(
 def test_the_document_of_scan_is_the_one_that_is_promised() -> None:
     damage = Damage(table="part", id="prt_x", session_id=SessionId("ses_x"), problem="its JSON is broken")
     observation = Observation(
-        at_ms=1_767_225_600_000, snapshot=Snapshot(damaged=(damage,)), degraded=("the server is down",)
+        at_ms=1_767_225_600_000,
+        now=NEVER,
+        steady_since_ms=0,
+        snapshot=Snapshot(damaged=(damage,)),
+        degraded=("the server is down",),
     )
     spared = Spared(session_id=SessionId("ses_c"), reason=SpareReason.WAITING_ON_HUMAN, why="a person is asked")
     judgement = Judgement(verdicts=(VERDICT,), spared=(spared,))

@@ -9,9 +9,9 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.support.database import NOW as ROWS_NOW
 from tests.support.database import OpencodeFile
-from tests.unit.observations import NOW, POLICY, busy, call, holder, observation, question, report, session, turn
+from tests.unit.observations import AT, POLICY, busy, call, holder, observation, question, report, session, turn
 from tests.unit.test_remedy import ORPHAN, PLACE, SESSION, STUCK, World
-from watchdog.clock import Timeline
+from watchdog.clock import Countable
 from watchdog.interventions import Actor, Hold, InterventionId
 from watchdog.judge import judge
 from watchdog.memory import Memory
@@ -40,15 +40,21 @@ class TestLateNews:
     """A wait on a human that is learned after the first look starts the clock anew."""
 
     def ages(self, *looks: tuple[ServerReport, ...]) -> list[float]:
-        clock, memory, timeline = FakeClock(), Memory(), Timeline()
+        clock, memory = FakeClock(), Memory()
+        counter = Countable(clock)
         gated = session(calls=[call(created_ms=clock.now_ms - 10_800_000, updated_ms=clock.now_ms - 10_800_000)])
         ages = []
         for reports in looks:
-            reading = clock.read()
-            timeline.advance(reading)
-            seen = Observation(at_ms=clock.now_ms, snapshot=Snapshot(sessions={gated.id: gated}), reports=reports)
-            folded = memory.fold(seen, timeline.shift, reading.awake_seconds)
-            ages.append((clock.now_ms - folded.call_clocks[PRT]) / 1000)
+            instant = counter.look()
+            seen = Observation(
+                at_ms=instant.at_ms,
+                now=instant.now,
+                steady_since_ms=instant.steady_since_ms,
+                snapshot=Snapshot(sessions={gated.id: gated}),
+                reports=reports,
+            )
+            folded = memory.fold(seen, instant)
+            ages.append(folded.now - folded.call_clocks[PRT])
             clock.advance(5)
         return ages
 
@@ -75,8 +81,8 @@ def test_for_a_sole_owner_every_server_that_can_not_be_seen_has_to_deny() -> Non
     hidden = Holders(complete=False, why_incomplete="a process that can't be seen has it open")
     denies = report(served=["msg_1"], pid=None)
     silent = replace(denies, name=ServerName("http://127.0.0.1:4097"), problem="it timed out", statuses={}, asks={})
-    assert judge(observation(session(), holders=hidden, reports=[denies]), policy, NOW).unclaimed
-    assert not judge(observation(session(), holders=hidden, reports=[denies, silent]), policy, NOW).unclaimed
+    assert judge(observation(session(), holders=hidden, reports=[denies]), policy, AT).unclaimed
+    assert not judge(observation(session(), holders=hidden, reports=[denies, silent]), policy, AT).unclaimed
 
 
 def test_an_ask_whose_call_does_not_show_counts_while_its_turn_is_open() -> None:
@@ -87,17 +93,17 @@ def test_an_ask_whose_call_does_not_show_counts_while_its_turn_is_open() -> None
 
 
 def test_what_the_machine_slept_before_the_first_look_is_no_age() -> None:
-    clock, timeline = FakeClock(), Timeline()
-    began = clock.now_ms
+    clock = FakeClock()
+    counter, began = Countable(clock), clock.now_ms
     clock.advance(60)
     clock.sleep_machine(8 * 3600)
     clock.advance(60)
-    timeline.advance(clock.read())
-    assert (clock.now_ms - timeline.shift(began)) / 1000 == pytest.approx(0, abs=130)
+    first = counter.look()
+    assert 0 <= first.now - first.moment_of(began) <= 120
     since = clock.now_ms
     clock.advance(100)
-    timeline.advance(clock.read())
-    assert (clock.now_ms - timeline.shift(since)) / 1000 == pytest.approx(100, abs=0.1)
+    second = counter.look()
+    assert second.now - second.moment_of(since) == pytest.approx(100, abs=0.1)
 
 
 class TestLastMoment:

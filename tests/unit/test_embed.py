@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import watchdog
 from tests.support.database import OpencodeFile, OpencodeRows
 from tests.support.waiting import wait_until
-from watchdog.clock import Advance, SystemClock
+from watchdog.clock import Advance, Countable, SystemClock
 from watchdog.embedded import EmbeddedServer
 from watchdog.errors import (
     AlreadyWatched,
@@ -314,18 +314,18 @@ class TestServer:
             monkeypatch.setattr(world.host, method, getattr(self, misbehave))
         with anyio.fail_after(60):
             with pytest.raises(ServerError, match="statuses"):
-                await EmbeddedServer(world.host, SystemClock()).statuses(PLACE)
+                await EmbeddedServer(world.host, Countable(SystemClock())).statuses(PLACE)
             with pytest.raises(ServerError, match="pending_asks"):
-                await EmbeddedServer(world.host, SystemClock()).pending_asks(PLACE)
+                await EmbeddedServer(world.host, Countable(SystemClock())).pending_asks(PLACE)
 
     async def test_a_cancellation_from_outside_stays_one(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(world.host, "statuses", self.hangs)
         with anyio.move_on_after(0.02) as scope:
-            await EmbeddedServer(world.host, SystemClock()).statuses(PLACE)
+            await EmbeddedServer(world.host, Countable(SystemClock())).statuses(PLACE)
         assert scope.cancelled_caught
 
     async def test_it_is_a_server_without_a_port_a_feed_or_clients(self, world: World) -> None:
-        server = EmbeddedServer(world.host, SystemClock())
+        server = EmbeddedServer(world.host, Countable(SystemClock()))
         assert (server.name, server.leads_to, server.witness(), server.life()) == ("embedded", (), None, {})
         assert server.busy_directories() == ()
         assert await server.vouches()

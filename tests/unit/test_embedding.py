@@ -69,7 +69,7 @@ class TestTouch:
         }
         said = await server.statuses(PLACE)
         assert [said[id_].last_life_ms for id_ in sorted(said)] == [now, now + 1, None]
-        assert server.life() == {ONE: now, TWO: now}
+        assert server.life() == {ONE: clock.now(), TWO: clock.now()}
 
     async def test_a_touch_at_the_last_moment_drops_the_verdict(self, world: World) -> None:
         session = world.unfinished("1", tool=None)

@@ -24,7 +24,7 @@ from tests.support.program import Program, program
 from tests.support.waiting import wait_until
 from tests.support.watchdog_run import Finished
 from tests.unit.test_embed import PLACE, InProcessHost, Notes
-from watchdog.clock import SystemClock
+from watchdog.clock import Countable, SystemClock
 from watchdog.embedded import EmbeddedFleet, EmbeddedServer
 from watchdog.errors import DatabaseUnsupported, JournalUnusable, NotActing, SettingsError, WatchdogError
 from watchdog.interventions import Hold
@@ -49,7 +49,7 @@ from watchdog.undo import Undo, UndoResult
 
 __all__ = ["program"]
 
-CLOCK: Final = SystemClock()
+CLOCK: Final = Countable(SystemClock())
 GUEST: Final = "guest of a server"
 OWN_TABLES: Final = "SELECT to_regnamespace('opencode_watchdog') IS NOT NULL AS there"
 HOLDER: Final = "SELECT holder FROM opencode_watchdog.lease WHERE expires_at > clock_timestamp()"

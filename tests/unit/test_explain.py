@@ -17,10 +17,12 @@ from tests.fakes.server import FakeServer, endpoint, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
 from tests.unit.observations import (
+    AT,
     NOW,
     POLICY,
     SERVER,
     ago,
+    back,
     busy,
     call,
     holder,
@@ -65,7 +67,7 @@ UNHEARD = Witness()
 
 def explained(seen: Observation, id_: str = "ses_1", *, policy: Policy = POLICY, **more: Any) -> Explanation:  # noqa: ANN401
     """The explanation of a session, as the judge decides."""
-    return explain(seen, judge(seen, policy, NOW), policy, SessionId(id_), **more)
+    return explain(seen, judge(seen, policy, AT), policy, SessionId(id_), **more)
 
 
 def family(*, child_age: float = 20, task_age: float = 30) -> tuple[Session, Session]:
@@ -191,7 +193,7 @@ SITUATIONS: Mapping[str, Situation] = {
         advice=("no configured server excludes itself: name the server that uses this database",),
     ),
     "a first look": Situation(
-        seen=observation(LOST, holders=[holder(age=10)], looks={"prt_1": NOW - 20_000.0, "msg_1": NOW - 20_000.0}),
+        seen=observation(LOST, holders=[holder(age=10)], looks={"prt_1": back(20), "msg_1": back(20)}),
         sentence="opencode serve (pid 100) started after it began",
         advice=("Wait 10 s for the second look",),
         names=("first_look",),
@@ -277,7 +279,7 @@ def test_a_damaged_row_is_named_and_never_touched() -> None:
 
 def test_a_session_whose_own_row_is_damaged_is_still_explained() -> None:
     damage = Damage(table="session", id="ses_1", session_id=SessionId("ses_1"), problem="its directory can't be read")
-    found = explained(Observation(at_ms=NOW, snapshot=Snapshot(damaged=(damage,))))
+    found = explained(Observation(at_ms=NOW, now=AT, steady_since_ms=0, snapshot=Snapshot(damaged=(damage,))))
     assert found.sessions == ()
     assert piped(found)[0][2] == "damaged"
     assert "never touched" in found.sentence
@@ -413,7 +415,7 @@ def test_a_clock_says_why_it_stands_still(reports: list[Any], still: str | None)
 )
 def test_a_clock_says_what_it_leaves_out(start: float, updated: float, note: str | None) -> None:
     running = call(age=40, updated_ms=ago(updated))
-    seen = observation(session(calls=[running]), reports=[busy("ses_1")], call_clocks={running.id: float(ago(start))})
+    seen = observation(session(calls=[running]), reports=[busy("ses_1")], call_clocks={running.id: back(start)})
     clock = clock_of(seen)
     assert (clock.age_seconds, clock.uncounted_seconds, clock.note) == (start, 40 - start, note)
 
@@ -421,7 +423,7 @@ def test_a_clock_says_what_it_leaves_out(start: float, updated: float, note: str
 def test_a_call_that_waits_at_first_sight_counts_from_now() -> None:
     running = call(age=40)
     asking = replace(busy("ses_1"), asks={"/work/tree": (question("ses_1"),)})
-    seen = observation(session(calls=[running]), reports=[asking], call_clocks={running.id: float(NOW)})
+    seen = observation(session(calls=[running]), reports=[asking], call_clocks={running.id: AT})
     assert clock_of(seen).note == "counts from this look on: it was already waiting when it was first seen"
 
 
@@ -487,9 +489,9 @@ def test_the_database_says_the_last_sign_of_life() -> None:
     [
         (Witness(), False, "not listened to by this look", None),
         (Witness(), True, "not connected", None),
-        (Witness(connected=True, since_ms=ago(90)), True, "connected", ago(90)),
+        (Witness(connected=True, since=back(90)), True, "connected", ago(90)),
         (
-            Witness(connected=True, since_ms=ago(90), gaps=((ago(50), ago(45)), (ago(20), ago(19)))),
+            Witness(connected=True, since=back(90), gaps=((back(50), back(45)), (back(20), back(19)))),
             True,
             "connected, 2 gaps of 6 s in all",
             ago(90),
@@ -507,7 +509,7 @@ def test_a_feed_says_since_when_it_is_heard_and_its_gaps(
 
 def test_a_feed_says_when_it_last_heard_of_the_session() -> None:
     [said] = witnesses(
-        observation(LOST, reports=[busy("ses_1", life={SessionId("ses_1"): ago(7)})]), WitnessKind.FEED
+        observation(LOST, reports=[busy("ses_1", life={SessionId("ses_1"): back(7)})]), WitnessKind.FEED
     )
     assert said.says == "connected; last heard of it 7 s ago"
 
@@ -579,9 +581,9 @@ def test_each_process_is_excluded_or_says_why_not(process: Any, server: Any, sta
 
 
 def test_after_a_step_of_the_clock_no_process_is_excluded_by_its_birth() -> None:
-    [said] = witnesses(observation(LOST, holders=[holder(age=10)], step_ms=ago(5)), WitnessKind.HOLDER)
+    [said] = witnesses(observation(LOST, holders=[holder(age=10)], steady_since_ms=ago(5)), WitnessKind.HOLDER)
     assert said.stance is Stance.BLOCKS
-    assert said.says.startswith("the clock was set after it began, so births can't be compared")
+    assert said.says.startswith("the clock may have been set after it began, so births can't be compared")
 
 
 def test_no_holder_an_unknown_one_and_a_hidden_one_are_told_apart() -> None:
@@ -629,7 +631,7 @@ def test_a_running_watchdog_needs_no_excuses() -> None:
 @given(seed=st.integers(0, 2**48))
 def test_a_clock_stands_still_exactly_when_memory_stops_it(seed: int) -> None:
     made = scene(seed)
-    case, memory = Case(made.seen, made.policy, NOW), Memory()
+    case, memory = Case(made.seen, made.policy, AT), Memory()
     for each in made.seen.snapshot.sessions.values():
         for part in each.calls:
             stopped = memory._stands_still(made.seen, each) or _waits(case.family, each, part)

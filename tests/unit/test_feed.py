@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 
-from tests.fakes.clock import START_MS, FakeClock
+from tests.fakes.clock import FakeClock
 from tests.fakes.server import Handler, loopback, read_request
 from tests.support.waiting import wait_until
 from watchdog.model import SessionId
@@ -57,7 +57,7 @@ class Ear:
         """Whether it was a sign of life of the first session."""
         self.clock.advance(after)
         self.feed._hear(json.dumps(found) if not isinstance(found, str) else found)
-        return self.feed.life().get(S1) == self.clock.now_ms
+        return self.feed.life().get(S1) == self.clock.now()
 
     def cut(self, seconds: float) -> None:
         self.feed._connected = False
@@ -206,19 +206,19 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_before_anything_was_heard_there_is_no_witness() -> None:
     feed = Feed(httpx.AsyncClient(), clock=FakeClock(), rng=random.Random(1))  # noqa: S311
-    assert (feed.witness().connected, feed.witness().since_ms) == (False, None)
+    assert (feed.witness().connected, feed.witness().since) == (False, None)
 
 
 def test_a_short_gap_is_kept_and_counts_from_what_was_last_heard() -> None:
     ear = Ear()
-    since = ear.clock.now_ms
+    since = ear.clock.now()
     ear.tell(status("busy"), after=10)
-    heard = ear.clock.now_ms
+    heard = ear.clock.now()
     ear.cut(59)
     assert not ear.feed.witness().connected
     ear.tell(CONNECTED)
     witness = ear.feed.witness()
-    assert (witness.connected, witness.since_ms, witness.gaps) == (True, since, ((heard, heard + 60_000),))
+    assert (witness.connected, witness.since, witness.gaps) == (True, since, ((heard, heard + 60),))
 
 
 def test_a_gap_of_more_than_a_minute_starts_anew() -> None:
@@ -227,16 +227,26 @@ def test_a_gap_of_more_than_a_minute_starts_anew() -> None:
     ear.tell(CONNECTED)
     ear.cut(59.001)
     ear.tell(CONNECTED)
-    assert ear.feed.witness().since_ms == ear.clock.now_ms
+    assert ear.feed.witness().since == ear.clock.now()
     assert ear.feed.witness().gaps == ()
 
 
-def test_a_clock_set_back_during_a_gap_starts_anew() -> None:
+@pytest.mark.parametrize("step", [-100, 100])
+def test_a_wall_clock_that_is_set_during_a_gap_makes_it_neither_longer_nor_shorter(step: float) -> None:
+    ear = Ear()
+    since, heard = ear.clock.now(), ear.clock.now()
+    ear.cut(1)
+    ear.clock.step(step)
+    ear.tell(CONNECTED, after=1)
+    assert (ear.feed.witness().since, ear.feed.witness().gaps) == (since, ((heard, heard + 2),))
+
+
+def test_a_gap_in_which_the_machine_slept_starts_anew() -> None:
     ear = Ear()
     ear.cut(1)
-    ear.clock.step(-100)
+    ear.clock.sleep_machine(100)
     ear.tell(CONNECTED)
-    assert (ear.feed.witness().since_ms, ear.feed.witness().gaps) == (ear.clock.now_ms, ())
+    assert (ear.feed.witness().since, ear.feed.witness().gaps) == (ear.clock.now(), ())
 
 
 def test_gaps_that_are_dropped_do_not_count_as_heard() -> None:
@@ -245,10 +255,10 @@ def test_gaps_that_are_dropped_do_not_count_as_heard() -> None:
     for _ in range(105):
         ear.cut(1)
         ear.tell(CONNECTED)
-        ends.append(ear.clock.now_ms)
+        ends.append(ear.clock.now())
     witness = ear.feed.witness()
     assert len(witness.gaps) == 100
-    assert witness.since_ms == ends[4]
+    assert witness.since == ends[4]
     assert witness.gaps[0][0] >= ends[4]
 
 
@@ -289,7 +299,7 @@ async def test_it_listens() -> None:
     async with following(streams(line(CONNECTED), line(status("busy")))) as (feed, _):
         await until(lambda: S1 in feed.life())
         assert feed.witness().connected
-        assert feed.life() == {S1: START_MS}
+        assert feed.life() == {S1: FakeClock().now()}
         assert (feed.problem, feed.connections) == (None, 1)
 
 
@@ -358,7 +368,7 @@ async def test_what_is_no_event_stream_is_tried_again(raw: bytes, problem: str) 
     async with following(handle) as (feed, clock):
         await until(lambda: clock.sleepers == 1)
         assert problem in str(feed.problem)
-        assert feed.witness().since_ms is None
+        assert feed.witness().since is None
 
 
 async def test_the_pauses_grow_to_half_a_minute_are_spread_and_never_end() -> None:

@@ -216,7 +216,7 @@ async def test_a_command_that_looks_once_listens_to_nothing() -> None:
     async with loopback(stream) as url, World().fleet(url) as fleet:
         assert await fleet.servers()[0].vouches()
         assert not heard(fleet.servers()[0])
-        assert fleet.servers()[0].witness().since_ms is None
+        assert fleet.servers()[0].witness().since is None
 
 
 async def test_cancelling_in_the_middle_of_a_greeting_leaves_nothing_open() -> None:

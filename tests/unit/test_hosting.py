@@ -16,7 +16,7 @@ from tests.fakes.clock import FakeClock
 from tests.support.waiting import wait_until
 from tests.unit.test_embed import PLACE, World, world
 from tests.unit.test_embedding import named
-from watchdog.clock import SystemClock
+from watchdog.clock import Countable, SystemClock
 from watchdog.embedded import EmbeddedServer
 from watchdog.errors import ServerAnswerInvalid, ServerError, ServerSilent, ServerUnreachable
 from watchdog.hosting import Measured, Questions, Seldom
@@ -137,13 +137,13 @@ class TestQuestions:
         assert logs == []
 
     async def test_an_answer_of_another_type_is_none_and_names_the_function(self) -> None:
-        server = EmbeddedServer(host(lambda _: None), SystemClock())
+        server = EmbeddedServer(host(lambda _: None), Countable(SystemClock()))
         with pytest.raises(ServerAnswerInvalid, match=r"<lambda>\) gave no mapping"):
             await server.statuses(PLACE)
 
     async def test_a_host_without_one_of_the_functions_is_contained(self) -> None:
         with pytest.raises(ServerUnreachable, match=r"statuses .*AttributeError"):
-            await EmbeddedServer(object(), SystemClock()).statuses(PLACE)  # type: ignore[arg-type]
+            await EmbeddedServer(object(), Countable(SystemClock())).statuses(PLACE)  # type: ignore[arg-type]
 
     async def test_a_method_an_object_and_a_partial_have_names(self) -> None:
         class Callable:

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.observations import (
+    AT,
     DIRECTORY,
-    NOW,
     POLICY,
     SERVER,
     ago,
+    back,
     busy,
     call,
     holder,
@@ -44,7 +45,7 @@ from watchdog.model import (
 
 
 def judged(seen: Observation, policy: Policy = POLICY) -> Judgement:
-    return judge(seen, policy, NOW)
+    return judge(seen, policy, AT)
 
 
 def kinds(judgement: Judgement) -> list[tuple[str, str, str]]:
@@ -97,7 +98,7 @@ class TestStuckTool:
         seen = observation(
             session(calls=[call(age=10_000)]),
             reports=[busy("ses_1")],
-            call_clocks={CallId("prt_1"): float(ago(59))},
+            call_clocks={CallId("prt_1"): back(59)},
         )
         assert reasons(judged(seen)) == {"within_limit"}
 
@@ -364,12 +365,12 @@ class TestOrphans:
         seen = observation(
             session(calls=[call(age=50)]),
             holders=[holder(age=40)],
-            looks={"prt_1": ago(since), "msg_1": ago(since)},
+            looks={"prt_1": back(since), "msg_1": back(since)},
         )
         assert kinds(judged(seen)) == ([("orphan", "ses_1", "ses_1")] if stuck else [])
 
     def test_a_look_at_only_a_part_of_the_rows_is_no_second_look(self) -> None:
-        seen = observation(session(calls=[call(age=50)]), holders=[holder(age=40)], looks={"msg_1": ago(99)})
+        seen = observation(session(calls=[call(age=50)]), holders=[holder(age=40)], looks={"msg_1": back(99)})
         assert reasons(judged(seen)) == {"first_look"}
 
     @pytest.mark.parametrize(("born", "excluded"), [(45.0, False), (44.9, True)])
@@ -392,9 +393,9 @@ class TestOrphans:
         assert not judged(replace(seen, reports=(again,))).unclaimed
 
     def test_after_a_clock_step_births_exclude_nobody(self) -> None:
-        seen = observation(session(turns=[turn(age=50)]), holders=[holder(age=10)], step_ms=ago(40))
+        seen = observation(session(turns=[turn(age=50)]), holders=[holder(age=10)], steady_since_ms=ago(40))
         assert not judged(seen).unclaimed
-        assert judged(replace(seen, step_ms=ago(60))).unclaimed
+        assert judged(replace(seen, steady_since_ms=ago(60))).unclaimed
 
     def test_a_server_that_serves_the_turn_and_is_idle_is_excluded_by_its_answer(self) -> None:
         seen = observation(session(), reports=[report(served=["msg_1"])], holders=[holder()])
@@ -471,10 +472,10 @@ class TestAttempts:
         seen = observation(
             session(calls=[call(age=61)]),
             reports=[busy("ses_1")],
-            attempts={"cancel:prt_1": Attempts(count=1, not_before_ms=NOW + 1, newest_prompt_id="msg_prompt")},
+            attempts={"cancel:prt_1": Attempts(count=1, not_before=AT + 0.001, newest_prompt_id="msg_prompt")},
         )
         assert reasons(judged(seen)) == {"cooling_down"}
-        assert judge(seen, POLICY, NOW + 1).verdicts
+        assert judge(seen, POLICY, AT + 0.001).verdicts
 
     def test_what_was_given_up_stays_given_up(self) -> None:
         tried = Attempts(count=3, given_up=True, newest_prompt_id="msg_prompt")
@@ -531,7 +532,7 @@ class TestUnanswered:
         return observation(
             session(calls=[call(tool="question", age=9999)]),
             reports=[busy("ses_1", asks=[self.ASK])],
-            ask_clocks={"que_1": float(ago(since))},
+            ask_clocks={"que_1": back(since)},
         )
 
     @pytest.mark.parametrize(("since", "over"), [(3599, False), (3600, True)])
@@ -551,7 +552,7 @@ class TestUnanswered:
         assert not judged(seen, self.POLICY).verdicts
 
     def test_the_deadline_of_an_ask_wakes_the_loop(self) -> None:
-        assert judged(self.seen(3000), self.POLICY).next_deadline_ms == pytest.approx(NOW + 600_000)
+        assert judged(self.seen(3000), self.POLICY).next_deadline == AT + 600
 
 
 class TestRelease:
@@ -584,7 +585,7 @@ def test_the_next_deadline_is_the_earliest_of_all_clocks() -> None:
     seen = observation(
         session(calls=[call(age=50)]), session("ses_2"), reports=[busy("ses_1", "ses_2")], idle={"ses_2": 25}
     )
-    assert judged(seen).next_deadline_ms == pytest.approx(NOW + 5000)
+    assert judged(seen).next_deadline == AT + 5
 
 
 class TestElsewhere:

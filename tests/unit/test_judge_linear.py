@@ -8,7 +8,22 @@ from typing import Any
 
 import pytest
 
-from tests.unit.observations import NOW, POLICY, ago, busy, call, holder, observation, question, report, session, turn
+from tests.fakes.clock import FakeClock
+from tests.unit.observations import (
+    AT,
+    NOW,
+    POLICY,
+    back,
+    busy,
+    call,
+    holder,
+    observation,
+    question,
+    report,
+    session,
+    turn,
+)
+from watchdog.clock import Countable
 from watchdog.judge import judge
 from watchdog.memory import Memory
 from watchdog.model import Ask, Observation, Session, TurnId, VerdictKind
@@ -98,7 +113,7 @@ def asked(count: int) -> Observation:
     """Everything waits for a human."""
     sessions = [at_work(number) for number in range(count)]
     asks = [replace(question(each.id), id=f"que_{each.id}") for each in sessions]
-    return replace(held(*sessions, asks=asks), ask_clocks={ask.id: float(ago(5)) for ask in asks})
+    return replace(held(*sessions, asks=asks), ask_clocks={ask.id: back(5) for ask in asks})
 
 
 def many_calls(count: int) -> Observation:
@@ -137,13 +152,10 @@ KINDS: dict[str, Callable[[int], Observation]] = {
 
 def fold(seen: Observation) -> Callable[[], object]:
     """A second look at the same, by a memory that has looks to compare."""
-    memory = Memory()
-
-    def shift(at_ms: float, *, known_since: float | None = None) -> float:
-        return at_ms + (known_since or 0)
+    memory, instant = Memory(), Countable(FakeClock(wall_ms=NOW)).look()
 
     def look() -> None:
-        memory.fold(seen, shift, 10.0)
+        memory.fold(seen, instant)
         memory.note_looks(seen, seen.snapshot.open_rows)
 
     look()
@@ -153,9 +165,9 @@ def fold(seen: Observation) -> Callable[[], object]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_judging_is_linear(kind: str) -> None:
     few, many = (KINDS[kind](count) for count in (FEW, FEW * MANY))
-    work = work_of(lambda: judge(few, POLICY, NOW))
+    work = work_of(lambda: judge(few, POLICY, AT))
     assert work > FEW * 10
-    assert work_of(lambda: judge(many, POLICY, NOW)) < 1.2 * MANY * work
+    assert work_of(lambda: judge(many, POLICY, AT)) < 1.2 * MANY * work
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -167,7 +179,7 @@ def test_folding_a_look_is_linear(kind: str) -> None:
 
 
 def test_the_kinds_are_what_they_are_called() -> None:
-    kinds = {name: judge(make(FEW), POLICY, NOW) for name, make in KINDS.items()}
+    kinds = {name: judge(make(FEW), POLICY, AT) for name, make in KINDS.items()}
     found = {name: sorted({each.kind for each in judgement.verdicts}) for name, judgement in kinds.items()}
     assert found["stuck"] == found["star_stuck"] == found["chain_stuck"] == [VerdictKind.STUCK_TOOL]
     assert kinds["orphans"].unclaimed

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.properties import ANY_MACHINE
-from tests.unit.observations import DIRECTORY, NOW, ago
+from tests.unit.observations import AT, DIRECTORY, NOW, ago, back, moment
 from watchdog.judge import _Bench, judge, release, reprove
 from watchdog.limits import limit_of
 from watchdog.model import (
@@ -45,6 +45,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
+from watchdog.moments import NEVER
 
 T = TypeVar("T")
 MOST = 6
@@ -149,7 +150,7 @@ class World:
             if not self.strange()
             else {},
             served=frozenset(every if not self.strange() else self.some(every, 0.5)),
-            life={id_: self.moment() for id_ in self.some(IDS, 0.3)},
+            life={id_: moment(self.moment()) for id_ in self.some(IDS, 0.3)},
         )
 
     def holder(self, pid: int) -> Holder:
@@ -163,7 +164,7 @@ class World:
         return Attempts(
             count=self.rng.randrange(4),
             tries=self.rng.randrange(4),
-            not_before_ms=self.moment(),
+            not_before=moment(self.moment()),
             given_up=self.strange(),
             newest_prompt_id=self.one("msg_p", "msg_p", None),
         )
@@ -179,17 +180,20 @@ class World:
         damaged = self.some(ids, 0.03)
         return Observation(
             at_ms=NOW,
+            now=AT,
             snapshot=Snapshot(
                 sessions=sessions,
                 damaged=tuple(Damage(table="part", id="prt_x", session_id=id_, problem="no JSON") for id_ in damaged),
             ),
             reports=tuple(self.report(number) for number in range(1, 1 + self.one(0, 1, 1, 1, 2))),
             holders=self.holders(),
-            call_clocks={call.id: float(self.moment()) for each in sessions.values() for call in each.calls},
-            idle_clocks={id_: float(self.moment()) for id_ in self.some(IDS, 0.8)},
-            looks={row: float(self.moment()) for row in self.some(rows, 0.6)},
+            call_clocks={call.id: moment(self.moment()) for each in sessions.values() for call in each.calls},
+            idle_clocks={id_: moment(self.moment()) for id_ in self.some(IDS, 0.8)},
+            lives={id_: moment(self.moment()) for id_ in ids},
+            retries={id_: moment(self.moment()) for id_ in self.some(ids, 0.3)},
+            looks={row: moment(self.moment()) for row in self.some(rows, 0.6)},
             attempts={key: self.attempts() for key in self.some(keys, 0.15)},
-            step_ms=self.one(None, None, None, self.moment()),
+            steady_since_ms=self.one(0, 0, 0, self.moment()),
             on_hold=dict.fromkeys(self.some(ids, 0.05), "a person said so"),
             let_go={
                 turn.id: ServerName("http://127.0.0.1:1")
@@ -225,7 +229,7 @@ class Scene:
     rng: random.Random
 
     def judged(self, seen: Observation | None = None) -> Judgement:
-        return judge(seen or self.seen, self.policy, NOW)
+        return judge(seen or self.seen, self.policy, AT)
 
 
 def scene(seed: int) -> Scene:
@@ -291,7 +295,10 @@ def with_status(scene: Scene, status: Status) -> Observation:
     """The same, but a server says that it is at work on the session."""
     first = scene.seen.reports[0] if scene.seen.reports else ServerReport(name=ServerName("http://new"))
     said = {**first.statuses, DIRECTORY: {**first.statuses.get(DIRECTORY, {}), scene.id_: status}}
-    return replace(scene.seen, reports=(replace(first, statuses=said), *scene.seen.reports[1:]))
+    retries = dict(scene.seen.retries)
+    if status.retry_at_ms is not None:
+        retries[scene.id_] = moment(status.retry_at_ms)
+    return replace(scene.seen, reports=(replace(first, statuses=said), *scene.seen.reports[1:]), retries=retries)
 
 
 def with_ask(scene: Scene) -> Observation:
@@ -350,10 +357,10 @@ def test_nothing_is_ended_before_its_limit(scene: Scene) -> None:
                 child_ended = scene.policy.tool_timeout_seconds
                 limit = limits[id_] if limits[id_] is not None else child_ended
                 assert limit is not None
-                assert NOW - scene.seen.call_clocks[id_] >= min(limit, child_ended or limit) * 1000
+                assert AT - scene.seen.call_clocks[id_] >= min(limit, child_ended or limit)
         if verdict.rests_on_silence:
             assert scene.policy.idle_timeout_seconds is not None
-            assert NOW - scene.seen.idle_clocks[ended.id] >= scene.policy.idle_timeout_seconds * 1000
+            assert AT - scene.seen.idle_clocks[ended.id] >= scene.policy.idle_timeout_seconds
 
 
 @on_many_scenes
@@ -391,8 +398,8 @@ def test_a_session_with_a_damaged_row_is_never_cancelled(scene: Scene) -> None:
 
 @on_many_scenes
 def test_a_sign_of_life_never_adds_a_verdict_that_rests_on_silence(scene: Scene) -> None:
-    moment = scene.rng.choice([NOW, ago(29)])
-    lively = replace(scene.seen, idle_clocks={**scene.seen.idle_clocks, scene.id_: float(moment)})
+    at = scene.rng.choice([AT, back(29)])
+    lively = replace(scene.seen, idle_clocks={**scene.seen.idle_clocks, scene.id_: at})
     before = {each.cancel_session_id for each in scene.judged().verdicts}
     after = {each.cancel_session_id for each in scene.judged(lively).verdicts if each.rests_on_silence}
     assert scene.id_ not in after
@@ -444,12 +451,12 @@ def test_the_process_that_embeds_the_watchdog_is_not_excluded_by_its_birth(scene
 
 @on_many_scenes
 def test_what_nobody_executes_is_written_after_a_second_look_or_when_nobody_is_there(scene: Scene) -> None:
-    looks, grace = scene.seen.looks, scene.policy.orphan_grace_seconds * 1000
+    looks, grace = scene.seen.looks, scene.policy.orphan_grace_seconds
     for verdict in scene.judged().verdicts:
         if verdict.kind is VerdictKind.ORPHAN and verdict.confirmed:
             holders = scene.seen.holders
             assert holders is not None
-            waited = all(row in looks and NOW - looks[row] >= grace for row in verdict.row_ids)
+            waited = all(row in looks and AT - looks[row] >= grace for row in verdict.row_ids)
             calls = scene.seen.snapshot.sessions[verdict.session_id].calls
             turns = {*verdict.turn_ids, *(call.turn_id for call in calls if call.id in verdict.call_ids)}
             assert waited or turns <= {*scene.seen.let_go} or (holders.complete and not holders.known)
@@ -459,7 +466,7 @@ def test_what_nobody_executes_is_written_after_a_second_look_or_when_nobody_is_t
 def test_what_was_given_up_or_has_to_wait_is_not_tried_again(scene: Scene) -> None:
     for verdict in scene.judged().verdicts:
         tried = [scene.seen.attempts[key] for key in verdict.attempt_keys if key in scene.seen.attempts]
-        assert not any(each.given_up or each.not_before_ms > NOW for each in tried)
+        assert not any(each.given_up or (each.not_before or NEVER) > AT for each in tried)
 
 
 @on_many_scenes

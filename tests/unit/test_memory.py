@@ -7,7 +7,7 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from tests.unit.observations import DIRECTORY, POLICY, SERVER, busy, call, question, report, session, turn
-from watchdog.clock import Timeline
+from watchdog.clock import Countable
 from watchdog.judge import judge
 from watchdog.memory import Memory
 from watchdog.model import (
@@ -29,29 +29,38 @@ from watchdog.model import (
     VerdictKind,
     Witness,
 )
+from watchdog.moments import NEVER, Moment
 
 CALL = CallId("prt_1")
+START = Moment(0.0)
 SESSION = SessionId("ses_1")
 ASKED = question("ses_1", turn="msg_1", call_ref="call_prt_1")
 
 
 @dataclass(kw_only=True)
 class World:
-    """A memory with a real timeline on a clock that the test moves."""
+    """A memory with a real countable clock on hands that the test moves."""
 
     clock: FakeClock = field(default_factory=FakeClock)
     memory: Memory = field(default_factory=Memory)
-    timeline: Timeline = field(default_factory=Timeline)
-    planned: float | None = None
+    counter: Countable = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counter = Countable(self.clock)
 
     def look(self, *sessions: Session, reports: tuple[ServerReport, ...] = ()) -> Observation:
-        reading = self.clock.read()
-        self.timeline.advance(reading, planned_awake_seconds=self.planned)
-        self.planned = None
+        instant = self.counter.look()
         seen = Observation(
-            at_ms=reading.wall_ms, snapshot=Snapshot(sessions={each.id: each for each in sessions}), reports=reports
+            at_ms=instant.at_ms,
+            now=instant.now,
+            steady_since_ms=instant.steady_since_ms,
+            snapshot=Snapshot(sessions={each.id: each for each in sessions}),
+            reports=reports,
         )
-        return self.memory.fold(seen, self.timeline.shift, reading.awake_seconds)
+        return self.memory.fold(seen, instant)
+
+    def back(self, seconds: float) -> Moment:
+        return self.counter.now() + -seconds
 
     def began(self, *, age: float = 0, written: float | None = None) -> Session:
         """A session whose call was created some seconds ago, and last written some seconds ago."""
@@ -63,10 +72,10 @@ class World:
         return session(calls=[made])
 
     def age(self, seen: Observation, id_: str = "prt_1") -> float:
-        return (self.clock.now_ms - seen.call_clocks[CallId(id_)]) / 1000
+        return seen.now - seen.call_clocks[CallId(id_)]
 
     def idle(self, seen: Observation, id_: str = "ses_1") -> float:
-        return (self.clock.now_ms - seen.idle_clocks[SessionId(id_)]) / 1000
+        return seen.now - seen.idle_clocks[SessionId(id_)]
 
 
 @pytest.fixture
@@ -233,10 +242,10 @@ class TestReplicas:
             world.look(left, reports=(host(Y),))
         seen = world.look(left, reports=(host(Y, "ses_1"),))
         assert world.age(seen) == 0
-        assert judge(seen, POLICY, world.clock.now_ms).verdicts == ()
+        assert judge(seen, POLICY, seen.now).verdicts == ()
         world.clock.advance(61)
         seen = world.look(left, reports=(host(Y, "ses_1"),))
-        assert [each.kind for each in judge(seen, POLICY, world.clock.now_ms).verdicts] == [VerdictKind.STUCK_TOOL]
+        assert [each.kind for each in judge(seen, POLICY, seen.now).verdicts] == [VerdictKind.STUCK_TOOL]
 
     def test_it_is_the_same_without_a_look_between_the_death_and_the_prompt(self, world: World) -> None:
         left = world.began()
@@ -319,10 +328,10 @@ class TestReplicas:
         world.clock.advance(1000)
         seen = world.look(quiet, reports=self.silent(world, Y))
         assert world.idle(seen) == 0
-        assert judge(seen, POLICY, world.clock.now_ms).verdicts == ()
+        assert judge(seen, POLICY, seen.now).verdicts == ()
         world.clock.advance(31)
         seen = world.look(quiet, reports=self.silent(world, Y))
-        assert [each.kind for each in judge(seen, POLICY, world.clock.now_ms).verdicts] == [VerdictKind.IDLE_SESSION]
+        assert [each.kind for each in judge(seen, POLICY, seen.now).verdicts] == [VerdictKind.IDLE_SESSION]
 
     def test_silence_counts_anew_once_a_replica_is_back(self, world: World) -> None:
         quiet = replace(session(), last_life_ms=world.clock.now_ms - 100_000)
@@ -401,7 +410,7 @@ class TestTime:
     def test_the_time_for_which_the_watchdog_was_stopped_does_not_age_a_call(self, world: World) -> None:
         known = world.began(age=20)
         world.look(known)
-        world.planned = world.clock.read().awake_seconds + 5
+        world.counter.plan(world.clock.read().awake_seconds + 5)
         world.clock.advance(305)
         assert world.age(world.look(known)) == pytest.approx(25, abs=0.1)
 
@@ -418,7 +427,7 @@ class TestTime:
 
     def test_sleep_does_not_count_as_silence(self, world: World) -> None:
         quiet = replace(session(), last_life_ms=world.clock.now_ms)
-        heard = (busy("ses_1", witness=Witness(connected=True, since_ms=world.clock.now_ms - 10_000)),)
+        heard = (busy("ses_1", witness=Witness(connected=True, since=world.back(10))),)
         world.look(quiet, reports=heard)
         world.clock.advance(5)
         world.clock.sleep_machine(540)
@@ -428,7 +437,7 @@ class TestTime:
 class TestIdleClocks:
     def look(self, world: World, **more: Any) -> Observation:  # noqa: ANN401 - fields of a report
         now = world.clock.now_ms
-        fields: dict[str, Any] = {"witness": Witness(connected=True, since_ms=now - 500_000), **more}
+        fields: dict[str, Any] = {"witness": Witness(connected=True, since=world.back(500)), **more}
         quiet = replace(session(), last_life_ms=now - 100_000)
         return world.look(quiet, reports=(replace(busy("ses_1"), **fields),))
 
@@ -436,29 +445,27 @@ class TestIdleClocks:
         assert world.idle(self.look(world)) == 100
 
     def test_a_later_sign_of_life_on_the_feed_counts(self, world: World) -> None:
-        assert world.idle(self.look(world, life={SESSION: world.clock.now_ms - 7000})) == 7
+        assert world.idle(self.look(world, life={SESSION: world.back(7)})) == 7
 
     def test_the_life_of_another_session_does_not(self, world: World) -> None:
-        assert world.idle(self.look(world, life={SessionId("ses_2"): world.clock.now_ms})) == 100
+        assert world.idle(self.look(world, life={SessionId("ses_2"): world.back(0)})) == 100
 
     def test_silence_counts_only_since_the_feed_is_heard(self, world: World) -> None:
-        late = Witness(connected=True, since_ms=world.clock.now_ms - 30_000)
+        late = Witness(connected=True, since=world.back(30))
         assert world.idle(self.look(world, witness=late)) == 30
 
     @pytest.mark.parametrize(
         ("gaps", "idle"),
-        [(((-50_000, -40_000),), 90), (((-110_000, -90_000),), 90), (((-200_000, -150_000),), 100)],
+        [(((50, 40),), 90), (((110, 90),), 90), (((200, 150),), 100)],
     )
     def test_gaps_of_the_feed_do_not_count(
         self, world: World, gaps: tuple[tuple[int, int], ...], idle: float
     ) -> None:
-        now = world.clock.now_ms
-        gappy = Witness(
-            connected=True, since_ms=now - 500_000, gaps=tuple((now + start, now + end) for start, end in gaps)
-        )
+        lost = tuple((world.back(start), world.back(end)) for start, end in gaps)
+        gappy = Witness(connected=True, since=world.back(500), gaps=lost)
         assert world.idle(self.look(world, witness=gappy)) == idle
 
-    @pytest.mark.parametrize("witness", [None, Witness(connected=False, since_ms=0), Witness(connected=True)])
+    @pytest.mark.parametrize("witness", [None, Witness(connected=False, since=NEVER), Witness(connected=True)])
     def test_without_a_connected_feed_there_is_no_clock(self, world: World, witness: Witness | None) -> None:
         assert self.look(world, witness=witness).idle_clocks == {}
 
@@ -474,8 +481,8 @@ class TestIdleClocks:
     def test_of_two_witnesses_the_one_that_saw_life_last_counts(self, world: World) -> None:
         now = world.clock.now_ms
         quiet = replace(session(), last_life_ms=now - 100_000)
-        first = busy("ses_1", witness=Witness(connected=True, since_ms=0))
-        second = busy("ses_1", witness=Witness(connected=True, since_ms=0), life={SESSION: now - 3000})
+        first = busy("ses_1", witness=Witness(connected=True, since=NEVER))
+        second = busy("ses_1", witness=Witness(connected=True, since=NEVER), life={SESSION: world.back(3)})
         assert world.idle(world.look(quiet, reports=(first, second))) == 3
 
 
@@ -485,7 +492,7 @@ class TestLooks:
         first = world.look(known)
         world.memory.note_looks(first, {"prt_1", "msg_1"})
         world.clock.advance(30)
-        assert world.look(known).looks == {"prt_1": first.at_ms, "msg_1": first.at_ms}
+        assert world.look(known).looks == {"prt_1": first.now, "msg_1": first.now}
 
     @pytest.mark.parametrize("change", [{"updated_ms": 5}, {"size": 5}])
     def test_a_row_that_changed_starts_anew(self, world: World, change: dict[str, Any]) -> None:
@@ -497,7 +504,7 @@ class TestLooks:
         assert set(seen.looks) == {"msg_1"}
         world.memory.note_looks(seen, {"prt_1", "msg_1"})
         world.clock.advance(30)
-        assert world.look(written).looks["prt_1"] == seen.at_ms
+        assert world.look(written).looks["prt_1"] == seen.now
 
     def test_a_row_that_somebody_may_execute_in_between_starts_anew(self, world: World) -> None:
         known = world.began(age=100)
@@ -510,7 +517,7 @@ class TestLooks:
         world.memory.note_looks(world.look(known), {"prt_1"})
         world.clock.sleep_machine(3600)
         seen = world.look(known)
-        assert world.clock.now_ms - seen.looks["prt_1"] <= 100
+        assert seen.now - seen.looks["prt_1"] <= 0.1
 
     def test_a_row_that_is_gone_is_forgotten(self, world: World) -> None:
         known = world.began(age=100)
@@ -535,21 +542,21 @@ def outcome(result: Result) -> Outcome:
 
 
 class TestAttempts:
-    def note(self, world: World, result: Result, at: int = 0, what: Verdict | None = None) -> bool:
-        return world.memory.note_outcome(what or verdict(), outcome(result), now_ms=at, pause_ms=10_000, most=3)
+    def note(self, world: World, result: Result, what: Verdict | None = None) -> bool:
+        return world.memory.note_outcome(what or verdict(), outcome(result), now=START, pause_seconds=10, most=3)
 
     @pytest.mark.parametrize("result", [Result.INEFFECTIVE, Result.FAILED])
     def test_pauses_grow_and_the_last_attempt_gives_up(self, world: World, result: Result) -> None:
         told = [(self.note(world, result), world.memory.attempts[f"cancel:{CALL}"]) for _ in range(3)]
         assert [given_up for given_up, _ in told] == [False, False, True]
-        assert [tried.not_before_ms for _, tried in told] == [10_000, 20_000, 40_000]
+        assert [tried.not_before for _, tried in told] == [START + 10, START + 20, START + 40]
         assert [tried.count for _, tried in told] == [1, 2, 3]
         assert [tried.given_up for _, tried in told] == [False, False, True]
 
     def test_a_pause_is_never_longer_than_ten_minutes_however_long_it_goes_on(self, world: World) -> None:
         for _ in range(2000):
             self.note(world, Result.UNREACHABLE)
-        assert world.memory.attempts[f"cancel:{CALL}"].not_before_ms == 600_000
+        assert world.memory.attempts[f"cancel:{CALL}"].not_before == START + 600
 
     @pytest.mark.parametrize("result", [Result.UNREACHABLE, Result.DRY_RUN])
     def test_what_could_not_be_tried_counts_as_no_attempt_and_waits_longer_each_time(
@@ -559,7 +566,7 @@ class TestAttempts:
             assert not self.note(world, result)
         tried = world.memory.attempts[f"cancel:{CALL}"]
         assert (tried.count, tried.tries, tried.given_up) == (0, 5, False)
-        assert tried.not_before_ms == 160_000
+        assert tried.not_before == START + 160
 
     def test_the_prompt_of_the_first_attempt_is_kept(self, world: World) -> None:
         self.note(world, Result.INEFFECTIVE, what=verdict(prompt="msg_0"))
@@ -594,7 +601,7 @@ class TestAttempts:
         world.look(known)
         self.note(world, Result.INEFFECTIVE)
         assert world.look(known).attempts == {
-            f"cancel:{CALL}": Attempts(count=1, tries=1, not_before_ms=10_000, newest_prompt_id="msg_0")
+            f"cancel:{CALL}": Attempts(count=1, tries=1, not_before=START + 10, newest_prompt_id="msg_0")
         }
 
 
@@ -602,7 +609,7 @@ class TestForgetting:
     def test_everything_about_what_closed_is_forgotten(self, world: World) -> None:
         known = world.began()
         world.memory.note_looks(world.look(known, reports=(busy("ses_1"),)), {"prt_1", "msg_1"})
-        world.memory.note_outcome(verdict(), outcome(Result.INEFFECTIVE), now_ms=0, pause_ms=1, most=3)
+        world.memory.note_outcome(verdict(), outcome(Result.INEFFECTIVE), now=START, pause_seconds=1, most=3)
         seen = world.look()
         world.memory.note_looks(seen, set())
         assert (world.memory.calls, world.memory.looks, world.memory.attempts) == ({}, {}, {})
@@ -615,7 +622,7 @@ class TestForgetting:
         idle = replace(session(), turns=())
         world.look(idle, reports=(busy("ses_1"),))
         bare = verdict(VerdictKind.IDLE_SESSION, rows=False)
-        world.memory.note_outcome(bare, outcome(Result.INEFFECTIVE), now_ms=0, pause_ms=1, most=3)
+        world.memory.note_outcome(bare, outcome(Result.INEFFECTIVE), now=START, pause_seconds=1, most=3)
         assert world.look(idle, reports=(busy("ses_1"),)).attempts
         assert not world.look(idle, reports=(report(),)).attempts
 
@@ -623,7 +630,7 @@ class TestForgetting:
         idle = replace(session(), turns=())
         world.look(idle, reports=(busy("ses_1"),))
         bare = verdict(VerdictKind.IDLE_SESSION, rows=False)
-        world.memory.note_outcome(bare, outcome(Result.INEFFECTIVE), now_ms=0, pause_ms=1, most=3)
+        world.memory.note_outcome(bare, outcome(Result.INEFFECTIVE), now=START, pause_seconds=1, most=3)
         assert world.look(idle, reports=(ServerReport(name=SERVER, problem="down"),)).attempts
 
     def test_a_closed_turn_with_an_open_call_is_remembered_by_its_call(self, world: World) -> None:

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from tests.fakes.clock import FakeClock
 from tests.support.debian import require
-from tests.unit.observations import NOW, POLICY, SERVER, busy, call, observation, report, session
+from tests.unit.observations import AT, NOW, POLICY, SERVER, busy, call, observation, report, session
 from watchdog.clock import Advance
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
 from watchdog.judge import judge
@@ -52,12 +52,12 @@ def made(*, dry_run: bool = False) -> Metrics:
 
 def seen(look: Observation) -> Assessment:
     return Assessment(
-        observation=look, judgement=judge(look, POLICY, NOW), advance=Advance(), began_at=0.0, slow_seconds=0.02
+        observation=look, judgement=judge(look, POLICY, AT), advance=Advance(), began_at=0.0, slow_seconds=0.02
     )
 
 
 def verdict() -> Verdict:
-    (found,) = judge(STUCK, POLICY, NOW).verdicts
+    (found,) = judge(STUCK, POLICY, AT).verdicts
     return found
 
 
@@ -107,7 +107,7 @@ def test_a_verdict_counts_once_while_it_stands_and_again_when_it_comes_back() ->
 
 def test_a_verdict_that_waits_for_its_next_attempt_is_no_new_one_when_that_comes() -> None:
     metrics = made()
-    later = Attempts(count=1, tries=1, not_before_ms=NOW + 1000)
+    later = Attempts(count=1, tries=1, not_before=AT + 1)
     waits = replace(STUCK, attempts=dict.fromkeys(verdict().attempt_keys, later))
     for look in (STUCK, waits, waits, STUCK):
         metrics.looked(seen(look), acting=True)
@@ -143,6 +143,8 @@ def test_what_is_degraded_is_told_by_its_cause_and_ends() -> None:
     damage = Damage(table="part", id="prt_9", session_id=SessionId("ses_9"), problem="no JSON")
     look = Observation(
         at_ms=NOW,
+        now=AT,
+        steady_since_ms=0,
         snapshot=Snapshot(damaged=(damage,)),
         reports=(report(problem="no answer"),),
         degraded=("no answer",),
@@ -199,7 +201,7 @@ def test_nothing_that_happens_makes_a_new_series() -> None:
             reports=[busy(id_), busy(name=ServerName(f"http://127.0.0.1:{6000 + number}"))],
         )
         metrics.looked(seen(look), acting=True)
-        (found,) = judge(look, POLICY, NOW).verdicts
+        (found,) = judge(look, POLICY, AT).verdicts
         metrics.found(found)
         metrics.ended(found, outcome(Result.RECOVERED), given_up=False)
     assert series(metrics) == before

@@ -10,7 +10,7 @@ from tests.fakes.fleet import FakeFleet
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import FakeServer, endpoint
 from tests.fakes.store import FakeStore
-from watchdog.clock import Timeline
+from watchdog.clock import Countable
 from watchdog.errors import DatabaseUnavailable, ServerUnreachable
 from watchdog.memory import Memory
 from watchdog.model import (
@@ -26,6 +26,7 @@ from watchdog.model import (
     Status,
     TurnId,
 )
+from watchdog.moments import Moment
 from watchdog.observe import Observer
 from watchdog.silence import Silences
 
@@ -95,24 +96,14 @@ class World:
             owners=self.owners,
             memory=self.memory,
             silences=self.silences,
-            reuse_holders_ms=10_000,
+            reuse_holders_seconds=10,
         )
-        self.timeline = Timeline()
+        self.counter = Countable(self.clock)
 
     async def look(
         self, *, also: Collection[SessionId] = (), full: bool = False, scan: bool = False, fresh: bool = False
     ) -> Observation:
-        reading = self.clock.read()
-        self.timeline.advance(reading, planned_awake_seconds=None)
-        return await self.observer.look(
-            reading.wall_ms,
-            self.timeline.shift,
-            awake_seconds=reading.awake_seconds,
-            also=also,
-            full=full,
-            scan_parts=scan,
-            fresh=fresh,
-        )
+        return await self.observer.look(self.counter.look(), also=also, full=full, scan_parts=scan, fresh=fresh)
 
     def unfinished(
         self, name: str = "1", *, directory: str = PLACE, cwd: str | None = None, busy: bool = False
@@ -186,11 +177,11 @@ class TestAsking:
 
     async def test_what_a_server_says_is_in_the_report(self, world: World) -> None:
         session = world.unfinished(busy=True)
-        world.server.signs[session] = 5
+        world.server.signs[session] = Moment(5.0)
         (report,) = (await world.look()).reports
         assert report.statuses == {PLACE: {session: Status(activity=Activity.BUSY)}}
         assert report.asks == {PLACE: ()}
-        assert (report.vouches, report.problem, report.life) == (True, None, {session: 5})
+        assert (report.vouches, report.problem, report.life) == (True, None, {session: Moment(5.0)})
         assert report.witness == world.server.heard
 
 

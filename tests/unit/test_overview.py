@@ -1,6 +1,6 @@
 """The overview: which sessions it shows, in which order, and what each waits for."""
 
-from tests.unit.observations import NOW, POLICY, busy, call, observation, question, report, session, turn
+from tests.unit.observations import AT, NOW, POLICY, busy, call, observation, question, report, session, turn
 from watchdog.contract_overview import session_lines
 from watchdog.judge import judge
 from watchdog.model import EVERYTHING, Activity, Observation, SessionId, Status
@@ -9,7 +9,7 @@ from watchdog.overview import Awaited, SessionLine, overview
 
 def lines(seen: Observation) -> dict[str, SessionLine]:
     """The lines by session, in their order."""
-    return {line.id: line for line in overview(seen, judge(seen, POLICY, NOW), POLICY)}
+    return {line.id: line for line in overview(seen, judge(seen, POLICY, AT), POLICY)}
 
 
 def test_what_is_finished_is_shown_only_above_or_below_what_is_not() -> None:
@@ -94,7 +94,7 @@ def test_clocks_tell_how_far_they_are_and_when_they_end() -> None:
     running, past = call("prt_1", age=15), call("prt_2", age=90)
     seen = observation(session(turns=[turn()], calls=[running, past]), reports=[busy("ses_1")])
     (line,) = session_lines(
-        overview(seen, judge(seen, POLICY, NOW), POLICY),
+        overview(seen, judge(seen, POLICY, AT), POLICY),
         at_ms=NOW,
         titles={SessionId("ses_1"): "x"},
         acting=[SessionId("ses_1")],
@@ -111,7 +111,7 @@ def test_a_clock_that_stands_still_or_that_nobody_can_tell_has_no_end() -> None:
     )
     silent = observation(session("ses_1", age=100), reports=[busy("ses_1")])
     for seen, fraction in ((asking, 0.1667), (silent, None)):
-        (line,) = session_lines(overview(seen, judge(seen, POLICY, NOW), POLICY), at_ms=NOW, titles={}, acting=())
+        (line,) = session_lines(overview(seen, judge(seen, POLICY, AT), POLICY), at_ms=NOW, titles={}, acting=())
         assert [clock["until"] for clock in line["clocks"]] == [None]
         assert line["title"] is None
         assert [clock["fraction"] for clock in line["clocks"]] == [fraction]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from tests.unit.observations import NOW, POLICY, busy, call, observation, report, session
+from tests.unit.observations import AT, NOW, POLICY, busy, call, observation, report, session
 from watchdog.clock import Advance
 from watchdog.errors import DatabaseUnavailable
 from watchdog.judge import judge
@@ -38,12 +38,12 @@ def lines() -> Iterator[Lines]:
 
 def seen(look: Observation = QUIET) -> Assessment:
     return Assessment(
-        observation=look, judgement=judge(look, POLICY, NOW), advance=Advance(), began_at=0.0, slow_seconds=0.01234567
+        observation=look, judgement=judge(look, POLICY, AT), advance=Advance(), began_at=0.0, slow_seconds=0.01234567
     )
 
 
 def verdict() -> Verdict:
-    (found,) = judge(STUCK, POLICY, NOW).verdicts
+    (found,) = judge(STUCK, POLICY, AT).verdicts
     return found
 
 
@@ -220,7 +220,7 @@ def test_nothing_that_a_session_holds_is_in_any_line(lines: Lines) -> None:
     look = observation(mine, reports=[busy("ses_1", directories=[folder]), report(directories=[folder])])
     for acting in (True, False):
         log.looked(seen(look), acting=acting)
-    for found in judge(look, POLICY, NOW).verdicts:
+    for found in judge(look, POLICY, AT).verdicts:
         log.found(found)
         log.ended(found, outcome(Result.INEFFECTIVE), given_up=True)
         log.failed(found, ValueError())

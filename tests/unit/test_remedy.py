@@ -37,6 +37,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
+from watchdog.moments import Moment
 from watchdog.remedy import Remedy
 
 SESSION = SessionId("ses_1")
@@ -61,6 +62,7 @@ STUCK = Verdict(
     tool="bash",
     life_ms=NOW + 2,
 )
+HEARD = Moment(5.0)
 IDLE = replace(STUCK, kind=VerdictKind.IDLE_SESSION, call_ids=(), call_id=None, tool=None, rests_on_silence=True)
 ORPHAN = replace(STUCK, kind=VerdictKind.ORPHAN, limit_seconds=None, why="nobody executes it")
 GONE = Reproof(orphan=ORPHAN, why="no process has the database open")
@@ -201,12 +203,12 @@ class TestReread:
         await self.check(world, IDLE, "it showed life again")
 
     async def test_an_event_heard_since_is_a_sign_of_life(self, world: World) -> None:
-        world.without_call().server.signs[SESSION] = STUCK.life_ms + 1
-        await self.check(world, IDLE, "it showed life again")
+        world.without_call().server.signs[SESSION] = HEARD + 0.001
+        await self.check(world, replace(IDLE, heard=HEARD), "it showed life again")
 
     async def test_life_that_was_known_when_it_was_judged_saves_nobody(self, world: World) -> None:
-        world.without_call().server.signs[SESSION] = STUCK.life_ms
-        assert (await world.carry_out(IDLE)).result is Result.RECOVERED
+        world.without_call().server.signs[SESSION] = HEARD
+        assert (await world.carry_out(replace(IDLE, heard=HEARD))).result is Result.RECOVERED
 
     async def test_life_that_only_an_embedded_host_knows_of_counts_too(self, world: World) -> None:
         lively = replace(BUSY, last_life_ms=STUCK.life_ms + 1)
@@ -215,7 +217,7 @@ class TestReread:
         assert world.server.aborted == []
 
     async def test_a_hung_call_that_writes_output_is_still_past_its_limit(self, world: World) -> None:
-        world.server.signs[SESSION] = NOW + 50_000
+        world.server.signs[SESSION] = HEARD + 50
         assert (await world.carry_out()).result is Result.RECOVERED
 
 

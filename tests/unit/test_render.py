@@ -24,6 +24,7 @@ from watchdog.model import (
     Verdict,
     VerdictKind,
 )
+from watchdog.moments import NEVER
 from watchdog.paper import Paper
 from watchdog.render import KIND_COLOURS, RESULT_COLOURS, Screen, complain
 
@@ -61,7 +62,7 @@ class Reader:
 
 
 def observation(*, degraded: tuple[str, ...] = (), damaged: tuple[Damage, ...] = ()) -> Observation:
-    return Observation(at_ms=0, snapshot=Snapshot(damaged=damaged), degraded=degraded)
+    return Observation(at_ms=0, now=NEVER, steady_since_ms=0, snapshot=Snapshot(damaged=damaged), degraded=degraded)
 
 
 def spared(reason: SpareReason) -> Spared:

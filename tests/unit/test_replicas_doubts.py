@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.unit.test_replicas import BUSY, ELSEWHERE, ONE, PLACE, TWO, Crew, answered, crew
-from watchdog.clock import SystemClock
+from watchdog.clock import Countable, SystemClock
 from watchdog.embedded import LATEST_MS, EmbeddedServer
 from watchdog.errors import ServerAnswerInvalid, ServerDeclined, ServerUnreachable
 from watchdog.model import Activity, Ask, AskKind, SessionId, Status, TurnId
@@ -159,7 +159,7 @@ class TestOddAnswers:
         async def statuses(_: str) -> Mapping[Any, Status]:
             return answer
 
-        server = EmbeddedServer(SimpleNamespace(statuses=statuses), SystemClock())
+        server = EmbeddedServer(SimpleNamespace(statuses=statuses), Countable(SystemClock()))
         with pytest.raises(ServerAnswerInvalid, match=r"the host's statuses .* can't be"):
             await server.statuses(PLACE)
 
@@ -172,7 +172,7 @@ class TestOddAnswers:
         async def pending_asks(_: str) -> list[Ask]:
             return [Ask(**values | change)]
 
-        server = EmbeddedServer(SimpleNamespace(pending_asks=pending_asks), SystemClock())
+        server = EmbeddedServer(SimpleNamespace(pending_asks=pending_asks), Countable(SystemClock()))
         with pytest.raises(ServerAnswerInvalid, match=r"the host's pending_asks .* can't be"):
             await server.pending_asks(PLACE)
 

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.fakes.clock import FakeClock
-from tests.unit.observations import NOW, POLICY, busy, call, observation, session
+from tests.unit.observations import AT, POLICY, busy, call, observation, session
 from watchdog.clock import Advance
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
 from watchdog.judge import judge
@@ -25,7 +25,7 @@ QUIET = observation()
 
 
 def seen(look: Observation) -> Assessment:
-    return Assessment(observation=look, judgement=judge(look, POLICY, NOW), advance=Advance(), began_at=0.0)
+    return Assessment(observation=look, judgement=judge(look, POLICY, AT), advance=Advance(), began_at=0.0)
 
 
 def made(clock: FakeClock, *, dry_run: bool = False) -> tuple[Supervisor, list[str]]:

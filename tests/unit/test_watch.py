@@ -408,7 +408,7 @@ class TestLateLooks:
         while not (assessment := await watch.assess()).judgement.verdicts:
             looks += 1
             delay = watch._delay(assessment.judgement)
-            watch._planned = watch._next_look(clock.read().awake_seconds, delay)
+            watch.clock.plan(watch._next_look(clock.read().awake_seconds, delay))
             clock.advance(delay + 0.4)
         assert looks == 2  # at an age of 10 s, and 30 s later, the shortest limit; the third finds the limit reached
         assert assessment.judgement.verdicts[0].age_seconds == pytest.approx(60, abs=0.01)

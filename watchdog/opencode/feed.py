@@ -12,14 +12,15 @@ import httpx
 import httpx_sse
 
 from watchdog.model import Activity, SessionId, Witness
+from watchdog.moments import Moment
 from watchdog.opencode.exchange import refuse_compression
 from watchdog.opencode.trust import Stranger
-from watchdog.ports import Clock
+from watchdog.ports import Counter
 
 PATH: Final = "/global/event"
 SILENCE_SECONDS: Final = 35.0
 """Three heartbeats, which come about every 10 s, and a half."""
-SHORT_GAP_MS: Final = 60_000
+SHORT_GAP_SECONDS: Final = 60.0
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
 MOST_GAPS: Final = 100
@@ -50,7 +51,7 @@ class Feed:
         self,
         client: httpx.AsyncClient,
         *,
-        clock: Clock,
+        clock: Counter,
         rng: random.Random,
         on_change: Callable[[], None] | None = None,
         silence_seconds: float = SILENCE_SECONDS,
@@ -61,11 +62,12 @@ class Feed:
         self._on_change = on_change
         self._silence_seconds = silence_seconds
         self._connected = False
-        self._since_ms: int | None = None
-        self._heard_ms: int | None = None
+        self._since: Moment | None = None
+        self._heard: tuple[Moment, float] | None = None
+        """When anything was heard last, and what a clock showed then that runs on while the machine sleeps."""
+        self._gaps: list[tuple[Moment, Moment]] = []
+        self._life: dict[SessionId, Moment] = {}
         self._silent_since: float | None = None  # awake seconds: when it was last heard, or began to listen
-        self._gaps: list[tuple[int, int]] = []
-        self._life: dict[SessionId, int] = {}
         self._states: dict[SessionId, tuple[str, Any]] = {}
         self._directories: dict[SessionId, str] = {}
         self.malformed = 0
@@ -91,7 +93,7 @@ class Feed:
     def witness(self) -> Witness:
         """How well the server has been heard."""
         return Witness(
-            connected=self._connected, since_ms=self._since_ms, gaps=tuple(self._gaps), deaf=self._why_deaf()
+            connected=self._connected, since=self._since, gaps=tuple(self._gaps), deaf=self._why_deaf()
         )
 
     async def sample(self, seconds: float) -> str | None:
@@ -103,8 +105,8 @@ class Feed:
             return self.problem
         return f"its event stream delivered nothing within {seconds:g} s (a proxy that holds it back, perhaps)"
 
-    def life(self) -> Mapping[SessionId, int]:
-        """The last sign of life of each session that showed one, in milliseconds since the epoch."""
+    def life(self) -> Mapping[SessionId, Moment]:
+        """The last sign of life of each session that showed one."""
         return dict(self._life)
 
     def busy_directories(self) -> frozenset[str]:
@@ -161,35 +163,34 @@ class Feed:
         return f"{self.problem or 'its event stream is silent'}{held_back}"
 
     def _hear(self, text: str) -> None:
-        now_ms = self._clock.read().wall_ms
+        now, running_seconds = self._clock.now(), self._clock.read().running_seconds
         if not self._connected:
-            self._reconnected(now_ms)
-        self._heard_ms = now_ms
+            self._reconnected(now, running_seconds)
+        self._heard = now, running_seconds
         self._silent_since = self._clock.read().awake_seconds
         if not text:
             return
         try:
-            self._take(text, now_ms)
+            self._take(text, now)
         except (ValueError, TypeError, KeyError, RecursionError):
             self.malformed += 1
 
-    def _reconnected(self, now_ms: int) -> None:
+    def _reconnected(self, now: Moment, running_seconds: float) -> None:
         """Judge the gap by what was last heard: a cut line may have been noticed late."""
         self._connected = True
         self.problem = None
         self.connections += 1
-        heard_ms = self._heard_ms
-        if self._since_ms is None or heard_ms is None or not 0 <= now_ms - heard_ms <= SHORT_GAP_MS:
-            self._since_ms = now_ms
+        if self._since is None or self._heard is None or running_seconds - self._heard[1] > SHORT_GAP_SECONDS:
+            self._since = now
             self._gaps.clear()
             return
-        self._gaps.append((heard_ms, now_ms))
+        self._gaps.append((self._heard[0], now))
         if len(self._gaps) > MOST_GAPS:
             # What is dropped must not read as heard: hearing starts where the oldest gap that is dropped ended.
-            self._since_ms = self._gaps[-MOST_GAPS - 1][1]
+            self._since = self._gaps[-MOST_GAPS - 1][1]
             del self._gaps[:-MOST_GAPS]
 
-    def _take(self, text: str, now_ms: int) -> None:
+    def _take(self, text: str, now: Moment) -> None:
         event = json.loads(text)
         payload = event["payload"]
         kind, properties = payload["type"], payload.get("properties", {})
@@ -199,22 +200,22 @@ class Feed:
         if session_id is None:
             return
         if kind in _PART_EVENTS or kind == "session.error":
-            self._lives(session_id, now_ms)
+            self._lives(session_id, now)
         elif kind.startswith(_ASK_PREFIXES):
-            self._lives(session_id, now_ms)
+            self._lives(session_id, now)
             self._changed()
         elif kind in {"session.status", "session.idle"}:
             status = properties["status"] if kind == "session.status" else {"type": Activity.IDLE.value}
             directory = event.get("directory")
-            self._status(session_id, status, directory if isinstance(directory, str) else None, now_ms)
+            self._status(session_id, status, directory if isinstance(directory, str) else None, now)
 
-    def _status(self, session_id: SessionId, status: Mapping[str, Any], directory: str | None, now_ms: int) -> None:
+    def _status(self, session_id: SessionId, status: Mapping[str, Any], directory: str | None, now: Moment) -> None:
         """Take a status; the same one again is a ping, which says nothing new."""
         idle = (Activity.IDLE.value, None)
         state = (str(status["type"]), status.get("attempt"))
         if state == self._states.get(session_id, idle):
             return
-        self._lives(session_id, now_ms)
+        self._lives(session_id, now)
         if state == idle:
             self._states.pop(session_id, None)
             self._directories.pop(session_id, None)
@@ -224,10 +225,10 @@ class Feed:
                 self._directories[session_id] = directory
         self._changed()
 
-    def _lives(self, session_id: SessionId, now_ms: int) -> None:
+    def _lives(self, session_id: SessionId, now: Moment) -> None:
         """Note a sign of life; the ones that were silent longest make room when there are too many."""
         self._life.pop(session_id, None)
-        self._life[session_id] = now_ms
+        self._life[session_id] = now
         if len(self._life) > MOST_SESSIONS:
             oldest = next(iter(self._life))
             for known in (self._life, self._states, self._directories):

@@ -33,6 +33,7 @@ from watchdog.model import (
     TurnId,
     Witness,
 )
+from watchdog.moments import Moment
 from watchdog.opencode import tls
 from watchdog.opencode.exchange import Answer, Exchange
 from watchdog.opencode.feed import Feed
@@ -41,7 +42,7 @@ from watchdog.opencode.shapes import message_path, part_of, read_ask, read_statu
 from watchdog.opencode.troubles import refused, translated, unexpected
 from watchdog.opencode.trust import Credentials, Trust
 from watchdog.opencode.wire import Wire
-from watchdog.ports import Clock
+from watchdog.ports import Counter
 from watchdog.sharing import Shared, gathered
 
 TIMEOUT_SECONDS: Final = 5.0
@@ -87,7 +88,7 @@ class OpencodeServer:
         self,
         url: str,
         *,
-        clock: Clock,
+        clock: Counter,
         rng: random.Random,
         username: str = "opencode",
         password: str | None = None,
@@ -237,7 +238,7 @@ class OpencodeServer:
         """How well its event feed is heard."""
         return self.feed.witness()
 
-    def life(self) -> Mapping[SessionId, int]:
+    def life(self) -> Mapping[SessionId, Moment]:
         """The last sign of life of each session on its feed."""
         return self.feed.life()
 

@@ -6,6 +6,7 @@ from typing import Final
 
 from watchdog.errors import DatabaseUnavailable, ServerAnswerInvalid, ServerDeclined, ServerUnreachable, ServerUntold
 from watchdog.model import Ask, ServerName, SessionId, Status
+from watchdog.moments import Moment
 from watchdog.plain_host import PlainHost
 from watchdog.ports import Clock
 from watchdog.postgres.errands import Abort, Answer, Requests
@@ -215,12 +216,9 @@ class RemoteHost(PlainHost):
         if answer.problem is not None:
             raise ServerUnreachable(f"{self._name} did not end it. {answer.problem}")
 
-    def life(self) -> Mapping[SessionId, int]:
-        """The last signs of life that it published, of what it was at work on."""
-        statuses = [saying.statuses for saying in self._others.last(self).values()]
-        return {
-            id_: each.last_life_ms for said in statuses for id_, each in said.items() if each.last_life_ms is not None
-        }
+    def life(self) -> Mapping[SessionId, Moment]:
+        """There is no feed: what signs of life it publishes is in what it says of each session."""
+        return {}
 
     def forget(self, keep: Collection[SessionId]) -> None:
         """Nothing is kept that the replica does not publish."""

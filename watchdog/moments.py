@@ -1,0 +1,32 @@
+"""The two kinds of time, which can't be mixed up.
+
+Wall milliseconds are what rows and servers write. Somebody can set that clock, and it runs on while the machine
+sleeps. Moments lie on the watchdog's own countable clock (`clock.Countable`), and only their differences mean
+anything. Every age is a difference of two moments. Comparing or subtracting one kind with the other does not
+type-check.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+WallMs: TypeAlias = int
+"""Milliseconds since the Unix epoch, as a wall clock showed them."""
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Moment:
+    """A moment of countable time, of this process alone."""
+
+    seconds: float
+
+    def __sub__(self, earlier: "Moment") -> float:
+        """How many countable seconds lie between the two."""
+        return self.seconds - earlier.seconds
+
+    def __add__(self, seconds: float) -> "Moment":
+        """The moment so many countable seconds later; earlier if negative."""
+        return Moment(self.seconds + seconds)
+
+
+NEVER = Moment(float("-inf"))
+"""Before every moment there is."""

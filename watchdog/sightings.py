@@ -1,0 +1,79 @@
+"""Wall times that others wrote, each with its place on the countable clock, fixed at first sight."""
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from watchdog.model import Activity, Observation, ServerName, SessionId
+from watchdog.moments import Moment, WallMs
+
+ROWS = ServerName("")
+"""Stands for the database, where a server's name says who told a time."""
+
+
+class Convert(Protocol):
+    """Turns wall time into countable time; `clock.Countable` does."""
+
+    def moment_of(self, wall_ms: WallMs) -> Moment:
+        """Where a wall time lies on the countable clock: ask at first sight of it, and keep the answer."""
+        ...
+
+    def due_at(self, wall_ms: WallMs) -> Moment:
+        """When something is due that somebody plans for a wall time."""
+        ...
+
+
+@dataclass(slots=True)
+class Sightings:
+    """The last time that each one who tells of a session told, and the moment that it is."""
+
+    known: dict[SessionId, dict[ServerName, tuple[WallMs, Moment]]] = field(default_factory=dict)
+
+    def see(
+        self, session_id: SessionId, who: ServerName, wall_ms: WallMs, convert: Callable[[WallMs], Moment]
+    ) -> Moment:
+        """The moment of a time that somebody tells of a session: the one of its first sight."""
+        told = self.known.get(session_id)
+        if told is None:
+            told = self.known[session_id] = {}
+        seen = told.get(who)
+        if seen is None or seen[0] != wall_ms:
+            seen = told[who] = (wall_ms, convert(wall_ms))
+        return seen[1]
+
+    def forget(self, session_ids: AbstractSet[SessionId]) -> None:
+        """Forget all sessions but these."""
+        if not self.known.keys() <= session_ids:
+            self.known = {id_: told for id_, told in self.known.items() if id_ in session_ids}
+
+
+def lives(observation: Observation, seen: Sightings, convert: Convert) -> dict[SessionId, Moment]:
+    """The last sign of life of each session: of its rows, of the feeds, and of what embedded hosts know."""
+    moment_of = convert.moment_of
+    found = {
+        id_: seen.see(id_, ROWS, session.last_life_ms, moment_of)
+        for id_, session in observation.snapshot.sessions.items()
+    }
+    for report in observation.reports:
+        for id_, heard in report.life.items():
+            if id_ in found and heard > found[id_]:
+                found[id_] = heard
+        for id_, said in report.said.items():
+            told = [status.last_life_ms for status in said if status.last_life_ms is not None]
+            if told and id_ in found:
+                found[id_] = max(found[id_], seen.see(id_, report.name, max(told), moment_of))
+    return found
+
+
+def retries(observation: Observation, seen: Sightings, convert: Convert) -> dict[SessionId, Moment]:
+    """Until when each session waits for its provider, where a server says so; of several the latest."""
+    found: dict[SessionId, Moment] = {}
+    for report in observation.reports:
+        for id_, said in report.said.items():
+            told = [each.retry_at_ms for each in said if each.activity is Activity.RETRY and each.retry_at_ms]
+            if told:
+                due = seen.see(id_, report.name, max(told), convert.due_at)
+                found[id_] = max(found.get(id_, due), due)
+    seen.forget(found.keys())
+    return found
