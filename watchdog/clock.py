@@ -151,7 +151,8 @@ class Instant:
     Attributes:
         at_ms: what the wall clock shows.
         now: what the countable clock shows.
-        steady_since_ms: since when the wall clock is known not to have been set by over 1 s.
+        steady_since_ms: since when the wall clock is known not to have been set by over 1 s. What it tells of before
+            that was written before it showed this.
         steady_slack_seconds: by how much that may be wrong.
         awake_seconds: what the awake clock shows.
         advance: what happened since the look before.

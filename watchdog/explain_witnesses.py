@@ -249,7 +249,7 @@ def _birth_stands_against_it(case: Case, holder: Holder, session: Session, turn:
     began, steady = began_ms(session, turn), case.observation.steady_since_ms
     if holder.embeds_us:
         return "it is the server that the watchdog is part of"
-    if holder.born_ms > began and began < steady:
+    if began < steady and began < holder.born_ms <= steady + case.policy.birth_margin_seconds * 1000:
         return "the clock may have been set after it began, so births can't be compared"
     if holder.born_ms > began:
         return f"born only {duration((holder.born_ms - began) / 1000)} after it began, within birth_margin"

@@ -382,7 +382,8 @@ class Observation:
     Attributes:
         at_ms: when it was gathered, by the wall clock: to show people times, and to compare rows and births with.
         now: the same, on the countable clock: every age counts up to here.
-        steady_since_ms: rows created before this can't be compared with births: the wall clock may have been set.
+        steady_since_ms: rows created before this were created before the wall clock showed it, as it is set now; more
+            can't be said of when: it may have been set since.
         steady_slack_seconds: by how much a birth may be wrong all the same.
         holders: None when nothing needed a proof, or when they could not be looked up.
         call_clocks: for each open call, from when its age counts: what it spent waiting on a human or a retry is left

@@ -168,13 +168,15 @@ class _Proving:
 
 
 def born_too_late(holder: Holder, began: int, observation: Observation, policy: Policy) -> bool:
-    """Whether the process can't be executing it, because it was born after it began."""
+    """Whether the process can't be executing it, because it was born after it began.
+
+    A birth is told by the wall clock as it is set now. What was written before that clock was known to be steady was
+    written before it showed that time: only who was born later still can't be executing it.
+    """
     if holder.embeds_us:
         return False
-    if began < observation.steady_since_ms:
-        return False
     margin = policy.birth_margin_seconds + observation.steady_slack_seconds
-    return holder.born_ms > began + margin * 1000
+    return holder.born_ms > max(began, observation.steady_since_ms) + margin * 1000
 
 
 def unclaimed(observation: Observation, session: Session) -> bool:

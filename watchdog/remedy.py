@@ -173,10 +173,9 @@ class _Ascent(Settling):
 
     def _showed_life(self, session: Session) -> bool:
         """Whether a row or a feed shows life that was not known when it was judged."""
-        if session.last_life_ms > self.verdict.life_ms:
-            return True
-        heard = (server.life().get(session.id, NEVER) for server in self.tools.fleet.servers())
-        return max(heard, default=NEVER) > (self.verdict.heard or NEVER)
+        heard = [server.life().get(session.id, NEVER) for server in self.tools.fleet.servers()]
+        known = self.verdict.heard or NEVER
+        return session.last_life_ms > self.verdict.life_ms or max(heard, default=NEVER) > known
 
     # -- rungs 2 and 3: find, abort, verify ------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from watchdog.watch import Watch
 assess = Watch.assess
 async def assess_and_doubt(self, **more):
     found = await assess(self, **more)
-    doubt = Spared(session_id='ses_x', reason=SpareReason.FIRST_LOOK, why='', until_ms=(time.time() + 60) * 1000)
+    doubt = Spared(session_id='ses_x', reason=SpareReason.FIRST_LOOK, why='', until=self.clock.now() + 60)
     return replace(found, judgement=replace(found.judgement, spared=(doubt,)))
 Watch.assess = assess_and_doubt
 """

@@ -392,10 +392,15 @@ class TestOrphans:
         again = report(served=["msg_1"], statuses={"ses_1": Status(activity=Activity.BUSY)})
         assert not judged(replace(seen, reports=(again,))).unclaimed
 
-    def test_after_a_clock_step_births_exclude_nobody(self) -> None:
-        seen = observation(session(turns=[turn(age=50)]), holders=[holder(age=10)], steady_since_ms=ago(40))
+    def test_a_birth_before_the_clock_is_known_to_be_steady_excludes_nobody(self) -> None:
+        seen = observation(session(turns=[turn(age=50)]), holders=[holder(age=10)], steady_since_ms=ago(9))
         assert not judged(seen).unclaimed
         assert judged(replace(seen, steady_since_ms=ago(60))).unclaimed
+
+    def test_who_was_born_after_the_clock_was_set_can_not_execute_what_is_older_than_that(self) -> None:
+        seen = observation(session(turns=[turn(age=50)]), holders=[holder(age=10)], steady_since_ms=ago(16))
+        assert judged(seen).unclaimed
+        assert not judged(replace(seen, steady_slack_seconds=2)).unclaimed
 
     def test_a_server_that_serves_the_turn_and_is_idle_is_excluded_by_its_answer(self) -> None:
         seen = observation(session(), reports=[report(served=["msg_1"])], holders=[holder()])
