@@ -173,9 +173,8 @@ class _Ascent(Settling):
 
     def _showed_life(self, session: Session) -> bool:
         """Whether a row or a feed shows life that was not known when it was judged."""
-        heard = [server.life().get(session.id, NEVER) for server in self.tools.fleet.servers()]
-        known = self.verdict.heard or NEVER
-        return session.last_life_ms > self.verdict.life_ms or max(heard, default=NEVER) > known
+        heard = max([server.life().get(session.id, NEVER) for server in self.tools.fleet.servers()], default=NEVER)
+        return session.last_life_ms > self.verdict.life_ms or heard > (self.verdict.heard or NEVER)
 
     # -- rungs 2 and 3: find, abort, verify ------------------------------------------------------------------
 

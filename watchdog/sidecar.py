@@ -23,7 +23,7 @@ from watchdog.opencode.peers import Party
 from watchdog.opencode.server import OpencodeServer
 from watchdog.opencode.trust import Trust
 from watchdog.opening import locate_file, open_journal
-from watchdog.ports import Clock
+from watchdog.ports import Counter
 from watchdog.settings import Loaded, Settings
 from watchdog.watch import Listener, Watch
 
@@ -117,7 +117,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
             group.cancel_scope.cancel()
 
 
-def _connector(settings: Settings, clock: Clock, bell: _Bell) -> Connect:
+def _connector(settings: Settings, clock: Counter, bell: _Bell) -> Connect:
     """Makes servers as the settings say."""
     rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
 

@@ -34,9 +34,6 @@ PURE = {
 
 JUDGING = {"judge", "case", "family", "limits", "proof", "verdicts"}
 
-EVERYWHERE = {"moments"}
-"""The two kinds of time: whoever has a time says of which kind it is."""
-
 ROOMS: Mapping[str, set[str]] = {
     "model": set(),
     "errors": set(),
@@ -173,7 +170,7 @@ ROOMS: Mapping[str, set[str]] = {
 }
 """What each module may import of ours. A folder's modules may also import each other."""
 
-EVERYWHERE = {"shown"}
+EVERYWHERE = {"shown", "moments"}
 """Whoever has words for people lets them through it."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {

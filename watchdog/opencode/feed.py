@@ -92,9 +92,7 @@ class Feed:
 
     def witness(self) -> Witness:
         """How well the server has been heard."""
-        return Witness(
-            connected=self._connected, since=self._since, gaps=tuple(self._gaps), deaf=self._why_deaf()
-        )
+        return Witness(connected=self._connected, since=self._since, gaps=tuple(self._gaps), deaf=self._why_deaf())
 
     async def sample(self, seconds: float) -> str | None:
         """Listen for a moment, to see whether anything is delivered; why not, as the end of a sentence, or None."""
