@@ -171,7 +171,7 @@ ROOMS: Mapping[str, set[str]] = {
 """What each module may import of ours. A folder's modules may also import each other."""
 
 EVERYWHERE = {"shown", "moments"}
-"""Whoever has words for people lets them through it."""
+"""Whoever has words for people lets them through the one; the other is the two kinds of time."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "opencode.writing", "journal", "demo.book", "postgres"),
