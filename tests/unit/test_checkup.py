@@ -156,7 +156,7 @@ async def test_no_server(program: Program, rows: OpencodeFile) -> None:
     assert done.code == 3
     unreachable, useless = said(done, "problem")
     assert unreachable == (
-        f"{NOWHERE} can't be reached: nobody listens there. "
+        f"{NOWHERE} can't be reached (ConnectError). "
         "Start `opencode serve` there, or name the right address with --server."
     )
     assert useless == "no server can be used: nothing that is alive can be ended, only orphans settled."

@@ -40,8 +40,6 @@ def translated(error: Exception, *, name: str, host: str, begun: bool) -> Server
         return ServerAnswerInvalid(f"{name} broke off in the middle of its answer ({kind}).")
     if isinstance(error, httpx.RemoteProtocolError) and "without sending" not in str(error):
         return ServerAnswerInvalid(f"{name} does not speak HTTP ({kind}){_hint(error)}.")
-    if any(isinstance(each, ConnectionRefusedError) for each in _chain(error)):
-        return ServerUnreachable(f"{name} can't be reached: nobody listens there.")
     if isinstance(error, httpx.TransportError | httpx.InvalidURL | OSError):
         return ServerUnreachable(f"{name} can't be reached ({kind}).")
     return ServerAnswerInvalid(f"{name} gave an answer that can't be read ({kind}).")
