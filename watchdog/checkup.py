@@ -5,18 +5,27 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from watchdog.alerting import problem_with_receivers
+from watchdog.checkup_file import in_words, look_at_file, look_deeply
 from watchdog.checkup_journal import look_at_journal, print_journal
 from watchdog.checkup_words import in_one_line
 from watchdog.contract import VERSION
 from watchdog.database_url import PostgresUrl
 from watchdog.endpoints import is_here, listener
-from watchdog.errors import ServerError, ServerRefused, ServerUnreachable, ServerUntrusted, WatchdogError, sentences
+from watchdog.errors import (
+    ServerError,
+    ServerRefused,
+    ServerUnreachable,
+    ServerUntrusted,
+    UsageError,
+    WatchdogError,
+    sentences,
+)
 from watchdog.exits import Exit
 from watchdog.in_postgres import with_driver
 from watchdog.installation import mixed_installation
 from watchdog.model import Holder, Holders, Session, Turn
 from watchdog.opencode.server import OpencodeServer
-from watchdog.opening import locate
+from watchdog.opening import locate_file
 from watchdog.progress import busy
 from watchdog.proof import describe
 from watchdog.render import Screen
@@ -59,9 +68,17 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-async def check(loaded: Loaded, screen: Screen) -> Exit:
-    """Look at everything that a watchdog needs, and say what is wrong with it and what to do."""
+async def check(loaded: Loaded, screen: Screen, *, deep: bool = False) -> Exit:
+    """Look at everything that a watchdog needs, and say what is wrong with it and what to do.
+
+    Args:
+        deep: have SQLite check that the database is whole, too.
+    """
     if isinstance(loaded.settings.database, PostgresUrl):
+        if deep:
+            raise UsageError(
+                "`check --deep` is for a database in a file; PostgreSQL has checks of its own (amcheck)."
+            )
         with with_driver():
             from watchdog import checkup_postgres
         return await checkup_postgres.check(loaded, screen)
@@ -75,9 +92,14 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
     if wrong := problem_with_receivers(loaded):
         findings.problems.append(wrong)
     try:
-        findings.database = {"path": str(locate(loaded))}
-        async with busy(LOOKING), sidecar(loaded, feeds=False, needs_journal=False) as car:
-            await _look(car, findings, insisted=_insisted(loaded))
+        path = locate_file(loaded)
+        findings.database = {"path": str(path), **await look_at_file(path)}
+        async with sidecar(loaded, feeds=False, needs_journal=False) as car:
+            async with busy(LOOKING):
+                await _look(car, findings, insisted=_insisted(loaded))
+            if deep:
+                findings.database["damage"], damaged = await look_deeply(car)
+                findings.problems.extend(damaged)
     except* WatchdogError as group:
         findings.problems.extend(sentences(group))
     if screen.as_json:
@@ -121,7 +143,7 @@ async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) 
 
 async def _look_at_database(car: Sidecar, findings: Findings) -> None:
     description = await car.store.describe()
-    findings.database = {
+    findings.database |= {
         "path": str(description.path),
         "megabytes": round(description.size_bytes / 1e6, 1),
         "journal_mode": description.journal_mode,
@@ -239,4 +261,4 @@ def _in_words(name: str, value: object) -> str:
         if not isinstance(value, dict):
             return "nobody"
         return f"pid {value['pid']}" if value["pid"] else UNKNOWN_PID
-    return "-" if value is None else str(value)
+    return in_words(value) or ("-" if value is None else str(value))

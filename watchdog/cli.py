@@ -219,12 +219,13 @@ def check(
     as_json: AsJson = False,
     alive: Annotated[bool, typer.Option("--alive", help="Only if `run` looked lately: for health checks.")] = False,
     notify: Annotated[bool, typer.Option("--notify", help="Send a test message to each receiver of alerts.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check that all of the database is whole.")] = False,
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
     from watchdog.render import Screen
 
-    if alive and notify:
-        raise typer.BadParameter("--alive and --notify don't go together")
+    if alive + notify + deep > 1:
+        raise typer.BadParameter("--alive, --notify and --deep don't go together")
     loaded, screen = _quiet(config, database, server, warn=False), Screen(as_json=as_json)
     if alive:
         from watchdog.alive import check_alive
@@ -236,7 +237,7 @@ def check(
         _go(lambda: check_notify(loaded, screen))
     from watchdog import checkup
 
-    _go(lambda: checkup.check(loaded, screen))
+    _go(lambda: checkup.check(loaded, screen, deep=deep))
 
 
 @app.command()

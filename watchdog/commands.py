@@ -8,6 +8,7 @@ from dataclasses import replace
 import anyio
 
 from watchdog.contract import deletion_document, outcomes_document, scan_document
+from watchdog.damage import refuse_damaged
 from watchdog.equipment import Equipment, equipment
 from watchdog.errors import AlreadyWatched, UsageError
 from watchdog.exits import Exit
@@ -63,6 +64,7 @@ async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
 async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
     """Settle every orphan once; wait for the second look where a proof needs one."""
     async with sidecar(loaded, feeds=False) as car:
+        await refuse_damaged(car.journal, car.path)
         if not dry_run and not car.mandate.acquire():
             raise AlreadyWatched(
                 f"Another watchdog ({named(car.mandate.holder())}) acts on {car.path} and settles "

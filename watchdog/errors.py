@@ -15,8 +15,8 @@ WatchdogError
 │   ├── DatabaseMissing         there is no such file
 │   ├── DatabaseUnsupported     it is of a kind or a generation that is not known
 │   ├── WriteRefused            it refuses a write, and will until a person changes it: a trigger, a constraint
-│   ├── DatabaseDamaged         SQLite says that it is damaged
 │   └── DatabaseUnavailable     it can't be read or written just now: trying again may help
+│       ├── DatabaseDamaged         it is damaged, as SQLite says, or as `check --deep` found
 │       ├── OpenElsewhere           a process has it open under another name: nobody knows what is in it
 │       └── LeaseLost               another watchdog took over: this one may no longer write
 ├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
@@ -119,8 +119,8 @@ class WriteRefused(DatabaseError):
     """
 
 
-class DatabaseDamaged(DatabaseError):
-    """The file is damaged: what is read may be wrong, and a write may make it worse."""
+class DatabaseDamaged(DatabaseUnavailable):
+    """The file is damaged: what is read may be wrong, and a write may make it worse. Nothing is written."""
 
 
 class LeaseLost(DatabaseUnavailable):

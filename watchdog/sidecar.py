@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -12,6 +13,7 @@ import anyio
 from watchdog.app import assemble
 from watchdog.certificates import problem_with
 from watchdog.clock import Countable, SystemClock
+from watchdog.damage import refuse_damaged
 from watchdog.errors import SettingsError
 from watchdog.journal import SqliteJournal
 from watchdog.lock import DatabaseLock
@@ -96,6 +98,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
         journal = await stack.enter_async_context(
             open_journal(settings, path, os.environ, Path.home(), needed=needs_journal)
         )
+        store.refuse = partial(refuse_damaged, journal, path)
         mandate = stack.enter_context(DatabaseLock(path))
         mandate.announce()
         fleet = OpencodeFleet(settings.servers, connect=connect, clock=clock, discover=settings.discover, feeds=feeds)

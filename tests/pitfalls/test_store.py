@@ -5,9 +5,10 @@ The number in a docstring is the entry's.
 
 # ruff: noqa: ASYNC220, ASYNC240 - a test may block its own event loop for a moment
 
+import sqlite3
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import anyio
@@ -16,12 +17,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tests.support.database import OpencodeFile
 from tests.support.holding import holding, mounted, unshared
+from tests.support.program import NOWHERE, Program, path, program
 from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseError, DatabaseUnsupported, OpenElsewhere, WriteRefused
 from watchdog.model import CallId, GuardedWrite, Holders, SessionId, TurnId
 from watchdog.opencode import database
 from watchdog.opencode.database import OpencodeDatabase
+from watchdog.opencode.integrity import checking
 from watchdog.opencode.owners import ProcessOwners
+
+__all__ = ["path", "program"]
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's lists of locks and mounts are Linux's")
 
@@ -113,7 +118,7 @@ def _session(rows: OpencodeFile, name: str, workspace: str | None) -> None:
 @pytest.fixture
 def closed(tmp_path: Path) -> Path:
     """A database with an open call, which nobody has open, in a folder of its own."""
-    path = tmp_path / "home" / "opencode.db"
+    path = tmp_path / "here" / "opencode.db"
     path.parent.mkdir()
     with OpencodeFile(path) as rows:
         rows.call(rows.turn(rows.session("ses_1"), "msg_1"), "prt_1")
@@ -261,7 +266,7 @@ async def test_names_that_lead_to_the_same_folder_are_the_same(closed: Path, tmp
     folder.mkdir()
     (tmp_path / "linked").symlink_to(closed.parent)
     with holding(closed) as server, mounted(closed.parent, folder):
-        for name in (link, closed.parent / ".." / "home" / "opencode.db", tmp_path / "linked" / "opencode.db"):
+        for name in (link, closed.parent / ".." / "here" / "opencode.db", tmp_path / "linked" / "opencode.db"):
             await assert_healthy(name, server.pid)
         await assert_healthy(folder / "opencode.db", server.pid)
     with holding(closed) as server:
@@ -364,6 +369,26 @@ async def test_processes_that_open_and_close_it_all_the_time_are_never_taken_for
             holders = await look(closed)
             assert holders.refusal is None
             assert server.pid in [holder.pid for holder in holders.known]
+
+
+@linux
+async def test_check_says_of_the_file_what_it_is_mounted_on_its_names_and_who_has_it_under_another(
+    program: Program, closed: Path, tmp_path: Path
+) -> None:
+    """37: also where it is refused."""
+    program.settings(servers=[NOWHERE], discover=False, journal="off")
+    link, alone = tmp_path / "other.db", tmp_path / "alone.db"
+    link.hardlink_to(closed)
+    alone.touch()
+    with holding(link) as other, mounted(closed, alone):
+        held = (await program.run("check", "--json", "--database", closed)).document
+        plain = await program.run("check", "--database", closed)
+        mounted_alone = (await program.run("check", "--json", "--database", alone)).document
+    told = {name: held["database"][name] for name in ("mounted_alone", "links", "held_elsewhere")}
+    assert told == {"mounted_alone": False, "links": 2, "held_elsewhere": [{"pid": other.pid, "name": str(link)}]}
+    assert any(f"Process {other.pid}" in problem for problem in held["problems"])
+    assert f"database\theld_elsewhere\tpid {other.pid}" in plain.stdout
+    assert (plain.code, mounted_alone["database"]["mounted_alone"]) == (3, True)
 
 
 # -- 67: triggers -----------------------------------------------------------------------------------------------
@@ -491,3 +516,94 @@ async def test_a_look_goes_on_while_a_write_waits_for_a_locked_database(
 
 def _stored(rows: OpencodeFile) -> list[list[tuple[object, ...]]]:
     return [rows.connection.execute(asked).fetchall() for asked in ("SELECT * FROM message", "SELECT * FROM part")]
+
+
+# -- damage that SQLite does not report by itself -----------------------------------------------------------------
+
+
+def damaged_index(rows: OpencodeFile, *, lost: bool) -> None:
+    """Let an index lack rows, or be unreadable, while the table itself is whole."""
+    turn = rows.turn(rows.session("ses_1"), "msg_1")
+    for number in range(400):
+        rows.call(turn, f"prt_{number}", status="completed")
+    rows.call(turn, "prt_open")
+    rows.connection.execute("CREATE INDEX of_tests ON part (time_updated, id)")
+    ((root,),) = rows.connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'of_tests'").fetchall()
+    rows.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    ((size,),) = rows.connection.execute("PRAGMA page_size").fetchall()
+    rows.close()
+    with rows.path.open("r+b") as file:
+        file.seek((root - 1) * size + (3 if lost else 0))
+        file.write(b"\0\1" if lost else b"\xff" * 64)
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_damage_that_sqlite_does_not_report_by_itself_is_found_by_a_deep_check_and_nothing_is_written_after_it(
+    program: Program, tmp_path: Path, *, lost: bool
+) -> None:
+    """A page of an index: `recover` on a file that is known to be damaged refuses, and says what to do."""
+    path = tmp_path / "opencode.db"
+    damaged_index(OpencodeFile(path), lost=lost)
+    program.settings(database=str(path), servers=[NOWHERE], discover=False, orphan_grace=0.1)
+    shallow = await program.run("check", "--json")
+    assert "damaged" not in shallow.stdout
+    deep = await program.run("check", "--deep", "--json")
+    assert deep.code == 3
+    assert deep.document["database"]["damage"], deep
+    assert any("table `part`" in problem for problem in deep.document["problems"]), deep
+    before = path.read_bytes()
+    done = await program.run("recover")
+    assert done.code == 3, done
+    assert "is damaged, as `check --deep` found: table `part`" in done.stdout + done.stderr
+    assert "put a backup in its place" in done.stdout + done.stderr
+    assert path.read_bytes() == before
+
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("DELETE FROM sqlite_master WHERE name = 'of_tests'")
+        connection.commit()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("VACUUM")
+    again = await program.run("check", "--deep", "--json")
+    assert again.document["database"]["damage"] == [], again
+    done = await program.run("recover", "--json")
+    assert [each["result"] for each in done.document["outcomes"]] == ["recovered"], done
+
+
+async def test_damage_that_sqlite_meets_stops_a_recovery_with_what_to_do(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "opencode.db"
+    with OpencodeFile(path) as rows:
+        turn = rows.turn(rows.session())
+        for _ in range(200):
+            rows.call(turn)
+        ((root,),) = rows.connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'part'").fetchall()
+        ((size,),) = rows.connection.execute("PRAGMA page_size").fetchall()
+        rows.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    with path.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    before = path.read_bytes()
+    program.settings(database=str(path), servers=[NOWHERE], discover=False)
+    done = await program.run("recover")
+    assert done.code == 3, done
+    assert "is damaged" in done.stdout + done.stderr
+    assert "put a backup in its place" in done.stdout + done.stderr
+    assert path.read_bytes() == before
+
+
+async def test_a_deep_check_can_be_interrupted_and_keeps_nobody_from_writing(tmp_path: Path) -> None:
+    path = tmp_path / "opencode.db"
+    with OpencodeFile(path) as rows:
+        turn = rows.turn(rows.session())
+        async with checking(path) as under_way:
+            assert "part" in under_way.tables
+            for table in under_way.tables:
+                assert await under_way.check(table) == []
+                rows.call(turn)
+                busy, _, _ = rows.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                assert busy == 0
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await under_way.check("part")
+            assert scope.cancelled_caught
+            assert await under_way.check("part") == []

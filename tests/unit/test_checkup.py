@@ -85,6 +85,8 @@ async def test_all_is_well(program: Program, rows: OpencodeFile) -> None:
     assert document["database"]["sessions"] == 1
     assert document["database"]["journal_mode"] == "wal"
     assert document["database"]["watched_by"] is None
+    told = {name: document["database"][name] for name in ("mounted_alone", "links", "held_elsewhere")}
+    assert told == {"mounted_alone": False, "links": 1, "held_elsewhere": []}
     assert document["servers"] == [
         {"name": url, "version": "1.18.33", "pid": os.getpid(), "problem": None, "doubt": None}
     ]

@@ -1,11 +1,10 @@
 """opencode's database through SQLAlchemy: reads in short transactions, and guarded writes."""
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
 import aiosqlite
 import anyio
@@ -18,7 +17,7 @@ from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode import queries
 from watchdog.opencode.filesystems import filesystem_type
-from watchdog.opencode.identity import check_place
+from watchdog.opencode.identity import check_place, uri_of
 from watchdog.opencode.look import as_ids, newest_turn, whole_row
 from watchdog.opencode.mounts import FilesystemType
 from watchdog.opencode.one_file import OneFile, glance, shown
@@ -88,6 +87,8 @@ class OpencodeDatabase:
         self._sessions = Rounds(self._tracker.sessions)
         self._write_engine = engine or _engine(path, "rw", self._limits.write_seconds)
         self._writing = anyio.Lock()
+        self.refuse: Callable[[], Awaitable[None]] | None = None
+        """Asked before each write: raises what stands against any, such as damage that is known."""
 
     @classmethod
     async def open(
@@ -246,6 +247,8 @@ class OpencodeDatabase:
                 return await self._write(writes, while_newest)
 
     async def _write(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
+        if self.refuse is not None:
+            await self.refuse()
         await self.disconnect()  # our own lock could hide another's
         file = await anyio.to_thread.run_sync(shown, self.path)
         with translated(self.path):
@@ -293,7 +296,7 @@ class OpencodeDatabase:
 
 
 def _engine(path: Path, mode: str, busy_seconds: float) -> AsyncEngine:
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    uri = uri_of(path, mode)
 
     async def connect() -> aiosqlite.Connection:
         # No transaction begins but by our own BEGIN, and bytes that are no UTF-8 fail no query.

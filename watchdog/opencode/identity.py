@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+from urllib.parse import quote
 
 from watchdog.errors import DatabaseMissing, DatabaseUnavailable, DatabaseUnsupported, SettingsError
 from watchdog.opencode.mounts import UNKNOWN, FilesystemType, is_local
@@ -40,6 +41,11 @@ class FileIdentity:
         except OSError as error:
             raise DatabaseUnavailable(f"The database {path} can't be looked at: {error.strerror}.") from error
         return cls(device=found.st_dev, inode=found.st_ino)
+
+
+def uri_of(path: Path, mode: str) -> str:
+    """How SQLite is told to open a file: `ro`, or `rw`, and never to make one."""
+    return f"file:{quote(str(path.absolute()))}?mode={mode}"
 
 
 def find_database(environ: Mapping[str, str], home: Path) -> Path:

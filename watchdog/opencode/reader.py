@@ -22,12 +22,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import StaticPool
 
-from watchdog.errors import DatabaseUnavailable
+from watchdog.errors import DatabaseDamaged, DatabaseUnavailable
 from watchdog.opencode import queries
 from watchdog.opencode.identity import FileIdentity
 from watchdog.opencode.look import Fetch, Record
 from watchdog.opencode.schema import check_schema
-from watchdog.opencode.sqlite_errors import sentence
+from watchdog.opencode.sqlite_errors import HOW_TO_MEND, is_damage, sentence
 
 END_SECONDS = 10.0
 """How long a piece of work that was begun may resist a cancellation."""
@@ -233,11 +233,13 @@ def translated(path: Path) -> Iterator[None]:
     """Turn what the driver and SQLAlchemy raise into a sentence, without any of the statement.
 
     Raises:
-        DatabaseUnavailable: instead of theirs.
+        DatabaseUnavailable: instead of theirs; DatabaseDamaged where that is what it says.
     """
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, sqlite3.Warning) as error:
         # SQLAlchemy's own text holds the statement and its parameters: only the driver's error is told.
         original = getattr(error, "orig", None) or error
+        if is_damage(original):
+            raise DatabaseDamaged(f"The database {path} {sentence(original)} {HOW_TO_MEND}") from original
         raise DatabaseUnavailable(f"The database {path} {sentence(original)}") from original

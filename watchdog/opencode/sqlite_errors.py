@@ -16,6 +16,17 @@ _SENTENCES = {
     sqlite3.SQLITE_INTERRUPT: "was being read when the read was interrupted",
 }
 
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT})
+HOW_TO_MEND = (
+    "Nothing is written to it. Stop opencode, keep a copy of the file with the `-wal` beside it, and have SQLite "
+    "build it anew (`sqlite3 FILE .recover`), or put a backup in its place; `check --deep` looks again."
+)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether it says that the file itself is damaged."""
+    return primary_code(error) in _DAMAGE
+
 
 def sentence(error: BaseException) -> str:
     """The end of a sentence that begins with the database, without any of the statement or its content."""
