@@ -24,6 +24,7 @@ from watchdog.exits import Exit
 from watchdog.in_postgres import with_driver
 from watchdog.installation import mixed_installation
 from watchdog.model import Holder, Holders, Session, Turn
+from watchdog.observe import without_a_feed
 from watchdog.opencode.server import OpencodeServer
 from watchdog.opening import locate_file
 from watchdog.progress import busy
@@ -33,6 +34,8 @@ from watchdog.settings import Loaded, effective
 from watchdog.sidecar import Sidecar, sidecar
 
 LOOKING = "looking at the database and its servers, which takes a while"
+LISTENING_SECONDS = 3.0
+"""How long a feed may take to say that it is there, which it does at once."""
 UNKNOWN_PID = "another watchdog, whose pid is not known"
 
 
@@ -132,6 +135,11 @@ async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) 
     turns = [(session, turn) for session in observation.snapshot.sessions.values() for turn in session.turns]
     findings.servers = [await _server(server, turns, holders) for server in car.fleet.servers()]
     findings.warnings.extend(each.doubt for each in findings.servers if each.doubt)
+    findings.warnings += [
+        deaf
+        for server, found in zip(car.fleet.servers(), findings.servers, strict=True)
+        if found.problem is None and (deaf := await _deaf(server)) is not None
+    ]
     usable = any(server.problem is None for server in findings.servers)
     for server in findings.servers:
         if server.problem:
@@ -191,6 +199,12 @@ async def _server(server: OpencodeServer, turns: Collection[tuple[Session, Turn]
     elif not vouches:
         doubt = f"{server.name} is older than opencode 1.14: its silence about a session proves nothing."
     return ServerFinding(name=server.name, version=version, pid=pid, problem=problem, doubt=doubt)
+
+
+async def _deaf(server: OpencodeServer) -> str | None:
+    """What is wrong with its feed, and what it costs."""
+    why = await server.feed.sample(LISTENING_SECONDS)
+    return None if why is None else without_a_feed(server.name, why)
 
 
 def _pid_of(server: OpencodeServer, holders: Holders) -> int | None:

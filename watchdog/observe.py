@@ -228,10 +228,12 @@ def trouble_of(report: ServerReport) -> str | None:
     """What is wrong with a server, as a sentence: with its answers, or else with its feed."""
     if report.problem is not None or report.witness is None or report.witness.deaf is None:
         return report.problem
-    return (
-        f"{report.name} answers, but {report.witness.deaf}: text that streams can't be seen, so the idle rule is off "
-        "for its sessions."
-    )
+    return without_a_feed(report.name, report.witness.deaf)
+
+
+def without_a_feed(name: ServerName, why: str) -> str:
+    """What it costs that nothing is heard from a server."""
+    return f"{name} answers, but {why}: text that streams can't be seen, so the idle rule is off for its sessions."
 
 
 async def report_of(

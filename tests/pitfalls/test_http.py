@@ -6,20 +6,29 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
 from tests.fakes.clock import FakeClock
-from tests.fakes.server import loopback, read_request
+from tests.fakes.server import loopback, read_request, reply
+from tests.support.database import OpencodeFile
+from tests.support.program import Program, path, program, rows
 from tests.support.recorder import Recorder, recorder
+from tests.support.waiting import wait_until
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable
-from watchdog.model import Holder, Holders, SessionId
+from watchdog.model import Ask as PendingAsk
+from watchdog.model import AskKind, Holder, Holders, Row, ServerReport, SessionId, TurnId
+from watchdog.observe import trouble_of
 from watchdog.opencode.peers import party_of
 from watchdog.opencode.server import OpencodeServer
 from watchdog.opencode.trust import Trust
 
+__all__ = ["path", "program", "rows"]
+
 PASSWORD = "hunter2"  # noqa: S105 - it must go to one only
 FOLDER = "/home/someone/project"
 S1 = SessionId("ses_1")
+ROW = Row(table="part", id="prt_1", message_id=TurnId("msg_1"), session_id=S1, created_ms=0, updated_ms=0, data="{}")
 
 
 def asking(url: str, *, found: Recorder | None = None, clock: FakeClock | None = None) -> OpencodeServer:
@@ -179,3 +188,168 @@ class TestThePasswordGoesOnlyToAServerThatAskedForOneAndIsWhoItWas:
                 assert PASSWORD not in str(caught.value)
                 assert await it.feed.sample(20) == "its event stream answered 302"
             assert elsewhere.requests == []
+
+
+class Closing:
+    """A server that closes a kept connection at the next request on it, without a word or after a part of one.
+
+    Attributes:
+        asked: the requests that came, with the number of their connection.
+        parting: what it says before it closes.
+    """
+
+    def __init__(self, parting: bytes = b"", *, first: bool = False) -> None:
+        self.asked: list[tuple[int, str]] = []
+        self.parting = parting
+        self.first = first
+        self.connections = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
+        if not self.first:
+            await self._answer(number, reader, writer)
+        request = await read_request(reader)
+        self.asked.append((number, request.method))
+        writer.write(self.parting)
+        await writer.drain()
+
+    async def _answer(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await read_request(reader)
+        self.asked.append((number, request.method))
+        writer.write(reply([] if request.path[0] in {"question", "permission"} else {}))
+        await writer.drain()
+
+
+class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
+    async def test_a_question_is(self) -> None:
+        there = Closing()
+        async with loopback(there.handle) as url, asking(url) as it:
+            assert await it.statuses(FOLDER) == {}
+            assert await it.statuses(FOLDER) == {}
+            assert there.asked == [(1, "GET"), (1, "GET"), (2, "GET")]
+
+    @pytest.mark.parametrize(
+        "act",
+        [
+            lambda it: it.abort(S1, FOLDER),
+            lambda it: it.publish(ROW, FOLDER),
+            lambda it: it.delete_message(S1, TurnId("msg_1"), FOLDER),
+            lambda it: it.reject(PendingAsk(id="que_1", kind=AskKind.QUESTION, session_id=S1), FOLDER),
+        ],
+        ids=["abort", "publish", "delete", "reject"],
+    )
+    async def test_what_changes_something_never_is(self, act: Ask) -> None:
+        there = Closing()
+        async with loopback(there.handle) as url, asking(url) as it:
+            assert await it.statuses(FOLDER) == {}
+            with pytest.raises(ServerUnreachable):
+                await act(it)
+            assert [number for number, _ in there.asked] == [1, 1]
+
+    async def test_one_that_was_kept_for_long_is_not_used_for_what_is_sent_once(self) -> None:
+        there, clock = Closing(), FakeClock()
+        async with loopback(there.handle) as url, asking(url, clock=clock) as it:
+            assert await it.statuses(FOLDER) == {}
+            clock.advance(3)
+            with pytest.raises(ServerError, match="did not agree"):
+                await it.abort(S1, FOLDER)
+            assert there.asked == [(1, "GET"), (2, "POST")]
+
+    async def test_a_question_is_not_asked_again_once_a_byte_came(self) -> None:
+        there = Closing(b"HTTP/1.1 200")
+        async with loopback(there.handle) as url, asking(url) as it:
+            assert await it.statuses(FOLDER) == {}
+            with pytest.raises(ServerError):
+                await it.statuses(FOLDER)
+            assert there.asked == [(1, "GET"), (1, "GET")]
+
+    async def test_a_question_on_a_new_connection_is_not_asked_again(self) -> None:
+        there = Closing(first=True)
+        async with loopback(there.handle) as url, asking(url) as it:
+            with pytest.raises(ServerUnreachable):
+                await it.statuses(FOLDER)
+            assert there.asked == [(1, "GET")]
+
+    async def test_one_that_was_closed_while_nobody_asked_is_not_used(self) -> None:
+        """The system knows that it is closed before anything is sent."""
+        asked: list[str] = []
+
+        async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append((await read_request(reader)).method)
+            writer.write(reply(True))
+            await writer.drain()
+
+        async with loopback(once) as url, asking(url) as it:
+            for _ in range(3):
+                await it.abort(S1, FOLDER)
+        assert asked == ["POST"] * 3
+
+
+class TestAnEventStreamThatAProxyHoldsBackIsDegradedAndSaidByCheck:
+    @staticmethod
+    async def _held_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A proxy that buffers: the head of the stream comes, and nothing else."""
+        while True:
+            request = await read_request(reader)
+            if request.path == ("global", "event"):
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+                await writer.drain()
+                await asyncio.Event().wait()
+            healthy = {"healthy": True, "version": "1.18.33"}
+            writer.write(reply([] if request.path[0] in {"question", "permission"} else healthy))
+            await writer.drain()
+
+    async def test_it_is_degraded_after_as_long_as_a_connection_may_be_silent(self) -> None:
+        clock = FakeClock()
+        async with (
+            loopback(self._held_back) as url,
+            asking(url, clock=clock) as it,
+            anyio.create_task_group() as group,
+        ):
+            await group.start(it.feed.run)
+            assert it.witness().deaf is None
+            clock.advance(34)
+            assert trouble_of(ServerReport(name=it.name, witness=it.witness())) is None
+            clock.advance(2)
+            said = trouble_of(ServerReport(name=it.name, witness=it.witness()))
+            assert said is not None
+            assert said.startswith(f"{url} answers, but ")
+            assert "the idle rule is off" in said
+            # A problem of its answers says more.
+            assert (
+                trouble_of(ServerReport(name=it.name, witness=it.witness(), problem="It is down.")) == "It is down."
+            )
+            group.cancel_scope.cancel()
+
+    async def test_it_is_no_more_once_something_is_heard(self) -> None:
+        clock, heard = FakeClock(), asyncio.Event()
+
+        async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await read_request(reader)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            await heard.wait()
+            writer.write(b'data: {"payload":{"type":"server.connected","properties":{}}}\n\n')
+            await writer.drain()
+            await asyncio.Event().wait()
+
+        async with loopback(late) as url, asking(url, clock=clock) as it, anyio.create_task_group() as group:
+            await group.start(it.feed.run)
+            clock.advance(36)
+            assert it.witness().deaf is not None
+            heard.set()
+            await wait_until(lambda: it.witness().connected, "the feed")
+            assert it.witness().deaf is None
+            group.cancel_scope.cancel()
+
+    async def test_a_look_that_listens_to_nothing_says_nothing_of_it(self) -> None:
+        clock = FakeClock()
+        async with loopback(self._held_back) as url, asking(url, clock=clock) as it:
+            clock.advance(3_600)
+            assert it.witness().deaf is None
+
+    async def test_check_says_so_and_what_it_costs(self, program: Program, rows: OpencodeFile) -> None:
+        async with loopback(self._held_back) as url:
+            done = await program.run("check", "--database", rows.path, "--server", url)
+        assert f"{url} answers, but its event stream delivered nothing within 3 s" in done.stdout
+        assert "the idle rule is off" in done.stdout

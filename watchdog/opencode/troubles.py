@@ -31,10 +31,11 @@ def translated(error: Exception, *, name: str, host: str, begun: bool) -> Server
         return ServerUnreachable(f"{name} is not the server that it was: {error}.")
     if isinstance(error, Compressed):
         return ServerAnswerInvalid(f"{name} answered with something compressed, which it was not asked for.")
-    why = next((each for each in _chain(error) if isinstance(each, ssl.SSLError | socket.gaierror)), None)
-    if isinstance(why, ssl.SSLError) and not begun:
-        return ServerUntrusted(f"{name} {tls.sentence(why, host)}")
-    if isinstance(why, socket.gaierror):
+    causes = [each for each in _chain(error) if not isinstance(each, ssl.SSLWantReadError | ssl.SSLWantWriteError)]
+    of_tls = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
+    if of_tls is not None and not begun:
+        return ServerUntrusted(f"{name} {tls.sentence(of_tls, host)}")
+    if any(isinstance(each, socket.gaierror) for each in causes):
         return ServerUnreachable(f"{name} can't be reached: the name {host} can't be resolved.")
     if begun and isinstance(error, httpx.NetworkError | httpx.ProtocolError | OSError):
         return ServerAnswerInvalid(f"{name} broke off in the middle of its answer ({kind}).")
