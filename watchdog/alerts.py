@@ -217,10 +217,13 @@ class Alerts(Bystander):
 
 
 def degraded_causes(assessment: Assessment) -> dict[str, str]:
-    """What could not be asked or read at a look: by server, and all damaged rows as one."""
+    """What could not be asked, read or timed at a look: by server, all damaged rows as one, and by session."""
     observation = assessment.observation
     causes = {str(each.name): each.problem for each in observation.reports if each.problem is not None}
     damaged = len(observation.snapshot.damaged)
     if damaged:
         causes["damaged rows"] = f"{damaged} rows can't be read, and their sessions are left alone"
+    for each in assessment.judgement.spared:
+        if each.reason is SpareReason.CLOCK_STOPPED and each.uneasy:
+            causes[f"the clock of {each.session_id}"] = f"{each.session_id}: {each.why}"
     return causes

@@ -220,6 +220,7 @@ def findings_by_session(observation: Observation, judgement: Judgement) -> Mappi
                 stuck=False,
                 why=spared.why,
                 call_id=spared.call_id,
+                uneasy=spared.uneasy,
                 until_ms=None if spared.until is None else observation.wall_of(spared.until),
             )
         )

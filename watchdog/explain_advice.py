@@ -127,6 +127,9 @@ def _about_spared(case: Case, spared: Spared, session: Session) -> Iterator[str]
         yield f"{release} ends session {session.id} with all that it does."
     elif spared.reason is SpareReason.NO_WITNESS and claimed:
         yield from _about_silence(case, session, release)
+    elif spared.reason is SpareReason.CLOCK_STOPPED:
+        who = case.observation.stopped[session.id].why
+        yield f"Make it answer: {who}. If you know that session {session.id} should end, {release} ends it."
 
 
 def _about_silence(case: Case, session: Session, release: str) -> Iterator[str]:

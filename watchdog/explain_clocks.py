@@ -42,6 +42,8 @@ def stands_still(case: Case, session: Session, call: ToolCall) -> str | None:
     claim = case.claim(session)
     if case.family.asks_for(session, call):
         return "a person is asked for something"
+    if session.id in case.observation.stopped:
+        return case.observation.stopped[session.id].why
     if claim is not None and not claim.knows_asks:
         return f"{claim.report.name} does not say whether a person is asked for something"
     if _retries(case, session.id):

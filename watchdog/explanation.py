@@ -130,6 +130,7 @@ class Finding:
 
     Attributes:
         name: the verdict's kind, or the reason why it is spared.
+        uneasy: it is spared for a reason of which a person may want to know.
         until_ms: when it may change by the mere passing of time.
     """
 
@@ -137,6 +138,7 @@ class Finding:
     stuck: bool
     why: str
     call_id: CallId | None = None
+    uneasy: bool = False
     until_ms: float | None = None
 
 

@@ -7,11 +7,11 @@ says why. `proof` excludes who could execute a turn, `family` knows who waits on
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from functools import lru_cache
 
 from watchdog import verdicts
 from watchdog.case import Case, Claim
 from watchdog.family import Ended
+from watchdog.intime import in_time
 from watchdog.limits import duration
 from watchdog.model import (
     Activity,
@@ -38,7 +38,6 @@ from watchdog.proof import Proof, unclaimed
 QUESTION = "question"
 
 _NONE: frozenset[TurnId] = frozenset()
-_limit_text = lru_cache(maxsize=64)(duration)
 
 
 def judge(observation: Observation, policy: Policy, now: Moment) -> Judgement:
@@ -128,7 +127,7 @@ class _Bench:
             return None
         plain: list[Spared] = []
         for call in session.calls:
-            spared = self._spare_in_time(session, call)
+            spared = in_time(self.case, session, call)
             if spared is None:
                 return None
             plain.append(spared)
@@ -209,7 +208,7 @@ class _Bench:
             if (spared := self._spare_waiting(session, call, claim)) is not None:
                 waits = True
                 left.append(spared)
-            elif (spared := self._spare_in_time(session, call)) is not None:
+            elif (spared := in_time(self.case, session, call)) is not None:
                 left.append(spared)
             else:
                 over.append(call)
@@ -248,22 +247,6 @@ class _Bench:
             return None
         age = self.case.age(call)
         return Spared(session_id=session.id, reason=reason, why=why, call_id=call.id, age_seconds=age, until=until)
-
-    def _spare_in_time(self, session: Session, call: ToolCall) -> Spared | None:
-        """Whether a leaf call is within its limit."""
-        age, limit = self.case.leaf(session, call)
-        if limit is not None and age >= limit:
-            return None
-        of = ", and has no limit" if limit is None else f" of {_limit_text(limit)}"
-        return Spared(
-            session_id=session.id,
-            reason=SpareReason.WITHIN_LIMIT,
-            call_id=call.id,
-            why=f"the {call.tool} call has run for {duration(age)}{of}",
-            age_seconds=age,
-            limit_seconds=limit,
-            until=None if limit is None else self.case.now + (limit - age),
-        )
 
     def _hear_silence(self, session: Session, claim: Claim | None) -> None:
         """Judge an unfinished session that has no open call."""

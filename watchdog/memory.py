@@ -21,6 +21,7 @@ from watchdog.model import (
     Session,
     SessionId,
     Status,
+    Stopped,
     ToolCall,
     TurnId,
     Verdict,
@@ -63,6 +64,7 @@ class Memory:
             none was at the last look.
         lives: when each session last showed life, as rows and hosts tell it.
         retries: until when each session waits for its provider, as servers tell it.
+        stopped: the sessions whose calls' clocks stand still because somebody is silent who would know better.
         unwatched: it is another process's, and nobody looked for so long that what was written meanwhile may have
             been an approval.
     """
@@ -79,6 +81,7 @@ class Memory:
     heard: dict[SessionId, Moment | None] = field(default_factory=dict)
     lives: Sightings = field(default_factory=Sightings)
     retries: Sightings = field(default_factory=Sightings)
+    stopped: dict[SessionId, Stopped] = field(default_factory=dict)
 
     def fold(self, observation: Observation, convert: Convert) -> Observation:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
@@ -94,6 +97,7 @@ class Memory:
             if session.calls:
                 self._fold_calls(observation, family, session, elapsed, convert)
         self.unwatched = False
+        self._note_stopped(observation)
         self._note_asks(observation)
         self._note_claims(observation)
         self._forget(observation)
@@ -107,6 +111,7 @@ class Memory:
             retries=retries(observation, self.retries, convert),
             ask_clocks=dict(self.asks),
             looks={row: look.at for row, look in looks.items()},
+            stopped=dict(self.stopped),
             attempts=dict(self.attempts),
             let_go=dict(self.let_go),
         )
@@ -221,21 +226,34 @@ class Memory:
     def _stands_still(self, observation: Observation, session: Session) -> bool:
         """Whether the clocks of all calls of a session stand still.
 
-        So they do while it waits for a retry, or while the server that held it a look ago does not answer: that one
-        may be asking a human.
+        So they do while it waits for a retry, or while somebody is silent who may be asking a human.
         """
         for report in observation.reports:
-            if report.problem is not None and self.claimed_by.get(session.id) == report.name:
-                return True
-            said = report.said.get(session.id)
-            if said is None:
-                continue
-            if not report.knows_asks(session):
-                return True
-            for status in said:
+            for status in report.said.get(session.id, ()):
                 if status.activity is Activity.RETRY:
                     return True
-        return False
+        return self._silent(observation, session) is not None
+
+    def _silent(self, observation: Observation, session: Session) -> str | None:
+        """Who does not say what would have to be known for the session's clocks to run on."""
+        for report in observation.reports:
+            if report.problem is not None and self.claimed_by.get(session.id) == report.name:
+                return f"{report.name} was at work on it and does not answer now ({report.problem.rstrip('.')})"
+            if session.id in report.said and not report.knows_asks(session):
+                return f"{report.name} does not say whether a person is asked for something"
+        return None
+
+    def _note_stopped(self, observation: Observation) -> None:
+        """Remember since when each session's clocks have stood still because somebody is silent."""
+        found: dict[SessionId, Stopped] = {}
+        for session in observation.snapshot.sessions.values():
+            why = self._silent(observation, session) if session.calls else None
+            if why is None and session.calls and self.elsewhere and self._changes_hands(observation, session)[0]:
+                why = "not exactly one host says that it is at work on it"
+            if why is not None:
+                since = self.stopped[session.id].since if session.id in self.stopped else observation.now
+                found[session.id] = Stopped(why=why, since=since)
+        self.stopped = found
 
     def _note_asks(self, observation: Observation) -> None:
         """Remember since when each ask is known. A server that does not answer keeps what it asked."""

@@ -376,6 +376,14 @@ class Attempts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Stopped:
+    """Why the clocks of a session's calls stand still though they wait for nobody, and since when."""
+
+    why: str
+    since: Moment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
     """Everything that `judge` may know, gathered in one look.
 
@@ -396,6 +404,7 @@ class Observation:
             The second look of a proof counts from there.
         attempts: what was tried, by the keys of `Verdict.attempt_keys`.
         ask_clocks: for each ask that a server lists, when it was first seen.
+        stopped: the sessions whose calls' clocks stand still because somebody is silent who would know better.
         on_hold: the sessions that are to be left alone, with a clause that says why; all, under `EVERYTHING`.
         let_go: turns that a server was at work on, and let go of at an abort of ours, by the server's name.
         degraded: what could not be asked or read, a sentence each.
@@ -415,6 +424,7 @@ class Observation:
     looks: Mapping[str, Moment] = field(default_factory=dict)
     attempts: Mapping[str, Attempts] = field(default_factory=dict)
     ask_clocks: Mapping[str, Moment] = field(default_factory=dict)
+    stopped: Mapping[SessionId, Stopped] = field(default_factory=dict)
     on_hold: Mapping[SessionId, str] = field(default_factory=dict)
     let_go: Mapping[TurnId, ServerName] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
@@ -533,6 +543,7 @@ class SpareReason(StrEnum):
     COOLING_DOWN = "cooling_down"
     GIVEN_UP = "given_up"
     ON_HOLD = "on_hold"
+    CLOCK_STOPPED = "clock_stopped"
 
 
 UNEASY = frozenset({SpareReason.NO_WITNESS, SpareReason.GIVEN_UP})
@@ -547,6 +558,7 @@ class Spared(Telling):
         call_id: the call that is spared; None when it is the session as a whole.
         age_seconds: how long its clock has run, where one runs.
         limit_seconds: the limit of that clock, where there is one.
+        stopped_seconds: for how long that clock has stood still, where it should not.
         until: when the judgement may change by the mere passing of time.
     """
 
@@ -558,7 +570,15 @@ class Spared(Telling):
     call_id: CallId | None = None
     age_seconds: float | None = None
     limit_seconds: float | None = None
+    stopped_seconds: float | None = None
     until: Moment | None = None
+
+    @property
+    def uneasy(self) -> bool:
+        """Whether a person may want to know: nobody can tell, nothing helped, or a clock stood still for too long."""
+        if self.reason is SpareReason.CLOCK_STOPPED:
+            return (self.stopped_seconds or 0.0) >= (self.limit_seconds or 0.0)
+        return self.reason in UNEASY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

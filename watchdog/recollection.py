@@ -8,7 +8,7 @@ import anyio
 
 from watchdog.clock import Countable, check_numbers
 from watchdog.memory import CallMemory, Memory
-from watchdog.model import EMBEDDED, Attempts, CallId, ServerName, SessionId, TurnId
+from watchdog.model import EMBEDDED, Attempts, CallId, ServerName, SessionId, Stopped, TurnId
 from watchdog.moments import Moment
 from watchdog.ports import Journal, Reading
 from watchdog.sightings import Sightings
@@ -129,6 +129,7 @@ def dump(memory: Memory, clock: Countable, boot_id: str) -> dict[str, Any]:
         "claimed_by": dict(memory.claimed_by),
         "lives": _seen(memory.lives, now),
         "retries": _seen(memory.retries, now),
+        "stopped": {id_: [each.why, now - each.since] for id_, each in memory.stopped.items()},
         "folded_seconds_ago": None if memory.folded_at is None else now - memory.folded_at,
     }
 
@@ -154,7 +155,7 @@ def restore(value: Mapping[str, Any], memory: Memory, clock: Countable, boot_id:
     if same_boot:
         memory.calls, memory.asks, memory.let_go = past.calls, past.asks, past.let_go
         memory.claimed_by, memory.folded_at = past.claimed_by, past.folded_at
-        memory.lives, memory.retries = past.lives, past.retries
+        memory.lives, memory.retries, memory.stopped = past.lives, past.retries, past.stopped
         memory.unwatched = gap > _UNWATCHED_SECONDS
         if last is not None and resume:
             clock.resume(last)
@@ -240,6 +241,10 @@ def _read(value: Mapping[str, Any], at: Moment) -> Memory:
         claimed_by=claimed_by,
         lives=_sightings(value["lives"], at),
         retries=_sightings(value["retries"], at),
+        stopped={
+            SessionId(id_): Stopped(why=str(why), since=at + -_number(age))
+            for id_, (why, age) in value["stopped"].items()
+        },
         folded_at=None if ago is None else at + -_number(ago),
     )
 

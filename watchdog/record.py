@@ -7,7 +7,7 @@ import structlog
 from watchdog.clock import Advance
 from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
 from watchdog.errors import WatchdogError
-from watchdog.model import UNEASY, Outcome, Result, SessionId, Spared, SpareReason, Verdict
+from watchdog.model import Outcome, Result, SessionId, Spared, SpareReason, Verdict
 from watchdog.watch import Assessment
 
 
@@ -103,8 +103,8 @@ class LogListener:
         self._on_hold = dict(holds)
 
     def _note_uneasy(self, spared: Iterable[Spared]) -> None:
-        """Log, once for each session and reason, what is spared because nobody can tell or nothing helped."""
-        uneasy = {(each.session_id, each.reason): each for each in spared if each.reason in UNEASY}
+        """Log, once for each session and reason, what is spared though a person may want to know."""
+        uneasy = {(each.session_id, each.reason): each for each in spared if each.uneasy}
         for key in sorted(uneasy.keys() - self._uneasy):
             self._log.info("session.spared", session_id=key[0], reason=key[1].value, why=uneasy[key].why)
         self._uneasy = frozenset(uneasy)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from watchdog.contract import damage_sentences
 from watchdog.limits import duration
-from watchdog.model import UNEASY, Judgement, Observation, Outcome, Result, Spared, Verdict, VerdictKind
+from watchdog.model import Judgement, Observation, Outcome, Result, Spared, Verdict, VerdictKind
 from watchdog.shown import Shown, in_json, joined, shown, stacked, tabbed, whole
 from watchdog.streams import may_be_terminal, tell, write
 
@@ -111,7 +111,7 @@ class Screen:
         """Print what is left alone, and why."""
         cells: list[Sequence[str | Cell]] = []
         for each in spared:
-            reason = (each.reason.value, "yellow" if each.reason in UNEASY else "green")
+            reason = (each.reason.value, "yellow" if each.uneasy else "green")
             if self.fancy:
                 cells.append((reason, stacked(" ".join(filter(None, [each.session_id, each.call_id])), each.why)))
             else:

@@ -11,7 +11,6 @@ from rich.tree import Tree
 from watchdog.contract import told_moment
 from watchdog.explanation import CallPage, Clock, Explanation, SessionPage, Stance, Testimony, TurnPage
 from watchdog.limits import duration
-from watchdog.model import UNEASY
 from watchdog.render import Screen
 from watchdog.shown import shown
 
@@ -22,7 +21,6 @@ STANCE_COLOURS = {
     Stance.EXCLUDED: "magenta",
     Stance.BLOCKS: "red",
 }
-_UNEASY = {reason.value for reason in UNEASY}
 _BAR = 20
 _NEARLY = 0.8
 _DEEPEST = 8
@@ -128,9 +126,9 @@ def _session_label(page: SessionPage, *, ascii_only: bool) -> Text:
         label.append(" <- this one" if ascii_only else " ◀ this one", "bold cyan")
     if page.depth > _DEEPEST:
         label.append(f" (depth {page.depth})", "dim")
-    names = dict.fromkeys((finding.name, finding.stuck) for finding in page.findings)
-    for name, stuck in names:
-        label.append(" " + name, "red" if stuck else "yellow" if name in _UNEASY else "green")
+    names = dict.fromkeys((finding.name, finding.stuck, finding.uneasy) for finding in page.findings)
+    for name, stuck, uneasy in names:
+        label.append(" " + name, "red" if stuck else "yellow" if uneasy else "green")
     if not names:
         label.append(f" {state}", "dim")
     if page.damaged:
@@ -230,7 +228,7 @@ def _state(found: Explanation) -> str:
 
 def _state_colour(found: Explanation) -> str:
     uneasy = not found.sessions or any(
-        page.damaged or any(finding.name in _UNEASY for finding in page.findings) for page in found.sessions
+        page.damaged or any(finding.uneasy for finding in page.findings) for page in found.sessions
     )
     return "red" if found.stuck else "yellow" if uneasy else "green"
 

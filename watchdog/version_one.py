@@ -48,6 +48,7 @@ def migrated(value: Mapping[str, Any]) -> Mapping[str, Any]:
         "claimed_by": value["claimed_by"],
         "lives": {},
         "retries": {},
+        "stopped": {},
         "folded_seconds_ago": None if folded_at is None else max(0.0, awake - folded_at),
     }
 

@@ -25,6 +25,7 @@ PURE = {
     "family",
     "limits",
     "proof",
+    "intime",
     "verdicts",
     "settle",
     "memory",
@@ -32,7 +33,7 @@ PURE = {
 }
 """Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
 
-JUDGING = {"judge", "case", "family", "limits", "proof", "verdicts"}
+JUDGING = {"judge", "case", "family", "intime", "limits", "proof", "verdicts"}
 
 ROOMS: Mapping[str, set[str]] = {
     "model": set(),

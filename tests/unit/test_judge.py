@@ -38,6 +38,7 @@ from watchdog.model import (
     SessionId,
     SpareReason,
     Status,
+    Stopped,
     ToolCall,
     TurnId,
     VerdictKind,
@@ -101,6 +102,24 @@ class TestStuckTool:
             call_clocks={CallId("prt_1"): back(59)},
         )
         assert reasons(judged(seen)) == {"within_limit"}
+
+    @pytest.mark.parametrize(("since", "uneasy"), [(59, False), (60, True)])
+    def test_a_clock_that_stands_still_is_told_and_is_uneasy_from_the_calls_limit_on(
+        self, since: float, uneasy: bool
+    ) -> None:
+        stopped = Stopped(why="nobody answers", since=back(since))
+        seen = observation(session(calls=[call(age=5)]), stopped={SessionId("ses_1"): stopped})
+        (spared,) = judged(seen).spared
+        assert (spared.reason.value, spared.uneasy) == ("clock_stopped", uneasy)
+        assert (
+            spared.why == f"the clock of the bash call has stood still for {since} s, at 5 s of 60 s: nobody answers"
+        )
+        assert judged(seen).next_deadline is None
+
+    def test_a_clock_that_stands_still_matters_to_no_call_without_a_limit(self) -> None:
+        stopped = {SessionId("ses_1"): Stopped(why="nobody answers", since=back(999))}
+        policy = replace(POLICY, tool_timeout_seconds=None)
+        assert reasons(judged(observation(session(calls=[call()]), stopped=stopped), policy)) == {"within_limit"}
 
     def test_a_server_that_does_not_say_what_it_asks_is_no_witness(self) -> None:
         seen = observation(session(calls=[call(age=61)]), reports=[replace(busy("ses_1"), asks={})])

@@ -39,6 +39,7 @@ from watchdog.model import (
     Spared,
     SpareReason,
     Status,
+    Stopped,
     ToolCall,
     Turn,
     TurnId,
@@ -194,6 +195,7 @@ class World:
             looks={row: moment(self.moment()) for row in self.some(rows, 0.6)},
             attempts={key: self.attempts() for key in self.some(keys, 0.15)},
             steady_since_ms=self.one(0, 0, 0, self.moment()),
+            stopped={id_: Stopped(why="nobody answers", since=moment(self.moment())) for id_ in self.some(ids, 0.1)},
             on_hold=dict.fromkeys(self.some(ids, 0.05), "a person said so"),
             let_go={
                 turn.id: ServerName("http://127.0.0.1:1")

@@ -46,6 +46,7 @@ const STATES = {
   unanswered: ["stuck", "Unanswered past the limit"],
   given_up: ["given-up", "Given up: needs a person"],
   no_witness: ["unsure", "Nobody can tell"],
+  clock_stopped: ["unsure", "Its clock stands still"],
   first_look: ["unsure", "Needs a second look"],
   cooling_down: ["unsure", "Waits for the next attempt"],
   waiting_on_human: ["person", "Waits for a person"],
