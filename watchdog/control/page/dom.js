@@ -1,4 +1,9 @@
-/* Elements made of data. Whatever comes from outside becomes text and nothing else: no markup is ever parsed. */
+/* Elements made of data. Whatever comes from outside becomes text and nothing else: no markup is ever parsed, and
+   nothing in it is hidden or turns what stands around it. */
+
+import { fit } from "./fit.js";
+
+const READ = new Set(["title", "aria-label", "alt", "placeholder"]);
 
 /** Make an element. `on` holds listeners, `data` the dataset; other names are attributes; null leaves one away. */
 export function el(tag, { on = {}, data = {}, ...attributes } = {}, ...children) {
@@ -6,19 +11,21 @@ export function el(tag, { on = {}, data = {}, ...attributes } = {}, ...children)
   for (const [name, value] of Object.entries(attributes)) attribute(node, name, value);
   for (const [name, value] of Object.entries(data)) node.dataset[name] = value;
   for (const [name, listener] of Object.entries(on)) node.addEventListener(name, listener);
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== ""));
+  const there = children.flat().filter((child) => child !== null && child !== undefined && child !== "");
+  node.append(...there.map((child) => (child instanceof Node ? child : fit(child))));
   return node;
 }
 
 /** Set an attribute; true means that it is there, null and false that it is not. */
-export function attribute(node, name, value) {
+export function attribute(node, name, given) {
+  const value = READ.has(name) && typeof given === "string" ? fit(given) : given;
   if (value === null || value === undefined || value === false) node.removeAttribute(name);
   else if (node.getAttribute(name) !== String(value)) node.setAttribute(name, value === true ? "" : value);
 }
 
 /** Set a text where it differs: a text that is selected, or read aloud, stays as it is. */
 export function text(node, value) {
-  const wanted = value ?? "";
+  const wanted = fit(value ?? "");
   if (node.textContent !== wanted) node.textContent = wanted;
 }
 
