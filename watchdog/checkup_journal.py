@@ -1,18 +1,20 @@
 """What `check` says of the journal: where it is, what is in it, and what to do about it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from watchdog.chronicle import now_ms
 from watchdog.contract_journal import hold_fields
 from watchdog.durations import format_duration
-from watchdog.errors import JournalUnusable
+from watchdog.errors import JournalUnusable, SettingsError
 from watchdog.holds import in_order
 from watchdog.journal import SqliteJournal, journal_path
 from watchdog.model import EVERYTHING
 from watchdog.no_journal import NoJournal
 from watchdog.opencode.filesystems import filesystem_type
+from watchdog.places import home
 from watchdog.render import Screen
 from watchdog.settings import Settings
 
@@ -45,8 +47,8 @@ async def look_at_journal(
     }  # fmt: skip
     if settings.journal == "off":
         return found, [_OFF], []
-    path = settings.journal or journal_path(database, os.environ, Path.home())
-    found["path"] = str(path)
+    with suppress(SettingsError):  # nobody knows a place for it, as its problem says
+        found["path"] = str(settings.journal or journal_path(database, os.environ, home()))
     if isinstance(journal, NoJournal):
         found["problem"] = journal.problem
         return found, [], [journal.problem or ""]

@@ -4,7 +4,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from watchdog import render_journal
 from watchdog.clock import SystemClock
@@ -19,6 +18,7 @@ from watchdog.interventions import Hold, Intervention, InterventionId
 from watchdog.model import EVERYTHING, SessionId
 from watchdog.no_journal import NoJournal
 from watchdog.opening import locate, open_journal
+from watchdog.places import home
 from watchdog.ports import History
 from watchdog.progress import busy
 from watchdog.render import Screen
@@ -75,7 +75,7 @@ async def _opened(loaded: Loaded) -> AsyncIterator[_Book]:
         async with await OpencodeDatabase.open(place, local_filesystems=local) as store:
             return await store.session(session_id) is not None
 
-    async with open_journal(loaded.settings, place, os.environ, Path.home()) as journal:
+    async with open_journal(loaded.settings, place, os.environ, home()) as journal:
         yield _Book(database=str(place), journal=_needed(journal), knows=is_in_file)
 
 

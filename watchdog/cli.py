@@ -15,6 +15,7 @@ import typer
 
 from watchdog.asking import confirm as ask
 from watchdog.cli_sql import sql
+from watchdog.places import here, home
 from watchdog.shown import shown
 from watchdog.streams import write
 
@@ -337,7 +338,7 @@ def _load(
     from watchdog.settings import load_settings
 
     flags = {"config": config, "database": database, "servers": servers, "control": control}
-    return load_settings(flags=flags, environ=os.environ, cwd=Path.cwd(), home=Path.home())
+    return load_settings(flags=flags, environ=os.environ, cwd=here(), home=home())
 
 
 def _quiet(

@@ -16,6 +16,7 @@ from watchdog.control.offer import Control
 from watchdog.control.token import token_at, token_path, write_privately
 from watchdog.errors import SettingsError, UsageError
 from watchdog.exits import Exit
+from watchdog.places import home
 from watchdog.render import Screen, note
 from watchdog.settings import Loaded, Settings
 from watchdog.sidecar import Sidecar
@@ -65,16 +66,16 @@ async def controlling(
 
 def _remember(settings: Settings) -> None:
     """Note where the last API of this user listens, for `page`; it can do without."""
-    path = _noted_at()
     try:
+        path = _noted_at()
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_privately(path, f"{settings.control}\n")
-    except OSError as error:
-        structlog.get_logger("watchdog").warning("control.unnoted", why=error.strerror)
+    except (OSError, SettingsError) as error:
+        structlog.get_logger("watchdog").warning("control.unnoted", why=str(error))
 
 
 def _noted_at() -> Path:
-    return token_path(os.environ, Path.home()).with_name("control-address")
+    return token_path(os.environ, home()).with_name("control-address")
 
 
 def _noted() -> Address | None:
@@ -113,7 +114,7 @@ def secret(settings: Settings) -> str:
     """
     if settings.control_token is not None:
         return settings.control_token.get_secret_value()
-    return token_at(token_path(os.environ, Path.home()))
+    return token_at(token_path(os.environ, home()))
 
 
 async def page(loaded: Loaded, screen: Screen, *, browse: bool) -> Exit:
@@ -139,7 +140,7 @@ async def page(loaded: Loaded, screen: Screen, *, browse: bool) -> Exit:
 
 def _opening(link: str) -> str:
     """A file that leads to the link, as a URL: a link among a browser's arguments could be seen by other users."""
-    path = token_path(os.environ, Path.home()).with_name("page.html")
+    path = token_path(os.environ, home()).with_name("page.html")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_privately(

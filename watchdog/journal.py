@@ -17,6 +17,7 @@ from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, Inter
 from watchdog.journal_file import JournalFile
 from watchdog.journal_shapes import dump, read_begun, read_hold, read_intervention, read_kept
 from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
+from watchdog.places import user_folder
 
 _PUT_HOLD = """
     INSERT INTO hold (session_id, since_ms, until_ms, why) VALUES (:session_id, :since_ms, :until_ms, :why)
@@ -27,10 +28,9 @@ _PUT_STATE = """
 """
 
 
-def journal_path(database: Path, environ: Mapping[str, str], home: Path) -> Path:
+def journal_path(database: Path, environ: Mapping[str, str], home: Path | None) -> Path:
     """Where the journal of a database is by default: in the user's state folder, one for each database."""
-    state = environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if Path(state).is_absolute() else home / ".local" / "state"
+    folder = user_folder(environ, "XDG_STATE_HOME", home, ".local/state")
     real = os.path.realpath(database)
     mark = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
     return folder / "opencode-watchdog" / f"{Path(real).stem}-{mark}.journal.db"

@@ -19,6 +19,7 @@ from watchdog.no_journal import NoJournal
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.owners import ProcessOwners
 from watchdog.opening import open_journal
+from watchdog.places import home
 from watchdog.ports import Clock, Fleet, History, Owners, Server, Store
 from watchdog.right import Right
 from watchdog.settings import Settings
@@ -112,7 +113,7 @@ async def _on_file(
 ) -> AsyncIterator[Means]:
     async with (
         await OpencodeDatabase.open(path, engine=engine, local_filesystems=settings.local_filesystems) as store,
-        open_journal(settings, path, os.environ, Path.home()) as journal,
+        open_journal(settings, path, os.environ, home()) as journal,
     ):
         with DatabaseLock(path) as lock:
             yield Means(

@@ -17,6 +17,7 @@ import structlog
 
 from watchdog.alerts import Alert
 from watchdog.errors import SettingsError
+from watchdog.shown import stacked
 
 MOST_WAITING: Final = 32
 TALKATIVE: Final = ("apprise", "urllib3", "requests")
@@ -122,7 +123,7 @@ class Notifier:
             if service is None
         ]
         if wrong:
-            raise SettingsError("\n".join(wrong))
+            raise SettingsError(stacked(*wrong))
         self.counts = Counts()
         self.receivers = [
             Receiver(f"notify[{number}]", service, self.counts)

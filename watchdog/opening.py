@@ -10,6 +10,7 @@ from watchdog.errors import JournalUnusable, SettingsError, UsageError
 from watchdog.journal import SqliteJournal, journal_path
 from watchdog.no_journal import NoJournal
 from watchdog.opencode.identity import find_database
+from watchdog.places import home
 from watchdog.settings import Loaded, Settings
 
 
@@ -20,7 +21,7 @@ def locate(loaded: Loaded) -> Path | PostgresUrl:
         DatabaseError: there is none, or it is no database.
         SettingsError: there are several and no choice was made.
     """
-    return loaded.settings.database or find_database(os.environ, Path.home())
+    return loaded.settings.database or find_database(os.environ, home())
 
 
 def locate_file(loaded: Loaded) -> Path:
@@ -42,7 +43,7 @@ def locate_file(loaded: Loaded) -> Path:
 
 @asynccontextmanager
 async def open_journal(
-    settings: Settings, database: Path, environ: Mapping[str, str], home: Path, *, needed: bool = True
+    settings: Settings, database: Path, environ: Mapping[str, str], home: Path | None, *, needed: bool = True
 ) -> AsyncIterator[SqliteJournal | NoJournal]:
     """The journal that the settings name for a database, or one that keeps nothing.
 
@@ -51,7 +52,7 @@ async def open_journal(
 
     Raises:
         JournalUnusable: it can't be used, and it was not chosen to do without.
-        SettingsError: it is in PostgreSQL, and the sessions are not.
+        SettingsError: it is in PostgreSQL, and the sessions are not; or nobody knows a place for it.
     """
     if settings.journal == "off":
         yield NoJournal()
@@ -63,7 +64,7 @@ async def open_journal(
         )
     try:
         opened = await SqliteJournal.open(settings.journal or journal_path(database, environ, home))
-    except JournalUnusable as error:
+    except (JournalUnusable, SettingsError) as error:
         if needed:
             raise
         yield NoJournal(problem=str(error))

@@ -35,6 +35,7 @@ from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
 from watchdog.receivers import Occasion, addresses, occasions
 from watchdog.server_url import ServerUrl, entries, without_twins
+from watchdog.shown import stacked
 from watchdog.sources import SECRETS, Gathered, Surroundings, did_you_mean, gather
 
 TOKEN_PATTERN = r"[A-Za-z0-9._~+/=-]{16,200}"  # noqa: S105 - what one looks like
@@ -215,14 +216,16 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
-def load_settings(*, flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path, home: Path) -> Loaded:
+def load_settings(
+    *, flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path | None, home: Path | None
+) -> Loaded:
     """Gather the settings from every source.
 
     Args:
         flags: by setting name, plus `config`; None and an empty list mean that the flag was not given.
         environ: the environment; the process's own is never read.
-        cwd: the folder that relative paths start from.
-        home: the user's home folder.
+        cwd: the folder that relative paths start from; None when it is gone.
+        home: the user's home folder; None when there is none.
 
     Raises:
         SettingsError: with one sentence on a line for each problem there is.
@@ -237,7 +240,7 @@ def load_settings(*, flags: Mapping[str, object], environ: Mapping[str, str], cw
     if settings is not None:
         gathered.warnings.extend(_about_environment(settings, environ))
     if gathered.problems or settings is None:
-        raise SettingsError("\n".join(gathered.problems))
+        raise SettingsError(stacked(*gathered.problems))
     return Loaded(
         settings=settings,
         sources={

@@ -25,6 +25,7 @@ from watchdog.opencode.peers import Party
 from watchdog.opencode.server import OpencodeServer
 from watchdog.opencode.trust import Trust
 from watchdog.opening import locate_file, open_journal
+from watchdog.places import home
 from watchdog.ports import Counter
 from watchdog.settings import Loaded, Settings
 from watchdog.watch import Listener, Watch
@@ -96,7 +97,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(await _database(path, settings))
         journal = await stack.enter_async_context(
-            open_journal(settings, path, os.environ, Path.home(), needed=needs_journal)
+            open_journal(settings, path, os.environ, home(), needed=needs_journal)
         )
         store.refuse = partial(refuse_damaged, journal, path)
         mandate = stack.enter_context(DatabaseLock(path))

@@ -14,6 +14,8 @@ from pathlib import Path
 from stat import S_IRWXG, S_IRWXO
 
 from watchdog.database_url import holds_password, looks_like_one
+from watchdog.errors import SettingsError
+from watchdog.likeness import likeness
 from watchdog.server_url import holds_password as has_servers_password
 
 PREFIX = "OPENCODE_WATCHDOG_"
@@ -63,22 +65,37 @@ class Surroundings:
 
     names: Collection[str]
     environ: Mapping[str, str]
-    cwd: Path
-    home: Path
+    cwd: Path | None
+    home: Path | None
 
     @property
-    def config_home(self) -> Path:
-        """The user's configuration folder, on every platform as on Linux, like opencode."""
-        named = self.environ.get("XDG_CONFIG_HOME")
-        return self.cwd / named if named else self.home / ".config"
+    def config_home(self) -> Path | None:
+        """The user's configuration folder, on every platform as on Linux, like opencode; None where nobody knows it.
 
-    def located(self, path: str, base: Path) -> Path:
-        """A path as people write it, made absolute."""
+        A path that is not whole means nothing, as the specification has it.
+        """
+        named = Path(self.environ.get("XDG_CONFIG_HOME", ""))
+        if named.is_absolute():
+            return named
+        return None if self.home is None else self.home / ".config"
+
+    def located(self, path: str, base: Path | None) -> Path:
+        """A path as people write it, made absolute.
+
+        Raises:
+            SettingsError: it begins in a folder that nobody knows.
+        """
         if path == "~" or path.startswith("~/"):
+            if self.home is None:
+                raise SettingsError(f"{path} begins in the home folder, and this user has none. Give a whole path.")
             return self.home / path[2:]
-        return base / path
+        if base is None and not Path(path).is_absolute():
+            raise SettingsError(
+                f"{path} begins in the folder that this was started in, and that folder is gone. Give a whole path."
+            )
+        return (base or Path("/")) / path
 
-    def placed(self, name: str, value: object, base: Path) -> object:
+    def placed(self, name: str, value: object, base: Path | None) -> object:
         """The value; if it is the path of a file, made absolute."""
         if (
             name not in {"database", "journal", "server_ca"}
@@ -132,23 +149,28 @@ def _from_flags(gathered: Gathered, flags: Mapping[str, object], around: Surroun
 
 
 def _from_environment(gathered: Gathered, around: Surroundings) -> None:
+    known = {PREFIX + name.upper() for name in around.names}
     for variable, value in sorted(around.environ.items()):
-        if not variable.startswith(PREFIX):
+        if not variable.upper().startswith(PREFIX):
             continue
-        name = variable.removeprefix(PREFIX).lower()
+        name = variable[len(PREFIX) :]
         source = f"environment variable {variable}"
-        if name not in around.names or variable != PREFIX + name.upper():
-            hint = did_you_mean(name, around.names, lambda known: PREFIX + known.upper())
-            gathered.problems.append(f"{source}: there is no such setting{hint}")
-        elif value.strip():
-            gathered.offer(name, around.placed(name, value, around.cwd), source)
+        if variable in known:
+            if value.strip():
+                gathered.offer(name.lower(), around.placed(name.lower(), value, around.cwd), source)
+        elif (meant := likeness(name, around.names)) is not None:
+            gathered.problems.append(f'{source}: there is no such setting; did you mean "{PREFIX}{meant.upper()}"?')
+        elif variable.startswith(PREFIX):
+            gathered.warnings.append(f"{source}: it is ignored, because there is no such setting.")
 
 
 def _from_file(gathered: Gathered, config: object, around: Surroundings) -> None:
     if config:
         candidates = [around.located(str(config), around.cwd)]
     else:
-        candidates = [around.cwd / PROJECT_FILE, around.config_home / "opencode-watchdog" / "config.toml"]
+        folders = (around.cwd, around.config_home and around.config_home / "opencode-watchdog")
+        names = (PROJECT_FILE, "config.toml")
+        candidates = [folder / name for folder, name in zip(folders, names, strict=True) if folder is not None]
     for path in candidates:
         try:
             content = path.read_bytes()
@@ -223,8 +245,15 @@ def _readable_by_others(path: Path) -> bool:
 
 def _from_opencode(gathered: Gathered, around: Surroundings) -> None:
     named = around.environ.get("OPENCODE_CONFIG")
-    folder = around.config_home / "opencode"
-    paths = [around.cwd / named] if named else [folder / "opencode.jsonc", folder / "opencode.json"]
+    if named and around.cwd is None and not Path(named).is_absolute():
+        gathered.warnings.append("environment variable OPENCODE_CONFIG: the folder that its path begins in is gone.")
+        return
+    if named:
+        paths = [(around.cwd or Path("/")) / named]
+    elif around.config_home is not None:
+        paths = [around.config_home / "opencode" / name for name in ("opencode.jsonc", "opencode.json")]
+    else:
+        return
     for path in paths:
         try:
             content = path.read_text(encoding="utf-8-sig")

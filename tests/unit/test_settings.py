@@ -355,6 +355,60 @@ def test_an_unknown_variable_is_an_error_with_the_likely_name(place: Place, vari
     assert "hush" not in problem
 
 
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("TOOL_TIMEOUTT", "TOOL_TIMEOUT"),
+        ("TOL_TIMEUT", "TOOL_TIMEOUT"),
+        ("IDEL_TIMEOUT", "IDLE_TIMEOUT"),
+        ("IDLE_TIMEOUTS", "IDLE_TIMEOUT"),
+        ("SERVER", "SERVERS"),
+        ("JOURNALS", "JOURNAL"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("TOOL__TIMEOUT", "TOOL_TIMEOUT"),
+        ("TOOL-TIMEOUT", "TOOL_TIMEOUT"),
+        ("Tool_Timeout", "TOOL_TIMEOUT"),
+        ("TIMEOUT_TOOL", "TOOL_TIMEOUT"),
+        ("SERVER_USER_NAME", "SERVER_USERNAME"),
+        ("TOOL_TIMEOUT_SECONDS", "TOOL_TIMEOUT"),
+        ("DATABASE_URL", "DATABASE"),
+        ("JOURNAL_PATH", "JOURNAL"),
+    ],
+)
+def test_a_variable_that_nearly_is_a_setting_is_an_error(place: Place, variable: str, meant: str) -> None:
+    place.environ = {f"OPENCODE_WATCHDOG_{variable}": "hush"}
+    (problem,) = place.problems()
+    assert problem == (
+        f"environment variable OPENCODE_WATCHDOG_{variable}: there is no such setting; did you mean "
+        f'"OPENCODE_WATCHDOG_{meant}"?'
+    )
+
+
+@pytest.mark.parametrize("variable", ["opencode_watchdog_tool_timeout", "Opencode_Watchdog_Tool_Timeout"])
+def test_the_prefix_in_other_letters_is_an_error_where_a_setting_follows(place: Place, variable: str) -> None:
+    place.environ = {variable: "5m"}
+    assert 'did you mean "OPENCODE_WATCHDOG_TOOL_TIMEOUT"?' in place.problems()[0]
+    place.environ = {"opencode_watchdog_home": "/opt"}
+    assert place.load().warnings == ()
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "PORT", "PORT_4097_TCP", "PORT_4097_TCP_ADDR", "PORT_4097_TCP_PORT", "PORT_4097_TCP_PROTO",
+        "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "NAME", "ENV_PATH", "JOURNAL_SERVICE_HOST",
+        "DATABASE_PORT_5432_TCP", "CONTROL_PORT", "HOME", "VERSION", "IMAGE", "UID", "", "_", "Ö",
+    ],
+)  # fmt: skip
+def test_a_variable_that_resembles_no_setting_is_a_warning_without_its_value(place: Place, variable: str) -> None:
+    place.environ = {f"OPENCODE_WATCHDOG_{variable}": "tcp://hush:4097"}
+    loaded = place.load()
+    assert loaded.settings == Settings()
+    assert loaded.warnings == (
+        f"environment variable OPENCODE_WATCHDOG_{variable}: it is ignored, because there is no such setting.",
+    )
+
+
 def test_other_variables_are_nobodys_business(place: Place) -> None:
     place.environ = {"OPENCODE_WATCHDO": "x", "POLL_INTERVAL": "x", "OPENCODE_DB": "x"}
     assert place.load().settings == Settings()
@@ -684,7 +738,7 @@ def test_a_usable_url_is_taken_as_it_is(place: Place, url: str) -> None:
 
 def test_all_problems_are_told_at_once(place: Place) -> None:
     place.toml('poll_interval = "soon"\nmax_attempts = 0\nwhat = 1\n[tool_timeouts]\na = -1\nb = -2')
-    place.environ = {"OPENCODE_WATCHDOG_WHAT": "1", "OPENCODE_WATCHDOG_DISCOVER": "perhaps"}
+    place.environ = {"OPENCODE_WATCHDOG_JOURNALL": "1", "OPENCODE_WATCHDOG_DISCOVER": "perhaps"}
     problems = place.problems({"abort_grace": "off", "whatever": 1})
     assert len(problems) == 9
     assert len(set(problems)) == 9

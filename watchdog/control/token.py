@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from watchdog.errors import SettingsError
+from watchdog.places import user_folder
 from watchdog.settings import TOKEN_PATTERN
 
 _NAME: Final = "control-token"
@@ -17,11 +18,9 @@ _MOST_BYTES: Final = 1024
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
-def token_path(environ: Mapping[str, str], home: Path) -> Path:
+def token_path(environ: Mapping[str, str], home: Path | None) -> Path:
     """Where the token is kept: in the user's state folder, one for all watchdogs of a user."""
-    state = environ.get("XDG_STATE_HOME", "")
-    folder = Path(state) if Path(state).is_absolute() else home / ".local" / "state"
-    return folder / "opencode-watchdog" / _NAME
+    return user_folder(environ, "XDG_STATE_HOME", home, ".local/state") / "opencode-watchdog" / _NAME
 
 
 def token_at(path: Path) -> str:

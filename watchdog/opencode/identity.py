@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from watchdog.errors import DatabaseMissing, DatabaseUnavailable, DatabaseUnsupported, SettingsError
 from watchdog.opencode.mounts import UNKNOWN, FilesystemType, is_local
+from watchdog.places import user_folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,21 +49,26 @@ def uri_of(path: Path, mode: str) -> str:
     return f"file:{quote(str(path.absolute()))}?mode={mode}"
 
 
-def find_database(environ: Mapping[str, str], home: Path) -> Path:
+def find_database(environ: Mapping[str, str], home: Path | None) -> Path:
     """Find the database that opencode would use.
 
     Args:
         environ: the environment; `OPENCODE_DB` and `XDG_DATA_HOME` count.
-        home: the user's home folder.
+        home: the user's home folder, if there is one.
 
     Raises:
         DatabaseMissing: there is none.
         DatabaseUnsupported: it lives in memory, or there are only the JSON files of opencode before 1.2.
         DatabaseUnavailable: this user may not look into opencode's data folder.
-        SettingsError: there are several, and nothing says which one.
+        SettingsError: there are several, and nothing says which one; or nobody knows where to look.
     """
-    data_home = environ.get("XDG_DATA_HOME")
-    folder = (Path(data_home) if data_home else home / ".local" / "share") / "opencode"
+    named = environ.get("XDG_DATA_HOME", "")
+    if named and not Path(named).is_absolute():
+        raise SettingsError(
+            f"XDG_DATA_HOME is {named}, which opencode reads from the folder that it was started in, and that one "
+            "can't be known. Set a whole path, or name the file with --database PATH."
+        )
+    folder = user_folder(environ, "XDG_DATA_HOME", home, ".local/share") / "opencode"
     choice = environ.get("OPENCODE_DB")
     try:
         return _chosen(folder, choice) if choice else _only_one(folder)
