@@ -9,12 +9,13 @@ import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from watchdog.asking import confirm as ask
 from watchdog.cli_sql import sql
+from watchdog.late_logs import AtTheFirstLine, import_structlog
 from watchdog.places import here, home
 from watchdog.shown import shown
 from watchdog.streams import write
@@ -94,7 +95,7 @@ def run(
 ) -> None:
     """Watch until told to stop (SIGTERM or Ctrl-C)."""
     loaded = _load(config, database, server, control)
-    _import_structlog()
+    import_structlog()
     from watchdog import logs, service
 
     logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
@@ -354,41 +355,16 @@ def _quiet(
     from watchdog.render import note
 
     loaded = _load(config, database, servers, control)
-    logging.basicConfig(handlers=[_AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
+    logging.basicConfig(handlers=[AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
     if isinstance(loaded.settings.database, PostgresUrl):
         # What takes part as a replica logs by itself, beside the result.
-        _import_structlog()
+        import_structlog()
         from watchdog import logs
 
         logs.configure(level="error", log_format=loaded.settings.log_format.value)
     for warning in loaded.warnings if warn else ():
         note(f"warning: {warning}")
     return loaded
-
-
-def _import_structlog() -> None:
-    """Import it without rich, which it would take along for tracebacks that the log never shows."""
-    if "rich" in sys.modules:
-        return
-    sys.modules["rich"] = None  # type: ignore[assignment] # how Python is told that there is no such package
-    try:
-        import structlog  # noqa: F401 - it stays imported
-    finally:
-        del sys.modules["rich"]
-
-
-class _AtTheFirstLine(logging.Handler):
-    """Sets the log up once there is something to log: most commands log nothing, and need not pay for it."""
-
-    def __init__(self, log_format: Literal["auto", "console", "json"]) -> None:
-        super().__init__()
-        self._log_format = log_format
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from watchdog import logs
-
-        logs.configure(level="error", log_format=self._log_format)
-        logging.getLogger(record.name).handle(record)
 
 
 def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> NoReturn:

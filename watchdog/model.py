@@ -376,8 +376,10 @@ class Attempts:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stopped:
+class Stopped(Telling):
     """Why the clocks of a session's calls stand still though they wait for nobody, and since when."""
+
+    told = ("why",)
 
     why: str
     since: Moment

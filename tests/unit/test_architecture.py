@@ -219,6 +219,7 @@ LATE_IMPORTS = {
     "",
     "cli",
     "cli_sql",
+    "late_logs",
     "__main__",
     "commands",
     "chronicle",

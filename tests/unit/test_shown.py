@@ -5,7 +5,7 @@ import json
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.hostile import HOSTILE, JOINERS, ORDINARY, obeyed
@@ -66,6 +66,7 @@ def test_what_it_was_stays_readable(text: str, seen: str) -> None:
     assert shown(text) == seen
 
 
+@settings(deadline=None)
 @given(WORDS)
 def test_nothing_comes_out_that_a_terminal_obeys(text: str) -> None:
     for made in (shown(text), flat(text), whole(text), joined(text, text), words_of(Exception(text))):
@@ -91,6 +92,7 @@ _NOT_IN_THE_NET = "".join(
 """What no terminal obeys: it is left to the one place itself."""
 
 
+@settings(deadline=None)
 @given(WORDS)
 def test_done_twice_it_is_as_done_once(text: str) -> None:
     once = shown(text)
@@ -99,6 +101,7 @@ def test_done_twice_it_is_as_done_once(text: str) -> None:
     assert shown(once) is once
 
 
+@settings(deadline=None)
 @given(WORDS, st.integers(4, 300))
 def test_it_is_never_longer_than_it_may_be(text: str, longest: int) -> None:
     assert len(shown(text, longest=longest)) <= longest
@@ -130,6 +133,7 @@ def test_lines_are_the_watchdogs_own() -> None:
     assert words_of(ValueError("a\nb")) == "a\\nb"
 
 
+@settings(deadline=None)
 @given(st.dictionaries(WORDS, st.one_of(WORDS, st.floats(), st.none(), st.lists(WORDS, max_size=3)), max_size=4))
 def test_json_keeps_each_value_and_spells_it_in_printable_ascii(document: dict[str, object]) -> None:
     for text in (in_json(document), in_json(document, indent=2)):
