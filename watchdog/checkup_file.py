@@ -8,7 +8,7 @@ import anyio.to_thread
 from watchdog.chronicle import now_ms
 from watchdog.damage import note_damage
 from watchdog.errors import DatabaseError
-from watchdog.opencode.filesystems import filesystem_type
+from watchdog.opencode.identity import filesystem_type
 from watchdog.opencode.integrity import checking
 from watchdog.opencode.one_file import examine
 from watchdog.opencode.sqlite_errors import HOW_TO_MEND

@@ -13,7 +13,7 @@ from watchdog.holds import in_order
 from watchdog.journal import SqliteJournal, journal_path
 from watchdog.model import EVERYTHING
 from watchdog.no_journal import NoJournal
-from watchdog.opencode.filesystems import filesystem_type
+from watchdog.opencode.identity import filesystem_type
 from watchdog.places import home
 from watchdog.render import Screen
 from watchdog.settings import Settings

@@ -201,7 +201,7 @@ FOR_TYPING = {(name, "sqlalchemy.ext.asyncio") for name in ("embed", "in_postgre
 PROC = {
     "clock": r"/proc/sys/kernel/random/boot_id",
     "opencode.owners": r"/proc(?![a-z])",
-    "opencode.mounts": r"/proc/self/mountinfo",
+    "opencode.identity": r"/proc/self/mountinfo",
     "opencode.locks": r"/proc(?![a-z])",
     "opencode.one_file": r"of /proc in it",
     "opencode.strangers": r"/proc(?![a-z])",
@@ -538,7 +538,7 @@ def test_harmless_uses_are_not_readings_of_time() -> None:
 def test_mentions_of_proc_are_seen() -> None:
     assert list(mentions_of_proc(Module("watch", "x = f'/proc/{pid}/fd'")))
     assert list(mentions_of_proc(Module("opencode.identity", "x = '/proc/locks'")))
-    assert not list(mentions_of_proc(Module("opencode.mounts", "x = '/proc/self/mountinfo'")))
+    assert not list(mentions_of_proc(Module("opencode.identity", "x = '/proc/self/mountinfo'")))
     assert not list(mentions_of_proc(Module("opencode.owners", "x = '/proc/locks'")))
     assert not list(mentions_of_proc(Module("watch", '"""Reads /proc."""\nx = "/process"')))
 

@@ -32,10 +32,9 @@ from watchdog.errors import (
     SettingsError,
 )
 from watchdog.model import GuardedWrite
-from watchdog.opencode import filesystems
+from watchdog.opencode import identity
 from watchdog.opencode.database import Limits, OpencodeDatabase
-from watchdog.opencode.filesystems import filesystem_type, type_in_listing
-from watchdog.opencode.identity import find_database
+from watchdog.opencode.identity import filesystem_type, find_database, type_in_listing
 from watchdog.opencode.mounts import Mounts, type_in_mounts
 from watchdog.opencode.reader import translated
 from watchdog.settle import settled_call
@@ -375,8 +374,8 @@ def test_where_there_is_no_table_what_mount_prints_tells(path: str, kind: str) -
 
 
 def test_where_nothing_tells_the_type_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystems, "PLATFORM", "darwin")
-    monkeypatch.setattr(filesystems, "_listing", str)
+    monkeypatch.setattr(identity, "PLATFORM", "darwin")
+    monkeypatch.setattr(identity, "_listing", str)
     assert filesystem_type(tmp_path) is None
 
 

@@ -16,8 +16,7 @@ from sqlalchemy.pool import NullPool
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode import queries
-from watchdog.opencode.filesystems import filesystem_type
-from watchdog.opencode.identity import check_place, uri_of
+from watchdog.opencode.identity import check_place, filesystem_type, uri_of
 from watchdog.opencode.look import as_ids, newest_turn, whole_row
 from watchdog.opencode.mounts import FilesystemType
 from watchdog.opencode.one_file import OneFile, glance, shown

@@ -4,7 +4,10 @@ Nothing here opens the database: closing a descriptor on it would drop this proc
 """
 
 import os
+import re
 import stat
+import subprocess
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +15,11 @@ from typing import Self
 from urllib.parse import quote
 
 from watchdog.errors import DatabaseMissing, DatabaseUnavailable, DatabaseUnsupported, SettingsError
-from watchdog.opencode.mounts import UNKNOWN, FilesystemType, is_local
+from watchdog.opencode.mounts import UNKNOWN, FilesystemType, Mounts, is_local, type_in_mounts
 from watchdog.places import user_folder
+
+MOUNTS = Path("/proc/self/mountinfo")
+PLATFORM: str = sys.platform
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +146,7 @@ def check_place(path: Path, filesystem_type: FilesystemType, *, local_filesystem
 
 def _not_local(kind: str | None) -> str:
     what = (
-        f"of type {kind}, which is not known to be of this machine's kernel alone"
+        f"of type {kind}, which other machines may share (it is none of those known to be of one kernel alone)"
         if kind is not None
         else "whose type can't be told"
     )
@@ -148,3 +154,45 @@ def _not_local(kind: str | None) -> str:
         f"{what}: SQLite's locks do not hold across kernels. Run the watchdog where the database's own disk is. If "
         f'this machine alone has it mounted, say so with the setting local_filesystems = ["{kind or UNKNOWN}"].'
     )
+
+
+def filesystem_type(path: Path) -> str | None:
+    """Tell the type of the file system that `path` is on.
+
+    Returns:
+        A name such as `ext4`; None when it can't be told.
+    """
+    if PLATFORM == "linux":
+        return type_in_mounts(path.resolve(), _lines_of_mounts())
+    return type_in_listing(path.resolve(), _listing())
+
+
+def mounts() -> Mounts:
+    """The table of mounts as it is now; empty where there is none to read."""
+    return Mounts(_lines_of_mounts())
+
+
+def _lines_of_mounts() -> list[str]:
+    try:
+        return MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
+
+
+def type_in_listing(path: Path, listing: str) -> str | None:
+    """Find the file system type of an absolute path in what `mount` prints on macOS and the BSDs."""
+    found = [
+        (len(Path(point).parts), kind)
+        for point, kind in re.findall(r"^.* on (/.*) \(([^,()]+)", listing, re.MULTILINE)
+        if path.is_relative_to(point)
+    ]
+    # A later mount on the same point hides the earlier one.
+    return max(reversed(found), key=lambda each: each[0])[1].strip().lower() if found else None
+
+
+def _listing() -> str:
+    try:
+        done = subprocess.run(["/sbin/mount"], capture_output=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="surrogateescape")

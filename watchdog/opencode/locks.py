@@ -162,7 +162,7 @@ def parse_locks(text: str) -> tuple[HeldLock, ...]:
 def held_locks() -> frozenset[HeldLock]:
     """Every lock that is held now. Read twice: the list is read in pages, and may shift between two of them."""
     source = Path("/proc/locks")
-    return frozenset(lock for _ in range(2) for lock in parse_locks(source.read_text(encoding="ascii")))
+    return frozenset(lock for _ in range(2) for lock in parse_locks(source.read_text(encoding="utf-8")))
 
 
 def devices_of(locks: Iterable[HeldLock], answer: Answer, wanted: Bytes = SHM_BYTES) -> set[tuple[int, int]]:

@@ -1,7 +1,6 @@
-"""On which file system a path is, whether that is one of this kernel alone, and whether a file is mounted by itself.
+"""The kernel's table of mounts: on which file system a path is, and whether that is one of this kernel alone.
 
-Everything is read from the kernel's table of mounts (`mountinfo`): no path is opened. SQLite's locks and its shared
-memory work between processes of one kernel, and only there.
+SQLite's locks and its shared memory work between processes of one kernel, and only there.
 """
 
 import re
@@ -10,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-MOUNTS = Path("/proc/self/mountinfo")
 UNKNOWN: Final = "unknown"
 """The word for a type that can't be told, where an operator vouches for it."""
 
@@ -124,14 +122,6 @@ class Mounts:
     def _topmost(self, mount: Mount) -> Mount:
         """A later mount on the same point hides the earlier one."""
         return self._mounted(mount, mount.point) or mount if mount.number != mount.parent else mount
-
-
-def mounts() -> Mounts | None:
-    """The table as it is now; None where there is none to read."""
-    try:
-        return Mounts(MOUNTS.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
-    except OSError:
-        return None
 
 
 def type_in_mounts(path: Path, lines: Sequence[str]) -> str | None:

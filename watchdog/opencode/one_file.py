@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, OpenElsewhere
-from watchdog.opencode.identity import FileIdentity
+from watchdog.opencode.identity import FileIdentity, mounts
 from watchdog.opencode.locks import QuestionFailed, identity_of
-from watchdog.opencode.mounts import mounts
 from watchdog.opencode.strangers import Sight, Stranger, described, former, shm_of
 
 PLATFORM: str = sys.platform
@@ -181,7 +180,7 @@ def _mounted(real: Path) -> tuple[str, ...]:
     """Those of the three files that are mount points of their own."""
     table = mounts()
     names = [real.name, f"{real.name}-wal", f"{real.name}-shm"]
-    return () if table is None else tuple(name for name in names if table.is_mounted(real.with_name(name)))
+    return tuple(name for name in names if table.is_mounted(real.with_name(name)))
 
 
 def _refusal_of_mount(real: Path, mounted: tuple[str, ...]) -> str:
@@ -193,8 +192,7 @@ def _refusal_of_mount(real: Path, mounted: tuple[str, ...]) -> str:
 
 def _refusal_of_layer(real: Path) -> str | None:
     """In the folder in which an overlay keeps what is written to it, the same file has no locks."""
-    table = mounts()
-    over = table.overlay_on(real) if table is not None else None
+    over = mounts().overlay_on(real)
     if over is None:
         return None
     return (
