@@ -132,13 +132,22 @@ class Lab:
         passed = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SHELL") if name in os.environ}
         return {**passed, "HOME": str(self.home), MARK: self.mark}
 
-    async def serve(self, *, port: int | None = None) -> "Server":
+    async def serve(
+        self, *, port: int | None = None, hostname: str = "127.0.0.1", password: str | None = None
+    ) -> "Server":
         """Start `opencode serve` in this home, wait until it is healthy, and answer it."""
         chosen = free_port() if port is None else port
         log = self.home / f"server-{chosen}-{len(self.servers)}.log"
-        command = [str(self.binary), "serve", "--hostname", "127.0.0.1", "--port", str(chosen)]
-        process = self.start(command, log, extra=_CLOSED_NETWORK)
-        client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{chosen}", timeout=SECONDS, trust_env=False)
+        command = [str(self.binary), "serve", "--hostname", hostname, "--port", str(chosen)]
+        secret = {} if password is None else {"OPENCODE_SERVER_PASSWORD": password}
+        process = self.start(command, log, extra=_CLOSED_NETWORK | secret)
+        host = f"[{hostname}]" if ":" in hostname else hostname
+        client = httpx.AsyncClient(
+            base_url=f"http://{host}:{chosen}",
+            auth=None if password is None else ("opencode", password),
+            timeout=SECONDS,
+            trust_env=False,
+        )
         self._clients.append(client)
         server = Server(lab=self, port=chosen, process=process, client=client, log=log)
         self.servers.append(server)
@@ -250,7 +259,7 @@ class Server:
     @property
     def url(self) -> str:
         """Its address, without a slash at the end."""
-        return f"http://127.0.0.1:{self.port}"
+        return str(self.client.base_url).rstrip("/")
 
     @property
     def pid(self) -> int:
