@@ -86,6 +86,9 @@ async def test_servers_of_two_passwords(lab: Lab) -> None:
     watchdog = Watchdog.for_lab(lab, one, server_password="one", **SECONDS)  # noqa: S106
     checked = await watchdog.command("check", "--server", two.url)
     assert f"{two.url} answered 401: the password that is set is wrong" in checked.stdout
+    discovering = Watchdog.for_lab(lab, one, discover=True, server_password="one", **SECONDS)  # noqa: S106
+    found = await discovering.command("check")
+    assert f"{two.url} answered 401: the password that is set is wrong" in found.stdout
     table = f'servers = ["{one.url}", {{ url = "{two.url}", password = "two" }}]'
     text = watchdog.config.read_text().splitlines()
     watchdog.config.write_text("\n".join([table, *(each for each in text if not each.startswith("servers"))]))

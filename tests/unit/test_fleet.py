@@ -16,7 +16,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.server import FakeServer, Handler, endpoint, loopback, over_http, read_request, reply
 from tests.support.recorder import recorder
 from tests.support.waiting import wait_until
-from watchdog.errors import SettingsError
+from watchdog.errors import ServerRefused, SettingsError
 from watchdog.model import Holder, Holders
 from watchdog.opencode.fleet import OpencodeFleet
 from watchdog.opencode.peers import Party, party_of
@@ -269,6 +269,15 @@ class TestAServerThatEnded:
                 assert names(fleet) == [url]
             await fleet.refresh()
             assert names(fleet) == []
+
+
+async def test_one_that_asks_for_another_password_is_found_and_says_so(tmp_path: Path) -> None:
+    with recorder(tmp_path, "greedy") as there:
+        async with World().fleet(identify=party_behind_pid) as fleet:
+            await fleet.discover(holding(there.port, pid=there.process.pid))
+            assert names(fleet) == [there.url]
+            with pytest.raises(ServerRefused, match="the password that is set is wrong"):
+                await fleet.servers()[0].statuses("/project")
 
 
 def party_behind_pid(holder: Holder) -> Party | None:

@@ -7,7 +7,7 @@ import httpx
 
 from watchdog.opencode.lines import ENDS
 from watchdog.opencode.peers import Ends
-from watchdog.opencode.wire import CREDENTIALS, NONE
+from watchdog.opencode.wire import CREDENTIALS, LOCATION, NONE
 
 MOST_BYTES: Final = 16 * 1024 * 1024
 
@@ -62,7 +62,7 @@ class Exchange:
             status=response.status_code,
             content_type=response.headers.get("content-type", ""),
             body=bytes(body),
-            location=response.headers.get("location") if response.is_redirect else None,
+            location=response.extensions.get(LOCATION) if httpx.codes.is_redirect(response.status_code) else None,
             credentials=response.extensions.get(CREDENTIALS, NONE),
         )
 

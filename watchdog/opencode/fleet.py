@@ -1,6 +1,7 @@
 """The servers that can be asked: the configured ones, and those found where the database's holders listen."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -9,7 +10,7 @@ import anyio.abc
 import anyio.to_thread
 
 from watchdog.endpoints import leads
-from watchdog.errors import ServerError
+from watchdog.errors import ServerError, ServerRefused
 from watchdog.model import SAME_BIRTH_MS, Endpoint, Holder, Holders
 from watchdog.opencode.peers import Party, listens, party_behind
 from watchdog.opencode.server import OpencodeServer
@@ -151,7 +152,7 @@ class OpencodeFleet:
         return not any(known.is_at(place) for known in (*self._found, *self._refused))
 
     async def _visit(self, place: Place) -> None:
-        """Keep the server at this place if it greets as opencode does."""
+        """Keep the server at this place if it greets as opencode does, or asks for a password."""
         party = await anyio.to_thread.run_sync(self._identify, place.holder, abandon_on_cancel=True)
         for url in place.urls if party is not None else ():
             if party is not None and await self._greets(url, place, party):
@@ -163,7 +164,8 @@ class OpencodeFleet:
         kept = False
         try:
             with anyio.move_on_after(GREETING_SECONDS):
-                await server.version()
+                with suppress(ServerRefused):  # it asks for a password that nobody gave: a person has to hear of it
+                    await server.version()
                 kept = not any(known.is_at(place) for known in self._found)
         except ServerError:
             pass

@@ -116,7 +116,13 @@ class NetworkLine:
             extensions=request.extensions,
         )
         with translated():
-            found = await self._connection.handle_async_request(asked)
+            try:
+                found = await self._connection.handle_async_request(asked)
+            except httpcore.RemoteProtocolError as error:
+                if not self.heard:
+                    raise
+                # httpcore says of half an answer, too, that there was none.
+                raise httpcore.RemoteProtocolError(f"Half an answer. {error}") from error
         return httpx.Response(found.status, headers=found.headers, stream=_Body(found), extensions={ENDS: self.ends})
 
     async def aclose(self) -> None:

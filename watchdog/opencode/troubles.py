@@ -17,6 +17,7 @@ from watchdog.opencode.trust import Stranger
 from watchdog.opencode.wire import NONE, SENT
 
 _LONGEST_SHOWN: Final = 200
+_SILENT_END: Final = "Server disconnected without sending"
 _TLS_ALERT: Final = "\\x15\\x03"
 
 
@@ -39,7 +40,7 @@ def translated(error: Exception, *, name: str, host: str, begun: bool) -> Server
         return ServerUnreachable(f"{name} can't be reached: the name {host} can't be resolved.")
     if begun and isinstance(error, httpx.NetworkError | httpx.ProtocolError | OSError):
         return ServerAnswerInvalid(f"{name} broke off in the middle of its answer ({kind}).")
-    if isinstance(error, httpx.RemoteProtocolError) and "without sending" not in str(error):
+    if isinstance(error, httpx.RemoteProtocolError) and not str(error).startswith(_SILENT_END):
         return ServerAnswerInvalid(f"{name} does not speak HTTP ({kind}){_hint(error)}.")
     if isinstance(error, httpx.TransportError | httpx.InvalidURL | OSError):
         return ServerUnreachable(f"{name} can't be reached ({kind}).")
@@ -68,7 +69,7 @@ def unexpected(answer: Answer, *, name: str) -> ServerAnswerInvalid:
             f"{name} answered {answer.status}, a redirect to {shown(answer.location, name)}, which is not followed: "
             "name the server by the address that it is at."
         )
-    kind = answer.content_type.partition(";")[0].strip()[:40] or "nothing"
+    kind = "".join(filter(str.isprintable, answer.content_type.partition(";")[0].strip()))[:40] or "nothing"
     if "html" in kind:
         return ServerAnswerInvalid(
             f"{name} answered {answer.status} with a page ({kind}): another program, or a portal, answers there."

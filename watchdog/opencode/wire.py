@@ -24,6 +24,8 @@ REFUSAL_SECONDS: Final = 2.0
 MOST_REFUSAL_BYTES: Final = 64 * 1024
 CREDENTIALS: Final = "watchdog.credentials"
 """The extension of an answer that says what became of the credentials: `SENT`, `NONE`, or why they were withheld."""
+LOCATION: Final = "watchdog.location"
+"""The extension of an answer that says where a redirect leads."""
 SENT: Final = "sent"
 NONE: Final = "none"
 _UNAUTHORIZED: Final = 401
@@ -142,6 +144,8 @@ class Wire(httpx.AsyncBaseTransport):
             await self._drop(line)
             raise
         line.answered_at = self._clock.read().awake_seconds
+        # httpx would read where a redirect leads although it is not followed, and fail where it can't.
+        response.extensions[LOCATION] = response.headers.pop("location", None)
         return response
 
     async def _kept(self, request: httpx.Request) -> Line | None:
