@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ import anyio
 
 from watchdog.moments import Moment, WallMs
 from watchdog.ports import Clock, Reading
+from watchdog.witness import Trace, steady, traces
 
 DRIFT_TOLERANCE_SECONDS = 0.05
 LATENESS_TOLERANCE_SECONDS = 0.25
@@ -43,14 +45,20 @@ PLATFORM: str = sys.platform
 class SystemClock:
     """The machine's own clocks."""
 
+    @cached_property
+    def _traces(self) -> list[Trace]:
+        return traces()
+
     def read(self) -> Reading:
         """Read all clocks at once."""
         wall_ms, running = time.time_ns() // 1_000_000, _running_seconds()
+        known = steady(self._traces, wall_seconds=wall_ms / 1000, running_seconds=running)
         return Reading(
             wall_ms=wall_ms,
             awake_seconds=time.monotonic(),
             running_seconds=running,
-            steady_since_ms=round(wall_ms - running * 1000),
+            steady_since_ms=None if known is None else round(wall_ms - (running - known.since_seconds) * 1000),
+            steady_slack_seconds=0.0 if known is None else known.slack_seconds,
         )
 
     async def sleep(self, seconds: float) -> None:

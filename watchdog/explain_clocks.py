@@ -126,7 +126,8 @@ def _start_note(case: Case, call: ToolCall, still: str | None) -> str | None:
         return "counts from the last write of its row: until then it may have waited for an approval"
     if still is not None and case.age(call) == 0:
         return "counts from this look on: it was already waiting when it was first seen"
-    return f"{duration(uncounted)} do not count: waits for a person or a provider, or sleep of the machine"
+    left_out = "waits for a person or a provider, sleep of the machine, or what nobody saw"
+    return f"{duration(uncounted)} do not count: {left_out}"
 
 
 def _idle_clock(case: Case, session: Session) -> Clock | None:

@@ -41,7 +41,8 @@ ROOMS: Mapping[str, set[str]] = {
     "durations": set(),
     "interventions": {"model"},
     "ports": {"model", "interventions"},
-    "clock": {"ports"},
+    "clock": {"ports", "witness"},
+    "witness": set(),
     "database_url": set(),
     "places": {"errors"},
     "likeness": set(),
@@ -200,6 +201,7 @@ FOR_TYPING = {(name, "sqlalchemy.ext.asyncio") for name in ("embed", "in_postgre
 
 PROC = {
     "clock": r"/proc/sys/kernel/random/boot_id",
+    "witness": r"/proc/1(/stat)?",
     "opencode.owners": r"/proc(?![a-z])",
     "opencode.identity": r"/proc/self/mountinfo",
     "opencode.locks": r"/proc(?![a-z])",
