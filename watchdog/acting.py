@@ -1,5 +1,6 @@
 """Carries verdicts out: several at once, so many at each server, and never two on one session at the same time."""
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import anyio
@@ -13,9 +14,13 @@ from watchdog.model import Outcome, Result, ServerName, SessionId, Verdict, Verd
 from watchdog.pace import Pace
 from watchdog.ports import Counter
 from watchdog.remedy import Remedy
+from watchdog.rulings import Consent
 
 _ORPHANS_FOR_ONE = 4
 """An orphan waits for a look at everything most of the time, which it shares with all that wait for one."""
+
+_LATELY_SECONDS = 600.0
+"""No release takes longer: for so long what was done is the answer to one that was asked for before it ended."""
 
 Ended = Callable[[Verdict, Outcome], None]
 
@@ -50,6 +55,8 @@ class Acting:
         self._taken_up: dict[SessionId, _UnderWay] = {}
         self._begun: set[SessionId] = set()
         self._ended: dict[SessionId, float] = {}
+        self._lately: dict[SessionId, tuple[float, Outcome]] = {}
+        """The last thing that was done on each session lately, and when that ended."""
         self._stopping = False
         self._at_rest = anyio.Event()
 
@@ -65,7 +72,14 @@ class Acting:
 
     # -- one -------------------------------------------------------------------------------------------------
 
-    async def act(self, verdict: Verdict, *, reason: str | None = None, actor: Actor = Actor.WATCHDOG) -> Outcome:
+    async def act(
+        self,
+        verdict: Verdict,
+        *,
+        reason: str | None = None,
+        actor: Actor = Actor.WATCHDOG,
+        consent: Consent | None = None,
+    ) -> Outcome:
         """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
         for listener in self._listeners:
             listener.found(verdict)
@@ -74,6 +88,7 @@ class Acting:
             outcome = await self._remedy.carry_out(
                 verdict,
                 claimant=self._memory.claimed_by.get(verdict.cancel_session_id),
+                consent=consent,
                 dry_run=self._pace.dry_run,
                 reason=reason,
                 actor=actor,
@@ -169,8 +184,11 @@ class Acting:
         """Wait for the end of what was begun before it was told to stop."""
         await self._at_rest.wait()
 
-    async def join(self, session_id: SessionId) -> Outcome | None:
+    async def join(self, session_id: SessionId, *, since: float = math.inf) -> Outcome | None:
         """Wait until nothing is done on a session any more.
+
+        Args:
+            since: what ended from then on, on the awake clock, counts like what is under way.
 
         Returns:
             The outcome of what was done meanwhile; None if nothing was, or if it dropped its verdict.
@@ -179,9 +197,12 @@ class Acting:
             await other.ended.wait()
             if other.outcome is not None and other.outcome.result is not Result.UNCHANGED:
                 return other.outcome
-        return None
+        ended = self._lately.get(session_id)
+        return ended[1] if ended is not None and ended[0] >= since else None
 
-    async def act_alone(self, verdict: Verdict, *, reason: str | None, actor: Actor) -> Outcome:
+    async def act_alone(
+        self, verdict: Verdict, *, reason: str | None, actor: Actor, consent: Consent | None = None
+    ) -> Outcome:
         """Carry one verdict out in its turn; if its session is acted on already, `join` that.
 
         Raises:
@@ -192,7 +213,7 @@ class Acting:
         if joined is not None:
             return joined
         self._taken_up[session_id] = _UnderWay()
-        outcome = await self._in_turn(verdict, reason=reason, actor=actor)
+        outcome = await self._in_turn(verdict, reason=reason, actor=actor, consent=consent)
         if outcome is None:
             raise NotActing("This watchdog is stopping, and begins nothing any more.")
         return outcome
@@ -203,7 +224,12 @@ class Acting:
             ended(verdict, outcome)
 
     async def _in_turn(
-        self, verdict: Verdict, *, reason: str | None = None, actor: Actor = Actor.WATCHDOG
+        self,
+        verdict: Verdict,
+        *,
+        reason: str | None = None,
+        actor: Actor = Actor.WATCHDOG,
+        consent: Consent | None = None,
     ) -> Outcome | None:
         """Carry out a verdict whose session was taken up; None if it is not begun any more."""
         session_id = verdict.cancel_session_id
@@ -213,15 +239,21 @@ class Acting:
                 if self._stopping:
                     return None
                 self._begun.add(session_id)
-                under_way.outcome = await self.act(verdict, reason=reason, actor=actor)
+                under_way.outcome = await self.act(verdict, reason=reason, actor=actor, consent=consent)
                 return under_way.outcome
         finally:
-            self._ended[session_id] = self._clock.read().awake_seconds
+            now = self._ended[session_id] = self._clock.read().awake_seconds
+            self._note_lately(session_id, under_way.outcome, now)
             del self._taken_up[session_id]
             self._begun.discard(session_id)
             under_way.ended.set()
             if self._stopping and not self._begun:
                 self._at_rest.set()
+
+    def _note_lately(self, session_id: SessionId, outcome: Outcome | None, now: float) -> None:
+        self._lately = {id_: each for id_, each in self._lately.items() if now - each[0] <= _LATELY_SECONDS}
+        if outcome is not None and outcome.result is not Result.UNCHANGED:
+            self._lately[session_id] = (now, outcome)
 
     def _lane(self, verdict: Verdict) -> anyio.CapacityLimiter:
         """Where a verdict waits for its turn: at the server that was last heard to be at work on the session."""

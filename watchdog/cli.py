@@ -178,6 +178,7 @@ def release(
     server: Servers = None,
     *,
     reason: Annotated[str | None, typer.Option("--reason", help="Kept in what is ended.", metavar="TEXT")] = None,
+    below: Annotated[bool, typer.Option("--below", help="End what lives below it, too.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -187,8 +188,8 @@ def release(
     loaded = _quiet(config, database, server)
     from watchdog import commands
 
-    confirm = None if yes else ask
-    _go(lambda: commands.release(loaded, Screen(as_json=as_json), session, reason=reason, confirm=confirm))
+    confirm, screen = None if yes else ask, Screen(as_json=as_json)
+    _go(lambda: commands.release(loaded, screen, session, reason=reason, confirm=confirm, below=below))
 
 
 @app.command("delete-message")

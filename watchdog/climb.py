@@ -1,49 +1,20 @@
 """One verdict on its way up the ladder: what every rung needs."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol
+from typing import Final
 
 import anyio
 
+from watchdog.again import Again, Door
 from watchdog.errors import JournalUnusable, LeaseLost, ServerDeclined, ServerError, ServerUntold
-from watchdog.interventions import Actor, Hold, InterventionId
-from watchdog.model import (
-    EMBEDDED,
-    EVERYTHING,
-    Outcome,
-    Reproof,
-    Result,
-    ServerName,
-    Session,
-    SessionId,
-    Status,
-    Step,
-    TurnId,
-    Verdict,
-)
-from watchdog.ports import Clock, Deputy, Fleet, Journal, Server, Store
-from watchdog.sharing import Rounds
+from watchdog.interventions import Actor, InterventionId
+from watchdog.model import Outcome, Result, ServerName, Session, Step, TurnId, Verdict
+from watchdog.ports import Clock, Deputy, Fleet, Journal, Store
+from watchdog.rulings import Consent, Dropped
 from watchdog.shown import shown
 
-
-class Reprove(Protocol):
-    """Looks at a session afresh, holders and lock included, and tries to prove that nobody executes it."""
-
-    async def __call__(
-        self, session_id: SessionId, /, *, let_go: Mapping[TurnId, ServerName] = MappingProxyType({})
-    ) -> Reproof:
-        """Look.
-
-        Args:
-            session_id: the session.
-            let_go: its turns that a server was at work on, and let go of when it was told to abort.
-        """
-        ...
-
-
-POLL_SECONDS = 0.1
+POLL_SECONDS: Final = 0.1
 
 Confirm = Callable[[], Awaitable[None]]
 """Makes sure, right before something that can't be taken back, that the right to act was not lost meanwhile.
@@ -78,30 +49,20 @@ class Ladder:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a session is held: the server, and the directory under which it says so."""
-
-    server: Server
-    directory: str
-    status: Status
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Tools:
     """What climbs work with.
 
     Attributes:
-        holds: what is on hold, read once for all climbs that ask at the same time.
+        door: the one way from a verdict to an act.
         confirm: asked right before a server is told something.
     """
 
     store: Store
     fleet: Fleet
     clock: Clock
-    reprove: Reprove
+    door: Door
     ladder: Ladder
     journal: Journal
-    holds: Rounds[None, Mapping[SessionId, Hold]]
     confirm: Confirm
 
 
@@ -109,8 +70,9 @@ class Climb:
     """One verdict on its way up the ladder, with the steps that it took.
 
     Attributes:
-        claimant: the server that was at work on the session when it was judged, if one was.
-        asks: the ids of the asks that were seen at the last moment, and do not stand against it.
+        claimant: the server that was at work on the session when it was judged, or last looked at.
+        consent: what the person agreed to who asked for it, if one did.
+        dropped_prompts: the prompts that were queued, and that an abort dropped.
         acted: a server was told something, or rows may have been written: from here on it was an attempt.
     """
 
@@ -123,6 +85,7 @@ class Climb:
         reason: str | None,
         actor: Actor,
         claimant: ServerName | None = None,
+        consent: Consent | None = None,
     ) -> None:
         self.tools = tools
         self.verdict = verdict
@@ -131,10 +94,11 @@ class Climb:
         self.reason = reason and shown(reason)
         self.actor = actor
         self.claimant = claimant
+        self.consent = consent
         self.intervention: InterventionId | None = None
         self.acted = False
-        self.asks: frozenset[str] = frozenset()
         self.steps: list[Step] = []
+        self.dropped_prompts: tuple[str, ...] = ()
 
     def outcome(self, result: Result, why: str) -> Outcome:
         """How it ended, with the steps so far."""
@@ -144,6 +108,7 @@ class Climb:
             result=result,
             steps=tuple(self.steps),
             why=why,
+            dropped_prompts=self.dropped_prompts,
         )
 
     async def noted(self, outcome: Outcome, count: Count) -> Outcome:
@@ -161,35 +126,54 @@ class Climb:
             return self.outcome(outcome.result, outcome.why)
         return outcome
 
-    async def _begin(self) -> InterventionId:
-        """Note, before anything is done, that it begins."""
+    async def _again(self, verdict: Verdict, *, let_go: Iterable[TurnId] = ()) -> Again | Dropped:
+        """Look afresh, and have the judge pass a verdict again; there is no other way to an act.
+
+        Args:
+            let_go: its turns that the server which was at work on it let go of when it was told to abort.
+        """
+        again = await self.tools.door.again(
+            verdict,
+            consent=self.consent,
+            claimant=self.claimant,
+            let_go=dict.fromkeys(let_go, self.claimant) if self.claimant is not None else {},
+        )
+        if isinstance(again, Again) and again.claim is not None:
+            self.claimant = again.claim.server.name
+        return again
+
+    def _drop(self, dropped: Dropped) -> Outcome:
+        """How it ends if the judge passes it no more."""
+        self._step("reread", ok=False, detail=dropped.why)
+        return self.outcome(Result.UNCHANGED, dropped.why)
+
+    async def _begin(self, about_to: Step | None = None) -> InterventionId:
+        """Note, before anything is done, that it begins, and what is about to be sent.
+
+        A person's release ends the hold now, and not before.
+        """
+        if about_to is not None:
+            self.steps.append(about_to)
         if self.intervention is None:
             self.intervention = await self.tools.journal.begin(
-                self.verdict, at_ms=self.tools.clock.read().wall_ms, actor=self.actor, reason=self.reason
+                self.verdict,
+                at_ms=self.tools.clock.read().wall_ms,
+                actor=self.actor,
+                reason=self.reason,
+                about_to=about_to,
             )
+            if self.verdict.released and self.consent is not None and self.consent.ends_hold:
+                await self.tools.journal.unhold(self.verdict.cancel_session_id)
         return self.intervention
 
-    async def _held(self) -> str | None:
-        """Why it is to be left alone, if a person has said so since; a person's own act is not held up."""
-        if self.actor is Actor.PERSON:
-            return None
-        holds = await self.tools.holds.join(None)
-        ids = (EVERYTHING, self.verdict.session_id, self.verdict.cancel_session_id)
-        return next((holds[id_].why for id_ in ids if id_ in holds), None)
-
-    def _changed_hands(self, place: Place) -> bool:
-        """Whether another replica than the one that was judged is at work on it: what it does is work of its own."""
-        replicas = any(server.name == EMBEDDED for server in self.tools.fleet.servers())
-        return replicas and self.claimant not in {None, place.server.name}
-
-    async def _tell_to_end(self, place: Place, session: Session) -> Outcome | None:
+    async def _tell_to_end(self, again: Again) -> Outcome | None:
         """Have the server abort the session, within a time limit. Returns how it ended if the server spares it."""
-        limit = self.tools.ladder.abort_timeout_seconds
+        limit, place = self.tools.ladder.abort_timeout_seconds, again.place
         detail, ok = f"{place.server.name} answered", True
         self.acted = True
         with anyio.move_on_after(limit) as scope:
             try:
-                await self._end(place, session)
+                await self._end(again)
             except ServerDeclined as error:
                 self.acted = False
                 self._step("abort", ok=False, detail=str(error))
@@ -208,7 +192,8 @@ class Climb:
         self._step("abort", ok=ok, detail=detail)
         return None
 
-    async def _end(self, place: Place, session: Session) -> None:
+    async def _end(self, again: Again) -> None:
+        place, session, verdict = again.place, again.session, again.verdict
         if not isinstance(place.server, Deputy):
             await place.server.abort(session.id, place.directory)
             return
@@ -216,9 +201,12 @@ class Climb:
             session.id,
             place.directory,
             directories=session.directories,
-            asks=self.asks,
-            life_ms=self.verdict.life_ms if self.verdict.rests_on_silence else None,
+            asks=frozenset(ask.id for ask, _ in again.asks),
+            life_ms=self.verdict.life_ms if verdict.rests_on_silence else None,
         )
+
+    def _about_to(self, what: str, detail: str) -> Step:
+        return Step(step=f"about_to_{what}", at_ms=self.tools.clock.read().wall_ms, ok=True, detail=detail)
 
     def _step(self, step: str, *, ok: bool, detail: str) -> None:
         self.steps.append(Step(step=step, at_ms=self.tools.clock.read().wall_ms, ok=ok, detail=detail))
@@ -230,11 +218,6 @@ class Climb:
             f"Ended by opencode-watchdog{said}: {self.verdict.why}. "
             "A command that it had started may still be running."
         )
-
-
-def current(session: Session, turn_id: str) -> bool:
-    """Whether no newer turn has superseded this one."""
-    return not any(turn.id == turn_id and turn.superseded for turn in session.turns)
 
 
 def still_open(session: Session | None, verdict: Verdict) -> frozenset[str]:

@@ -29,6 +29,7 @@ from watchdog.progress import busy, countdown
 from watchdog.releasing import Agreed, Deletion, Releasing, signs_of_life
 from watchdog.render import Screen, note
 from watchdog.right import named
+from watchdog.rulings import Living
 from watchdog.settings import Loaded
 from watchdog.sidecar import Sidecar, sidecar
 from watchdog.streams import is_interactive
@@ -124,16 +125,23 @@ def _orphans(assessment: Assessment, settled: set[str]) -> list[Verdict]:
 
 
 async def release(
-    loaded: Loaded, screen: Screen, session_id: str, *, reason: str | None, confirm: Confirm | None
+    loaded: Loaded,
+    screen: Screen,
+    session_id: str,
+    *,
+    reason: str | None,
+    confirm: Confirm | None,
+    below: bool = False,
 ) -> Exit:
-    """End now whatever is open in a session, and in the sessions below it.
+    """End now whatever is open in a session, and what nobody executes below it.
 
     Args:
         confirm: asks a person whether to end something that shows life; None when they already agreed.
+        below: end what lives below it, too.
     """
     async with equipment(loaded, acts=True) as car:
         releasing = Releasing(car.watch(), car.store, car.fleet, progress=_Shown())
-        outcomes = await releasing.release(SessionId(session_id), reason=reason, agreed=_agreed(confirm))
+        outcomes = await releasing.release(SessionId(session_id), reason=reason, agreed=_agreed(confirm), below=below)
         _print_outcomes(screen, car, outcomes)
         return _exit_for(outcomes)
 
@@ -156,8 +164,8 @@ def _agreed(confirm: Confirm | None) -> Agreed | None:
     if confirm is None:
         return None
 
-    def ask(assessment: Assessment, session: Session) -> bool:
-        signs = signs_of_life(assessment, session)
+    def ask(assessment: Assessment, session: Session, below: Sequence[Living]) -> bool:
+        signs = [*signs_of_life(assessment, session), *(each.why for each in below)]
         if not signs:
             return False
         shows = f"Session {session.id} may be alive: {'; '.join(signs)}."

@@ -102,6 +102,7 @@ def outcome_fields(outcome: Outcome) -> dict[str, Any]:
         "result": outcome.result.value,
         "steps": [step_fields(step) for step in outcome.steps],
         "why": outcome.why,
+        "dropped_prompts": list(outcome.dropped_prompts),
     }
 
 

@@ -85,15 +85,19 @@ class Watchdog:
         """
         self._server.touches.note(SessionId(session_id))
 
-    async def release(self, session_id: str, *, reason: str | None = None) -> tuple[Outcome, ...]:
+    async def release(
+        self, session_id: str, *, reason: str | None = None, below: bool = False
+    ) -> tuple[Outcome, ...]:
         """End now whatever is open in a session, and wait for the end of it. The way out: no limit is asked for.
 
         Two at once for a session are one, and join what the loop is doing on it. It goes on although whoever waits
-        for it is cancelled. A hold of the session ends with it.
+        for it is cancelled. A hold of the session ends when the act begins.
 
         Args:
             session_id: the session.
             reason: words of a person, kept in the journal and in what is ended.
+            below: end what lives below it, too. Without, a session below it in which a person works is left alone,
+                and where it would end with this one, this one is: the outcome is `unchanged`, and names it.
 
         Returns:
             The outcome of the session, then those of what was left below it. Its `result` is `recovered` where the
@@ -106,7 +110,7 @@ class Watchdog:
             DatabaseError: the database can't be used.
             JournalUnusable: the journal can't be used.
         """
-        return await self._running().release(SessionId(session_id), reason=reason)
+        return await self._running().release(SessionId(session_id), reason=reason, below=below)
 
     async def serve(self, *, task_status: TaskStatus["Watchdog"] = anyio.TASK_STATUS_IGNORED) -> None:
         """Watch until it is cancelled: for a task group of the server's own, `await group.start(dog.serve)`.
@@ -292,7 +296,7 @@ class _Inside:
                 failed(error)
             beside.cancel_scope.cancel()
 
-    async def release(self, session_id: SessionId, *, reason: str | None) -> tuple[Outcome, ...]:
+    async def release(self, session_id: SessionId, *, reason: str | None, below: bool) -> tuple[Outcome, ...]:
         """See `Watchdog.release`."""
         await self._first.over.wait()
         await self._take_over()
@@ -304,7 +308,7 @@ class _Inside:
             raise NotActing(
                 "The loop of this watchdog failed, and it gave the right to act back: ask another replica."
             )
-        answer = await self._operator.release(session_id, reason=reason).result()
+        answer = await self._operator.release(session_id, reason=reason, below=below).result()
         if not isinstance(answer, tuple):
             raise TypeError(f"a release answered {type(answer).__name__}")
         return answer

@@ -119,7 +119,7 @@ class Family:
         children = self._links.get(session.id)
         if not children:
             return None
-        began = min([turn.created_ms for turn in session.turns if not turn.superseded], default=session.created_ms)
+        began = _began(session)
         named = {call.child_id for call in session.calls if call.child_id}
         for child in children:
             earlier = child.created_ms < began and child.id not in named
@@ -128,6 +128,37 @@ class Family:
                 if each.id != session.id and counts(each):
                     return each.id
         return None
+
+    def prompted_below(self, session: Session) -> SessionId | None:
+        """A session below this one with a prompt of this turn's time that has no answer."""
+        if session.id not in self._links:
+            return None
+        began = _began(session)
+        for each in self._walk(self._linked(session)):
+            if each.id != session.id and self.waits_for_answer(each) and each.last_life_ms >= began:
+                return each.id
+        return None
+
+    def waited_for_below(self, session: Session) -> AbstractSet[SessionId]:
+        """The sessions that open task calls of this one wait for, with those that theirs wait for, at any depth."""
+        found: set[SessionId] = set()
+        todo = [session]
+        while todo:
+            above = todo.pop()
+            for call in above.calls:
+                child = self.child_of(above, call)
+                if child is not None and child.id not in found:
+                    found.add(child.id)
+                    todo.append(child)
+        return found
+
+    def at_work(self, session: Session) -> bool:
+        """Whether a server is at work on the session."""
+        return session.id in self._busy
+
+    def waits_for_answer(self, session: Session) -> bool:
+        """Whether a prompt of the session has no answer, and none has begun."""
+        return session.queued_prompts > 0
 
     def alone(self, session: Session) -> bool:
         """Whether nobody waits on the session, it has no child, and no human is asked for anything in it."""
@@ -305,6 +336,11 @@ class Ended:
     def first_below(self, session: Session) -> SessionId | None:
         """The session below this one that was noted first."""
         return next((id_ for id_ in self._first_two.get(session.id, ()) if id_ != session.id), None)
+
+
+def _began(session: Session) -> int:
+    """When the current turn of a session began, as its row tells."""
+    return min([turn.created_ms for turn in session.turns if not turn.superseded], default=session.created_ms)
 
 
 def _created(session: Session) -> int:

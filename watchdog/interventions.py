@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
 
-from watchdog.model import Outcome, Row, SessionId, Verdict
+from watchdog.model import Outcome, Row, SessionId, Step, Verdict
 from watchdog.shown import Telling
 
 InterventionId = NewType("InterventionId", int)
@@ -32,6 +32,7 @@ class Intervention(Telling):
     """One thing that was done, or begun.
 
     Attributes:
+        about_to: what was about to be sent to a server when it began.
         ended_ms: when its outcome was noted; None while it is begun.
         outcome: None while it is begun.
         undone_ms: when its rows were put back.
@@ -44,6 +45,7 @@ class Intervention(Telling):
     actor: Actor
     verdict: Verdict
     reason: str | None = None
+    about_to: Step | None = None
     ended_ms: int | None = None
     outcome: Outcome | None = None
     undone_ms: int | None = None

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.journal_file import JournalFile
-from watchdog.journal_shapes import dump, read_begun, read_hold, read_intervention, read_kept
-from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
+from watchdog.journal_shapes import dump, dump_begun, read_begun, read_hold, read_intervention, read_kept
+from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
 from watchdog.places import user_folder
 
 _PUT_HOLD = """
@@ -79,14 +79,20 @@ class SqliteJournal:
     # -- interventions ---------------------------------------------------------------------------------------
 
     async def begin(
-        self, verdict: Verdict, *, at_ms: int, actor: Actor = Actor.WATCHDOG, reason: str | None = None
+        self,
+        verdict: Verdict,
+        *,
+        at_ms: int,
+        actor: Actor = Actor.WATCHDOG,
+        reason: str | None = None,
+        about_to: Step | None = None,
     ) -> InterventionId:
         """Note, durably, that an intervention begins."""
         statement = (
             "INSERT INTO intervention (session_id, began_ms, actor, reason, verdict) VALUES (?, ?, ?, ?, ?)"
             " RETURNING id"
         )
-        values = (verdict.session_id, at_ms, actor.value, reason, dump(verdict))
+        values = (verdict.session_id, at_ms, actor.value, reason, dump_begun(verdict, about_to))
         ((number,),) = await self._file.write(lambda file: file.execute(statement, values).fetchall())
         return InterventionId(number)
 

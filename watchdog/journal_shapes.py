@@ -20,6 +20,8 @@ from watchdog.model import (
     VerdictKind,
 )
 
+_ABOUT_TO = "about_to"
+
 
 class Fields(Protocol):
     """A row of a journal: its columns by their names."""
@@ -34,18 +36,27 @@ def dump(value: Verdict | Outcome) -> str:
     return json.dumps(asdict(value), separators=(",", ":"), ensure_ascii=False)
 
 
+def dump_begun(verdict: Verdict, about_to: Step | None) -> str:
+    """A verdict as the journal keeps it, with what is about to be sent; who does not know of that leaves it out."""
+    begun = asdict(verdict) if about_to is None else {**asdict(verdict), _ABOUT_TO: asdict(about_to)}
+    return json.dumps(begun, separators=(",", ":"), ensure_ascii=False)
+
+
 def read_intervention(row: Fields) -> Intervention:
     """An intervention from its row. What a newer watchdog wrote beside what is known here is left out.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: it can't be read.
     """
+    verdict = json.loads(row["verdict"])
+    about_to = verdict.get(_ABOUT_TO)
     return Intervention(
         id=InterventionId(row["id"]),
         began_ms=row["began_ms"],
         actor=Actor(row["actor"]),
-        verdict=_verdict(json.loads(row["verdict"])),
+        verdict=_verdict(verdict),
         reason=row["reason"],
+        about_to=Step(**_known(Step, about_to)) if about_to else None,
         ended_ms=row["ended_ms"],
         outcome=_outcome(json.loads(row["outcome"])) if row["outcome"] else None,
         undone_ms=row["undone_ms"],
@@ -85,6 +96,7 @@ def _outcome(value: dict[str, Any]) -> Outcome:
         result=Result(value["result"]),
         steps=tuple(Step(**_known(Step, step)) for step in value["steps"]),
         why=value["why"],
+        dropped_prompts=tuple(value.get("dropped_prompts") or ()),
     )
 
 

@@ -19,9 +19,7 @@ from watchdog.model import (
     Judgement,
     Observation,
     Policy,
-    Reproof,
     Session,
-    SessionId,
     Spared,
     SpareReason,
     ToolCall,
@@ -31,7 +29,7 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.moments import Moment
-from watchdog.proof import Proof, unclaimed
+from watchdog.proof import Proof
 
 # A call of this tool waits for a human by its nature: without the word of the server that runs it, its age
 # says nothing.
@@ -52,35 +50,6 @@ def judge(observation: Observation, policy: Policy, now: Moment) -> Judgement:
     for session in bench.case.family.deepest_first():
         bench.hear(session)
     return Judgement(verdicts=tuple(bench.verdicts), spared=tuple(bench.spared), unclaimed=frozenset(bench.unclaimed))
-
-
-def release(observation: Observation, policy: Policy, session: Session) -> Verdict:
-    """The verdict that a person passes: whatever is open in the session ends now, no matter its age.
-
-    It is an orphan if everything open in it provably is; a session without open rows yields a verdict on none.
-    """
-    case = Case(observation, policy, observation.now)
-    proofs = case.proofs(session)
-    if proofs and all(proof.holds for _, proof in proofs):
-        return verdicts.orphan(case, session, proofs)
-    return verdicts.released(case, session)
-
-
-def reprove(observation: Observation, policy: Policy, session_id: SessionId) -> Reproof:
-    """Whether what is open in a session is an orphan: all of it that nobody executes, as one verdict."""
-    session = observation.snapshot.sessions.get(session_id)
-    if session is None or not session.has_open_rows:
-        return Reproof(orphan=None, why="nothing is open in it any more")
-    case = Case(observation, policy, observation.now)
-    proofs = case.proofs(session)
-    orphaned = [(turn, proof) for turn, proof in proofs if proof.holds]
-    if not orphaned:
-        left = verdicts.orphan(case, session, proofs) if proofs and unclaimed(observation, session) else None
-        why = proofs[-1][1].why if proofs else "what is open in it can't be read"
-        return Reproof(orphan=None, unclaimed=left, why=why)
-    verdict = verdicts.orphan(case, session, orphaned)
-    why = orphaned[-1][1].why
-    return Reproof(orphan=verdict, why=why if verdict.confirmed else f"{why}, which a second look has to confirm")
 
 
 class _Bench:
@@ -328,6 +297,9 @@ class _Bench:
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"session {first} below it is ended first")
         elif below := self.family.unfinished_below(session):
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"its child session {below} is unfinished")
+        elif below := self.family.prompted_below(session):
+            why = f"a prompt in session {below} below it has no answer yet, and nobody says that it is at work on it"
+            self._spare(session, SpareReason.NO_WITNESS, why)
         elif self.family.damaged(session):
             why = "a row of it can't be read, so it may be at work on something that does not show"
             self._spare(session, SpareReason.NO_WITNESS, why)

@@ -618,7 +618,8 @@ class Step(Telling):
     """One rung of the ladder as it went.
 
     Attributes:
-        step: `reread`, `find`, `abort`, `verify`, `prove`, `settle`, `publish`, `read_back`, `put_back`.
+        step: `reread`, `find`, `about_to_abort`, `abort`, `about_to_reject`, `reject`, `verify`, `prove`, `settle`,
+            `publish`, `read_back`, `put_back`, `journal`.
     """
 
     told = ("detail",)
@@ -631,7 +632,11 @@ class Step(Telling):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome(Telling):
-    """How an intervention ended."""
+    """How an intervention ended.
+
+    Attributes:
+        dropped_prompts: the ids of the prompts that were queued, and that an abort dropped.
+    """
 
     told = ("why",)
 
@@ -640,30 +645,7 @@ class Outcome(Telling):
     result: Result
     steps: tuple[Step, ...]
     why: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reproof(Telling):
-    """Whether a session's open rows are orphans on fresh reads.
-
-    Attributes:
-        orphan: the verdict on the rows that nobody executes, or None.
-        why: what stands against it, or what it rests on.
-        unclaimed: the verdict on rows that no host claims, where that is all that can be known; a person's word is
-            needed to settle them.
-    """
-
-    told = ("why",)
-
-    orphan: Verdict | None
-    why: str
-    unclaimed: Verdict | None = None
-
-    def settles(self, verdict: Verdict) -> Verdict | None:
-        """What may be settled on the ground of another verdict, if anything."""
-        if self.orphan is not None and self.orphan.confirmed:
-            return self.orphan
-        return self.unclaimed if verdict.released else None
+    dropped_prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

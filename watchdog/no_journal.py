@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
-from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
+from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
 
 _NONE = InterventionId(0)
 
@@ -21,7 +21,13 @@ class NoJournal:
         self.problem = problem
 
     async def begin(
-        self, verdict: Verdict, *, at_ms: int, actor: Actor = Actor.WATCHDOG, reason: str | None = None
+        self,
+        verdict: Verdict,
+        *,
+        at_ms: int,
+        actor: Actor = Actor.WATCHDOG,
+        reason: str | None = None,
+        about_to: Step | None = None,
     ) -> InterventionId:
         """Note nothing."""
         return _NONE

@@ -168,10 +168,13 @@ class Operator:
 
     # -- ending ----------------------------------------------------------------------------------------------
 
-    def release(self, session_id: SessionId, *, reason: str | None = None) -> Operation:
+    def release(self, session_id: SessionId, *, reason: str | None = None, below: bool = False) -> Operation:
         """End now whatever is open in a session; two at once are one, and join what the loop does on it.
 
         In a dry run it only says what it would do.
+
+        Args:
+            below: end what lives below it, too.
 
         Raises:
             NotActing: another watchdog acts on the database.
@@ -181,9 +184,9 @@ class Operator:
             self._check_right()
 
         async def work() -> Answer:
-            return await self._releasing.release(session_id, reason=reason)
+            return await self._releasing.release(session_id, reason=reason, below=below)
 
-        return self._begin(OperationKind.RELEASE, session_id, session_id, work)
+        return self._begin(OperationKind.RELEASE, (session_id, below), session_id, work)
 
     def delete_message(self, session_id: SessionId, message_id: str) -> Operation:
         """Release a session if it is busy, delete one of its messages, and make sure that it is gone.

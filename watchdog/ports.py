@@ -18,6 +18,7 @@ from watchdog.model import (
     SessionId,
     Snapshot,
     Status,
+    Step,
     TurnId,
     Verdict,
     Witness,
@@ -258,9 +259,15 @@ class Journal(Protocol):
     """The watchdog's own record. Every method raises `JournalUnusable` when it can't be used."""
 
     async def begin(
-        self, verdict: Verdict, *, at_ms: int, actor: Actor = Actor.WATCHDOG, reason: str | None = None
+        self,
+        verdict: Verdict,
+        *,
+        at_ms: int,
+        actor: Actor = Actor.WATCHDOG,
+        reason: str | None = None,
+        about_to: Step | None = None,
     ) -> InterventionId:
-        """Note, durably, that an intervention begins."""
+        """Note, durably, that an intervention begins, and what is about to be sent to a server."""
         ...
 
     async def keep(self, intervention: InterventionId, writes: Sequence[GuardedWrite]) -> None:

@@ -1,8 +1,8 @@
 """What a person asks to end: a session with all that is open in it, or a message that can't be deleted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
@@ -10,11 +10,11 @@ import anyio
 from watchdog.errors import NoSuchMessage, NoSuchSession, ServerError, ServerUnreachable
 from watchdog.family import Family
 from watchdog.interventions import Actor
-from watchdog.judge import release as release_verdict
 from watchdog.listening import Assessment
-from watchdog.model import Observation, Outcome, Result, Session, SessionId, SpareReason, TurnId
+from watchdog.model import Observation, Outcome, Result, Session, SessionId, SpareReason, TurnId, VerdictKind
 from watchdog.moments import NEVER, Moment
 from watchdog.ports import Fleet, Server, Store
+from watchdog.rulings import Consent, Living, living_below, release
 from watchdog.watch import Watch
 
 _PATIENCE_IN_GRACES = 4
@@ -22,8 +22,9 @@ _SHORTEST_WAIT_SECONDS = 0.25
 _BUSY_SECONDS = 5.0
 _FINE = frozenset({Result.RECOVERED, Result.UNCHANGED})
 
-Agreed = Callable[[Assessment, Session], bool]
-"""Asks a person whether to end a session, and raises if they say no; True if they were asked, and so thought."""
+Agreed = Callable[[Assessment, Session, Sequence[Living]], bool]
+"""Asks a person whether to end a session, with what lives below it, and raises if they say no; True if they were
+asked, and so thought."""
 
 
 class Progress(Protocol):
@@ -88,14 +89,19 @@ class Releasing:
         *,
         reason: str | None,
         agreed: Agreed | None = None,
+        below: bool = False,
         ends_hold: bool = True,
     ) -> tuple[Outcome, ...]:
-        """End now whatever is open in a session, and in the sessions below it.
+        """End now whatever is open in a session, and what nobody executes below it.
+
+        What lives below it is shown to the person who is asked. Nothing changes until they agreed: a hold ends when
+        the act begins.
 
         Args:
             session_id: the session; its own outcome is the first.
             reason: the words of the person, kept in what is ended.
             agreed: asks a person first; None when they have said so already.
+            below: end what lives below it, too.
             ends_hold: whoever says "end it" no longer says "leave it".
 
         Raises:
@@ -103,23 +109,46 @@ class Releasing:
             DatabaseError: the database can't be used.
             JournalUnusable: the journal can't be used.
         """
-        if ends_hold and not self._watch.pace.dry_run:
-            await self._watch.journal.unhold(session_id)
+        began_at = self._watch.clock.read().awake_seconds
         # What the loop does on it already is what is asked for; and it changes what a look would show.
-        joined = await self._watch.acting.join(session_id)
+        joined = await self._watch.acting.join(session_id, since=began_at)
         assessment, session = await self._look_at(session_id)
-        if agreed is not None and agreed(assessment, session):
+        shown = self._shown(assessment, session, below=below)
+        if agreed is not None and agreed(assessment, session, shown):
             # It went on while the person thought.
             assessment, session = await self._look_at(session_id)
-        outcomes = [joined or await self._release_one(assessment, session, reason)]
+        else:
+            shown = ()
+        consent = Consent(below=None if below else frozenset(each.session_id for each in shown), ends_hold=ends_hold)
+        task = _Task(reason=reason, consent=consent, began_at=began_at)
+        outcomes = [joined or await self._release_one(assessment, session, task)]
         # What was below an orphan is an orphan too, and nobody else will end it. What a server ran below the session
         # was ended with it.
-        for child_id in sorted(Family(assessment.observation).below(session)):
-            assessment = await self._watch.assess(also=[child_id], fresh=True)
-            child = assessment.observation.snapshot.sessions.get(child_id)
-            if child is not None and child.has_open_rows and outcomes[0].result is Result.RECOVERED:
-                outcomes.append(await self._release_one(assessment, child, reason))
+        if outcomes[0].result is Result.RECOVERED or (below and outcomes[0].result is Result.UNCHANGED):
+            for child_id in sorted(Family(assessment.observation).below(session)):
+                outcomes += await self._release_below(child_id, task)
         return tuple(outcomes)
+
+    def _shown(self, assessment: Assessment, session: Session, *, below: bool) -> tuple[Living, ...]:
+        """What lives below a session, and would end with it."""
+        settles = release(assessment.observation, self._watch.policy, session).kind is VerdictKind.ORPHAN
+        return () if settles and not below else living_below(assessment.observation, session)
+
+    async def _release_below(self, child_id: SessionId, task: "_Task") -> list[Outcome]:
+        """End what is open in a session below one that was released, if nobody executes it or the person said so."""
+        assessment = await self._watch.assess(also=[child_id], fresh=True)
+        child = assessment.observation.snapshot.sessions.get(child_id)
+        if child is None or not (child.has_open_rows or is_claimed(assessment.observation, child)):
+            return []
+        verdict = release(assessment.observation, self._watch.policy, child)
+        if task.consent.below is None or (verdict.kind is VerdictKind.ORPHAN and not self._held(assessment, child)):
+            return [await self._release_one(assessment, child, replace(task, consent=_FOR_BELOW))]
+        signs = "; ".join(signs_of_life(assessment, child)) or "somebody may be at work on it"
+        why = f"it was left alone: {signs}; a release with `below` ends it, too"
+        return [_unchanged(child, verdict.kind, why)]
+
+    def _held(self, assessment: Assessment, child: Session) -> bool:
+        return child.id in assessment.observation.on_hold
 
     async def delete_message(
         self, session_id: SessionId, message_id: str, *, agreed: Agreed | None = None
@@ -152,27 +181,23 @@ class Releasing:
             raise NoSuchSession(session_id)
         return assessment, session
 
-    async def _release_one(self, assessment: Assessment, session: Session, reason: str | None) -> Outcome:
+    async def _release_one(self, assessment: Assessment, session: Session, task: "_Task") -> Outcome:
         """Climb the ladder for one session; where a proof needs a second look, wait for it."""
         clock, policy = self._watch.clock, self._watch.policy
         give_up_at = clock.read().awake_seconds + _PATIENCE_IN_GRACES * policy.orphan_grace_seconds
         while True:
-            joined = await self._watch.acting.join(session.id)
+            joined = await self._watch.acting.join(session.id, since=task.began_at)
             if joined is not None:
                 return joined
-            verdict = release_verdict(assessment.observation, policy, session)
+            verdict = release(assessment.observation, policy, session)
             if not verdict.row_ids and not is_claimed(assessment.observation, session):
-                return Outcome(
-                    session_id=session.id,
-                    kind=verdict.kind,
-                    result=Result.UNCHANGED,
-                    steps=(),
-                    why="nothing is open in it, and no server is at work on it",
-                )
+                return _unchanged(session, verdict.kind, "nothing is open in it, and no server is at work on it")
             # A row that keeps changing is never confirmed: the ladder then says that the proof does not hold.
             if verdict.confirmed or clock.read().awake_seconds > give_up_at:
                 async with self._progress.ending():
-                    return await self._watch.act_alone(verdict, reason=reason, actor=Actor.PERSON)
+                    return await self._watch.act_alone(
+                        verdict, reason=task.reason, actor=Actor.PERSON, consent=task.consent
+                    )
             looks = self._watch.memory.looks
             first = max((looks[row].at for row in verdict.row_ids if row in looks), default=NEVER)
             await self._wait_until(first + policy.orphan_grace_seconds)
@@ -197,6 +222,27 @@ class Releasing:
         raise ServerUnreachable(
             " ".join(["No server that answers has this message, and only a server can delete it.", *silent])
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Task:
+    """What a person asked for.
+
+    Attributes:
+        began_at: when, on the awake clock: what was done on it from then on is what they asked for.
+    """
+
+    reason: str | None
+    consent: Consent
+    began_at: float
+
+
+_FOR_BELOW = Consent(below=None)
+"""For a session below one that was released: whatever is below it was seen, or has its own turn."""
+
+
+def _unchanged(session: Session, kind: VerdictKind, why: str) -> Outcome:
+    return Outcome(session_id=session.id, kind=kind, result=Result.UNCHANGED, steps=(), why=why)
 
 
 def signs_of_life(assessment: Assessment, session: Session) -> list[str]:

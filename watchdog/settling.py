@@ -5,16 +5,12 @@ from functools import partial
 
 import anyio
 
+from watchdog.again import Again, Seen
 from watchdog.climb import Climb, names, still_open
 from watchdog.errors import ServerError
-from watchdog.model import (
-    GuardedWrite,
-    Outcome,
-    Reproof,
-    Result,
-    Session,
-)
+from watchdog.model import GuardedWrite, Outcome, Result, Session, Verdict
 from watchdog.ports import Server
+from watchdog.rulings import Dropped
 from watchdog.settle import settle
 from watchdog.sharing import first
 
@@ -24,43 +20,40 @@ _SETTLE_SECONDS = 30.0
 class Settling(Climb):
     """A climb that can settle."""
 
-    async def _settle(self, session: Session, reproof: Reproof | None = None) -> Outcome:
-        """Write the end of rows that nobody executes, proven once more right before."""
-        # Read before the proof: what changes from here on makes the guarded write change nothing.
-        before = {
-            row.id: row
-            for row in await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
-        }
-        reproof = reproof or await self.tools.reprove(session.id)
-        settled = reproof.settles(self.verdict)
-        self._step("prove", ok=settled is not None or reproof.orphan is not None, detail=reproof.why)
-        if settled is None:
-            return self.outcome(Result.UNCHANGED, f"the proof no longer holds: {reproof.why}")
-        ids = self.verdict.row_ids & settled.row_ids
-        rows = [row for id_, row in before.items() if id_ in ids]
+    async def _settle(self, verdict: Verdict, again: Again) -> Outcome:
+        """Write the end of rows that nobody executes, proven once more right before.
+
+        Args:
+            verdict: that nobody executes them.
+            again: the judge passed it a moment ago.
+        """
+        self._step("prove", ok=True, detail=again.verdict.why)
+        # Read before the last proof: what changes from here on makes the guarded write change nothing.
+        rows = await self.tools.store.rows(call_ids=verdict.call_ids, turn_ids=verdict.turn_ids)
         writes = settle(rows, text=self._text(), now_ms=self.tools.clock.read().wall_ms)
-        left = still_open(await self.tools.store.session(session.id), self.verdict) & ids
+        left = still_open(await self.tools.store.session(again.session.id), verdict)
         if broken := left - {write.row.id for write in writes}:
             return self.outcome(Result.FAILED, f"{names(broken)} can't be written in a shape that opencode reads")
         if not writes or not left >= {write.row.id for write in writes}:
             return self.outcome(Result.UNCHANGED, "it ended by itself")
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would settle {len(writes)} rows: {self.verdict.why}")
+        await self.tools.journal.keep(await self._begin(), writes)
+        last = await self._again(verdict)
+        if isinstance(last, Dropped):
+            return self._drop(last)
         # Once begun, the write is shown and read back even if the watchdog is told to stop.
         with anyio.move_on_after(_SETTLE_SECONDS, shield=True):
-            return await self._write(session, writes)
+            return await self._write(last, writes)
         return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
 
-    async def _write(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
-        if (held := await self._held()) is not None:
-            return self.outcome(Result.UNCHANGED, held)
-        await self.tools.journal.keep(await self._begin(), writes)
+    async def _write(self, again: Again, writes: tuple[GuardedWrite, ...]) -> Outcome:
         self.acted = True
         changed = await self.tools.store.write(writes)
         self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
         if not changed:
             return await self._unwritten(writes)
-        return await self._show(session, writes)
+        return await self._show(again.session, again, writes)
 
     async def _unwritten(self, writes: tuple[GuardedWrite, ...]) -> Outcome:
         """Why a guarded write changed nothing: a row changed, as a rule; else one can't be compared at all."""
@@ -70,9 +63,9 @@ class Settling(Climb):
             return self.outcome(Result.FAILED, "a row can't be compared with what was read, so nothing was written")
         return self.outcome(Result.UNCHANGED, "a row changed at the last moment, so nothing was written")
 
-    async def _show(self, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
+    async def _show(self, session: Session, seen: Seen, writes: tuple[GuardedWrite, ...]) -> Outcome:
         """Have a server publish the settled calls and read the session back; put all back if it can't be read."""
-        server = await self._serving(session, writes)
+        server = await self._serving(session, seen, writes)
         if server is not None:
             await self._publish(server, session, writes)
             if await self._unreadable(server, session):
@@ -84,7 +77,7 @@ class Settling(Climb):
         self._step("verify", ok=True, detail="everything that was observed is closed")
         return self.outcome(Result.RECOVERED, self.verdict.why)
 
-    async def _serving(self, session: Session, writes: Iterable[GuardedWrite]) -> Server | None:
+    async def _serving(self, session: Session, seen: Seen, writes: Iterable[GuardedWrite]) -> Server | None:
         """A server that is up and really serves this database."""
         turn_id = next(write.row.message_id for write in writes)
 
@@ -94,7 +87,7 @@ class Settling(Climb):
             except ServerError:
                 return None  # a server that is down shows nothing to anybody
 
-        server = await first(*(partial(ask, server) for server in self.tools.fleet.servers()))
+        server = await first(*(partial(ask, server) for server in seen.serving))
         if server is None:
             self._step("publish", ok=True, detail="no server is up to show it")
         return server

@@ -1,31 +1,28 @@
 """The loop: look, judge, act, and look again, until it is told to stop."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from watchdog.acting import Acting, Ended
+from watchdog.again import Door
 from watchdog.climb import Confirm, Ladder, confirmed
 from watchdog.clock import Countable
 from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut
 from watchdog.interventions import Actor
-from watchdog.judge import judge, reprove
+from watchdog.judge import judge
 from watchdog.listening import Assessment, Listener
 from watchdog.memory import Memory
 from watchdog.model import (
     Judgement,
     Outcome,
     Policy,
-    Reproof,
     Result,
-    ServerName,
     SessionId,
-    TurnId,
     Verdict,
     VerdictKind,
 )
@@ -34,9 +31,10 @@ from watchdog.pace import Pace, pause
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
 from watchdog.recollection import Recollection
 from watchdog.remedy import Remedy
+from watchdog.rulings import Consent
 from watchdog.searching import Search
-from watchdog.sharing import Rounds
 from watchdog.silence import Silences
+from watchdog.whole import WholeLook
 
 __all__ = ["Assessment", "Listener", "Mandate", "Pace", "Watch"]
 
@@ -95,13 +93,14 @@ class Watch:
             silences=self.silences,
             reuse_holders_seconds=policy.orphan_grace_seconds / 2,
         )
+        self.door = self._door(fleet)
         self.remedy = self._remedy(fleet, confirm)
         self.recollection = Recollection(journal=journal, clock=self.clock, memory=self.memory, boot_id=boot_id)
         self.acting = Acting(
             remedy=self.remedy, memory=self.memory, clock=self.clock, pace=pace, listeners=listeners, keep=self._keep
         )
         self.search = Search(store, self.clock, found=self.wake)
-        self._reproofs = Rounds(self._reprove_all)
+        self._whole = WholeLook(self._assess, store)
         self._on_hold: frozenset[SessionId] | None = None
         self._took_over = False  # whether this is the one whose memory is kept
         self._began_in: int | None = None  # the term of the mandate in which it took over
@@ -114,10 +113,21 @@ class Watch:
             store=self._store,
             fleet=fleet,
             clock=self.clock,
-            reprove=self.reprove,
+            door=self.door,
             ladder=self.ladder,
             journal=self.journal,
             confirm=confirm,
+        )
+
+    def _door(self, fleet: Fleet) -> Door:
+        return Door(
+            self._look_again,
+            store=self._store,
+            fleet=fleet,
+            clock=self.clock,
+            policy=lambda: self.policy,
+            let_go=self.memory.let_go.update,
+            patience_seconds=self.pace.too_late_seconds,
         )
 
     # -- looking ---------------------------------------------------------------------------------------------
@@ -130,12 +140,17 @@ class Watch:
         scan_parts: bool = False,
         fresh: bool = False,
     ) -> Assessment:
-        """Look once and judge.
+        """Look and judge: what is to be ended is judged with everything below it.
 
         Raises:
             DatabaseError: the database can't be read.
             JournalUnusable: the journal can't be read, so it is not known what is on hold.
         """
+        return await self._whole(also, full=full, scan_parts=scan_parts, fresh=fresh)
+
+    async def _assess(
+        self, also: Collection[SessionId], *, full: bool = False, scan_parts: bool = False, fresh: bool = False
+    ) -> Assessment:
         await self._recall()
         # Whichever look is the first one after the machine or the process stood still notices it.
         instant = self.clock.look(patience_seconds=self.pace.too_late_seconds)
@@ -164,19 +179,8 @@ class Watch:
             self._store.forget()
             self.wake()
 
-    async def reprove(
-        self, session_id: SessionId, *, let_go: Mapping[TurnId, ServerName] = MappingProxyType({})
-    ) -> Reproof:
-        """Look afresh, at holders and lock too, and try to prove that nobody executes what is open in a session.
-
-        Who asks at the same time shares a look, which began after they asked.
-        """
-        self.memory.let_go.update(let_go)
-        return (await self._reproofs.join(session_id))[session_id]
-
-    async def _reprove_all(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, Reproof]:
-        assessment = await self.assess(also=session_ids, fresh=True)
-        return {id_: reprove(assessment.observation, self.policy, id_) for id_ in session_ids}
+    async def _look_again(self, session_ids: Sequence[SessionId]) -> Assessment:
+        return await self.assess(also=session_ids, fresh=True)
 
     # -- remembering -----------------------------------------------------------------------------------------
 
@@ -215,9 +219,11 @@ class Watch:
         """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
         return await self.acting.act(verdict, reason=reason, actor=actor)
 
-    async def act_alone(self, verdict: Verdict, *, reason: str | None = None, actor: Actor) -> Outcome:
+    async def act_alone(
+        self, verdict: Verdict, *, reason: str | None = None, actor: Actor, consent: Consent | None = None
+    ) -> Outcome:
         """Carry one verdict out in its turn, or join what is done on its session already; see `Acting.act_alone`."""
-        return await self.acting.act_alone(verdict, reason=reason, actor=actor)
+        return await self.acting.act_alone(verdict, reason=reason, actor=actor, consent=consent)
 
     @property
     def began_to_act(self) -> bool:

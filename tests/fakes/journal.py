@@ -6,7 +6,7 @@ from typing import Any
 
 from watchdog.errors import JournalUnusable
 from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
-from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
+from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
 
 
 @dataclass(kw_only=True)
@@ -25,12 +25,20 @@ class FakeJournal:
         return "a fake"
 
     async def begin(
-        self, verdict: Verdict, *, at_ms: int, actor: Actor = Actor.WATCHDOG, reason: str | None = None
+        self,
+        verdict: Verdict,
+        *,
+        at_ms: int,
+        actor: Actor = Actor.WATCHDOG,
+        reason: str | None = None,
+        about_to: Step | None = None,
     ) -> InterventionId:
         self._check()
         self.begun_so_far += 1
         number = InterventionId(self.begun_so_far)
-        self.noted[number] = Intervention(id=number, began_ms=at_ms, actor=actor, verdict=verdict, reason=reason)
+        self.noted[number] = Intervention(
+            id=number, began_ms=at_ms, actor=actor, verdict=verdict, reason=reason, about_to=about_to
+        )
         return number
 
     async def keep(self, intervention: InterventionId, writes: Sequence[GuardedWrite]) -> None:

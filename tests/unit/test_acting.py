@@ -11,6 +11,7 @@ from tests.fakes.server import AbortBehaviour, FakeServer, endpoint
 from tests.unit.test_watch import LADDER, PLACE, POLICY, QUICK, SECONDS, World
 from watchdog.errors import ServerSilent
 from watchdog.model import Holders, Outcome, Result, ServerName, SessionId, Status, Verdict
+from watchdog.rulings import Dropped
 
 PATIENT = replace(LADDER, abort_timeout_seconds=60)
 
@@ -171,6 +172,7 @@ async def test_a_proof_rests_on_a_look_that_began_after_it_was_asked_for(world: 
     early, late = world.hang("1", busy=False), world.hang("2", busy=False)
     world.owners.holders = Holders()
     watch, late_proofs = world.watch(), list[object]()
+    orphans = {each.session_id: each for each in (await watch.assess()).judgement.verdicts}
     began, may_go_on = anyio.Event(), anyio.Event()
     look = world.owners.look
 
@@ -184,18 +186,19 @@ async def test_a_proof_rests_on_a_look_that_began_after_it_was_asked_for(world: 
     world.owners.look = slowly  # type: ignore[method-assign]
 
     async def ask_late() -> None:
-        late_proofs.append((await watch.reprove(late)).orphan)
+        late_proofs.append(await watch.door.again(orphans[late]))
 
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
-            group.start_soon(watch.reprove, early)
+            group.start_soon(watch.door.again, orphans[early])
             await began.wait()
             world.owners.holders = Holders(complete=False, why_incomplete="somebody came")
             group.start_soon(ask_late)
             await anyio.wait_all_tasks_blocked()
             may_go_on.set()
-    assert late_proofs == [None]
-    assert world.owners.looks == 2
+    (dropped,) = late_proofs
+    assert isinstance(dropped, Dropped)
+    assert world.owners.looks == 3
 
 
 async def test_a_server_that_is_silent_is_waited_for_once_and_the_looks_go_on(world: World) -> None:

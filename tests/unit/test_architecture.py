@@ -27,13 +27,14 @@ PURE = {
     "proof",
     "intime",
     "verdicts",
+    "rulings",
     "settle",
     "memory",
     *EXPLAINING,
 }
 """Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
 
-JUDGING = {"judge", "case", "family", "intime", "limits", "proof", "verdicts"}
+JUDGING = {"judge", "case", "family", "intime", "limits", "proof", "rulings", "verdicts"}
 
 ROOMS: Mapping[str, set[str]] = {
     "model": set(),
@@ -72,11 +73,13 @@ ROOMS: Mapping[str, set[str]] = {
     "memory": {"model", "family", "proof", "sightings"},
     "endpoints": {"model"},
     "observe": {"endpoints", "ports", "model", "memory", "clock", "errors", "proof", "silence"},
-    "climb": {"ports", "model", "errors", "interventions", "sharing"},
-    "settling": {"climb", "ports", "model", "errors", "interventions", "settle", "sharing"},
-    "remedy": {"climb", "settling", "ports", "model", "errors", "interventions", "proof", "sharing"},
+    "again": {"case", "listening", "model", "ports", "rulings", "sharing"},
+    "whole": {"listening", "model", "ports"},
+    "climb": {"again", "ports", "model", "errors", "interventions", "rulings"},
+    "settling": {"again", "climb", "ports", "model", "errors", "rulings", "settle", "sharing"},
+    "remedy": {"again", "climb", "settling", "ports", "model", "errors", "interventions", "rulings"},
     "pace": {"limits", "model"},
-    "acting": {"errors", "interventions", "listening", "memory", "model", "pace", "ports", "remedy"},
+    "acting": {"errors", "interventions", "listening", "memory", "model", "pace", "ports", "remedy", "rulings"},
     "recollection": {"ports", "model", "memory", "clock", "sightings", "version_one"},
     "version_one": {"clock"},
     "listening": {"clock", "model", "errors"},
@@ -84,6 +87,9 @@ ROOMS: Mapping[str, set[str]] = {
     "silence": {"ports", "errors"},
     "searching": {"ports", "errors"},
     "watch": {
+        "again",
+        "rulings",
+        "whole",
         "searching",
         "acting",
         "pace",
@@ -119,7 +125,7 @@ ROOMS: Mapping[str, set[str]] = {
         "ports",
         "render_journal",
     },
-    "releasing": {"errors", "family", "interventions", "judge", "listening", "model", "ports", "watch"},
+    "releasing": {"errors", "family", "interventions", "listening", "model", "ports", "rulings", "watch"},
     "latest": {"errors", "listening", "pace", "ports"},
     "operations": {"errors", "model", "ports", "releasing", "undo"},
     "right": set(),

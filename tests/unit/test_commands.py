@@ -328,7 +328,13 @@ async def test_release_with_yes_aborts_through_the_server(program: Program, rows
         done = await program.run("release", "ses_busy", "--yes", "--json")
     assert done.code == 0
     assert fake.aborted == [("ses_busy", "/project")]
-    assert [each["step"] for each in done.document["outcomes"][0]["steps"]] == ["reread", "find", "abort", "verify"]
+    assert [each["step"] for each in done.document["outcomes"][0]["steps"]] == [
+        "reread",
+        "find",
+        "about_to_abort",
+        "abort",
+        "verify",
+    ]
     assert '"completed"' in rows.get("part", call)
 
 

@@ -99,7 +99,7 @@ def test_the_document_of_scan_is_the_one_that_is_promised() -> None:
 
 def test_an_outcome_reads_the_same_in_a_document_and_in_the_log() -> None:
     fields = {
-        "session_id": "ses_a", "kind": "orphan", "result": "recovered", "why": "because",
+        "session_id": "ses_a", "kind": "orphan", "result": "recovered", "why": "because", "dropped_prompts": [],
         "steps": [
             {"step": "settle", "at": "2026-01-01T00:00:00.123Z", "ok": True, "detail": "2 of 2 rows written"}
         ],

@@ -27,6 +27,7 @@ from watchdog.model import (
     ServerReport,
     SessionId,
     Snapshot,
+    Step,
     Verdict,
 )
 from watchdog.observe import with_pid
@@ -127,10 +128,12 @@ class TestLastMoment:
         world = World()
         begin: Callable[..., Awaitable[InterventionId]] = world.journal.begin
 
-        async def meanwhile(verdict: Verdict, *, at_ms: int, actor: Actor, reason: str | None) -> InterventionId:
+        async def meanwhile(
+            verdict: Verdict, *, at_ms: int, actor: Actor, reason: str | None, about_to: Step | None
+        ) -> InterventionId:
             asked = Ask(id="que_1", kind=AskKind.QUESTION, session_id=SESSION)
             world.server.asks_by[PLACE] = [asked]
-            return await begin(verdict, at_ms=at_ms, actor=actor, reason=reason)
+            return await begin(verdict, at_ms=at_ms, actor=actor, reason=reason, about_to=about_to)
 
         monkeypatch.setattr(world.journal, "begin", meanwhile)
         outcome = await world.carry_out(STUCK)

@@ -176,7 +176,7 @@ async def test_a_hung_call_is_aborted_through_the_host_and_verified_in_the_datab
         outcome = await world.result()
     assert outcome.result is Result.RECOVERED
     assert world.host.aborted == [session]
-    assert [step.step for step in outcome.steps] == ["reread", "find", "abort", "verify"]
+    assert [step.step for step in outcome.steps] == ["reread", "find", "about_to_abort", "abort", "verify"]
 
 
 async def test_a_silent_session_is_ended_by_the_hosts_word_on_its_last_sign_of_life(world: World) -> None:

@@ -85,7 +85,8 @@ class TestTouch:
 
             world.host.pending_asks = touches  # type: ignore[method-assign]
             outcome = await world.result()
-            assert (outcome.result, outcome.why) == (Result.UNCHANGED, "it showed life again")
+            assert outcome.result is Result.UNCHANGED
+            assert outcome.why.startswith("it showed life ")
         assert world.host.aborted == []
 
     async def test_a_loop_that_was_blocked_does_not_count_as_silence(self, world: World) -> None:

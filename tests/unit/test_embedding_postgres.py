@@ -206,7 +206,7 @@ class TestGuest:
             own = world.cluster.run(named, world.database, APPLICATION)
             assert bool(own) == (way == "the setting")
         assert (outcome.result, outcome.kind) == (Result.RECOVERED, VerdictKind.STUCK_TOOL)
-        assert [step.step for step in outcome.steps] == ["reread", "find", "abort", "verify"]
+        assert [step.step for step in outcome.steps] == ["reread", "find", "about_to_abort", "abort", "verify"]
         assert (server.host.aborted, server.call("1"), server.call("2")) == ([session], "completed", "running")
         assert server.notes.reasons(question) == {SpareReason.WAITING_ON_HUMAN}
         assert world.count("intervention") == 1

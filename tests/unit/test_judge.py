@@ -20,7 +20,7 @@ from tests.unit.observations import (
     session,
     turn,
 )
-from watchdog.judge import judge, release, reprove
+from watchdog.judge import judge
 from watchdog.limits import limit_of
 from watchdog.model import (
     EVERYTHING,
@@ -43,6 +43,7 @@ from watchdog.model import (
     TurnId,
     VerdictKind,
 )
+from watchdog.rulings import Consent, Dropped, again, release
 
 
 def judged(seen: Observation, policy: Policy = POLICY) -> Judgement:
@@ -591,11 +592,14 @@ class TestRelease:
         seen = observation(session(calls=[call(age=1)]), holders=())
         assert release(seen, POLICY, seen.snapshot.sessions[SessionId("ses_1")]).kind is VerdictKind.ORPHAN
 
-    def test_a_reproof_names_what_stands_against_it(self) -> None:
+    def test_a_proof_that_does_not_hold_again_names_what_stands_against_it(self) -> None:
+        gone = observation(session(), holders=())
+        (verdict,) = judged(gone).verdicts
+        assert again(gone, judged(gone), POLICY, verdict, Consent()) == verdict
         seen = observation(session(), holders=[holder(7, command="opencode run")])
-        reproof = reprove(seen, POLICY, SessionId("ses_1"))
-        assert reproof.orphan is None
-        assert "opencode run (pid 7)" in reproof.why
+        dropped = again(seen, judged(seen), POLICY, verdict, Consent())
+        assert isinstance(dropped, Dropped)
+        assert "opencode run (pid 7)" in dropped.why
 
 
 def test_every_reason_for_sparing_is_used_by_some_case() -> None:
@@ -640,14 +644,10 @@ class TestElsewhere:
 
     def test_a_release_may_settle_what_every_host_denies_and_nothing_else_may(self) -> None:
         seen = observation(self.OPEN, reports=[report(), report(name=ServerName("b"))], holders=self.ANYWHERE)
-        found = reprove(seen, POLICY, SessionId("ses_1"))
         released = release(seen, POLICY, self.OPEN)
-        assert found.orphan is None
-        settled = found.settles(released)
-        assert settled is not None
-        assert settled.row_ids == {"prt_1", "msg_1"}
-        assert released.released
-        assert found.settles(replace(released, released=False)) is None
+        assert (released.kind, sorted(released.row_ids)) == (VerdictKind.ORPHAN, ["msg_1", "prt_1"])
+        assert again(seen, judged(seen), POLICY, released, Consent()) == released
+        assert isinstance(again(seen, judged(seen), POLICY, replace(released, released=False), Consent()), Dropped)
 
     @pytest.mark.parametrize(
         "reports",
@@ -660,8 +660,8 @@ class TestElsewhere:
     )
     def test_a_release_settles_nothing_that_a_host_may_be_at_work_on(self, reports: list[ServerReport]) -> None:
         seen = observation(self.OPEN, reports=reports, holders=self.ANYWHERE)
-        assert reprove(seen, POLICY, SessionId("ses_1")).settles(release(seen, POLICY, self.OPEN)) is None
+        assert release(seen, POLICY, self.OPEN).kind is not VerdictKind.ORPHAN
 
     def test_where_processes_can_be_seen_a_word_settles_nothing(self) -> None:
         seen = observation(self.OPEN, reports=[report()], holders=Holders(complete=False, why_incomplete="hidden"))
-        assert reprove(seen, POLICY, SessionId("ses_1")).settles(release(seen, POLICY, self.OPEN)) is None
+        assert release(seen, POLICY, self.OPEN).kind is not VerdictKind.ORPHAN

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import AT, DIRECTORY, NOW, ago, back, moment
-from watchdog.judge import _Bench, judge, release, reprove
+from watchdog.judge import _Bench, judge
 from watchdog.limits import limit_of
 from watchdog.model import (
     Activity,
@@ -47,6 +47,8 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.moments import NEVER
+from watchdog.rulings import Consent, Dropped, release
+from watchdog.rulings import again as passed_again
 
 T = TypeVar("T")
 MOST = 6
@@ -329,10 +331,22 @@ def test_every_unfinished_session_has_a_verdict_or_a_reason_why_it_is_spared(sce
     unfinished = {id_ for id_, each in sessions.items() if each.has_open_rows} | (busy_ids(scene.seen) & {*sessions})
     assert unfinished <= told <= set(sessions)
     verdicts = [*judgement.verdicts, *(release(scene.seen, scene.policy, each) for each in sessions.values())]
-    reproofs = [reprove(scene.seen, scene.policy, id_) for id_ in sessions]
+    again = [
+        each
+        for verdict in verdicts
+        if isinstance(each := passed_again(scene.seen, judgement, scene.policy, verdict, Consent()), Dropped)
+    ]
     assert all(each.why for each in judgement.spared)
     assert all(each.why for each in verdicts)
-    assert all(each.why for each in reproofs)
+    assert all(each.why for each in again)
+
+
+@on_many_scenes
+def test_what_was_passed_is_passed_again_on_the_same_look(scene: Scene) -> None:
+    judgement = scene.judged()
+    for verdict in judgement.verdicts:
+        if verdict.confirmed:
+            assert passed_again(scene.seen, judgement, scene.policy, verdict, Consent()) == verdict
 
 
 @on_many_scenes

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.test_remedy import CALL, IDLE, ORPHAN, PLACE, SESSION, STUCK, TURN, World, steps
-from watchdog.climb import Ladder
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, ServerUnreachable
 from watchdog.interventions import Intervention
 from watchdog.model import Ask, AskKind, GuardedWrite, Outcome, Result, Verdict, VerdictKind
@@ -42,10 +41,7 @@ async def closed(world: World) -> Outcome | None:
 
 
 def remedy(world: World) -> Remedy:
-    return Remedy(
-        store=world.store, fleet=world.fleet, clock=world.clock, reprove=world.reprove,
-        ladder=Ladder(abort_grace_seconds=1.0), journal=world.journal,
-    )  # fmt: skip
+    return world.watch().remedy
 
 
 async def writes_for(world: World) -> tuple[GuardedWrite, ...]:
@@ -89,10 +85,13 @@ class TestSettling:
         world.store.content.delete("session", SESSION)
         assert (await resume(world)).result is Result.UNCHANGED
 
-    async def test_a_database_that_can_not_be_read_closes_it_as_failed(self, world: World) -> None:
+    async def test_while_the_database_can_not_be_read_it_stays_begun(self, world: World) -> None:
         await begin(world, ORPHAN)
         world.store.failure = DatabaseUnavailable("the database is locked")
-        assert (await resume(world)).result is Result.FAILED
+        (begun,) = await world.journal.begun()
+        with pytest.raises(DatabaseUnavailable):
+            await remedy(world).resume(begun)
+        assert await world.journal.begun() == (begun,)
 
 
 class TestCancelling:

@@ -298,6 +298,7 @@ class TestFailures:
 
     async def test_an_error_that_repeats_is_given_up_after_the_set_number(self, world: World) -> None:
         world.hang()
+        world.clock = clock = FakeClock(wall_ms=world.clock.read().wall_ms)
 
         async def breaks(_: SessionId) -> None:
             world.server.busy(SessionId("ses_1"), PLACE)
@@ -309,8 +310,10 @@ class TestFailures:
         assert (await watch.act(verdict)).result is Result.FAILED
         assert [given_up for _, given_up in world.diary.ends] == [False]
         assert (await watch.assess()).judgement.spared[0].reason is SpareReason.COOLING_DOWN
-        await watch.act(verdict)
-        assert [given_up for _, given_up in world.diary.ends] == [False, True]
+        assert (await watch.act(verdict)).result is Result.UNCHANGED
+        clock.advance(60)
+        assert (await watch.act(verdict)).result is Result.FAILED
+        assert [given_up for _, given_up in world.diary.ends] == [False, False, True]
         assert (await watch.assess()).judgement.spared[0].reason is SpareReason.GIVEN_UP
 
     async def test_a_database_that_is_unavailable_is_tried_again_with_growing_pauses_and_recovers(

@@ -117,8 +117,9 @@ async def release(
     services: With, session_id: SessionPath, body: Annotated[shapes.ReleaseBody | None, Body()] = None
 ) -> Response:
     """The ladder, whatever the limits say. Two releases of a session at the same time are one."""
-    reason = body.reason if body else None
-    return await _answered(services, services.operator.release(SessionId(session_id), reason=reason))
+    said = body or shapes.ReleaseBody()
+    operation = services.operator.release(SessionId(session_id), reason=said.reason, below=said.below)
+    return await _answered(services, operation)
 
 
 @router.delete(

@@ -78,6 +78,7 @@ class Outcome(Shape):
     result: str
     steps: list[Step]
     why: str
+    dropped_prompts: list[str]
 
 
 class Hold(Shape):
@@ -360,6 +361,7 @@ class ReleaseBody(Shape):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     reason: str | None = Field(default=None, max_length=500, description="kept in what is ended and in the journal")
+    below: bool = Field(default=False, description="end what lives below it, too")
 
 
 class HoldBody(Shape):

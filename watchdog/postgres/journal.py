@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
 from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
-from watchdog.journal_shapes import dump, read_begun, read_hold, read_intervention, read_kept
-from watchdog.model import GuardedWrite, Outcome, SessionId, Verdict
+from watchdog.journal_shapes import dump, dump_begun, read_begun, read_hold, read_intervention, read_kept
+from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
 from watchdog.postgres.connection import STATEMENT_SECONDS, Fence, place_of, transaction, translated
 from watchdog.postgres.own import SCHEMA, prepare
 
@@ -115,7 +115,13 @@ class PostgresJournal:
     # -- interventions ---------------------------------------------------------------------------------------
 
     async def begin(
-        self, verdict: Verdict, *, at_ms: int, actor: Actor = Actor.WATCHDOG, reason: str | None = None
+        self,
+        verdict: Verdict,
+        *,
+        at_ms: int,
+        actor: Actor = Actor.WATCHDOG,
+        reason: str | None = None,
+        about_to: Step | None = None,
     ) -> InterventionId:
         """Note, durably, that an intervention begins."""
         values = {
@@ -123,7 +129,7 @@ class PostgresJournal:
             "began_ms": at_ms,
             "actor": actor.value,
             "reason": reason,
-            "verdict": dump(verdict),
+            "verdict": dump_begun(verdict, about_to),
         }
         async with self._fenced() as connection:
             return InterventionId((await connection.execute(text(_BEGIN), _stored(values))).scalar_one())
