@@ -156,3 +156,30 @@ async def test_what_was_read_is_what_was_written(engine: AsyncEngine, postgres_r
     call = postgres_rows.call(postgres_rows.turn(postgres_rows.session()), input={"command": "echo 'ä' \\ \"x\" ☃"})
     (row,) = await (await PostgresStore.open(engine)).rows(call_ids=[CallId(call)])
     assert json.loads(row.data)["state"]["input"] == {"command": "echo 'ä' \\ \"x\" ☃"}
+
+
+async def test_a_session_of_a_remote_workspace_is_told_where_the_tables_have_workspaces(
+    postgres_rows: PostgresRows, engine: AsyncEngine
+) -> None:
+    rows = postgres_rows
+    for name in ("plain", "worktree", "cloud", "gone"):
+        rows.call(rows.turn(rows.session(f"ses_{name}")))
+    store = await PostgresStore.open(engine)
+    try:
+        assert {each.remote for each in (await store.look()).sessions.values()} == {None}
+        rows.run("ALTER TABLE session ADD COLUMN workspace_id text")
+        rows.run("UPDATE session SET workspace_id = replace(id, 'ses_', 'wrk_') WHERE id <> 'ses_plain'")
+        found = {id_: each.remote for id_, each in (await store.look(full=True)).sessions.items()}
+        assert found == {
+            "ses_plain": None, "ses_worktree": "unknown", "ses_cloud": "unknown", "ses_gone": "unknown",
+        }  # fmt: skip
+        rows.run("CREATE TABLE workspace (id text PRIMARY KEY, type text NOT NULL)")
+        rows.run("INSERT INTO workspace VALUES ('wrk_worktree', 'worktree'), ('wrk_cloud', 'cloud')")
+        found = {id_: each.remote for id_, each in (await store.look(full=True)).sessions.items()}
+        assert found == {"ses_plain": None, "ses_worktree": None, "ses_cloud": "cloud", "ses_gone": "unknown"}
+        alone = await store.session(SessionId("ses_cloud"))
+        assert alone is not None
+        assert alone.remote == "cloud"
+    finally:
+        rows.run("DROP TABLE IF EXISTS workspace")
+        rows.run("ALTER TABLE session DROP COLUMN IF EXISTS workspace_id")

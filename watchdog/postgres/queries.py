@@ -9,7 +9,9 @@ order of insertion to read.
 # ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Literal
 
 from watchdog.opencode.look import Statements
@@ -61,9 +63,15 @@ _PART: Final = _ROW.format(table="part") + (
     " part.data #> '{{state,status}}', part.data #> '{{state,time,start}}', part.data #> '{{state,input,timeout}}',"
     " part.data #> '{{state,metadata,sessionId}}') AS text) AS fields"
 )
+_NO_WORKSPACE: Final = "CAST(NULL AS text) AS workspace, CAST(NULL AS text) AS workspace_type"
+_WORKSPACE: Final = "CAST(session.workspace_id AS text) AS workspace, CAST(NULL AS text) AS workspace_type"
+_WORKSPACE_AND_TYPE: Final = (
+    "CAST(session.workspace_id AS text) AS workspace, (SELECT CAST(workspace.type AS text) FROM workspace"
+    " WHERE workspace.id = session.workspace_id) AS workspace_type"
+)
 _SESSION: Final = (
     "SELECT session.id AS id, session.parent_id AS parent_id, session.directory AS directory,"
-    " session.time_created AS created"
+    f" session.time_created AS created, {_NO_WORKSPACE}"
 )
 _NEWEST_OF: Final = (
     "SELECT seen.id, seen.time_created, seen.data FROM message AS seen"
@@ -103,12 +111,12 @@ _EACH: Final = "CROSS JOIN LATERAL (SELECT {table}.* FROM {table} WHERE {conditi
 for it: it takes any list of ids for a hundred, and does not know what it costs to unpack `data`."""
 _SESSIONS: Final = f"{_SESSION} FROM {_IDS} {_EACH.format(table='session', condition='session.id = wanted.value')}"
 _ANCESTORS: Final = f"""
-    WITH RECURSIVE above(id, parent_id, directory, created) AS (
+    WITH RECURSIVE above(id, parent_id, directory, created, workspace, workspace_type) AS (
         {_SESSIONS}
         UNION
         {_SESSION} FROM above {_EACH.format(table="session", condition="session.id = above.parent_id")}
     )
-    SELECT id, parent_id, directory, created FROM above
+    SELECT id, parent_id, directory, created, workspace, workspace_type FROM above
 """
 BELOW: Final = f"""
     WITH RECURSIVE below(id) AS (
@@ -167,7 +175,9 @@ LOCK_SESSION: Final = "SELECT session.id FROM session WHERE session.id = :id FOR
 COLUMNS_FOUND: Final = """
     SELECT class.relname AS "table", attribute.attname AS "column", format_type(attribute.atttypid, NULL) AS type
     FROM pg_catalog.pg_class AS class JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
-    WHERE class.oid IN (to_regclass('session'), to_regclass('message'), to_regclass('part'))
+    WHERE class.oid IN (
+            to_regclass('session'), to_regclass('message'), to_regclass('part'), to_regclass('workspace')
+        )
         AND attribute.attnum > 0 AND NOT attribute.attisdropped
 """
 SIZES: Final = """
@@ -211,8 +221,18 @@ def _readable(statement: str, kind: Data) -> str:
     return _LOOKED_INTO.sub(lambda found: _MENDED.format(data=found[0]), statement)
 
 
-def dialect(kind: Data) -> Dialect:
-    """The statements for a type of `data`: `jsonb` or `json`."""
+def _workspaces(tables: Mapping[str, Collection[str]]) -> str:
+    if "workspace_id" not in tables.get("session", ()):
+        return _NO_WORKSPACE
+    return _WORKSPACE_AND_TYPE if {"id", "type"} <= set(tables.get("workspace", ())) else _WORKSPACE
+
+
+def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType({})) -> Dialect:
+    """The statements for a type of `data`: `jsonb` or `json`.
+
+    Args:
+        tables: the columns of each table; those of workspaces are read where they are.
+    """
     message, part = (_readable(each.format(kind=kind), kind) for each in (_MESSAGE, _PART))
     is_open_message, is_open_part = open_message(kind), open_part(kind)
 
@@ -230,8 +250,8 @@ def dialect(kind: Data) -> Dialect:
                 f" UNION ALL {part} FROM {_IDS} {of('part', 'id', is_open_part)} WHERE CAST(:after AS bigint) <> 0"
             ),
             open_parts_of_messages=(f"{part} FROM {_IDS} {of('part', 'message_id', is_open_part)}"),
-            sessions=_SESSIONS,
-            sessions_and_ancestors=_ANCESTORS,
+            sessions=_SESSIONS.replace(_NO_WORKSPACE, _workspaces(tables)),
+            sessions_and_ancestors=_ANCESTORS.replace(_NO_WORKSPACE, _workspaces(tables)),
             children=_CHILDREN,
             newest=_readable(_NEWEST.format(), kind),
             last_written=_LAST_WRITTEN,

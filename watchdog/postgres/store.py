@@ -238,8 +238,9 @@ class PostgresStore:
 
     async def _check_tables(self) -> None:
         async with self._reading() as fetch:
-            self._kind = kind = _checked(await fetch(queries.COLUMNS_FOUND, {}), self.place)
-        self._dialect = queries.dialect(kind)
+            tables = _tables(await fetch(queries.COLUMNS_FOUND, {}))
+            self._kind = kind = _checked(tables, self.place)
+        self._dialect = queries.dialect(kind, tables)
 
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Fetch]:
@@ -273,15 +274,20 @@ class PostgresStore:
         return self._statements[query]
 
 
-def _checked(columns: Iterable[Record], place: str) -> Data:
+def _tables(columns: Iterable[Record]) -> dict[str, dict[str, str]]:
+    """The type of each column of each table."""
+    tables: dict[str, dict[str, str]] = {}
+    for record in columns:
+        tables.setdefault(str(record["table"]), {})[str(record["column"])] = str(record["type"])
+    return tables
+
+
+def _checked(tables: Mapping[str, Mapping[str, str]], place: str) -> Data:
     """The type of `data`.
 
     Raises:
         DatabaseUnsupported: a table or a column is missing, or is of a type that can't be watched.
     """
-    tables: dict[str, dict[str, str]] = {}
-    for record in columns:
-        tables.setdefault(str(record["table"]), {})[str(record["column"])] = str(record["type"])
     for table, names in queries.COLUMNS.items():
         missing = set(names) - tables.get(table, {}).keys()
         if missing:
