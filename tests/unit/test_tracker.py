@@ -3,7 +3,7 @@
 # ruff: noqa: S608 - the names of tables are constants here
 
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.support.database import NOW, OpencodeFile
 from watchdog.errors import DatabaseUnavailable
 from watchdog.model import GuardedWrite, SessionId, Snapshot
 from watchdog.opencode.database import Limits, OpencodeDatabase
-from watchdog.opencode.look import Fetch
+from watchdog.opencode.look import Fetch, Known, Look
 from watchdog.settle import settled_call
 
 SMALL = Limits(step_rows=5, search_rows=2)
@@ -559,3 +559,26 @@ async def test_look_by_look_the_same_is_seen_as_by_reading_everything(
                         expected = comparable(await afresh.look(scan_parts=True))
                     assert comparable(await followed(store, last)) == expected
                     last = await store.look()
+
+
+async def test_what_is_told_to_be_followed_while_a_look_is_under_way_is_part_of_the_next_one(
+    rows: OpencodeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turn = rows.turn(rows.session("ses_1"))
+    call = rows.call(turn)
+    rows.finish_turn(turn)
+    whole = Look.everything
+    async with await OpencodeDatabase.open(rows.path) as store:
+
+        async def everything(look: Look, known: Known, also: Collection[SessionId]) -> Snapshot:
+            found = await whole(look, known, also)
+            store.follow([call])
+            return found
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Look, "everything", everything)
+            assert (await store.look()).sessions == {}
+        assert await store.session(SessionId("ses_1")) is not None
+        assert await store.changed()
+        assert [each.id for session in (await store.look()).sessions.values() for each in session.calls] == [call]
+        assert not await store.changed()
