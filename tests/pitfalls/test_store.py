@@ -352,6 +352,28 @@ async def test_somebody_who_opens_it_under_another_name_later_stops_every_read_p
 
 
 @linux
+async def test_a_watchdog_with_nothing_to_do_notices_it_too_and_says_so_for_as_long_as_it_lasts(
+    closed: Path, tmp_path: Path
+) -> None:
+    """37: nothing changes in what it sees, for the writes are in the other log."""
+    link = tmp_path / "other.db"
+    link.hardlink_to(closed)
+    async with await OpencodeDatabase.open(closed) as store:
+        await store.look()
+        with holding(link, "write") as other:
+            with pytest.raises(OpenElsewhere, match=f"Process {other.pid}"):
+                await _ask_often(store)
+            with pytest.raises(OpenElsewhere, match=f"Process {other.pid}"):
+                await store.changed()
+        await store.changed()
+
+
+async def _ask_often(store: OpencodeDatabase) -> None:
+    for _ in range(20):
+        await store.changed()
+
+
+@linux
 async def test_processes_that_open_and_close_it_all_the_time_are_never_taken_for_strangers(closed: Path) -> None:
     """37, what is healthy: each holds one of the two locks without the other for a moment."""
     script = (

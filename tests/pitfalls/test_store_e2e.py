@@ -3,6 +3,7 @@
 The number in a docstring is the entry's.
 """
 
+import asyncio
 import sqlite3
 import sys
 from contextlib import closing
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.holding import mounted
+from tests.support.holding import holding, mounted
 from tests.support.opencode import Lab
 from tests.support.prompts import sleep
 from tests.support.scripted_model import script, use
@@ -69,6 +70,27 @@ async def test_a_server_that_has_the_file_under_another_name_is_noticed_from_the
     link.unlink()
     done = await Watchdog.for_lab(lab, server).command("check")
     assert done.code == 0, done
+
+
+async def test_a_running_watchdog_does_nothing_while_a_process_has_the_file_under_another_name_and_goes_on_after_it(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """37: it says so, once, and is degraded meanwhile."""
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(script(use(sleep())))
+    await session.wait_for_bash()
+    link = tmp_path / "data" / "opencode.db"
+    link.parent.mkdir()
+    link.hardlink_to(lab.database)
+    async with Watchdog.for_lab(lab, server).run() as running:
+        with holding(link) as other:
+            said = await running.wait_for("database.unavailable")
+            assert f"Process {other.pid} has the database" in said["why"]
+            server.kill9()
+            await asyncio.sleep(4)  # longer than a proof takes: that is the test
+            assert running.acts() == running.events("database.recovered") == []
+        await running.wait_outcome(session.id, "recovered", kind="orphan")
 
 
 async def test_a_trigger_that_refuses_the_end_of_an_orphan_is_named_and_its_end_comes_once_it_is_gone(

@@ -28,6 +28,8 @@ from watchdog.opencode.writing import write_all
 from watchdog.sharing import Rounds
 
 _MOST_SEARCHES = 3
+_QUESTIONS_FOR_A_GLANCE = 12
+"""A glance at the locks costs more than the whole look when nothing changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,6 +88,7 @@ class OpencodeDatabase:
         self._sessions = Rounds(self._tracker.sessions)
         self._write_engine = engine or _engine(path, "rw", self._limits.write_seconds)
         self._writing = anyio.Lock()
+        self._until_glance = _QUESTIONS_FOR_A_GLANCE
         self.refuse: Callable[[], Awaitable[None]] | None = None
         """Asked before each write: raises what stands against any, such as damage that is known."""
 
@@ -153,7 +156,11 @@ class OpencodeDatabase:
             await self.close()
 
     async def changed(self) -> bool:
-        """See `Store.changed`."""
+        """See `Store.changed`. Now and then it is made sure that nobody has the file open under another name."""
+        self._until_glance -= 1
+        if self._until_glance <= 0:
+            await anyio.to_thread.run_sync(glance, self.path)  # if it raises, it is made sure of each time
+            self._until_glance = _QUESTIONS_FOR_A_GLANCE
         return await self._tracker.changed()
 
     async def look(
