@@ -3,14 +3,14 @@
 Whatever is sent or written is handed an `Again`, and nothing but the door makes one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from watchdog.case import Case
 from watchdog.listening import Assessment
-from watchdog.model import Ask, Observation, Policy, ServerName, Session, SessionId, Status, TurnId, Verdict
+from watchdog.model import Ask, Observation, Policy, Served, ServerName, Session, SessionId, Status, TurnId, Verdict
 from watchdog.ports import Clock, Fleet, Server, Store
 from watchdog.rulings import Consent, Dropped, again, open_rows
 from watchdog.sharing import Rounds
@@ -24,10 +24,12 @@ class Place:
     """Where a session is held, or an ask is listed: the server, and the directory under which it says so.
 
     Attributes:
+        served: it is shown to serve this database, for this session.
         status: what it says of the session; None where the place is an ask's.
     """
 
     server: Server
+    served: Served
     directory: str
     status: Status | None = None
 
@@ -40,7 +42,7 @@ class Seen:
         session: None when it is gone.
         claims: the servers that say that they are at work on it.
         asks: what is asked in it, each with the place where it is listed.
-        serving: the servers that are up, and are shown to serve this database.
+        serving: the servers that are up, each with what shows that it serves this database.
         silent: what came in the way of an answer, a sentence each.
         may_run: who may be at work on it, where no server says so: a clause for people.
     """
@@ -48,7 +50,7 @@ class Seen:
     session: Session | None
     claims: tuple[Place, ...]
     asks: tuple[tuple[Ask, Place], ...]
-    serving: tuple[Server, ...]
+    serving: tuple[tuple[Server, Served], ...]
     silent: tuple[str, ...]
     may_run: str
 
@@ -88,6 +90,10 @@ class Look(Protocol):
     async def __call__(self, session_ids: Sequence[SessionId], /) -> Assessment:
         """Look."""
         ...
+
+
+Serving = Callable[[SessionId], Awaitable[Sequence[tuple[Server, Served]]]]
+"""Looks afresh, and tells which servers are up and are shown to serve this database, for a session."""
 
 
 class Door:
@@ -176,6 +182,14 @@ class Door:
         """
         return self._seen((await self._rounds.join(session_id)).observation, session_id)
 
+    async def serving(self, session_id: SessionId) -> Sequence[tuple[Server, Served]]:
+        """See `Serving`.
+
+        Raises:
+            DatabaseError, JournalUnusable: as `again`.
+        """
+        return (await self.seen(session_id)).serving
+
     async def _look_for_all(self, session_ids: Sequence[SessionId]) -> Assessment:
         ids = sorted(set(session_ids))
         began = self._clock.read().running_seconds
@@ -188,23 +202,29 @@ class Door:
         session = observation.snapshot.sessions.get(session_id)
         servers = {server.name: server for server in self._fleet.servers()}
         reports = [report for report in observation.reports if report.name in servers]
+        shown = [
+            (report, servers[report.name], served)
+            for report in reports
+            if isinstance(served := report.shown_for(session_id), Served)
+        ]
+        against = [why for report in reports for why in (report.problem, report.not_shown) if why is not None]
         return Seen(
             session=session,
             claims=tuple(
-                Place(server=servers[report.name], directory=directory, status=statuses[session_id])
-                for report in reports
+                Place(server=server, served=served, directory=directory, status=statuses[session_id])
+                for report, server, served in shown
                 for directory, statuses in report.statuses.items()
                 if session_id in statuses
             ),
             asks=tuple(
-                (ask, Place(server=servers[report.name], directory=directory))
-                for report in reports
+                (ask, Place(server=server, served=served, directory=directory))
+                for report, server, served in shown
                 for directory, asks in report.asks.items()
                 for ask in asks
                 if ask.session_id == session_id
             ),
-            serving=tuple(servers[report.name] for report in reports if report.problem is None),
-            silent=tuple(dict.fromkeys(report.problem for report in reports if report.problem is not None)),
+            serving=tuple((server, served) for report, server, served in shown if report.problem is None),
+            silent=tuple(dict.fromkeys(against)),
             may_run="" if session is None else self._who_may_run(observation, session),
         )
 

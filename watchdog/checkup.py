@@ -10,7 +10,6 @@ from watchdog.checkup_journal import look_at_journal, print_journal
 from watchdog.checkup_words import in_one_line
 from watchdog.contract import VERSION
 from watchdog.database_url import PostgresUrl
-from watchdog.endpoints import is_here, listener
 from watchdog.errors import (
     ServerError,
     ServerRefused,
@@ -23,13 +22,14 @@ from watchdog.errors import (
 from watchdog.exits import Exit
 from watchdog.in_postgres import with_driver
 from watchdog.installation import mixed_installation
-from watchdog.model import Holder, Holders, Session, Turn
+from watchdog.model import Holder, Holders, Served
 from watchdog.observe import without_a_feed
 from watchdog.opencode.server import OpencodeServer
 from watchdog.opening import locate_file
 from watchdog.progress import busy
 from watchdog.proof import describe
 from watchdog.render import Screen
+from watchdog.serving import NotShown, by_nobody, by_process
 from watchdog.settings import Loaded, effective
 from watchdog.sidecar import Sidecar, sidecar
 
@@ -124,7 +124,7 @@ async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) 
     findings.warnings.extend(warnings)
     findings.problems.extend(problems)
     # A server opens its database when it is first asked for a folder in it; so ask, and then look who has it open.
-    observation = (await car.watch().assess(full=True, fresh=True)).observation
+    await car.watch().assess(full=True, fresh=True)
     holders = await car.owners.look()
     await car.fleet.discover(holders)
     findings.holders = list(holders.known)
@@ -132,8 +132,7 @@ async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) 
     findings.proofs = holders.why_incomplete or car.owners.supported()
     if not holders.complete:
         findings.warnings.append(f"no orphan can be proven and settled now: {findings.proofs}")
-    turns = [(session, turn) for session in observation.snapshot.sessions.values() for turn in session.turns]
-    findings.servers = [await _server(server, turns, holders) for server in car.fleet.servers()]
+    findings.servers = [await _server(server, holders) for server in car.fleet.servers()]
     findings.warnings.extend(each.doubt for each in findings.servers if each.doubt)
     findings.warnings += [
         deaf
@@ -174,28 +173,20 @@ def _who_watches(car: Sidecar) -> dict[str, int | None] | None:
     return {"pid": car.mandate.holder()}
 
 
-async def _server(server: OpencodeServer, turns: Collection[tuple[Session, Turn]], holders: Holders) -> ServerFinding:
+async def _server(server: OpencodeServer, holders: Holders) -> ServerFinding:
+    found = by_process(server, await server.listener(), holders)
+    pid = found.pid if isinstance(found, Served) else None
     try:
         version = await server.version()
-        own = await _has_one_of(server, turns)
         vouches = await server.vouches()
     except ServerError as error:
-        return ServerFinding(
-            name=server.name, pid=_pid_of(server, holders), problem=f"{error} {_what_to_do(error)}".strip()
-        )
-    pid, problem, doubt = _pid_of(server, holders), None, None
-    if not own and pid is None:
-        # A holder whose ports can't be seen (in a container, say) may be this server.
-        sure = own is False or (
-            any(map(is_here, server.leads_to)) and holders.complete and all(each.endpoints for each in holders.known)
-        )
-        if sure:
-            problem = (
-                f"{server.name} does not use this database: it serves another one. "
-                "Name its database with --database, or the right server with --server."
-            )
-        else:
-            doubt = f"whether {server.name} uses this database can't be told."
+        return ServerFinding(name=server.name, pid=pid, problem=f"{error} {_what_to_do(error)}".strip())
+    problem = doubt = None
+    found = found or by_nobody(server, holders)
+    if isinstance(found, NotShown):
+        problem = f"{found.why} Name its database with --database, or the right server with --server."
+    elif found is None:
+        doubt = f"whether {server.name} uses this database can't be told."
     elif not vouches:
         doubt = f"{server.name} is older than opencode 1.14: its silence about a session proves nothing."
     return ServerFinding(name=server.name, version=version, pid=pid, problem=problem, doubt=doubt)
@@ -205,18 +196,6 @@ async def _deaf(server: OpencodeServer) -> str | None:
     """What is wrong with its feed, and what it costs."""
     why = await server.feed.sample(LISTENING_SECONDS)
     return None if why is None else without_a_feed(server.name, why)
-
-
-def _pid_of(server: OpencodeServer, holders: Holders) -> int | None:
-    behind = listener(server.leads_to, holders.known)
-    return None if behind is None else behind.pid
-
-
-async def _has_one_of(server: OpencodeServer, turns: Collection[tuple[Session, Turn]]) -> bool | None:
-    """Whether it returns an open turn of this database by its id; None when there is none to ask for."""
-    for session, turn in turns:
-        return await server.serves(session.id, turn.id, session.directory)
-    return None
 
 
 def _what_to_do(error: ServerError) -> str:

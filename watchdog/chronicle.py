@@ -139,7 +139,13 @@ async def undo(loaded: Loaded, screen: Screen, number: int) -> Exit:
         found = await _existing(journal, number)
         async with busy(_PUTTING_BACK):
             await car.fleet.discover(await car.owners.look())
-            undoing = await Undo(store=car.store, fleet=car.fleet, clock=SystemClock(), journal=journal).undo(found)
+            undoing = await Undo(
+                store=car.store,
+                fleet=car.fleet,
+                clock=SystemClock(),
+                journal=journal,
+                serving=car.watch().door.serving,
+            ).undo(found)
         if screen.as_json:
             screen.document(undo_document(car.place, journal.place, undoing))
         else:

@@ -195,9 +195,10 @@ class Climb:
     async def _end(self, again: Again) -> None:
         place, session, verdict = again.place, again.session, again.verdict
         if not isinstance(place.server, Deputy):
-            await place.server.abort(session.id, place.directory)
+            await place.server.abort(place.served, session.id, place.directory)
             return
         await place.server.abort_unless(
+            place.served,
             session.id,
             place.directory,
             directories=session.directories,

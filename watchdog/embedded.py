@@ -12,6 +12,7 @@ from watchdog.model import (
     Ask,
     AskKind,
     Holders,
+    Served,
     ServerName,
     SessionId,
     Status,
@@ -113,7 +114,7 @@ class EmbeddedServer(PlainHost):
             )
         return answer
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:  # noqa: ARG002 - it is
         """See `Host.abort`."""
         await self._questions.ask("abort", session_id, directory, seconds=None)
 

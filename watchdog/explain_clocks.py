@@ -61,9 +61,9 @@ def stands_still(case: Case, session: Session, call: ToolCall) -> str | None:
 
 def _retries(case: Case, session_id: SessionId) -> bool:
     return any(
-        session_id in statuses and statuses[session_id].activity is Activity.RETRY
+        status.activity is Activity.RETRY
         for report in case.observation.reports
-        for statuses in report.statuses.values()
+        for status in report.said.get(session_id, ())
     )
 
 

@@ -88,12 +88,14 @@ def _feed(case: Case, report: ServerReport, session: Session, *, listening: bool
 
 
 def _server(case: Case, report: ServerReport, session: Session) -> Testimony:
-    said = [statuses[session.id] for statuses in report.statuses.values() if session.id in statuses]
+    said = report.said.get(session.id, ())
     unheard = [each for each in session.directories if each not in report.statuses or each not in report.asks]
     if said:
         stance, says = _at_work(case, said[0])
         if unheard:
             says += "; it does not say whether a person is asked for something"
+    elif report.not_shown is not None:
+        stance, says = Stance.SILENT, f"does not count: {report.not_shown}"
     elif unheard and report.problem is not None:
         stance, says = Stance.SILENT, f"no answer: {report.problem}"
     elif unheard:
@@ -132,9 +134,9 @@ def why_its_answer_is_worth_little(case: Case, report: ServerReport, session: Se
         return "it says that it is at work on the session"
     if not report.vouches:
         return "before version 1.14 that proves nothing"
-    if turn.id not in report.served:
-        return f"it did not return {turn.id}: it may serve another database"
-    if any(stands(ask, session) for asks in report.asks.values() for ask in asks):
+    if not report.serves(session.id):
+        return report.not_shown or "it is not shown to serve this database"
+    if any(stands(ask, session) for ask in report.asked.get(session.id, ())):
         return "it asks a person something for it"
     return "it was not asked about every folder of the session"
 
@@ -145,8 +147,8 @@ def why_its_answer_is_worth_little(case: Case, report: ServerReport, session: Se
 def _asks(case: Case, session: Session) -> Iterator[Testimony]:
     seen: set[tuple[str, str]] = set()
     for report in case.observation.reports:
-        for ask in (ask for asks in report.asks.values() for ask in asks):
-            if ask.session_id == session.id and (report.name, ask.id) not in seen:
+        for ask in report.asked.get(session.id, ()):
+            if (report.name, ask.id) not in seen:
                 seen.add((report.name, ask.id))
                 yield _ask(report, ask, session)
 

@@ -20,7 +20,7 @@ from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.owners import ProcessOwners
 from watchdog.opening import open_journal
 from watchdog.places import home
-from watchdog.ports import Clock, Fleet, History, Owners, Server, Store
+from watchdog.ports import Clock, Fleet, History, Hosting, Owners, Store
 from watchdog.right import Right
 from watchdog.settings import Settings
 
@@ -63,7 +63,7 @@ async def means(
     settings: Settings,
     *,
     engine: AsyncEngine | None,
-    server: Server,
+    server: Hosting,
     clock: Clock,
     directories: Directories,
     changed: Callable[[], None],
@@ -109,7 +109,7 @@ async def means(
 
 @asynccontextmanager
 async def _on_file(
-    settings: Settings, path: Path, engine: AsyncEngine | None, server: Server, clock: Clock
+    settings: Settings, path: Path, engine: AsyncEngine | None, server: Hosting, clock: Clock
 ) -> AsyncIterator[Means]:
     async with (
         await OpencodeDatabase.open(path, engine=engine, local_filesystems=settings.local_filesystems) as store,

@@ -296,6 +296,55 @@ class Witness:
     deaf: str | None = None
 
 
+class Shown(StrEnum):
+    """How it was shown that a server serves this very file."""
+
+    PROCESS = "process"
+    ROWS = "rows"
+    HOST = "host"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A server is shown to serve this very file. Whatever is sent to one has to be handed this.
+
+    It is made by `serving`, at each look anew, and by hosts that speak through this very database: nowhere else.
+
+    Attributes:
+        by: its process holds the file; its copy of the sessions' turns reads as the rows do; or it is such a host.
+        pid: the process that listens at its address, where it is visible.
+        born_ms: when that one was born.
+        sessions: those whose turns were compared, for `rows`: of others it says nothing.
+    """
+
+    server: ServerName
+    by: Shown
+    pid: int | None = None
+    born_ms: int | None = None
+    sessions: frozenset[SessionId] = frozenset()
+
+    def covers(self, session_id: SessionId) -> bool:
+        """Whether it is shown for this session."""
+        return self.by is not Shown.ROWS or session_id in self.sessions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listener:
+    """Who listens at a server's address, as far as it can be seen from here.
+
+    Attributes:
+        pids: the visible processes that have the socket.
+        hidden: it may be another one: it can't be seen, listens elsewhere, or can't be told from these.
+        databases: those of them that have a database open, whichever it is.
+        what: what they are, for people.
+    """
+
+    pids: frozenset[int] = frozenset()
+    hidden: bool = True
+    databases: frozenset[int] = frozenset()
+    what: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerReport(Telling):
     """What one server answered in one round of questions.
@@ -307,7 +356,8 @@ class ServerReport(Telling):
         problem: why it gave no usable answer, or None.
         statuses: for each directory that answered, the sessions that are not idle.
         asks: for each directory that answered, the asks that wait for a human.
-        served: the turns that it returned by id: it really serves this database.
+        served: it is shown to serve this very file. Without it, it has said nothing: no claim, no denial, no asks.
+        not_shown: why that is not shown, a sentence for people; None where it is, or where nobody had to know.
         witness: how well its feed was heard; None when it has none.
         life: the last sign of life of each session on the feed.
         said: the same as `statuses`, by session: what it says of it, in the order of the directories' names.
@@ -323,21 +373,26 @@ class ServerReport(Telling):
     problem: str | None = None
     statuses: Mapping[str, Mapping[SessionId, Status]] = field(default_factory=dict)
     asks: Mapping[str, tuple[Ask, ...]] = field(default_factory=dict)
-    served: frozenset[TurnId] = frozenset()
+    served: Served | None = None
+    not_shown: str | None = None
     witness: Witness | None = None
     life: Mapping[SessionId, Moment] = field(default_factory=dict)
     said: Mapping[SessionId, Sequence[Status]] = field(init=False, repr=False, compare=False)
     asked: Mapping[SessionId, Sequence[Ask]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.served is None and (any(self.statuses.values()) or any(self.asks.values()) or self.life):
+            raise ValueError(f"{self.name} is not shown to serve this database: what it says is not of it")
         said: dict[SessionId, list[Status]] = {}
         for _, statuses in sorted(self.statuses.items()):
             for id_, status in statuses.items():
-                said.setdefault(id_, []).append(status)
+                if self.serves(id_):
+                    said.setdefault(id_, []).append(status)
         asked: dict[SessionId, list[Ask]] = {}
         for asks in self.asks.values():
             for ask in asks:
-                asked.setdefault(ask.session_id, []).append(ask)
+                if self.serves(ask.session_id):
+                    asked.setdefault(ask.session_id, []).append(ask)
         object.__setattr__(self, "said", said)
         object.__setattr__(self, "asked", asked)
 
@@ -345,6 +400,16 @@ class ServerReport(Telling):
     def is_deaf(self) -> bool:
         """Whether it answers, and its feed has delivered nothing for long."""
         return self.problem is None and self.witness is not None and self.witness.deaf is not None
+
+    def serves(self, session_id: SessionId) -> bool:
+        """Whether it is shown that what it says of this session is of the one in this database."""
+        return self.served is not None and self.served.covers(session_id)
+
+    def shown_for(self, session_id: SessionId) -> "Served | str":
+        """That it is shown to serve this database, for a session; or why it is not, as a sentence."""
+        if self.served is not None and self.served.covers(session_id):
+            return self.served
+        return self.not_shown or self.problem or f"Whether {self.name} uses this database can't be told."
 
     def knows_asks(self, session: Session) -> bool:
         """Whether it said, wherever the session may be, which asks wait for a human."""

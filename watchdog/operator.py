@@ -271,7 +271,13 @@ class Operator:
 
         async def work() -> Answer:
             await self._fleet.discover(await self._owners.look())
-            undo = Undo(store=self._store, fleet=self._fleet, clock=self._watch.clock, journal=journal)
+            undo = Undo(
+                store=self._store,
+                fleet=self._fleet,
+                clock=self._watch.clock,
+                journal=journal,
+                serving=self._watch.door.serving,
+            )
             # It may have been undone since it was read.
             return await undo.undo((await self.intervention(number))[0])
 

@@ -1,13 +1,36 @@
 """What every host of sessions has in common that is no opencode server: a Python server, here or elsewhere."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from watchdog.errors import ServerAnswerInvalid
-from watchdog.model import Ask, Endpoint, Row, SessionId, TurnId, Witness
+from watchdog.model import Ask, Endpoint, Listener, Row, Served, ServerName, SessionId, Shown, TurnId, Witness
 
 
 class PlainHost:
     """The part of `Server` that such a host answers for itself: it has no feed, no clients, and no HTTP."""
+
+    @property
+    def name(self) -> ServerName:
+        """See `Server.name`."""
+        raise NotImplementedError
+
+    @property
+    def own(self) -> Served:
+        """It speaks through this database by definition."""
+        return Served(server=self.name, by=Shown.HOST)
+
+    async def listener(self) -> Listener:
+        """It is not found by an address."""
+        return Listener()
+
+    async def copy(
+        self,
+        session_id: SessionId,  # noqa: ARG002
+        turn_id: TurnId,  # noqa: ARG002
+        directory: str,  # noqa: ARG002
+    ) -> Sequence[Row] | None:
+        """It has no copy of its own."""
+        return None
 
     @property
     def leads_to(self) -> tuple[Endpoint, ...]:
@@ -18,22 +41,24 @@ class PlainHost:
         """It runs the sessions of its process, so its word about them counts."""
         return True
 
-    async def reject(self, ask: Ask, directory: str) -> None:  # noqa: ARG002
+    async def reject(self, served: Served, ask: Ask, directory: str) -> None:  # noqa: ARG002
         """Refused: the embedding server turns down its asks itself."""
         raise ServerAnswerInvalid("the embedding server turns down its asks itself")
 
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:  # noqa: ARG002
-        """It uses this database by definition."""
-        return True
-
-    async def publish(self, row: Row, directory: str) -> None:
+    async def publish(self, served: Served, row: Row, directory: str) -> None:
         """It reads its own database; it has no clients of the watchdog's concern."""
 
-    async def readable(self, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
+    async def readable(self, served: Served, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
         """It reads rows in its own way; it is not asked."""
         return True
 
-    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:  # noqa: ARG002
+    async def delete_message(
+        self,
+        served: Served,  # noqa: ARG002
+        session_id: SessionId,  # noqa: ARG002
+        message_id: str,  # noqa: ARG002
+        directory: str,  # noqa: ARG002
+    ) -> None:
         """Refused: the embedding server deletes its messages itself."""
         raise ServerAnswerInvalid("the embedding server deletes its messages itself")
 

@@ -11,8 +11,10 @@ from watchdog.model import (
     Endpoint,
     GuardedWrite,
     Holders,
+    Listener,
     Outcome,
     Row,
+    Served,
     ServerName,
     Session,
     SessionId,
@@ -130,6 +132,10 @@ class Store(Protocol):
         """The ids of a session's prompts that are newer than its newest turn, oldest first."""
         ...
 
+    async def turn_rows(self, turn_id: TurnId) -> tuple[Row, ...]:
+        """A whole turn as it is now: the row of the message, and those of all its parts. Nothing if it is gone."""
+        ...
+
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """The newest turn of a session, open or not, by (time_created, rowid); None when it has none."""
         ...
@@ -155,11 +161,8 @@ class Store(Protocol):
         ...
 
 
-class Host(Protocol):
-    """Who runs sessions: what a Python server implements to have its own sessions watched.
-
-    A method that can't answer raises; that is never taken as evidence about a session.
-    """
+class Answering(Protocol):
+    """Says what its sessions do. What can't be answered raises; that is never evidence about a session."""
 
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
         """The sessions of a directory that are not idle."""
@@ -169,13 +172,20 @@ class Host(Protocol):
         """The questions and permissions of a directory that wait for a human."""
         ...
 
+
+class Host(Answering, Protocol):
+    """Who runs sessions: what a Python server implements to have its own sessions watched."""
+
     async def abort(self, session_id: SessionId, directory: str) -> None:
         """End what the session does now."""
         ...
 
 
-class Server(Host, Protocol):
-    """A host with all that the ladder asks of it. Every method raises `ServerError` when it gets no answer."""
+class Server(Answering, Protocol):
+    """A host with all that the ladder asks of it. Every method raises `ServerError` when it gets no answer.
+
+    Whatever changes something takes a `Served`: it is sent to no server that was not shown to serve this database.
+    """
 
     @property
     def name(self) -> ServerName:
@@ -187,27 +197,40 @@ class Server(Host, Protocol):
         """Where its base URL leads; empty when it has none, or a name that no connection has told of yet."""
         ...
 
+    @property
+    def own(self) -> Served | None:
+        """That it serves this database by what it is: a host that speaks through it. Of others it has to be shown."""
+        ...
+
+    async def listener(self) -> Listener:
+        """Who listens at its address."""
+        ...
+
+    async def copy(self, session_id: SessionId, turn_id: TurnId, directory: str) -> Sequence[Row] | None:
+        """A turn with its parts, as the server has them; None where it has no such turn."""
+        ...
+
+    async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:
+        """End what the session does now."""
+        ...
+
     async def vouches(self) -> bool:
         """Whether its silence about a session means something: version 1.14 or later, or embedded."""
         ...
 
-    async def reject(self, ask: Ask, directory: str) -> None:
+    async def reject(self, served: Served, ask: Ask, directory: str) -> None:
         """Turn down a question or a permission, as a person would."""
         ...
 
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
-        """Whether it returns this turn by its id: it really serves this database."""
-        ...
-
-    async def publish(self, row: Row, directory: str) -> None:
+    async def publish(self, served: Served, row: Row, directory: str) -> None:
         """Tell its clients of a part that is already written, by writing the identical row again."""
         ...
 
-    async def readable(self, session_id: SessionId, directory: str) -> bool:
+    async def readable(self, served: Served, session_id: SessionId, directory: str) -> bool:
         """Whether the session's messages can be read through it. False only for its clear word that not."""
         ...
 
-    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
+    async def delete_message(self, served: Served, session_id: SessionId, message_id: str, directory: str) -> None:
         """Delete a message."""
         ...
 
@@ -228,12 +251,22 @@ class Server(Host, Protocol):
         ...
 
 
+class Hosting(Server, Protocol):
+    """A server that speaks through this very database."""
+
+    @property
+    def own(self) -> Served:
+        """See `Server.own`."""
+        ...
+
+
 @runtime_checkable
 class Deputy(Protocol):
     """A server that is told something by way of others. Time passes until it acts, so it looks once more itself."""
 
     async def abort_unless(
         self,
+        served: Served,
         session_id: SessionId,
         directory: str,
         *,

@@ -97,7 +97,9 @@ class _Answer:
     def denies(self, turn: Turn, observation: Observation) -> bool:
         report = self.report
         let_go = observation.let_go.get(turn.id) == report.name
-        return self.idle and (report.vouches or let_go) and turn.id in report.served and (let_go or not self.asks)
+        return (
+            self.idle and (report.vouches or let_go) and report.serves(turn.session_id) and (let_go or not self.asks)
+        )
 
 
 def _answer(report: ServerReport, session: Session) -> _Answer:

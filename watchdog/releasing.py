@@ -11,9 +11,10 @@ from watchdog.errors import NoSuchMessage, NoSuchSession, ServerError, ServerUnr
 from watchdog.family import Family
 from watchdog.interventions import Actor
 from watchdog.listening import Assessment
-from watchdog.model import Observation, Outcome, Result, Session, SessionId, SpareReason, TurnId, VerdictKind
+from watchdog.model import Observation, Outcome, Result, Served, Session, SessionId, SpareReason, VerdictKind
 from watchdog.moments import NEVER, Moment
 from watchdog.ports import Fleet, Server, Store
+from watchdog.proof import claims
 from watchdog.rulings import Consent, Living, living_below, release
 from watchdog.watch import Watch
 
@@ -169,7 +170,7 @@ class Releasing:
         outcomes = await self.release(session.id, reason="to delete a message", agreed=agreed, ends_hold=busy)
         gone = False
         if all(outcome.result in _FINE for outcome in outcomes):
-            await _delete(await self._server_that_has(session, message_id), session, message_id)
+            await _delete(*await self._server_that_has(session), session, message_id)
             gone = not await self._store.message_exists(session.id, message_id)
         return Deletion(session_id=session.id, message_id=message_id, outcomes=outcomes, gone=gone)
 
@@ -211,16 +212,12 @@ class Releasing:
         async with self._progress.waiting(left):
             await anyio.sleep(left + 0.01)
 
-    async def _server_that_has(self, session: Session, message_id: str) -> Server:
-        silent: list[str] = []
-        for server in self._fleet.servers():
-            try:
-                if await server.serves(session.id, TurnId(message_id), session.directory):
-                    return server
-            except ServerError as error:
-                silent.append(str(error))
+    async def _server_that_has(self, session: Session) -> tuple[Server, Served]:
+        seen = await self._watch.door.seen(session.id)
+        if seen.serving:
+            return seen.serving[0]
         raise ServerUnreachable(
-            " ".join(["No server that answers has this message, and only a server can delete it.", *silent])
+            " ".join(["No server that answers has this message, and only a server can delete it.", *seen.silent])
         )
 
 
@@ -263,17 +260,17 @@ def signs_of_life(assessment: Assessment, session: Session) -> list[str]:
 
 def is_claimed(observation: Observation, session: Session) -> bool:
     """Whether a server says that it is at work on a session."""
-    return any(session.id in found for report in observation.reports for found in report.statuses.values())
+    return any(claims(report, session) for report in observation.reports)
 
 
-async def _delete(server: Server, session: Session, message_id: str) -> None:
+async def _delete(server: Server, served: Served, session: Session, message_id: str) -> None:
     """Delete a message; a server may call a session busy for a moment after it let go of it."""
     with anyio.move_on_after(_BUSY_SECONDS):
         while True:
             try:
-                return await server.delete_message(session.id, message_id, session.directory)
+                return await server.delete_message(served, session.id, message_id, session.directory)
             except ServerError as error:
                 if "busy" not in str(error):
                     raise
             await anyio.sleep(0.2)
-    return await server.delete_message(session.id, message_id, session.directory)
+    return await server.delete_message(served, session.id, message_id, session.directory)

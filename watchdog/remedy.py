@@ -242,7 +242,7 @@ class _Ascent(Settling):
     async def _reject(self, again: Again, ask: Ask, place: Place) -> bool:  # noqa: ARG002 - no act without the judge
         self.acted = True
         try:
-            await place.server.reject(ask, place.directory)
+            await place.server.reject(place.served, ask, place.directory)
         except ServerError as error:
             self._step("reject", ok=False, detail=str(error))
             return False

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from watchdog.database_url import PostgresUrl
 from watchdog.errors import JournalUnusable, SettingsError
 from watchdog.no_journal import NoJournal
-from watchdog.ports import Clock, Server
+from watchdog.ports import Clock, Hosting
 from watchdog.postgres.connection import beside, own_engine
 from watchdog.postgres.elsewhere import Elsewhere
 from watchdog.postgres.journal import PostgresJournal
@@ -40,7 +40,7 @@ class Situation:
         alive: whether the loop of this process goes on. One that hangs leaves the lease to another.
     """
 
-    own: Server | None
+    own: Hosting | None
     clock: Clock
     directories: Callable[[], Collection[str]]
     changed: Callable[[], None]

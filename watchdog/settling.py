@@ -8,7 +8,7 @@ import anyio
 from watchdog.again import Again, Seen
 from watchdog.climb import Climb, names, still_open
 from watchdog.errors import ServerError
-from watchdog.model import GuardedWrite, Outcome, Result, Session, Verdict
+from watchdog.model import GuardedWrite, Outcome, Result, Served, Session, Verdict
 from watchdog.ports import Server
 from watchdog.rulings import Dropped
 from watchdog.settle import settle
@@ -65,11 +65,11 @@ class Settling(Climb):
 
     async def _show(self, session: Session, seen: Seen, writes: tuple[GuardedWrite, ...]) -> Outcome:
         """Have a server publish the settled calls and read the session back; put all back if it can't be read."""
-        server = await self._serving(session, seen, writes)
-        if server is not None:
-            await self._publish(server, session, writes)
-            if await self._unreadable(server, session):
-                return await self._put_back(server, session, writes)
+        serving = await self._serving(seen)
+        if serving is not None:
+            await self._publish(*serving, session, writes)
+            if await self._unreadable(*serving, session):
+                return await self._put_back(serving[0], session, writes)
         left = still_open(await self.tools.store.session(session.id), self.verdict)
         if left:
             self._step("verify", ok=False, detail=f"still open: {names(left)}")
@@ -77,38 +77,40 @@ class Settling(Climb):
         self._step("verify", ok=True, detail="everything that was observed is closed")
         return self.outcome(Result.RECOVERED, self.verdict.why)
 
-    async def _serving(self, session: Session, seen: Seen, writes: Iterable[GuardedWrite]) -> Server | None:
-        """A server that is up and really serves this database."""
-        turn_id = next(write.row.message_id for write in writes)
+    async def _serving(self, seen: Seen) -> tuple[Server, Served] | None:
+        """A server that is shown to serve this database, and still up."""
 
-        async def ask(server: Server) -> Server | None:
+        async def up(server: Server, served: Served) -> tuple[Server, Served] | None:
             try:
-                return server if await server.serves(session.id, turn_id, session.directory) else None
+                await server.vouches()
             except ServerError:
                 return None  # a server that is down shows nothing to anybody
+            return server, served
 
-        server = await first(*(partial(ask, server) for server in seen.serving))
-        if server is None:
+        found = await first(*(partial(up, *each) for each in seen.serving))
+        if found is None:
             self._step("publish", ok=True, detail="no server is up to show it")
-        return server
+        return found
 
-    async def _publish(self, server: Server, session: Session, writes: Iterable[GuardedWrite]) -> None:
+    async def _publish(
+        self, server: Server, served: Served, session: Session, writes: Iterable[GuardedWrite]
+    ) -> None:
         parts = [write.row.id for write in writes if write.row.table == "part"]
         rows = await self.tools.store.rows(call_ids=[id_ for id_ in self.verdict.call_ids if id_ in parts])
         after = {write.row.id: write.after for write in writes}
         try:
             for row in rows:
                 if row.says(after[row.id]):
-                    await server.publish(row, session.directory)
+                    await server.publish(served, row, session.directory)
         except ServerError as error:
             self._step("publish", ok=False, detail=str(error))
         else:
             self._step("publish", ok=True, detail=f"{server.name} told its clients of {len(rows)} calls")
 
-    async def _unreadable(self, server: Server, session: Session) -> bool:
+    async def _unreadable(self, server: Server, served: Served, session: Session) -> bool:
         """Whether the server says that it can't read the session's messages."""
         try:
-            readable = await server.readable(session.id, session.directory)
+            readable = await server.readable(served, session.id, session.directory)
         except ServerError as error:
             self._step("read_back", ok=False, detail=str(error))
             return False

@@ -6,10 +6,11 @@ from enum import StrEnum
 
 import anyio
 
+from watchdog.again import Serving
 from watchdog.climb import names
 from watchdog.errors import DatabaseError, ServerError
 from watchdog.interventions import Hold, Intervention, InterventionId, Kept
-from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Step, TurnId
+from watchdog.model import CallId, GuardedWrite, Row, Served, Session, SessionId, Step, TurnId
 from watchdog.ports import Clock, Fleet, History, Server, Store
 
 _FINISH_SECONDS = 30.0
@@ -37,11 +38,12 @@ class Undoing:
 class Undo:
     """Takes interventions back on one database and its servers."""
 
-    def __init__(self, *, store: Store, fleet: Fleet, clock: Clock, journal: History) -> None:
-        self._store = store
-        self._fleet = fleet
-        self._clock = clock
-        self._journal = journal
+    def __init__(self, *, store: Store, fleet: Fleet, clock: Clock, journal: History, serving: Serving) -> None:
+        self.store = store
+        self.fleet = fleet
+        self.clock = clock
+        self.journal = journal
+        self.serving = serving
 
     async def undo(self, intervention: Intervention) -> Undoing:
         """Put the rows of an intervention back if they still read as the watchdog left them.
@@ -53,20 +55,19 @@ class Undo:
             DatabaseError: opencode's database can't be used.
             JournalUnusable: the journal can't be used.
         """
-        attempt = _Attempt(self._store, self._fleet, self._clock, self._journal, intervention)
-        return await attempt.run(await self._journal.kept(intervention.id))
+        attempt = _Attempt(self, intervention)
+        return await attempt.run(await self.journal.kept(intervention.id))
 
 
 class _Attempt:
     """One undo, with its steps."""
 
-    def __init__(
-        self, store: Store, fleet: Fleet, clock: Clock, journal: History, intervention: Intervention
-    ) -> None:
-        self.store = store
-        self.fleet = fleet
-        self.clock = clock
-        self.journal = journal
+    def __init__(self, undo: Undo, intervention: Intervention) -> None:
+        self.store = undo.store
+        self.fleet = undo.fleet
+        self.clock = undo.clock
+        self.journal = undo.journal
+        self.serving = undo.serving
         self.intervention = intervention
         self.session_id = intervention.verdict.cancel_session_id
         self.steps: list[Step] = []
@@ -131,27 +132,24 @@ class _Attempt:
 
     async def _unreadable_after(self, session: Session, kept: Sequence[Kept]) -> bool:
         """Show the rows through a server, and ask it whether the messages read. True only for its clear no."""
-        server = await self._serving(session, kept[0].row.message_id)
-        if server is None:
+        serving = await self._serving(session)
+        if serving is None:
             return False
+        server, served = serving
         try:
             for row in await self._rows([each for each in kept if each.row.table == "part"]):
-                await server.publish(row, session.directory)
+                await server.publish(served, row, session.directory)
             self._step("publish", ok=True, detail=f"{server.name} told its clients")
-            readable = await server.readable(session.id, session.directory)
+            readable = await server.readable(served, session.id, session.directory)
         except ServerError as error:
             self._step("publish", ok=False, detail=str(error))
             return False
         self._step("read_back", ok=readable, detail="the messages read" if readable else "the messages do not read")
         return not readable
 
-    async def _serving(self, session: Session, turn_id: TurnId) -> Server | None:
-        for server in self.fleet.servers():
-            try:
-                if await server.serves(session.id, turn_id, session.directory):
-                    return server
-            except ServerError:
-                continue  # a server that is down shows nothing to anybody
+    async def _serving(self, session: Session) -> tuple[Server, Served] | None:
+        for server, served in await self.serving(session.id):
+            return server, served
         self._step("publish", ok=True, detail="no server is up to show it")
         return None
 

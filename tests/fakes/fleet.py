@@ -1,6 +1,8 @@
 """The servers that can be asked, as a test lists them."""
 
-from watchdog.model import Holders
+from collections.abc import Sequence
+
+from watchdog.model import Holders, Served, SessionId
 from watchdog.ports import Server
 
 
@@ -27,6 +29,10 @@ class FakeFleet:
     async def refresh(self) -> None:
         """Forget what the test says is gone."""
         self.known = [server for server in self.known if server not in self.gone]
+
+    async def serving(self, session_id: SessionId) -> Sequence[tuple[Server, Served]]:  # noqa: ARG002
+        """Those that serve the database by their own word."""
+        return [(server, server.own) for server in self.known if server.own is not None]
 
     async def discover(self, holders: Holders) -> None:
         """Find what is hidden."""

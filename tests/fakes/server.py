@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -12,7 +12,20 @@ import anyio
 import anyio.lowlevel
 
 from watchdog.errors import ServerAnswerInvalid, ServerError
-from watchdog.model import Activity, Ask, Endpoint, Row, ServerName, SessionId, Status, TurnId, Witness
+from watchdog.model import (
+    Activity,
+    Ask,
+    Endpoint,
+    Listener,
+    Row,
+    Served,
+    ServerName,
+    SessionId,
+    Shown,
+    Status,
+    TurnId,
+    Witness,
+)
 from watchdog.moments import NEVER, Moment
 
 
@@ -39,6 +52,9 @@ class FakeServer:
         statuses_by: what is not idle, by directory.
         asks_by: what waits for a human, by directory.
         turns: the turns of its database.
+        shown: it serves the database by its own word; if not, that has to be shown.
+        listens: who listens at its address.
+        copies: its own copies of turns; the rows of its database, say.
         unreadable: sessions whose messages can't be read.
         on_abort: what the rest of the world does when an abort works; the database closes its rows, say.
         on_reject: the same when an ask is turned down.
@@ -53,6 +69,9 @@ class FakeServer:
     statuses_by: dict[str, dict[SessionId, Status]] = field(default_factory=dict)
     asks_by: dict[str, list[Ask]] = field(default_factory=dict)
     turns: set[tuple[SessionId, TurnId]] = field(default_factory=set)
+    shown: bool = True
+    listens: Listener = field(default_factory=Listener)
+    copies: Callable[[TurnId], Awaitable[Sequence[Row] | None]] | None = None
     unreadable: set[SessionId] = field(default_factory=set)
     abort_behaviour: AbortBehaviour = AbortBehaviour.WORKS
     on_abort: Callable[[SessionId], Awaitable[None]] | None = None
@@ -70,6 +89,25 @@ class FakeServer:
         """Let a session be at work."""
         self.statuses_by.setdefault(directory, {})[session_id] = Status(activity=Activity.BUSY)
 
+    @property
+    def own(self) -> Served | None:
+        """Its own word, if that is all that is needed."""
+        return Served(server=self.name, by=Shown.HOST) if self.shown else None
+
+    @property
+    def served(self) -> Served:
+        """What a test hands to it."""
+        return Served(server=self.name, by=Shown.HOST)
+
+    async def listener(self) -> Listener:
+        """Who listens at its address."""
+        return self.listens
+
+    async def copy(self, session_id: SessionId, turn_id: TurnId, directory: str) -> Sequence[Row] | None:  # noqa: ARG002
+        """Its own copy of a turn."""
+        await self._answer()
+        return await self.copies(turn_id) if self.copies is not None else None
+
     async def vouches(self) -> bool:
         """Whether its silence means something."""
         await self._answer()
@@ -85,7 +123,7 @@ class FakeServer:
         await self._answer()
         return tuple(self.asks_by.get(directory, ()))
 
-    async def reject(self, ask: Ask, directory: str) -> None:
+    async def reject(self, served: Served, ask: Ask, directory: str) -> None:  # noqa: ARG002
         """Turn an ask down, and forget it."""
         await self._answer()
         self.rejected.append((ask.id, directory))
@@ -96,7 +134,7 @@ class FakeServer:
         if self.on_reject is not None:
             self.on_reject(ask)
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:  # noqa: ARG002
         """Do what the script says. Like a real one, it agrees for any session."""
         self.aborted.append((session_id, directory))
         await self._answer()
@@ -114,22 +152,17 @@ class FakeServer:
             case AbortBehaviour.LIES:
                 pass
 
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:  # noqa: ARG002
-        """Whether the turn is in its database."""
-        await self._answer()
-        return (session_id, turn_id) in self.turns
-
-    async def publish(self, row: Row, directory: str) -> None:
+    async def publish(self, served: Served, row: Row, directory: str) -> None:  # noqa: ARG002
         """Note what its clients would see."""
         await self._answer()
         self.published.append((row, directory))
 
-    async def readable(self, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
+    async def readable(self, served: Served, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
         """Whether the session's messages can be read."""
         await self._answer()
         return session_id not in self.unreadable
 
-    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
+    async def delete_message(self, served: Served, session_id: SessionId, message_id: str, directory: str) -> None:  # noqa: ARG002
         """Delete a message, unless its session is busy."""
         await self._answer()
         if session_id in self.statuses_by.get(directory, {}):
@@ -260,10 +293,10 @@ async def _respond(fake: FakeServer, request: Request, version: str) -> bytes:
                 assert request.path[0] == "question" or json.loads(request.body) == {"reply": "reject"}
                 if not found_asks:
                     return reply({"name": "NotFoundError"}, status=404)
-                await fake.reject(found_asks[0], directory)
+                await fake.reject(fake.served, found_asks[0], directory)
                 return reply(body=True)
             case "POST", ("session", session_id, "abort"):
-                await fake.abort(SessionId(session_id), directory)
+                await fake.abort(fake.served, SessionId(session_id), directory)
                 return reply(body=True)
             case _, ("session", session_id, *rest):
                 return await _respond_messages(fake, request, SessionId(session_id), rest)
@@ -278,14 +311,16 @@ async def _respond_messages(fake: FakeServer, request: Request, session_id: Sess
     directory = request.directory or ""
     match request.method, rest:
         case "GET", ["message"]:
-            readable = await fake.readable(session_id, directory)
+            readable = await fake.readable(fake.served, session_id, directory)
             return reply([], status=200 if readable else 400)
         case "GET", ["message", turn_id]:
-            if await fake.serves(session_id, TurnId(turn_id), directory):
-                return reply({"info": {"id": turn_id, "sessionID": session_id}, "parts": []})
-            return reply({"name": "NotFoundError"}, status=404)
+            copy = await fake.copy(session_id, TurnId(turn_id), directory)
+            if copy is None:
+                return reply({"name": "NotFoundError"}, status=404)
+            info, *parts = [_wire_row(row) for row in copy]
+            return reply({"info": info, "parts": parts})
         case "DELETE", ["message", message_id]:
-            await fake.delete_message(session_id, message_id, directory)
+            await fake.delete_message(fake.served, session_id, message_id, directory)
             return reply(body=True)
         case "PATCH", ["message", turn_id, "part", part_id]:
             data = json.loads(request.body)
@@ -294,9 +329,14 @@ async def _respond_messages(fake: FakeServer, request: Request, session_id: Sess
                 table="part", id=part_id, message_id=TurnId(turn_id), session_id=session_id,
                 created_ms=0, updated_ms=0, data=json.dumps(data),
             )  # fmt: skip
-            await fake.publish(row, directory)
+            await fake.publish(fake.served, row, directory)
             return reply(data)
     return reply({"name": "NotFoundError"}, status=404)
+
+
+def _wire_row(row: Row) -> dict[str, object]:
+    ids = {"id": row.id, "sessionID": row.session_id} | ({"messageID": row.message_id} if row.table == "part" else {})
+    return {**json.loads(row.data), **ids}
 
 
 def _wire_status(status: Status) -> dict[str, object]:

@@ -172,6 +172,12 @@ class FakeStore:
         after = len(roles) - roles[::-1].index("assistant") if "assistant" in roles else 0
         return tuple(row["id"] for row, role in list(zip(rows, roles, strict=True))[after:] if role == "user")
 
+    async def turn_rows(self, turn_id: TurnId) -> tuple[Row, ...]:
+        self._fail()
+        parts = [CallId(id_) for id_, row in self.content.tables["part"].items() if row["message_id"] == turn_id]
+        messages = await self.rows(turn_ids=[turn_id])
+        return (*messages, *(await self.rows(call_ids=parts)))
+
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         self._fail()
         rows = [row for row in self.content.tables["message"].values() if row["session_id"] == session_id]

@@ -17,7 +17,7 @@ from tests.support.recorder import Recorder, recorder
 from tests.support.waiting import wait_until
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable
 from watchdog.model import Ask as PendingAsk
-from watchdog.model import AskKind, Holder, Holders, Row, ServerReport, SessionId, TurnId
+from watchdog.model import AskKind, Holder, Holders, Row, Served, ServerReport, SessionId, Shown, TurnId
 from watchdog.observe import trouble_of
 from watchdog.opencode.peers import party_of
 from watchdog.opencode.server import OpencodeServer
@@ -70,7 +70,7 @@ async def _listens(server: OpencodeServer) -> None:
 ASKS: dict[str, Ask] = {
     "a question": lambda it: it.statuses(FOLDER),
     "a version": lambda it: it.version(),
-    "an abort": lambda it: it.abort(S1, FOLDER),
+    "an abort": lambda it: it.abort(Served(server=it.name, by=Shown.PROCESS), S1, FOLDER),
     "the feed": _listens,
 }
 each_ask = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
@@ -232,7 +232,7 @@ class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
     @pytest.mark.parametrize(
         "act",
         [
-            lambda it: it.abort(S1, FOLDER),
+            lambda it: it.abort(Served(server=it.name, by=Shown.PROCESS), S1, FOLDER),
             lambda it: it.publish(ROW, FOLDER),
             lambda it: it.delete_message(S1, TurnId("msg_1"), FOLDER),
             lambda it: it.reject(PendingAsk(id="que_1", kind=AskKind.QUESTION, session_id=S1), FOLDER),
@@ -253,7 +253,7 @@ class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
             assert await it.statuses(FOLDER) == {}
             clock.advance(3)
             with pytest.raises(ServerError, match="did not agree"):
-                await it.abort(S1, FOLDER)
+                await it.abort(Served(server=it.name, by=Shown.PROCESS), S1, FOLDER)
             assert there.asked == [(1, "GET"), (2, "POST")]
 
     async def test_a_question_is_not_asked_again_once_a_byte_came(self) -> None:
@@ -282,7 +282,7 @@ class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
 
         async with loopback(once) as url, asking(url) as it:
             for _ in range(3):
-                await it.abort(S1, FOLDER)
+                await it.abort(Served(server=it.name, by=Shown.PROCESS), S1, FOLDER)
         assert asked == ["POST"] * 3
 
 

@@ -237,15 +237,15 @@ async def test_a_process_is_its_pid_and_its_birth_and_never_its_command_line(
 
 async def test_the_idle_answer_of_a_server_of_another_database_is_no_evidence(stage: Stage) -> None:
     """31."""
-    work = stage.work(age=HOUR, busy=False)
-    stage.server.turns.clear()
+    stage.work(age=HOUR, busy=False)
+    stage.server.shown = False
     before = stage.stored()
     async with stage.watching(tool_timeout="off", orphan_grace=30) as play:
         await play.pass_time(2 * HOUR)
         assert play.reasons == {SpareReason.WITHIN_LIMIT}
         assert (play.diary.finds, stage.stored()) == ([], before)
 
-        stage.server.turns.add((work.session, work.turn))
+        stage.server.shown = True
         await play.look()
         await play.pass_time(29)
         assert play.diary.finds == []

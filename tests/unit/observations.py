@@ -13,10 +13,12 @@ from watchdog.model import (
     Holders,
     Observation,
     Policy,
+    Served,
     ServerName,
     ServerReport,
     Session,
     SessionId,
+    Shown,
     Snapshot,
     Status,
     ToolCall,
@@ -107,23 +109,30 @@ def report(
     *,
     statuses: Mapping[str, Status] | None = None,
     asks: Iterable[Ask] = (),
-    served: Iterable[str] = (),
+    served: Iterable[str] | Served | None = None,
     directories: Iterable[str] = (DIRECTORY,),
     **more: Any,  # noqa: ANN401
 ) -> ServerReport:
     """What a server that vouches answered for its directories."""
     said = {SessionId(id_): status for id_, status in (statuses or {}).items()}
+    asks = tuple(asks)
+    shown = bool(served or said or asks or more.get("life"))
     fields: dict[str, Any] = {
         "name": SERVER,
         "pid": 100,
         "vouches": True,
         "statuses": dict.fromkeys(directories, said),
         "asks": dict.fromkeys(directories, tuple(asks)),
-        "served": frozenset(TurnId(id_) for id_ in served),
+        "served": served if isinstance(served, Served) else _served(more.get("pid", 100)) if shown else None,
         "witness": Witness(connected=True, since=back(10_000)),
         **more,
     }
     return ServerReport(**fields)
+
+
+def _served(pid: int | None) -> Served:
+    """It is shown by its process."""
+    return Served(server=SERVER, by=Shown.PROCESS, pid=pid)
 
 
 def question(session_id: str, *, turn: str | None = None, call_ref: str | None = None) -> Ask:

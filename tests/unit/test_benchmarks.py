@@ -32,7 +32,7 @@ from tests.support.debian import require
 from tests.support.postgres import Cluster
 from tests.support.waiting import wait_until
 from watchdog.clock import Countable, SystemClock
-from watchdog.model import SessionId, TurnId
+from watchdog.model import Served, SessionId, Shown, TurnId
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.server import OpencodeServer
 from watchdog.postgres import queries
@@ -328,8 +328,10 @@ async def test_the_scripted_server_tells_its_listeners_what_it_is_at_work_on(gen
             await asyncio.to_thread(claim, url, {DIRECTORY: [session]})
             await wait_until(lambda: asked.busy_directories() == {DIRECTORY}, "the session to begin")
             assert set(await asked.statuses(DIRECTORY)) == {session}
-            assert await asked.serves(session, TurnId(work[0].turn), DIRECTORY)
-            await asked.abort(session, DIRECTORY)
+            copy = await asked.copy(session, TurnId(work[0].turn), DIRECTORY)
+            assert copy is not None
+            assert copy[0].id == work[0].turn
+            await asked.abort(Served(server=asked.name, by=Shown.PROCESS), session, DIRECTORY)
             await wait_until(lambda: not asked.busy_directories(), "the session to end")
             assert await asked.statuses(DIRECTORY) == {}
             assert await asked.pending_asks(DIRECTORY) == ()

@@ -15,7 +15,6 @@ from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
 from tests.support.watchdog_run import Finished
 from watchdog.lock import DatabaseLock, lock_path
-from watchdog.model import SessionId
 from watchdog.opencode.owners import INITIAL_NAMESPACE, _namespace
 from watchdog.settings import Settings
 
@@ -193,34 +192,37 @@ async def test_something_else_listens_there(program: Program, rows: OpencodeFile
     assert "Is it an opencode server?" in said(done, "problem")[0]
 
 
-async def test_a_server_without_the_open_turns_of_this_database_serves_another_one(
-    program: Program, path: Path
-) -> None:
+async def test_a_server_of_a_database_that_nobody_has_open_serves_another_one(program: Program, path: Path) -> None:
     with OpencodeFile(path) as rows:
         rows.turn(rows.session())
     async with server(FakeServer()) as url:
         done = await program.run("check", "--database", path, "--server", url)
     assert done.code == 3
     assert said(done, "problem")[0] == (
-        f"{url} does not use this database: it serves another one. Name its database with --database, or the right "
-        "server with --server."
+        f"{url} is opencode, but on another database: no process has this one open. Name its database with "
+        "--database, or the right server with --server."
     )
 
 
-async def test_a_server_that_has_it_not_open_serves_another_one(program: Program, path: Path) -> None:
+async def test_a_server_whose_process_has_another_database_open_is_named_with_it(
+    program: Program, path: Path, tmp_path: Path
+) -> None:
     OpencodeFile(path).close()
-    async with server(FakeServer()) as url:
-        done = await program.run("check", "--database", path, "--server", url)
+    with OpencodeFile(tmp_path / "live.db") as live:
+        live.session()
+        async with server(FakeServer()) as url:
+            done = await program.run("check", "--database", path, "--server", url)
     assert done.code == 3
-    assert "serves another one" in said(done, "problem")[0]
+    assert said(done, "problem")[0].startswith(f"{url} is ")
+    assert f"(pid {os.getpid()}), but on another database." in said(done, "problem")[0]
 
 
-async def test_a_server_with_an_open_turn_of_this_database_is_the_right_one(
+async def test_a_server_whose_process_has_this_database_open_is_the_right_one(
     program: Program, rows: OpencodeFile
 ) -> None:
     fake = FakeServer()
     session = rows.session(at=now_ms())
-    fake.turns.add((SessionId(session), rows.turn(session, at=now_ms())))
+    rows.turn(session, at=now_ms())
     async with server(fake) as url:
         done = await program.run("check", "--database", rows.path, "--server", url)
     assert done.code == 0, done.stdout

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
 from tests.support.watchdog_run import Finished
 from tests.unit.test_contract import example, shape
 from watchdog.journal import SqliteJournal
-from watchdog.model import SessionId, TurnId
+from watchdog.model import Row, TurnId
 from watchdog.render_journal import shortened
 
 __all__ = ["path", "program", "rows"]
@@ -168,11 +169,16 @@ async def test_undo_touches_nothing_when_the_session_went_on(recovered: Program,
     assert data(path) == left
 
 
-async def test_undo_is_shown_by_a_server_that_is_up(recovered: Program) -> None:
-    fake = FakeServer()
-    fake.turns.add((SessionId(LOST), TurnId("msg_1")))
-    async with loopback(over_http(fake)) as url:
-        done = await recovered.run("undo", "1", "--json", "--server", url)
+async def test_undo_is_shown_by_a_server_that_is_up(recovered: Program, path: Path) -> None:
+    with OpencodeFile(path) as rows:
+
+        async def copies(turn_id: TurnId) -> list[Row]:
+            ids: dict[str, Any] = {"message_id": turn_id, "session_id": LOST, "created_ms": 0, "updated_ms": 0}
+            found = [("message", turn_id), ("part", "prt_1")]
+            return [Row(table=table, id=id_, data=rows.get(table, id_), **ids) for table, id_ in found]
+
+        async with loopback(over_http(fake := FakeServer(copies=copies))) as url:
+            done = await recovered.run("undo", "1", "--json", "--server", url)
     assert done.code == 0
     assert [row.id for row, _ in fake.published] == ["prt_1"]
     assert [step["step"] for step in done.document["steps"]] == ["write", "publish", "read_back", "hold"]

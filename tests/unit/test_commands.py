@@ -13,7 +13,7 @@ from tests.fakes.server import AbortBehaviour, FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, python, rows
 from tests.support.waiting import SECONDS
-from watchdog.model import SessionId
+from watchdog.model import Served, SessionId
 
 __all__ = ["path", "program", "rows"]
 
@@ -352,7 +352,7 @@ async def test_what_no_server_runs_is_unreachable_and_the_process_is_named(
 ) -> None:
     now = now_ms()
     call = rows.call(rows.turn(rows.session("ses_tui", at=now), at=now), at=now)
-    async with serving(program, rows, FakeServer()):
+    async with serving(program, rows, FakeServer(vouching=False)):
         done = await program.run("release", "ses_tui", "--yes")
     assert done.code == 1
     assert done.stdout.startswith("outcome\tunreachable\tses_tui\t")
@@ -407,8 +407,10 @@ async def test_what_ends_while_the_person_thinks_is_not_ended_twice(program: Pro
 
 async def test_a_message_of_a_busy_session_is_deleted_after_its_release(program: Program, rows: OpencodeFile) -> None:
     class Forgetful(FakeServer):
-        async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
-            await super().delete_message(session_id, message_id, directory)
+        async def delete_message(
+            self, served: Served, session_id: SessionId, message_id: str, directory: str
+        ) -> None:
+            await super().delete_message(served, session_id, message_id, directory)
             rows.delete("part", call)
             rows.delete("message", message_id)
 

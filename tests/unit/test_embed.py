@@ -33,13 +33,17 @@ from watchdog.errors import (
     WatchdogError,
 )
 from watchdog.model import (
+    EMBEDDED,
     Activity,
     Ask,
     AskKind,
+    Listener,
     Outcome,
     Result,
     Row,
+    Served,
     SessionId,
+    Shown,
     SpareReason,
     Status,
     TurnId,
@@ -329,8 +333,10 @@ class TestServer:
         assert (server.name, server.leads_to, server.witness(), server.life()) == ("embedded", (), None, {})
         assert server.busy_directories() == ()
         assert await server.vouches()
-        assert await server.serves(SessionId("ses_1"), TurnId("msg_1"), PLACE)
-        assert await server.readable(SessionId("ses_1"), PLACE)
+        assert server.own == Served(server=EMBEDDED, by=Shown.HOST)
+        assert await server.copy(SessionId("ses_1"), TurnId("msg_1"), PLACE) is None
+        assert await server.listener() == Listener()
+        assert await server.readable(server.own, SessionId("ses_1"), PLACE)
         row = Row(
             table="part",
             id="prt_1",
@@ -340,9 +346,9 @@ class TestServer:
             updated_ms=0,
             data="{}",
         )
-        await server.publish(row, PLACE)
+        await server.publish(server.own, row, PLACE)
         with pytest.raises(ServerAnswerInvalid):
-            await server.delete_message(SessionId("ses_1"), "msg_1", PLACE)
+            await server.delete_message(server.own, SessionId("ses_1"), "msg_1", PLACE)
 
 
 class TestGuest:

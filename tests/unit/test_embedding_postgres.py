@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -35,12 +35,14 @@ from watchdog.model import (
     AskKind,
     Outcome,
     Result,
+    Served,
     SessionId,
     SpareReason,
     Status,
     TurnId,
     VerdictKind,
 )
+from watchdog.ports import Server
 from watchdog.postgres.connection import APPLICATION
 from watchdog.postgres.journal import PostgresJournal
 from watchdog.postgres.store import PostgresStore
@@ -509,9 +511,12 @@ class TestJournal:
             (intervention,) = await journal.interventions()
             assert (intervention.reason, intervention.outcome) == ("nobody ran it", outcome)
             store = await PostgresStore.open(server.engine)
-            undo = Undo(
-                store=store, fleet=EmbeddedFleet(EmbeddedServer(server.host, CLOCK)), clock=CLOCK, journal=journal
-            )
+            own = EmbeddedServer(server.host, CLOCK)
+
+            async def serving(_: SessionId) -> Sequence[tuple[Server, Served]]:
+                return [(own, own.own)]
+
+            undo = Undo(store=store, fleet=EmbeddedFleet(own), clock=CLOCK, journal=journal, serving=serving)
             undoing = await undo.undo(intervention)
             assert undoing.result is UndoResult.UNDONE, undoing
             await server.looked(lambda: server.notes.reasons(session) == {SpareReason.ON_HOLD}, "its hold")

@@ -31,10 +31,12 @@ from watchdog.model import (
     Judgement,
     Observation,
     Policy,
+    Served,
     ServerName,
     ServerReport,
     Session,
     SessionId,
+    Shown,
     Snapshot,
     Spared,
     SpareReason,
@@ -142,17 +144,22 @@ class World:
     def report(self, number: int) -> ServerReport:
         answered = (DIRECTORY, ELSEWHERE)[: self.one(2, 2, 2, 2, 2, 1, 0)]
         busy = self.some(IDS, self.one(0.0, 0.5, 0.9))
-        every = [TurnId(f"msg_{session}{turn}") for session in range(MOST) for turn in range(2)]
+        name = ServerName(f"http://127.0.0.1:{number}")
+        pid = self.one(number, number, number, None)
+        if self.strange():
+            return ServerReport(name=name, not_shown=f"{name} is on another database.")
+        covered = frozenset(IDS if not self.strange() else self.some(IDS, 0.5))
+        rows = Served(server=name, by=Shown.ROWS, sessions=covered)
         return ServerReport(
-            name=ServerName(f"http://127.0.0.1:{number}"),
-            pid=self.one(number, number, number, None),
+            name=name,
+            pid=pid,
             vouches=not self.strange(),
             problem="it broke" if self.strange() else None,
             statuses={where: {id_: self.status() for id_ in self.some(busy, 0.8)} for where in answered},
             asks={where: tuple(self.ask() for _ in range(self.one(0, 0, 0, 1))) for where in answered}
             if not self.strange()
             else {},
-            served=frozenset(every if not self.strange() else self.some(every, 0.5)),
+            served=self.one(Served(server=name, by=Shown.PROCESS, pid=pid), rows),
             life={id_: moment(self.moment()) for id_ in self.some(IDS, 0.3)},
         )
 
@@ -263,7 +270,7 @@ def orphaned_rows(judgement: Judgement) -> set[str]:
 
 
 def busy_ids(seen: Observation) -> set[SessionId]:
-    return {id_ for report in seen.reports for said in report.statuses.values() for id_ in said}
+    return {id_ for report in seen.reports for id_ in report.said}
 
 
 def below(seen: Observation, id_: SessionId) -> set[SessionId]:
@@ -295,9 +302,15 @@ def waiting_on(seen: Observation, id_: SessionId) -> Iterator[SessionId]:
                 yield each.id
 
 
+def heard(scene: Scene) -> ServerReport:
+    """A server that is shown to serve the database: the first one, or a new one."""
+    first = scene.seen.reports[0] if scene.seen.reports else ServerReport(name=ServerName("http://new"))
+    return replace(first, served=Served(server=first.name, by=Shown.PROCESS, pid=first.pid))
+
+
 def with_status(scene: Scene, status: Status) -> Observation:
     """The same, but a server says that it is at work on the session."""
-    first = scene.seen.reports[0] if scene.seen.reports else ServerReport(name=ServerName("http://new"))
+    first = heard(scene)
     said = {**first.statuses, DIRECTORY: {**first.statuses.get(DIRECTORY, {}), scene.id_: status}}
     retries = dict(scene.seen.retries)
     if status.retry_at_ms is not None:
@@ -307,7 +320,7 @@ def with_status(scene: Scene, status: Status) -> Observation:
 
 def with_ask(scene: Scene) -> Observation:
     """The same, but a server says that a person is asked for something in the session."""
-    first = scene.seen.reports[0] if scene.seen.reports else ServerReport(name=ServerName("http://new"))
+    first = heard(scene)
     ask = Ask(id="que_new", kind=AskKind.QUESTION, session_id=scene.id_)
     where = min(first.asks, default="/somewhere")
     said = {**first.asks, where: (*first.asks.get(where, ()), ask)}
@@ -509,7 +522,7 @@ def test_the_order_in_which_things_are_told_makes_no_difference(scene: Scene) ->
 @on_many_scenes
 def test_what_a_server_answered_is_found_by_session(scene: Scene) -> None:
     for told in scene.seen.reports:
-        for id_ in IDS:
+        for id_ in filter(told.serves, IDS):
             said = [told.statuses[where][id_] for where in sorted(told.statuses) if id_ in told.statuses[where]]
             assert list(told.said.get(id_, ())) == said
             assert list(told.asked.get(id_, ())) == [

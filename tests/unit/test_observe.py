@@ -1,7 +1,7 @@
 """One look: who is asked what, what is read again, and what is missing when somebody does not answer."""
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -19,9 +19,13 @@ from watchdog.model import (
     Endpoint,
     Holder,
     Holders,
+    Listener,
     Observation,
+    Row,
+    Served,
     ServerName,
     SessionId,
+    Shown,
     Snapshot,
     Status,
     TurnId,
@@ -31,6 +35,7 @@ from watchdog.observe import Observer
 from watchdog.silence import Silences
 
 PLACE = "/project"
+SERVER_NAME = ServerName("http://127.0.0.1:4096")
 SERVER = Holder(pid=100, born_ms=0, command="opencode serve", endpoints=(endpoint(4096),))
 
 
@@ -40,7 +45,6 @@ class Listening(FakeServer):
     def __init__(self, name: str = "http://127.0.0.1:4096", *leads_to: Endpoint) -> None:
         super().__init__(name=ServerName(name), leads_to=leads_to or (endpoint(4096),))
         self.asked: list[tuple[str, str]] = []
-        self.unserved: set[TurnId] = set()
 
     async def statuses(self, directory: str) -> dict[SessionId, Status]:
         self.asked.append(("statuses", directory))
@@ -49,11 +53,6 @@ class Listening(FakeServer):
     async def vouches(self) -> bool:
         self.asked.append(("vouches", ""))
         return await super().vouches()
-
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
-        self.asked.append(("serves", turn_id))
-        await super().serves(session_id, turn_id, directory)
-        return turn_id not in self.unserved
 
     def take(self, what: str) -> list[str]:
         """What it was asked of this since the last time."""
@@ -148,12 +147,12 @@ class TestAsking:
         assert world.store.looks[-1] == ({session}, False)
         assert session in seen.idle_clocks
 
-    async def test_a_full_look_asks_for_every_folder_and_reads_again(self, world: World) -> None:
+    async def test_a_full_look_asks_for_no_folder_in_which_nothing_is_open(self, world: World) -> None:
         world.store.content.session("ses_1", directory="/a")
         world.store.content.session("ses_2", directory="/b")
         await world.look()
         await world.look(full=True)
-        assert world.server.take("statuses") == ["/a", "/b"]
+        assert world.server.take("statuses") == []
         assert len(world.store.looks) == 2
 
     async def test_nothing_is_read_again_while_nothing_was_committed(self, world: World) -> None:
@@ -194,7 +193,7 @@ class TestFailing:
         seen = await world.look()
         assert seen.degraded == ("nobody answers",)
         (report,) = seen.reports
-        assert (report.statuses, report.asks, report.served, report.vouches) == ({}, {}, frozenset(), False)
+        assert (report.statuses, report.asks, report.vouches) == ({}, {}, False)
         assert seen.idle_clocks == {}
 
     async def test_a_folder_that_is_not_answered_is_missing_and_the_others_are_there(
@@ -241,7 +240,7 @@ class TestFailing:
 
         monkeypatch.setattr(world.server, "vouches", fail)
         (report,) = (await world.look()).reports
-        assert (report.vouches, report.problem, report.served) == (False, "no version", frozenset())
+        assert (report.vouches, report.problem) == (False, "no version")
 
     async def test_one_server_that_fails_hides_no_other(self, world: World) -> None:
         dead = Listening("http://127.0.0.1:1", endpoint(1))
@@ -302,7 +301,6 @@ class TestHolders:
         session = world.unfinished(busy=True)
         world.store.content.turn(session, "msg_newer", at=1_790_000_000_500)
         assert (await world.look()).holders is not None
-        assert world.server.take("serves") == ["msg_1"]
 
     async def test_the_process_behind_a_server_is_named_by_its_port(self, world: World) -> None:
         world.unfinished()
@@ -327,68 +325,99 @@ class TestHolders:
         seen = await world.look()
         assert world.fleet.discovered == [world.owners.holders]
         assert session in seen.reports[1].statuses[PLACE]
-        assert found.take("serves") == world.server.take("serves") == []  # it is claimed now
+
+
+AT_4096 = Listener(pids=frozenset([100]), hidden=False, databases=frozenset([100]), what="opencode serve (pid 100)")
 
 
 class TestServed:
-    async def test_a_turn_that_a_server_served_is_not_asked_for_again(self, world: World) -> None:
-        world.unfinished()
-        for _ in range(2):
-            (report,) = (await world.look()).reports
-            assert report.served == {"msg_1"}
-        assert world.server.take("serves") == ["msg_1"]
-
-    async def test_another_process_at_the_same_address_is_asked_again(self, world: World) -> None:
-        world.unfinished()
-        await world.look()
-        world.server.unserved.add(TurnId("msg_1"))
-        world.owners.holders = Holders(
-            known=(Holder(pid=101, born_ms=5, command="opencode serve", endpoints=(endpoint(4096),)),)
-        )
-        (report,) = (await world.look(fresh=True)).reports
-        assert (report.pid, report.served) == (101, frozenset())
-
-    async def test_a_server_whose_process_is_not_visible_is_asked_each_time(self, world: World) -> None:
-        world.unfinished()
-        world.owners.holders = Holders(complete=False)
-        await world.look()
-        world.server.unserved.add(TurnId("msg_1"))
+    async def test_a_server_whose_process_has_the_database_open_is_shown_to_serve_it(self, world: World) -> None:
+        session = world.unfinished(busy=True)
+        world.server.shown, world.server.listens = False, AT_4096
         (report,) = (await world.look()).reports
-        assert (report.pid, report.served) == (None, frozenset())
+        assert report.served == Served(server=SERVER_NAME, by=Shown.PROCESS, pid=100, born_ms=0)
+        assert session in report.said
 
-    async def test_a_server_of_another_database_is_asked_for_one_turn_only(self, world: World) -> None:
-        for name in ("1", "2", "3"):
-            world.unfinished(name)
-            world.server.unserved.add(TurnId(f"msg_{name}"))
-        (report,) = (await world.look()).reports
-        assert (report.served, report.problem) == (frozenset(), None)
-        assert len(world.server.take("serves")) == 1
-
-    async def test_a_server_that_fails_on_the_way_has_served_nothing(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        world.unfinished()
-
-        async def fail(*_: object) -> bool:
-            raise ServerUnreachable("cut")
-
-        monkeypatch.setattr(world.server, "serves", fail)
+    async def test_a_server_whose_process_has_another_database_open_is_asked_nothing(self, world: World) -> None:
+        world.unfinished(busy=True)
+        world.server.shown, world.server.listens = False, AT_4096
+        world.owners.holders = Holders(known=(Holder(pid=7, born_ms=0, command="opencode"),))
         seen = await world.look()
-        assert (seen.reports[0].served, seen.degraded) == (frozenset(), ("cut",))
+        (report,) = seen.reports
+        assert (report.served, dict(report.said), dict(report.life), report.vouches) == (None, {}, {}, False)
+        assert report.not_shown is not None
+        assert "opencode serve (pid 100), but on another database" in report.not_shown
+        assert world.server.asked == []
 
-    async def test_a_server_that_vouches_for_nothing_is_not_asked_for_turns(self, world: World) -> None:
-        world.unfinished()
-        world.server.vouching = False
+    @pytest.mark.parametrize("alike", [True, False])
+    async def test_where_no_process_is_seen_its_copy_of_the_turn_decides(self, world: World, *, alike: bool) -> None:
+        session = world.unfinished(busy=True)
+        world.server.shown = False
+        world.server.copies = world.store.turn_rows
+        if not alike:
+            rows = await world.store.turn_rows(TurnId("msg_1"))
+            world.server.copies = answer([replace(rows[0], data='{"role":"assistant"}'), *rows[1:]])
+        (report,) = (await world.look()).reports
+        rows_alike = Served(server=SERVER_NAME, by=Shown.ROWS, sessions=frozenset([session]))
+        assert report.served == (rows_alike if alike else None)
+        assert (session in report.said) is alike
+        assert (world.server.take("statuses") == [PLACE]) is alike
+
+    async def test_where_nobody_has_the_database_open_a_copy_that_reads_alike_shows_nothing(
+        self, world: World
+    ) -> None:
+        world.unfinished(busy=True)
+        world.server.shown, world.server.copies = False, world.store.turn_rows
+        world.owners.holders = Holders()
+        (report,) = (await world.look()).reports
+        assert report.served is None
+        assert report.not_shown == (
+            f"{SERVER_NAME} is opencode, but on another database: no process has this one open."
+        )
+
+    async def test_a_session_in_which_nothing_is_open_is_compared_by_its_newest_turn(self, world: World) -> None:
+        session = world.store.content.session("ses_9", directory=PLACE)
+        world.store.content.turn(session, "msg_9", completed_at=1)
+        world.server.busy(session, PLACE)
+        world.server.shown, world.server.copies = False, world.store.turn_rows
+        (report,) = (await world.look()).reports
+        assert report.serves(session)
+        world.server.copies = answer(None)
+        (report,) = (await world.look(fresh=True)).reports
+        assert not report.serves(session)
+
+    async def test_a_fresh_look_compares_again(self, world: World) -> None:
+        world.unfinished(busy=True)
+        world.server.shown, world.server.copies = False, world.store.turn_rows
+        assert (await world.look()).reports[0].served is not None
+        world.server.copies = answer(None)
+        assert (await world.look()).reports[0].served is not None
+        assert (await world.look(fresh=True)).reports[0].served is None
+
+    async def test_a_process_is_looked_up_once_for_some_seconds_and_by_each_fresh_look(self, world: World) -> None:
+        world.unfinished(busy=True)
+        world.server.shown, world.server.listens = False, AT_4096
+        for looks, fresh in ((1, False), (1, False), (2, True)):
+            await world.look(fresh=fresh)
+            assert world.owners.looks == looks
+        world.clock.advance(10)
         await world.look()
-        assert world.server.take("serves") == []
+        assert world.owners.looks == 3
 
-    async def test_an_old_server_that_let_go_at_our_abort_is_asked(self, world: World) -> None:
+    async def test_an_old_server_that_let_go_at_our_abort_is_believed(self, world: World) -> None:
         world.unfinished()
         world.server.vouching = False
         world.memory.let_go[TurnId("msg_1")] = world.server.name
-        seen = await world.look()
-        assert seen.reports[0].served == {"msg_1"}
-        assert seen.let_go == {"msg_1": world.server.name}
+        assert (await world.look()).let_go == {"msg_1": world.server.name}
+
+
+def answer(rows: Sequence[Row] | None) -> Callable[[TurnId], Awaitable[Sequence[Row] | None]]:
+    """What a server has for any turn."""
+
+    async def copy(_: TurnId) -> Sequence[Row] | None:
+        return rows
+
+    return copy
 
 
 async def test_a_server_that_is_busy_with_sessions_of_another_database_costs_no_read_at_each_look(

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,11 +28,13 @@ from watchdog.model import (
     Ask,
     AskKind,
     CallId,
+    GuardedWrite,
     Holder,
     Holders,
     Outcome,
     Policy,
     Result,
+    Served,
     ServerName,
     SessionId,
     Status,
@@ -167,7 +169,7 @@ class Hanging(FakeServer):
         await anyio.sleep(0.01)
         raise ServerSilent("it did not answer in time")
 
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:  # noqa: ARG002
+    async def vouches(self) -> bool:
         await anyio.sleep(0.01)
         raise ServerSilent("it did not answer in time")
 
@@ -659,7 +661,7 @@ class TestSettle:
         assert ("publish", True) in steps(outcome)
 
     async def test_a_server_of_another_database_publishes_nothing(self, world: World) -> None:
-        world.orphaned().server.turns.clear()
+        world.orphaned().server.shown = False
         outcome = await world.carry_out(ORPHAN)
         assert outcome.result is Result.RECOVERED
         assert world.server.published == []
@@ -668,20 +670,21 @@ class TestSettle:
         self, world: World
     ) -> None:
         down = FakeServer(name=ServerName("http://127.0.0.1:1"), problem=ServerUnreachable("down"))
-        other = FakeServer(name=ServerName("http://127.0.0.1:2"))
+        other = FakeServer(name=ServerName("http://127.0.0.1:2"), shown=False)
         world.orphaned().fleet.known[:0] = [down, other]
         assert (await world.carry_out(ORPHAN)).result is Result.RECOVERED
         assert other.published == []
         assert len(world.server.published) == 1
 
     async def test_a_row_that_somebody_rewrote_since_is_not_published(self, world: World) -> None:
-        serves = world.orphaned().server.serves
+        write = world.orphaned().store.write
 
-        async def meanwhile(session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
+        async def meanwhile(writes: Sequence[GuardedWrite], **more: Any) -> int:  # noqa: ANN401
+            written = await write(writes, **more)
             world.store.content.set("part", CALL, data='{"type":"tool","tool":"bash","state":{"status":"error"}}')
-            return await serves(session_id, turn_id, directory)
+            return written
 
-        world.server.serves = meanwhile  # type: ignore[method-assign]
+        world.store.write = meanwhile  # type: ignore[method-assign]
         await world.carry_out(ORPHAN)
         assert world.server.published == []
 
@@ -734,10 +737,10 @@ class TestSettle:
         before = world.store.content.get("part", CALL)
         readable = world.orphaned().server.readable
 
-        async def meanwhile(session_id: SessionId, directory: str) -> bool:
+        async def meanwhile(served: Served, session_id: SessionId, directory: str) -> bool:
             world.store.content.set("part", CALL, data=before)
             world.store.content.set("message", TURN, data='{"role":"assistant","time":{"created":1}}')
-            return await readable(session_id, directory)
+            return await readable(served, session_id, directory)
 
         world.server.readable = meanwhile  # type: ignore[method-assign]
         outcome = await world.carry_out(ORPHAN)

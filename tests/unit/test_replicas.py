@@ -24,8 +24,8 @@ from watchdog.errors import (
     ServerSilent,
     ServerUnreachable,
 )
-from watchdog.model import EMBEDDED, Activity, Ask, AskKind, Holders, Row, SessionId, Status, TurnId
-from watchdog.ports import Reading, Server
+from watchdog.model import EMBEDDED, Activity, Ask, AskKind, Holders, Row, Served, SessionId, Shown, Status, TurnId
+from watchdog.ports import Hosting, Reading
 from watchdog.postgres import own
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.lease import Lease
@@ -99,12 +99,12 @@ class Member:
         self.aside: AsyncEngine = own_engine(_through(url, proxy))
         self.lease_engine: AsyncEngine = own_engine(url)
         self.lease = Lease(self.lease_engine, clock=self.clock, name=name, seconds=FOR_EVER)
-        self.server: Server = EmbeddedServer(self.host, Countable(self.clock))
+        self.server = EmbeddedServer(self.host, Countable(self.clock))
         self.replicas = self.made(name, self.server)
         self.task: asyncio.Task[None] | None = None
 
     def made(
-        self, name: str, server: Server | None, *, acts: bool = True, abort_seconds: float = PATIENCE
+        self, name: str, server: Hosting | None, *, acts: bool = True, abort_seconds: float = PATIENCE
     ) -> Replicas:
         return Replicas(
             self.engine,
@@ -214,10 +214,10 @@ class Crew:
     async def claimed(self, leader: Member, other: Member) -> asyncio.Task[None]:
         """Ask for an abort whose claim reaches the database while its reply does not come back."""
         other.host.busy[PLACE] = {ONE: BUSY, TWO: BUSY}
-        await leader.other("b").abort(TWO, PLACE)  # so that the statement is prepared
+        await leader.other("b").abort(leader.other("b").own, TWO, PLACE)  # so that the statement is prepared
         other.host.aborted.clear()
         self.at_claim(other, other.proxy.freeze_answers)
-        asking = asyncio.create_task(leader.other("b").abort(ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
         await wait_until(lambda: len(self.errands()) == 2 and self.errands()[1]["answer"], "it", seconds=PATIENCE)
         assert other.host.aborted == []
         return asking
@@ -292,15 +292,15 @@ class TestWhatIsSaid:
         assert (own_host.name, host.name) == (EMBEDDED, "replica b")
         assert (host.leads_to, host.witness(), host.busy_directories()) == ((), None, ())
         assert await host.vouches()
-        assert await host.serves(ONE, TurnId("msg_1"), PLACE)
-        assert await host.readable(ONE, PLACE)
+        assert host.own == Served(server=host.name, by=Shown.HOST)
+        assert await host.readable(host.own, ONE, PLACE)
         host.forget([])
         row = Row(table="part", id="1", message_id=TurnId("m"), session_id=ONE, created_ms=1, updated_ms=1, data="{}")
-        await host.publish(row, PLACE)
+        await host.publish(host.own, row, PLACE)
         with pytest.raises(ServerAnswerInvalid, match="turns down its asks itself"):
-            await host.reject(Ask(id="1", kind=AskKind.QUESTION, session_id=ONE), PLACE)
+            await host.reject(host.own, Ask(id="1", kind=AskKind.QUESTION, session_id=ONE), PLACE)
         with pytest.raises(ServerAnswerInvalid, match="deletes its messages itself"):
-            await host.delete_message(ONE, "msg_1", PLACE)
+            await host.delete_message(host.own, ONE, "msg_1", PLACE)
 
     async def test_a_directory_is_answered_when_it_is_asked_for_and_nothing_else_is_published(
         self, crew: Crew
@@ -445,7 +445,7 @@ class TestWhoIsThere:
         assert await second.other("same").statuses(PLACE) == {ONE: BUSY}
         assert len(crew.names()) == 2
         second.host.busy[PLACE] = {TWO: BUSY}
-        await first.remote()[0].abort(TWO, PLACE)
+        await first.remote()[0].abort(first.remote()[0].own, TWO, PLACE)
         assert (first.host.aborted, second.host.aborted) == ([], [(TWO, PLACE)])
         await second.stop()
         assert crew.names() == ["same"]
@@ -501,7 +501,7 @@ class TestAborts:
         leader.directories = {PLACE}
         host = leader.other("b")
         assert await host.statuses(PLACE) == {ONE: BUSY}
-        await host.abort(ONE, PLACE)
+        await host.abort(host.own, ONE, PLACE)
         assert await host.statuses(PLACE) == {}
         assert other.host.aborted == [(ONE, PLACE)]
         assert leader.host.aborted == third.host.aborted == []
@@ -520,7 +520,7 @@ class TestAborts:
                 other.host.busy = {PLACE: {}, ELSEWHERE: {}}
 
             other.host.at_abort = ends_everywhere
-            await host.abort(session, PLACE)
+            await host.abort(host.own, session, PLACE)
             assert session not in await answered(lambda: host.statuses(PLACE))
             assert session not in await answered(lambda: host.statuses(ELSEWHERE))
 
@@ -535,7 +535,7 @@ class TestAborts:
             other.host.hangs.add(PLACE)
 
         other.host.at_abort = says_nothing_more
-        await host.abort(ONE, PLACE)
+        await host.abort(host.own, ONE, PLACE)
         with pytest.raises(ServerUnreachable, match="has not answered for"):
             await host.statuses(PLACE)
 
@@ -547,7 +547,7 @@ class TestAborts:
             other.host.busy[ELSEWHERE] = {ONE: BUSY}
 
         other.host.at_abort = begins_anew
-        await host.abort(ONE, PLACE)
+        await host.abort(host.own, ONE, PLACE)
         assert await host.statuses(ELSEWHERE) == {ONE: BUSY}
 
     async def test_a_host_that_raises_is_the_answer(self, crew: Crew) -> None:
@@ -558,7 +558,7 @@ class TestAborts:
 
         other.host.at_abort = fails
         with pytest.raises(ServerUnreachable) as caught:
-            await leader.other("b").abort(ONE, PLACE)
+            await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
         assert str(caught.value).startswith("replica b did not end it. the host's abort (")
         assert "RuntimeError at test_replicas.py" in str(caught.value)
         assert "secret" not in str(caught.value)
@@ -575,11 +575,11 @@ class TestAborts:
 
         other.host.at_abort = first_hangs
         async with anyio.create_task_group() as group:
-            group.start_soon(host.abort, ONE, PLACE)
+            group.start_soon(host.abort, host.own, ONE, PLACE)
             await wait_until(lambda: other.host.aborted, "the first one", seconds=PATIENCE)
             async with anyio.create_task_group() as rest:
                 for session in more:
-                    rest.start_soon(host.abort, session, PLACE)
+                    rest.start_soon(host.abort, host.own, session, PLACE)
             hangs.set()
         assert len(other.host.aborted) == len(set(other.host.aborted)) == 6
 
@@ -588,15 +588,15 @@ class TestAborts:
         host = leader.other("b")
         crew.run("UPDATE opencode_watchdog.lease SET holder = 'b', term = term + 1")
         with pytest.raises(LeaseLost):
-            await host.abort(ONE, PLACE)
+            await host.abort(host.own, ONE, PLACE)
         with pytest.raises(LeaseLost):
-            await other.other("a").abort(ONE, PLACE)
+            await other.other("a").abort(other.other("a").own, ONE, PLACE)
         assert crew.errands() == []
 
     async def test_what_was_asked_before_another_watchdog_took_over_is_refused(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
         await crew.silence(other)
-        asking = asyncio.create_task(leader.other("b").abort(ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
         crew.run("UPDATE opencode_watchdog.lease SET holder = 'c', term = term + 1")
         other.proxy.thaw()
@@ -607,7 +607,7 @@ class TestAborts:
     async def test_what_was_asked_too_long_ago_is_refused(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
         await crew.silence(other)
-        asking = asyncio.create_task(leader.other("b").abort(ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
         crew.run("UPDATE opencode_watchdog.errand SET asked_at = asked_at - interval '61 s'")
         other.proxy.thaw()
@@ -631,7 +631,7 @@ class TestAborts:
         await leader.sees("b")
         await crew.silence(other)
         with pytest.raises(ServerSilent, match=r"replica b did not answer within 0\.5 s"):
-            await leader.other("b").abort(ONE, PLACE)
+            await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
         old = "SELECT clock_timestamp() - asked_at > interval '0.5 s' FROM opencode_watchdog.errand"
         await wait_until(lambda: crew.run(old)[0][0], "that it is too old", seconds=PATIENCE)
         other.proxy.thaw()
@@ -653,7 +653,7 @@ class TestAborts:
     async def test_an_answer_that_can_not_be_read_is_none(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
         await crew.silence(other)
-        asking = asyncio.create_task(leader.other("b").abort(ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
         crew.run("UPDATE opencode_watchdog.errand SET answer = '[1]'")
         with pytest.raises(ServerAnswerInvalid, match="different versions"):
@@ -677,7 +677,7 @@ class TestTrouble:
             other.proxy.cut()
 
         other.host.at_abort = cut
-        await leader.other("b").abort(ONE, PLACE)
+        await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
         assert other.host.aborted == [(ONE, PLACE)]
 
     async def test_one_that_is_stopped_while_it_carries_it_out_says_so(self, crew: Crew) -> None:
@@ -699,7 +699,7 @@ class TestTrouble:
             lambda: leader.others() == ["b"] and leader.other("b") is not before, "the new one", seconds=PATIENCE
         )
         anew.host.busy[PLACE] = {TWO: BUSY}
-        await leader.other("b").abort(TWO, PLACE)
+        await leader.other("b").abort(leader.other("b").own, TWO, PLACE)
         assert anew.host.aborted == [(TWO, PLACE)]
         assert other.host.aborted == [(ONE, PLACE)]
         asking.cancel()
@@ -715,7 +715,7 @@ class TestTrouble:
             await anyio.sleep_forever()
 
         other.host.at_abort = hangs
-        asking = asyncio.create_task(leader.other("b").abort(ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
         await reached.wait()
         return asking
 
@@ -728,7 +728,7 @@ class TestTrouble:
         other.host.busy[PLACE] = {ONE: BUSY}
         host = leader.other("b")
         assert await answered(lambda: host.statuses(PLACE)) == {ONE: BUSY}
-        await host.abort(ONE, PLACE)
+        await host.abort(host.own, ONE, PLACE)
         assert await answered(lambda: host.statuses(PLACE)) == {}
         assert other.host.aborted == [(ONE, PLACE)]
 
@@ -741,7 +741,7 @@ class TestTrouble:
             fragile.cluster.stop("immediate")
             await refused(lambda: host.statuses(PLACE), "can't be read from the database")
             with pytest.raises(ServerUnreachable, match="could not be passed on to replica b"):
-                await host.abort(ONE, PLACE)
+                await host.abort(host.own, ONE, PLACE)
 
             def said_by_both() -> bool:
                 return [each["event"] for each in logs].count("replicas.read.failing") == 2
@@ -762,7 +762,7 @@ class TestTrouble:
 
             await wait_until(over, "the end of each episode", seconds=PATIENCE)
         assert leader.other("b") is host
-        await host.abort(ONE, PLACE)
+        await host.abort(host.own, ONE, PLACE)
         assert await answered(lambda: host.statuses(PLACE)) == {}
         events = [each["event"] for each in logs]
         for event in ("replicas.read.failing", "replicas.read.working"):
@@ -778,10 +778,10 @@ class TestTrouble:
         error = await refused(lambda: host.statuses(PLACE), "can't be read from the database")
         assert "replica b" in str(error)
         with pytest.raises(ServerUnreachable, match="too many connections"):
-            await host.abort(ONE, PLACE)
+            await host.abort(host.own, ONE, PLACE)
         crew.run(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
         assert await answered(lambda: host.statuses(PLACE)) == {ONE: BUSY}
-        await host.abort(ONE, PLACE)
+        await host.abort(host.own, ONE, PLACE)
         assert other.host.aborted == [(ONE, PLACE)]
 
     async def test_a_database_that_stands_still_is_given_up_and_holds_up_no_stop(self, crew: Crew) -> None:
@@ -791,7 +791,7 @@ class TestTrouble:
         await crew.silence(leader)
         await refused(lambda: host.statuses(PLACE), "can't be read from the database")
         with pytest.raises(ServerUnreachable, match="did not answer in time"):
-            await host.abort(ONE, PLACE)
+            await host.abort(host.own, ONE, PLACE)
         await leader.stop()
         assert crew.errands() == []
         assert other.host.aborted == []
@@ -805,9 +805,9 @@ class TestTrouble:
             with anyio.move_on_after(number / 100):
                 await host.statuses(f"/srv/{number}")
             with anyio.move_on_after(number / 100):
-                await host.abort(session, PLACE)
+                await host.abort(host.own, session, PLACE)
         assert ONE in await answered(lambda: host.statuses(PLACE))
-        await host.abort(ONE, PLACE)
+        await host.abort(host.own, ONE, PLACE)
         assert len(other.host.aborted) == len(set(other.host.aborted))
 
         def connections() -> list[Any]:
@@ -842,7 +842,7 @@ class TestTrouble:
             for _ in range(3):
                 errors.append(await refused(lambda: host.statuses(PLACE), "KeyError at test_replicas"))
                 with pytest.raises(ServerDeclined, match="KeyError"):
-                    await host.abort(ONE, PLACE)
+                    await host.abort(host.own, ONE, PLACE)
             assert await answered(lambda: host.statuses(ELSEWHERE)) == {ONE: BUSY}
         said = [each for each in logs if each["log_level"] == "error"]
         assert [each["event"] for each in said] == ["replicas.ask.failing", "errand.failing"]

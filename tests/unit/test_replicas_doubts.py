@@ -91,7 +91,7 @@ class TestTheLastMoment:
     async def test_a_session_that_it_is_not_at_work_on_is_spared(self, crew: Crew) -> None:
         leader, other = await crew.pair(TWO)
         with pytest.raises(ServerDeclined, match="replica b spared it: it is not at work on it any more"):
-            await leader.other("b").abort(ONE, PLACE)
+            await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
         assert other.host.aborted == []
 
     async def test_a_person_who_was_asked_meanwhile_spares_it_wherever_that_is(self, crew: Crew) -> None:
@@ -100,9 +100,9 @@ class TestTheLastMoment:
         assert isinstance(host, Deputy)
         other.host.asks[ELSEWHERE] = [Ask(id="0", kind=AskKind.QUESTION, session_id=TWO), ASK]
         with pytest.raises(ServerDeclined, match="replica b spared it: a person is asked for something in it"):
-            await host.abort_unless(ONE, PLACE, directories=[PLACE, ELSEWHERE], asks=["2"], life_ms=None)
+            await host.abort_unless(host.own, ONE, PLACE, directories=[PLACE, ELSEWHERE], asks=["2"], life_ms=None)
         assert other.host.aborted == []
-        await host.abort_unless(ONE, PLACE, directories=[PLACE, ELSEWHERE], asks=["1"], life_ms=None)
+        await host.abort_unless(host.own, ONE, PLACE, directories=[PLACE, ELSEWHERE], asks=["1"], life_ms=None)
         assert other.host.aborted == [(ONE, PLACE)]
 
     async def test_a_sign_of_life_spares_what_rests_on_silence(self, crew: Crew) -> None:
@@ -110,9 +110,9 @@ class TestTheLastMoment:
         other.host.busy[PLACE] = {ONE: Status(activity=Activity.BUSY, last_life_ms=8)}
         host = leader.other("b")
         with pytest.raises(ServerDeclined, match="replica b spared it: it showed life again"):
-            await host.abort_unless(ONE, PLACE, directories=[], asks=[], life_ms=7)
+            await host.abort_unless(host.own, ONE, PLACE, directories=[], asks=[], life_ms=7)
         assert other.host.aborted == []
-        await host.abort_unless(ONE, PLACE, directories=[], asks=[], life_ms=8)
+        await host.abort_unless(host.own, ONE, PLACE, directories=[], asks=[], life_ms=8)
         assert other.host.aborted == [(ONE, PLACE)]
 
     async def test_a_replica_that_runs_dry_ends_nothing(self, crew: Crew) -> None:
@@ -122,7 +122,7 @@ class TestTheLastMoment:
         other.serve()
         await leader.sees("b")
         with pytest.raises(ServerUnreachable, match=r"replica b did not end it\. It runs dry"):
-            await leader.other("b").abort(ONE, PLACE)
+            await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
         assert other.host.aborted == []
 
     async def test_one_connection_is_enough_for_each_engine(self, crew: Crew) -> None:
@@ -134,7 +134,7 @@ class TestTheLastMoment:
         leader.replicas = leader.made("a", leader.server)
         leader.serve()
         await leader.sees("b")
-        await leader.other("b").abort(ONE, PLACE)
+        await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
         assert other.host.aborted == [(ONE, PLACE)]
         for engine in (given, *kept):
             await engine.dispose()

@@ -16,13 +16,14 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.server import AbortBehaviour, FakeServer, Handler, loopback, over_http, read_request, reply
 from watchdog.errors import (
     ServerAnswerInvalid,
+    ServerDeclined,
     ServerError,
     ServerRefused,
     ServerSilent,
     ServerUnreachable,
     SettingsError,
 )
-from watchdog.model import Activity, Ask, AskKind, Row, SessionId, Status, TurnId
+from watchdog.model import Activity, Ask, AskKind, Row, Served, ServerName, SessionId, Shown, Status, TurnId
 from watchdog.opencode.server import OpencodeServer
 from watchdog.ports import Server
 
@@ -52,16 +53,25 @@ def part(data: str = '{"type":"tool","state":{"status":"error"}}', table: str = 
     )  # fmt: skip
 
 
+def shown(it: Server) -> Served:
+    """What says that it may be told something."""
+    return Served(server=it.name, by=Shown.PROCESS)
+
+
+def turn_row(data: str = '{"role":"assistant"}') -> Row:
+    return Row(table="message", id=T1, message_id=T1, session_id=S1, created_ms=0, updated_ms=0, data=data)
+
+
 QUESTIONS: dict[str, Question] = {
     "version": lambda it: it.version(),
     "vouches": lambda it: it.vouches(),
     "statuses": lambda it: it.statuses(FOLDER),
     "pending_asks": lambda it: it.pending_asks(FOLDER),
-    "abort": lambda it: it.abort(S1, FOLDER),
-    "serves": lambda it: it.serves(S1, T1, FOLDER),
-    "publish": lambda it: it.publish(part(), FOLDER),
-    "readable": lambda it: it.readable(S1, FOLDER),
-    "delete_message": lambda it: it.delete_message(S1, T1, FOLDER),
+    "abort": lambda it: it.abort(shown(it), S1, FOLDER),
+    "copy": lambda it: it.copy(S1, T1, FOLDER),
+    "publish": lambda it: it.publish(shown(it), part(), FOLDER),
+    "readable": lambda it: it.readable(shown(it), S1, FOLDER),
+    "delete_message": lambda it: it.delete_message(shown(it), S1, T1, FOLDER),
 }
 each_question = pytest.mark.parametrize("ask", QUESTIONS.values(), ids=QUESTIONS.keys())
 
@@ -93,7 +103,10 @@ both = pytest.mark.parametrize("way", [in_memory, on_a_port])
 
 @both
 async def test_contract_what_a_server_says(way: Way) -> None:
-    fake = FakeServer(turns={(S1, T1)}, unreadable={S2})
+    async def copies(turn_id: TurnId) -> list[Row] | None:
+        return [turn_row('{"role": "assistant"}'), part('{"type": "tool"}')] if turn_id == T1 else None
+
+    fake = FakeServer(copies=copies, unreadable={S2})
     fake.busy(S1, FOLDER)
     fake.statuses_by[FOLDER][S2] = Status(activity=Activity.RETRY, retry_at_ms=1_700_000_600_000)
     asks = (
@@ -107,27 +120,32 @@ async def test_contract_what_a_server_says(way: Way) -> None:
         assert await it.statuses("/elsewhere") == {}
         assert await it.pending_asks(FOLDER) == asks
         assert await it.pending_asks("/elsewhere") == ()
-        assert await it.serves(S1, T1, FOLDER)
-        assert not await it.serves(S1, TurnId("msg_2"), FOLDER)
-        assert await it.readable(S1, FOLDER)
-        assert not await it.readable(S2, FOLDER)
+        found = await it.copy(S1, T1, FOLDER)
+        assert found is not None
+        assert list(found) == [turn_row('{"role": "assistant"}'), part('{"type": "tool"}')]
+        assert await it.copy(S1, TurnId("msg_2"), FOLDER) is None
+        assert await it.readable(shown(it), S1, FOLDER)
+        assert not await it.readable(shown(it), S2, FOLDER)
 
 
 @both
 async def test_contract_what_a_server_does(way: Way) -> None:
-    fake = FakeServer(turns={(S1, T1)}, vouching=False)
+    async def copies(_: TurnId) -> list[Row]:
+        return [turn_row(), part()]
+
+    fake = FakeServer(copies=copies, vouching=False)
     fake.busy(S1, FOLDER)
     async with way(fake) as it:
         assert not await it.vouches()
         with pytest.raises(ServerError, match="busy"):
-            await it.delete_message(S1, T1, FOLDER)
-        await it.abort(S1, FOLDER)
-        await it.abort(S2, "/elsewhere")
+            await it.delete_message(shown(it), S1, T1, FOLDER)
+        await it.abort(shown(it), S1, FOLDER)
+        await it.abort(shown(it), S2, "/elsewhere")
         assert fake.aborted == [(S1, FOLDER), (S2, "/elsewhere")]
         assert await it.statuses(FOLDER) == {}
-        await it.delete_message(S1, T1, FOLDER)
+        await it.delete_message(shown(it), S1, T1, FOLDER)
         assert fake.deleted == [(S1, T1)]
-        await it.publish(part(), FOLDER)
+        await it.publish(shown(it), part(), FOLDER)
         assert [(row.id, json.loads(row.data), where) for row, where in fake.published] == [
             ("prt_1", json.loads(part().data), FOLDER)
         ]
@@ -139,11 +157,11 @@ async def test_contract_an_ask_that_is_turned_down_is_gone_and_one_that_is_gone_
     fake = FakeServer(asks_by={FOLDER: list(asks)})
     async with way(fake) as it:
         for ask in asks:
-            await it.reject(ask, FOLDER)
+            await it.reject(shown(it), ask, FOLDER)
         assert await it.pending_asks(FOLDER) == ()
         assert fake.rejected == [("question_1", FOLDER), ("permission_1", FOLDER)]
         with pytest.raises(ServerError):
-            await it.reject(asks[0], FOLDER)
+            await it.reject(shown(it), asks[0], FOLDER)
 
 
 @both
@@ -151,11 +169,11 @@ async def test_contract_an_abort_that_lies_and_one_that_breaks(way: Way) -> None
     fake = FakeServer(abort_behaviour=AbortBehaviour.LIES)
     fake.busy(S1, FOLDER)
     async with way(fake) as it:
-        await it.abort(S1, FOLDER)
+        await it.abort(shown(it), S1, FOLDER)
         assert S1 in await it.statuses(FOLDER)
         fake.abort_behaviour = AbortBehaviour.RAISES
         with pytest.raises(ServerError):
-            await it.abort(S1, FOLDER)
+            await it.abort(shown(it), S1, FOLDER)
         fake.problem = ServerError("down")
         with pytest.raises(ServerError):
             await it.statuses(FOLDER)
@@ -285,10 +303,61 @@ async def test_in_doubt_a_session_is_alive(found: object, status: Status | None)
     assert (await always(json={S1: found}).statuses(FOLDER)).get(S1) == status
 
 
-async def test_a_turn_of_another_id_is_not_served() -> None:
-    assert not await always(json={"info": {"id": "msg_9", "sessionID": S1}}).serves(S1, T1, FOLDER)
-    assert not await always(json={"info": {"id": T1, "sessionID": S2}}).serves(S1, T1, FOLDER)
-    assert not await always(json={}).serves(S1, T1, FOLDER)
+async def test_a_copy_of_a_turn_keeps_the_ids_that_the_server_says() -> None:
+    answer = {"info": {"id": "msg_9", "sessionID": S2}, "parts": [{"id": "prt_1", "messageID": T1, "sessionID": S1}]}
+    copy = await always(json=answer).copy(S1, T1, FOLDER)
+    assert copy is not None
+    assert [(row.id, row.message_id, row.session_id, row.data) for row in copy] == [
+        ("msg_9", "msg_9", S2, "{}"),
+        ("prt_1", T1, S1, "{}"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"info": {}, "parts": []}, {"info": {"id": T1, "sessionID": S1}, "parts": {}}]
+)
+async def test_a_turn_of_another_shape_is_no_answer(answer: object) -> None:
+    with pytest.raises(ServerAnswerInvalid, match="can't be read"):
+        await always(json=answer).copy(S1, T1, FOLDER)
+
+
+ACTS: dict[str, Callable[[OpencodeServer, Served], Awaitable[object]]] = {
+    "abort": lambda it, served: it.abort(served, S1, FOLDER),
+    "reject": lambda it, served: it.reject(served, Ask(id="1", kind=AskKind.QUESTION, session_id=S1), FOLDER),
+    "publish": lambda it, served: it.publish(served, part(), FOLDER),
+    "readable": lambda it, served: it.readable(served, S1, FOLDER),
+    "delete_message": lambda it, served: it.delete_message(served, S1, T1, FOLDER),
+}
+
+
+async def test_nothing_is_sent_that_was_shown_for_another_server_or_another_session() -> None:
+    sent: list[str] = []
+
+    def keep(request: httpx.Request) -> httpx.Response:
+        sent.append(request.method)
+        return httpx.Response(200, json=True)
+
+    it = answering(keep)
+    elsewhere = Served(server=ServerName("http://127.0.0.1:1"), by=Shown.PROCESS)
+    for served in (elsewhere, Served(server=it.name, by=Shown.ROWS, sessions=frozenset([S2]))):
+        for act in ACTS.values():
+            with pytest.raises(ServerDeclined, match="not shown to serve"):
+                await act(it, served)
+    assert sent == []
+
+
+async def test_a_part_that_reads_otherwise_at_the_server_is_not_overwritten() -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.method)
+        done = {"id": "prt_1", "messageID": T1, "sessionID": S1, "type": "tool", "state": {"status": "completed"}}
+        return httpx.Response(200, json={"info": {"id": T1, "sessionID": S1}, "parts": [done]})
+
+    it = answering(answer)
+    with pytest.raises(ServerAnswerInvalid, match="its own copy reads otherwise"):
+        await it.publish(shown(it), part(), FOLDER)
+    assert sent == ["GET"]
 
 
 @pytest.mark.parametrize(
@@ -296,7 +365,7 @@ async def test_a_turn_of_another_id_is_not_served() -> None:
 )
 async def test_a_delete_in_a_busy_session_says_busy(status: int, text: str) -> None:
     with pytest.raises(ServerError, match="session ses_1 is busy"):
-        await always(status, text=text).delete_message(S1, T1, FOLDER)
+        await (it := always(status, text=text)).delete_message(shown(it), S1, T1, FOLDER)
 
 
 @pytest.mark.parametrize(("statuses", "says"), [({S1: {"type": "busy"}}, "is busy"), ({}, "answered 400")])
@@ -309,22 +378,28 @@ async def test_a_delete_that_1_15_refuses_without_a_reason_is_busy_if_the_sessio
         return httpx.Response(200, json=statuses)
 
     with pytest.raises(ServerAnswerInvalid, match=says):
-        await answering(respond).delete_message(S1, T1, FOLDER)
+        await (it := answering(respond)).delete_message(shown(it), S1, T1, FOLDER)
 
 
 async def test_a_delete_of_what_is_not_there_says_so() -> None:
     with pytest.raises(ServerError, match="knows no message"):
-        await always(404, json={}).delete_message(S1, T1, FOLDER)
+        await (it := always(404, json={})).delete_message(shown(it), S1, T1, FOLDER)
 
 
 async def test_half_a_surrogate_pair_in_an_output_can_be_published() -> None:
     bodies: list[bytes] = []
 
     def keep(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            own = {"id": "prt_1", "messageID": T1, "sessionID": S1, "output": "cut \ud83d", "count": 1}
+            return httpx.Response(
+                200, content=json.dumps({"info": {"id": T1, "sessionID": S1}, "parts": [own]}).encode("ascii")
+            )
         bodies.append(request.read())
         return httpx.Response(200, json={})
 
-    await answering(keep).publish(part('{"output":"cut \\ud83d","count":1}'), FOLDER)
+    it = answering(keep)
+    await it.publish(shown(it), part('{"output":"cut \\ud83d","count":1}'), FOLDER)
     assert b"\\ud83d" in bodies[0]
     assert json.loads(bodies[0])["sessionID"] == S1
 
@@ -332,7 +407,7 @@ async def test_half_a_surrogate_pair_in_an_output_can_be_published() -> None:
 @pytest.mark.parametrize("row", [part("{"), part("[]"), part(table="message")])
 async def test_what_is_no_part_is_not_published(row: Row) -> None:
     with pytest.raises(ServerAnswerInvalid, match="prt_1"):
-        await always(json={}).publish(row, FOLDER)
+        await (it := always(json={})).publish(shown(it), row, FOLDER)
 
 
 async def test_an_endless_answer_is_cut_off() -> None:

@@ -11,7 +11,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.server import FakeServer
 from watchdog.errors import ServerAnswerInvalid, ServerError, ServerSilent
 from watchdog.model import SessionId, Status
-from watchdog.observe import report_of
+from watchdog.questions import ask
 from watchdog.silence import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Silences
 
 SECONDS = 60.0
@@ -55,7 +55,7 @@ class World:
 
     async def report(self, *directories: str) -> tuple[set[str], str | None]:
         """What a look says of the server: where it answered, and its problem."""
-        report = await report_of(self.server, directories, silences=self.silences)
+        report = await ask(self.server, directories, silences=self.silences)
         assert set(report.asks) == set(report.statuses)
         return set(report.statuses), report.problem
 
@@ -219,7 +219,7 @@ async def test_a_look_that_was_cut_short_makes_the_next_one_twice_as_patient_wha
 
         monkeypatch.setattr(world.server, what, slow)
         patience = []
-        while (await report_of(world.server, ["/a"], silences=world.silences)).problem is not None:
+        while (await ask(world.server, ["/a"], silences=world.silences)).problem is not None:
             patience.append(world.silences.patience(world.server))
         assert patience[:2] == [0.02, 0.04]
         assert patience == [0.02 * 2**number for number in range(len(patience))]

@@ -14,17 +14,7 @@ from tests.fakes.store import FakeStore
 from tests.support.database import NOW
 from watchdog.errors import DatabaseUnavailable, ServerUnreachable
 from watchdog.interventions import Hold, InterventionId
-from watchdog.model import (
-    CallId,
-    GuardedWrite,
-    Outcome,
-    Result,
-    Row,
-    SessionId,
-    TurnId,
-    Verdict,
-    VerdictKind,
-)
+from watchdog.model import CallId, GuardedWrite, Outcome, Result, Row, Served, SessionId, TurnId, Verdict, VerdictKind
 from watchdog.settle import settle
 from watchdog.undo import Undo, Undoing, UndoResult
 
@@ -75,7 +65,9 @@ class Scene:
     async def undo(self) -> Undoing:
         found = await self.journal.intervention(InterventionId(1))
         assert found is not None
-        undo = Undo(store=self.store, fleet=self.fleet, clock=self.clock, journal=self.journal)
+        undo = Undo(
+            store=self.store, fleet=self.fleet, clock=self.clock, journal=self.journal, serving=self.fleet.serving
+        )
         return await undo.undo(found)
 
     async def reads(self) -> tuple[str, ...]:
@@ -95,8 +87,8 @@ class StoringServer(FakeServer):
 
     store: FakeStore
 
-    async def publish(self, row: Row, directory: str) -> None:
-        await super().publish(row, directory)
+    async def publish(self, served: Served, row: Row, directory: str) -> None:
+        await super().publish(served, row, directory)
         store_anew(self.store, row)
 
 
@@ -256,7 +248,7 @@ async def test_a_server_that_has_the_turn_shows_the_parts_and_reads_the_messages
 async def test_a_server_of_another_database_is_asked_for_nothing() -> None:
     scene = await Scene().settled()
     server = scene.with_server()
-    server.turns.clear()
+    server.shown = False
     assert (await scene.undo()).result is UndoResult.UNDONE
     assert server.published == []
 

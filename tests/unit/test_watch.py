@@ -35,7 +35,10 @@ from watchdog.model import (
     Outcome,
     Policy,
     Result,
+    Row,
+    Served,
     SessionId,
+    Snapshot,
     SpareReason,
     Status,
     Verdict,
@@ -509,12 +512,13 @@ class TestWhenItLooks:
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         asked: list[None] = []
+        look = world.store.look
 
-        async def directories() -> tuple[str, ...]:
-            asked.append(None)
-            return ()
+        async def counted(*, full: bool = False, **more: Any) -> Snapshot:  # noqa: ANN401
+            asked.extend([None] * full)
+            return await look(full=full, **more)
 
-        monkeypatch.setattr(world.store, "directories", directories)
+        monkeypatch.setattr(world.store, "look", counted)
         clock = FakeClock(wall_ms=SystemClock().read().wall_ms)
         world.clock = clock
         async with world.running(replace(QUICK, full_scan_interval_seconds=600)):
@@ -686,10 +690,10 @@ class TestShutdown:
         publishing, may_go_on = anyio.Event(), anyio.Event()
         publish = world.server.publish
 
-        async def slowly(row: object, directory: str) -> None:
+        async def slowly(served: Served, row: Row, directory: str) -> None:
             publishing.set()
             await may_go_on.wait()
-            await publish(row, directory)  # type: ignore[arg-type]
+            await publish(served, row, directory)
 
         world.server.publish = slowly  # type: ignore[method-assign]
         stop, watch = anyio.Event(), world.watch(replace(QUICK, shutdown_grace_seconds=0.05))

@@ -214,6 +214,13 @@ class OpencodeDatabase:
             messages = await fetch(queries.WHOLE_MESSAGES, {"ids": as_ids(turn_ids)})
         return tuple(whole_row(record) for record in [*parts, *messages])
 
+    async def turn_rows(self, turn_id: TurnId) -> tuple[Row, ...]:
+        """See `Store.turn_rows`."""
+        async with self._reader.transaction() as fetch:
+            messages = await fetch(queries.WHOLE_MESSAGES, {"ids": as_ids([turn_id])})
+            parts = await fetch(queries.PARTS_OF_MESSAGES, {"ids": as_ids([turn_id])})
+        return tuple(whole_row(record) for record in [*messages, *parts])
+
     async def message_exists(self, session_id: SessionId, message_id: str) -> bool:
         """See `Store.message_exists`."""
         async with self._reader.transaction() as fetch:

@@ -220,6 +220,7 @@ WHOLE_MESSAGES: Final = (
     " message.time_created AS created, message.time_updated AS updated, message.data AS data"
     f" {_IDS} message ON message.id = wanted.value WHERE typeof(message.data) = 'text'"
 )
+PARTS_OF_MESSAGES: Final = WHOLE_PARTS.replace("part.id = wanted.value", "part.message_id = wanted.value")
 GUARDED_UPDATE: Final = {
     "part": "UPDATE part SET data = :after WHERE id = :id AND data = :observed",
     "message": "UPDATE message SET data = :after WHERE id = :id AND data = :observed",

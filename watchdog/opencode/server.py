@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -16,6 +17,7 @@ import httpx
 from watchdog.endpoints import destinations_of
 from watchdog.errors import (
     ServerAnswerInvalid,
+    ServerError,
     ServerSilent,
     ServerUnreachable,
     SettingsError,
@@ -26,7 +28,9 @@ from watchdog.model import (
     AskKind,
     Endpoint,
     Holders,
+    Listener,
     Row,
+    Served,
     ServerName,
     SessionId,
     Status,
@@ -37,8 +41,9 @@ from watchdog.moments import Moment
 from watchdog.opencode import tls
 from watchdog.opencode.exchange import Answer, Exchange
 from watchdog.opencode.feed import Feed
+from watchdog.opencode.listeners import listener_at
 from watchdog.opencode.peers import Ends
-from watchdog.opencode.shapes import message_path, part_of, read_ask, read_status, session_path
+from watchdog.opencode.shapes import heed, message_path, part_of, read_ask, read_status, read_turn, session_path
 from watchdog.opencode.troubles import refused, translated, unexpected
 from watchdog.opencode.trust import Credentials, Trust
 from watchdog.opencode.wire import Wire
@@ -154,6 +159,17 @@ class OpencodeServer:
         """Where its base URL leads. For a name that is where its connections went so far."""
         return self._leads_to
 
+    @property
+    def own(self) -> None:
+        """That it serves this database has to be shown."""
+
+    async def listener(self) -> Listener:
+        """Who listens at its address."""
+        if not self._leads_to:
+            with suppress(ServerError):  # where a name leads is known once there is a connection
+                await self.version()
+        return await listener_at(self._leads_to)
+
     async def version(self) -> str:
         """Its version; asked anew after an error and on each new connection."""
         if self._version is None:
@@ -177,16 +193,18 @@ class OpencodeServer:
         """The questions and permissions of a directory that wait for a human."""
         return await self._pending.ask(directory, lambda: self._ask_pending(directory))
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:
         """Ask it to end what the session does now. That it agreed proves nothing: it agrees to everything."""
+        heed(self.name, served, session_id)
         answer = await self._ask(
             "POST", f"{session_path(session_id)}/abort", directory, seconds=self._abort_timeout_seconds
         )
         if self._json(answer) is not True:
             raise ServerAnswerInvalid(f"{self.name} did not agree to the abort.")
 
-    async def reject(self, ask: Ask, directory: str) -> None:
+    async def reject(self, served: Served, ask: Ask, directory: str) -> None:
         """Turn down a question or a permission, as a person would; true is all that is taken for an answer."""
+        heed(self.name, served, ask.session_id)
         if ask.kind is AskKind.QUESTION:
             path, content = f"/question/{quote(ask.id, safe='')}/reject", None
         else:
@@ -195,25 +213,32 @@ class OpencodeServer:
         if self._json(answer) is not True:
             raise unexpected(answer, name=self.name)
 
-    async def serves(self, session_id: SessionId, turn_id: TurnId, directory: str) -> bool:
-        """Whether it returns this turn by its id."""
+    async def copy(self, session_id: SessionId, turn_id: TurnId, directory: str) -> tuple[Row, ...] | None:
+        """A turn with its parts, as it has them; None for its word that it has no such turn."""
         answer = await self._ask("GET", message_path(session_id, turn_id), directory)
         if answer.status == _NOT_FOUND:
-            return False
-        info = self._object(answer).get("info")
-        return isinstance(info, dict) and info.get("id") == turn_id and info.get("sessionID") == session_id
+            return None
+        try:
+            return read_turn(self._object(answer))
+        except (TypeError, KeyError):
+            raise ServerAnswerInvalid(f"{self.name} answered with a turn that can't be read.") from None
 
-    async def publish(self, row: Row, directory: str) -> None:
-        """Write the identical row of a part once more, so that its clients hear of it."""
+    async def publish(self, served: Served, row: Row, directory: str) -> None:
+        """Write the identical row of a part once more, so that clients hear. Its own copy reads so already."""
+        heed(self.name, served, row.session_id)
         part = part_of(row)
         if part is None:
             raise ServerAnswerInvalid(f"{row.id} is no part that could be published through {self.name}.")
+        copy = await self.copy(row.session_id, row.message_id, directory) or ()
+        if not any(each.id == row.id and each.table == row.table and each.says(row.data) for each in copy):
+            raise ServerAnswerInvalid(f"{self.name} was not told of {row.id}: its own copy reads otherwise.")
         path = f"{message_path(row.session_id, row.message_id)}/part/{quote(row.id, safe='')}"
         # ASCII with escapes: half a surrogate pair, which a cut-off output may hold, has no UTF-8.
         self._json(await self._ask("PATCH", path, directory, content=json.dumps(part).encode("ascii")))
 
-    async def readable(self, session_id: SessionId, directory: str) -> bool:
+    async def readable(self, served: Served, session_id: SessionId, directory: str) -> bool:
         """Whether the session's messages can be read through it: 200 is yes, 400 is no."""
+        heed(self.name, served, session_id)
         path = f"{session_path(session_id)}/message"
         answer = await self._ask("GET", path, directory, seconds=self._read_timeout_seconds, keep=False)
         if answer.status == _BAD_REQUEST:
@@ -222,8 +247,9 @@ class OpencodeServer:
             raise unexpected(answer, name=self.name)
         return True
 
-    async def delete_message(self, session_id: SessionId, message_id: str, directory: str) -> None:
+    async def delete_message(self, served: Served, session_id: SessionId, message_id: str, directory: str) -> None:
         """Delete a message; a session that is busy is an error that says so."""
+        heed(self.name, served, session_id)
         answer = await self._ask("DELETE", message_path(session_id, message_id), directory)
         busy = answer.status == _CONFLICT or (answer.status in _OLD_REFUSALS and b"is busy" in answer.body)
         if not busy and answer.status == _BAD_REQUEST:

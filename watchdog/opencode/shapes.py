@@ -1,10 +1,12 @@
 """What opencode's API sends and takes, read strictly."""
 
 import json
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from watchdog.model import Activity, Ask, AskKind, Row, SessionId, Status, TurnId
+from watchdog.errors import ServerDeclined
+from watchdog.model import Activity, Ask, AskKind, Row, Served, ServerName, SessionId, Status, TurnId
 
 _RETRY: Final = Activity.RETRY.value
 _IDLE_STATUS: Final = Status(activity=Activity.IDLE)
@@ -57,6 +59,45 @@ def part_of(row: Row) -> dict[str, Any] | None:
     if row.table != "part" or not isinstance(found, dict):
         return None
     return {**found, "id": row.id, "messageID": row.message_id, "sessionID": row.session_id}
+
+
+def heed(name: ServerName, served: Served, session_id: SessionId) -> None:
+    """Nothing is sent to a server on the ground of what was shown of another one, or of another session.
+
+    Raises:
+        ServerDeclined: it would be.
+    """
+    if served.server != name or not served.covers(session_id):
+        raise ServerDeclined(f"{name} is not shown to serve the database that session {session_id} is in.")
+
+
+def read_turn(found: Mapping[str, Any]) -> tuple[Row, ...]:
+    """A turn with its parts, in the shape of rows.
+
+    Raises:
+        TypeError: it has another shape.
+        KeyError: a part of it is missing.
+    """
+    info, parts = found["info"], found["parts"]
+    if not isinstance(info, dict) or not isinstance(parts, list) or not all(isinstance(each, dict) for each in parts):
+        raise TypeError(type(found))
+    return (
+        _row("message", info, turn="id", names=("id", "sessionID")),
+        *(_row("part", each, turn="messageID", names=("id", "messageID", "sessionID")) for each in parts),
+    )
+
+
+def _row(table: str, found: Mapping[str, Any], *, turn: str, names: Collection[str]) -> Row:
+    """What a row says, without the ids that have columns of their own."""
+    return Row(
+        table=table,
+        id=_text(found["id"]),
+        message_id=TurnId(_text(found[turn])),
+        session_id=SessionId(_text(found["sessionID"])),
+        created_ms=0,
+        updated_ms=0,
+        data=json.dumps({name: value for name, value in found.items() if name not in names}),
+    )
 
 
 def session_path(session_id: str) -> str:

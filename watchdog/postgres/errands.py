@@ -20,7 +20,7 @@ from watchdog.errors import (
     ServerUntold,
 )
 from watchdog.model import SessionId
-from watchdog.ports import Clock, Server
+from watchdog.ports import Clock, Hosting
 from watchdog.postgres.connection import Fence, transaction, translated
 from watchdog.postgres.line import LINE_SECONDS, NOTIFY, Episode, Line, Pulse, own_error
 from watchdog.postgres.own import SCHEMA
@@ -197,7 +197,7 @@ class Errands:
     def __init__(
         self,
         line: Line,
-        own: Server,
+        own: Hosting,
         clock: Clock,
         *,
         process: str,
@@ -278,7 +278,7 @@ class Errands:
                 if (doubt := await self._doubt(what)) is not None:
                     return Answer(problem=doubt, spared=True)
                 told = True
-                await self._own.abort(what.session_id, what.directory)
+                await self._own.abort(self._own.own, what.session_id, what.directory)
         except ServerError as error:
             return Answer(problem=str(error), spared=not told)
         except TimeoutError:

@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 
 from watchdog.errors import ServerError
 from watchdog.model import Activity, Ask, AskKind, SessionId, Status, TurnId
-from watchdog.ports import Clock, Server
+from watchdog.ports import Clock, Hosting
 from watchdog.postgres.line import Episode, own_error
 from watchdog.sharing import Rounds
 
@@ -141,7 +141,7 @@ class Sayings:
         answered: is called after each answer.
     """
 
-    def __init__(self, own: Server, clock: Clock, answered: Callable[[], None]) -> None:
+    def __init__(self, own: Hosting, clock: Clock, answered: Callable[[], None]) -> None:
         self._own = own
         self._answered = answered
         self._now: Callable[[], float] = lambda: clock.read().running_seconds

@@ -7,7 +7,7 @@ import structlog
 from anyio.abc import TaskGroup
 
 from watchdog.errors import DatabaseUnavailable
-from watchdog.ports import Clock, Server
+from watchdog.ports import Clock, Hosting
 from watchdog.postgres.errands import Errands
 from watchdog.postgres.line import NOTIFY, NOTIFY_SAID, Bell, Episode, Line
 from watchdog.postgres.publications import Publication, Sayings
@@ -40,7 +40,7 @@ class Publisher:
         self,
         line: Line,
         register: Register,
-        own: Server,
+        own: Hosting,
         *,
         name: str,
         process: str,

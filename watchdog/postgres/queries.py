@@ -170,6 +170,12 @@ WHOLE_PARTS: Final = _WHOLE.format(
 WHOLE_MESSAGES: Final = _WHOLE.format(
     table="message", message="id", ids=_IDS, each=_EACH.format(table="message", condition="message.id = wanted.value")
 )
+PARTS_OF_MESSAGES: Final = _WHOLE.format(
+    table="part",
+    message="message_id",
+    ids=_IDS,
+    each=_EACH.format(table="part", condition="part.message_id = wanted.value"),
+)
 LOCK_SESSION: Final = "SELECT session.id FROM session WHERE session.id = :id FOR UPDATE"
 """A new message of the session, whose foreign key wants the row, too, waits for the end of this transaction."""
 COLUMNS_FOUND: Final = """

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from watchdog.errors import DatabaseUnavailable, ServerAnswerInvalid, ServerDeclined, ServerUnreachable, ServerUntold
-from watchdog.model import Ask, ServerName, SessionId, Status
+from watchdog.model import Ask, Served, ServerName, SessionId, Status
 from watchdog.moments import Moment
 from watchdog.plain_host import PlainHost
 from watchdog.ports import Clock
@@ -179,12 +179,13 @@ class RemoteHost(PlainHost):
         """See `Host.pending_asks`."""
         return (await self._others.saying(self, directory)).asks
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:
         """See `Deputy.abort_unless`: here with no ask known of, and whatever signs of life it shows."""
-        await self.abort_unless(session_id, directory, directories=(), asks=(), life_ms=None)
+        await self.abort_unless(served, session_id, directory, directories=(), asks=(), life_ms=None)
 
     async def abort_unless(
         self,
+        served: Served,  # noqa: ARG002 - it speaks through this very database
         session_id: SessionId,
         directory: str,
         *,

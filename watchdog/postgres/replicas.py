@@ -4,7 +4,7 @@ A publication is dated by the database's clock, at the moment when it was put to
 way, because the process or the network stood still, is as old as it is, and never replaces a newer one.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 from uuid import uuid4
 
@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.model import Holders, ServerName
-from watchdog.ports import Clock, Server
+from watchdog.ports import Clock, Hosting
 from watchdog.postgres.errands import Requests, TermedFence
 from watchdog.postgres.line import ASKED, CHANNEL, SAID, Bell, Episode, Line, Pulse
 from watchdog.postgres.publisher import Publisher
@@ -54,7 +54,7 @@ class Replicas:
         engine: AsyncEngine,
         *,
         aside: AsyncEngine,
-        own: Server | None,
+        own: Hosting | None,
         name: str,
         clock: Clock,
         lease: Leasehold,
@@ -96,7 +96,7 @@ class Replicas:
         self._unread = RemoteHost(self._others, replica="", process="", name=ServerName("the other replicas"))
         self._swept_at: float | None = None
 
-    def servers(self) -> Sequence[Server]:
+    def servers(self) -> tuple[Hosting, ...]:
         """The own host, and the other replicas that are there; until that is known, one that never answers."""
         own = (self._own,) if self._own is not None else ()
         return (*own, *self._hosts.values()) if self._register.has_read else (*own, self._unread)

@@ -164,6 +164,13 @@ class PostgresStore:
             found = await fetch(self._dialect.queued, {"ids": as_ids(_possible([session_id]))})
         return tuple(str(record["id"]) for record in found)
 
+    async def turn_rows(self, turn_id: TurnId) -> tuple[Row, ...]:
+        """See `Store.turn_rows`."""
+        async with self._reading() as fetch:
+            messages = await fetch(queries.WHOLE_MESSAGES, {"ids": as_ids(_possible([turn_id]))})
+            parts = await fetch(queries.PARTS_OF_MESSAGES, {"ids": as_ids(_possible([turn_id]))})
+        return tuple(whole_row(record) for record in [*messages, *parts])
+
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """See `Store.newest_turn`. Of two of the same millisecond, the one whose id sorts last."""
         async with self._reading() as fetch:

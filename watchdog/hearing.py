@@ -1,0 +1,252 @@
+"""One look's questions to the servers: those that are shown to serve this database are heard, and no other."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import anyio
+
+from watchdog.errors import OpenElsewhere, ServerError
+from watchdog.model import (
+    Holders,
+    Served,
+    ServerName,
+    ServerReport,
+    Session,
+    SessionId,
+    Snapshot,
+    Turn,
+    TurnId,
+)
+from watchdog.ports import Fleet, Owners, Server, Store
+from watchdog.proof import claims
+from watchdog.questions import Said, ask
+from watchdog.serving import Doubt, NotShown, by_nobody, by_process, by_rows, of_rows
+from watchdog.silence import Silences
+
+Value = TypeVar("Value")
+_NOTHING = Said(vouches=False, problem=None, statuses={}, asks={})
+
+
+class Lookup:
+    """Who has the database open, looked up when it is first asked for."""
+
+    def __init__(self, owners: Owners) -> None:
+        self._owners = owners
+        self._found: Holders | None = None
+        self._key: frozenset[object] | None = None
+        self._turn = anyio.Lock()
+
+    async def holders(self, key: frozenset[object] | None = None) -> Holders:
+        """Who has it open.
+
+        Args:
+            key: the rows for which that matters, as they are: once they changed, it is looked up again.
+
+        Raises:
+            OpenElsewhere: it is open under another name, so that nobody can tell.
+        """
+        async with self._turn:
+            again = key is not None and self._key is not None and key != self._key
+            if self._found is None or again:
+                self._found = await self._owners.look()
+            if self._found.refusal is not None:
+                raise OpenElsewhere(self._found.refusal)
+            self._key = key if key is not None else self._key
+            return self._found
+
+    def unneeded(self) -> None:
+        """No row needs it now: for those that will, it is looked up again."""
+        self._key = frozenset()
+
+
+@dataclass(kw_only=True, slots=True)
+class ShownBefore:
+    """What was found of servers a moment ago, and need not be found again at each look.
+
+    Attributes:
+        processes: what each one's process showed; None where it showed nothing.
+        rows: the turns that read alike, by server and session, each as it was.
+    """
+
+    processes: dict[ServerName, Served | NotShown | None] = field(default_factory=dict)
+    rows: dict[tuple[ServerName, SessionId], object] = field(default_factory=dict)
+
+
+class Hearing:
+    """The questions of one look.
+
+    Args:
+        lookup: who has the database open.
+        before: what was found a moment ago.
+    """
+
+    def __init__(
+        self, *, store: Store, fleet: Fleet, silences: Silences, lookup: Lookup, before: ShownBefore
+    ) -> None:
+        self.lookup = lookup
+        self.before = before
+        self._store = store
+        self._fleet = fleet
+        self._silences = silences
+        self._discovered = False
+
+    async def reports(self, snapshot: Snapshot, *, named: Collection[SessionId]) -> list[ServerReport]:
+        """Ask the servers what they are at work on, wherever something is unfinished.
+
+        Args:
+            named: sessions that are asked about whatever is open in them.
+        """
+        self._named = named
+        servers = self._fleet.servers()
+        if any(server.own is None and self._wanted(server, snapshot) for server in servers):
+            await self._discover(await self.lookup.holders())
+            servers = self._fleet.servers()
+        return await self._ask(servers, snapshot)
+
+    async def found(
+        self, snapshot: Snapshot, reports: Iterable[ServerReport], holders: Holders
+    ) -> list[ServerReport]:
+        """Ask the servers that are found among those who have the database open."""
+        await self._discover(holders)
+        known = {report.name for report in reports}
+        return await self._ask([each for each in self._fleet.servers() if each.name not in known], snapshot)
+
+    async def _discover(self, holders: Holders) -> None:
+        if not self._discovered:
+            self._discovered = True
+            await self._fleet.discover(holders)
+
+    def _wanted(self, server: Server, snapshot: Snapshot) -> set[str]:
+        """The directories that a server is asked about."""
+        return {
+            directory
+            for session in snapshot.sessions.values()
+            if session.has_open_rows or session.id in self._named
+            for directory in session.directories
+        } | set(server.busy_directories())
+
+    async def _ask(self, servers: Iterable[Server], snapshot: Snapshot) -> list[ServerReport]:
+        reports: dict[int, ServerReport] = {}
+
+        async def report(index: int, server: Server) -> None:
+            reports[index] = await self._report(server, sorted(self._wanted(server, snapshot)), snapshot)
+
+        async with anyio.create_task_group() as group:
+            for index, server in enumerate(servers):
+                group.start_soon(report, index, server, name=f"ask {server.name}")
+        return [reports[index] for index in sorted(reports)]
+
+    async def _report(self, server: Server, directories: Collection[str], snapshot: Snapshot) -> ServerReport:
+        if not directories:
+            self._silences.forget(server, but=())
+            return _report(server, None, _NOTHING)
+        served = server.own or await self._by_process(server)
+        if isinstance(served, Served):
+            return _report(server, served, await ask(server, directories, silences=self._silences))
+        if isinstance(served, NotShown):
+            return _report(server, served, _NOTHING)
+        return await self._report_by_rows(server, directories, snapshot)
+
+    async def _by_process(self, server: Server) -> Served | NotShown | None:
+        if server.name not in self.before.processes:
+            found = by_process(server, await server.listener(), await self.lookup.holders())
+            self.before.processes[server.name] = found
+        return self.before.processes[server.name]
+
+    # -- where no process is seen ------------------------------------------------------------------------------
+
+    async def _report_by_rows(self, server: Server, directories: Collection[str], snapshot: Snapshot) -> ServerReport:
+        """Hear a server whose process can't be seen, where its copies read as the rows do."""
+        try:
+            with self._silences.patient(server):
+                await server.vouches()
+        except ServerError as error:
+            return _report(server, None, replace(_NOTHING, problem=str(error)))
+        if (nobody := by_nobody(server, await self.lookup.holders())) is not None:
+            return _report(server, nobody, _NOTHING)
+        open_ones = [each for each in snapshot.sessions.values() if each.turns]
+        served = await self._by_rows(server, open_ones) if open_ones else None
+        if isinstance(served, NotShown):
+            return _report(server, served, _NOTHING)
+        said = await ask(server, directories, silences=self._silences)
+        known = served.sessions if served is not None else frozenset()
+        more = await self._by_newest(server, _named(said) - known)
+        if isinstance(more, NotShown):
+            return _report(server, more, _NOTHING)
+        both = known | (more.sessions if more is not None else frozenset())
+        return _report(server, of_rows(server, both) if both else None, said)
+
+    async def _by_rows(self, server: Server, sessions: Collection[Session]) -> Served | NotShown:
+        before = self.before.rows
+        prints = {
+            session.id: tuple((turn.id, turn.updated_ms, turn.size) for turn in session.turns) for session in sessions
+        }
+        known = frozenset(id_ for id_, each in prints.items() if before.get((server.name, id_)) == each)
+        turns = [
+            (session.id, turn.id, session.directory)
+            for session in sessions
+            for turn in session.turns
+            if session.id not in known
+        ]
+        found = await by_rows(server, self._store, turns) if turns else None
+        if isinstance(found, NotShown) and (found.doubt is Doubt.ANOTHER_DATABASE or not known):
+            return found
+        alike = known | (found.sessions if isinstance(found, Served) else frozenset())
+        before.update({(server.name, id_): prints[id_] for id_ in alike})
+        return of_rows(server, alike)
+
+    async def _by_newest(self, server: Server, ids: Collection[SessionId]) -> Served | NotShown | None:
+        """What the newest turns show of sessions in which nothing is open."""
+        turns: list[tuple[SessionId, TurnId, str]] = []
+        for id_ in sorted(ids):
+            session, newest = await self._store.session(id_), await self._store.newest_turn(id_)
+            if session is not None and newest is not None:
+                turns.append((id_, newest, session.directory))
+        return await by_rows(server, self._store, turns) if turns else None
+
+
+def _named(said: Said) -> frozenset[SessionId]:
+    """The sessions of which a server says anything."""
+    busy = {id_ for statuses in said.statuses.values() for id_ in statuses}
+    return frozenset(busy | {ask.session_id for asks in said.asks.values() for ask in asks})
+
+
+def _report(server: Server, served: Served | NotShown | None, said: Said) -> ServerReport:
+    """A report, in which what was said counts as far as the server is shown to serve this database."""
+    if not isinstance(served, Served):
+        return ServerReport(
+            name=server.name,
+            not_shown=served.why if isinstance(served, NotShown) else None,
+            problem=said.problem,
+            witness=server.witness(),
+        )
+    return ServerReport(
+        name=server.name,
+        pid=served.pid,
+        born_ms=served.born_ms,
+        served=served,
+        vouches=said.vouches,
+        problem=said.problem,
+        statuses={where: _covered(served, statuses) for where, statuses in said.statuses.items()},
+        asks={
+            where: tuple(ask for ask in asks if served.covers(ask.session_id)) for where, asks in said.asks.items()
+        },
+        witness=server.witness(),
+        life=_covered(served, server.life()),
+    )
+
+
+def _covered(served: Served, by_session: Mapping[SessionId, Value]) -> dict[SessionId, Value]:
+    return {id_: value for id_, value in by_session.items() if served.covers(id_)}
+
+
+def unclaimed_turns(snapshot: Snapshot, reports: Iterable[ServerReport]) -> list[tuple[Session, Turn]]:
+    """The turns with something open that no server claims, or that a newer turn has superseded."""
+    reports = list(reports)
+    found: list[tuple[Session, Turn]] = []
+    for session in snapshot.sessions.values():
+        if session.has_open_rows:
+            claimed = any(claims(report, session) for report in reports)
+            found.extend((session, turn) for turn in session.turns if turn.superseded or not claimed)
+    return found
