@@ -34,6 +34,11 @@ WatchdogError
 ```
 """
 
+from collections.abc import Sequence
+from typing import Self
+
+_LONGEST_NAME = 80
+
 
 class WatchdogError(Exception):
     """The root: its text is a sentence for a person, and says what to do where something can be done."""
@@ -117,6 +122,23 @@ class WriteRefused(DatabaseError):
 
     It will refuse it again, for as long as that is there.
     """
+
+    @classmethod
+    def by(cls, table: str, what: str, triggers: Sequence[str]) -> Self:
+        """The error for a write that stands against what the table has of its own.
+
+        Args:
+            table: its name.
+            what: what becomes of the write: it is refused, ignored, or changed.
+            triggers: their names, as far as they may be meant; without one it is a constraint.
+        """
+        names = " and ".join(f"`{name[:_LONGEST_NAME]}`" for name in triggers)
+        who = f"The trigger {names}" if len(triggers) == 1 else f"One of the triggers {names}"
+        who = who if triggers else "A constraint"
+        return cls(
+            f"{who} on the table `{table}` {what}, so nothing was written. It is none of opencode's; nothing can be "
+            "settled until it is gone."
+        )
 
 
 class DatabaseDamaged(DatabaseUnavailable):

@@ -4,12 +4,14 @@ import os
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.climb import Confirm, confirmed
+from watchdog.damage import refuse_damaged
 from watchdog.database_url import PostgresUrl
 from watchdog.embedded import EmbeddedFleet
 from watchdog.errors import DatabaseMissing, DatabaseUnsupported, SettingsError
@@ -115,6 +117,7 @@ async def _on_file(
         await OpencodeDatabase.open(path, engine=engine, local_filesystems=settings.local_filesystems) as store,
         open_journal(settings, path, os.environ, home()) as journal,
     ):
+        store.refuse = partial(refuse_damaged, journal, path)
         with DatabaseLock(path) as lock:
             yield Means(
                 database=str(path),

@@ -501,7 +501,7 @@ async def test_a_constraint_and_one_of_several_triggers_are_told_apart(tmp_path:
             )
             rows.part("msg_1", {}, "prt_other")
             rows.set("part", "prt_other", data="x" * 10)
-            assert "a constraint of its table `part` stands against the write" in await said()
+            assert "A constraint on the table `part` refuses it" in await said()
 
 
 async def test_a_look_goes_on_while_a_write_waits_for_a_locked_database(

@@ -10,7 +10,7 @@ from sqlalchemy.pool import NullPool
 
 from tests.support.database import NOW
 from tests.support.postgres import Cluster, PostgresRows
-from watchdog.errors import DatabaseUnsupported, LeaseLost
+from watchdog.errors import DatabaseUnsupported, LeaseLost, WriteRefused
 from watchdog.model import CallId, GuardedWrite, SessionId
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.indexes import partial
@@ -183,3 +183,32 @@ async def test_a_session_of_a_remote_workspace_is_told_where_the_tables_have_wor
     finally:
         rows.run("DROP TABLE IF EXISTS workspace")
         rows.run("ALTER TABLE session DROP COLUMN IF EXISTS workspace_id")
+
+
+TRIGGERS = {
+    "RAISE EXCEPTION 'not so'; RETURN NEW": "refuses it",
+    "RETURN NULL": "ignores it",
+    "NEW.data := '{}'; RETURN NEW": "changes what is written",
+}
+
+
+@pytest.mark.parametrize("body", TRIGGERS)
+async def test_a_trigger_that_refuses_ignores_or_changes_a_write_is_named_and_nothing_is_written(
+    postgres_rows: PostgresRows, engine: AsyncEngine, body: str
+) -> None:
+    rows = postgres_rows
+    call = rows.call(rows.turn(rows.session()))
+    store = await PostgresStore.open(engine)
+    (row,) = await store.rows(call_ids=[call])
+    writes = [GuardedWrite(row=row, after='{"type": "text"}')]
+    rows.run(f"CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$")
+    rows.run("CREATE TRIGGER guarding BEFORE UPDATE ON part FOR EACH ROW EXECUTE FUNCTION guard()")
+    try:
+        with pytest.raises(WriteRefused, match=f"The trigger `guarding` on the table `part` {TRIGGERS[body]}"):
+            await store.write(writes)
+        assert await store.rows(call_ids=[call]) == (row,)
+    finally:
+        rows.run("DROP TRIGGER guarding ON part")
+        rows.run("DROP FUNCTION guard()")
+    assert await store.write(writes) == 1
+    assert await store.write(writes) == 0

@@ -22,7 +22,6 @@ from watchdog.opencode.sqlite_errors import primary_code
 
 _ITS_OWN: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH})
 """What a statement that is known to be right fails with, where the table itself is in its way."""
-_LONGEST_NAME: Final = 80
 
 
 async def write_all(
@@ -91,18 +90,8 @@ async def _reads(connection: AsyncConnection, write: GuardedWrite, data: str, *,
 
 async def _refused(connection: AsyncConnection, write: GuardedWrite, what: str, *, said: str = "") -> WriteRefused:
     """The error for a write that the table stands against: which trigger it is, if one is there."""
-    table, names = write.row.table, await _triggers(connection, write.row.table, said)
-    if not names:
-        return WriteRefused(
-            f"The database {what}: a constraint of its table `{table}` stands against the write, so nothing was "
-            "written. It is none of opencode's; nothing can be settled until it is gone."
-        )
-    named = " and ".join(f"`{name[:_LONGEST_NAME]}`" for name in names)
-    who = f"The trigger {named}" if len(names) == 1 else f"One of the triggers {named}"
-    return WriteRefused(
-        f"{who} on the table `{table}` {what}, so nothing was written. It is none of opencode's; nothing can be "
-        "settled until it is gone."
-    )
+    table = write.row.table
+    return WriteRefused.by(table, what, await _triggers(connection, table, said))
 
 
 async def _triggers(connection: AsyncConnection, table: str, said: str) -> list[str]:

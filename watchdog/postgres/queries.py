@@ -186,6 +186,10 @@ COLUMNS_FOUND: Final = """
         )
         AND attribute.attnum > 0 AND NOT attribute.attisdropped
 """
+TRIGGERS: Final = """
+    SELECT tgname AS name FROM pg_catalog.pg_trigger
+    WHERE tgrelid = to_regclass(:table) AND NOT tgisinternal AND tgenabled <> 'D' ORDER BY tgname
+"""
 SIZES: Final = """
     SELECT sum(pg_total_relation_size(class.oid)) AS bytes, current_setting('server_version') AS server
     FROM pg_catalog.pg_class AS class
@@ -201,6 +205,7 @@ class Dialect:
         look: what a look asks.
         open_parts_of_sessions: the ids of the open calls of some sessions.
         queued: the prompts of a session that no turn answers yet.
+        reads: whether a row of each table reads as something.
         update: the guarded write of each table. `jsonb` is compared as a value: it keeps no text.
     """
 
@@ -208,6 +213,7 @@ class Dialect:
     open_parts_of_sessions: str
     queued: str
     update: dict[str, str]
+    reads: dict[str, str]
 
 
 def open_message(kind: Data) -> str:
@@ -264,6 +270,9 @@ def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType
         ),
         open_parts_of_sessions=(f"SELECT part.id AS id FROM {_IDS} {of('part', 'session_id', is_open_part)}"),
         queued=_readable(_QUEUED, kind),
+        reads={
+            table: f"SELECT 1 AS found FROM {table} WHERE id = :id AND {observed}" for table in ("message", "part")
+        },
         update={
             table: f"UPDATE {table} SET data = CAST(:after AS {kind}) WHERE id = :id AND {observed}"
             for table in ("message", "part")

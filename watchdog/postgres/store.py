@@ -13,12 +13,13 @@ from typing import Final, Self, TypeVar
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
+from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, WriteRefused
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode.look import Fetch, Known, Look, Record, as_ids, newest_turn, whole_row
 from watchdog.postgres import queries
 from watchdog.postgres.connection import Fence, place_of, transaction, translated
 from watchdog.postgres.queries import Data
+from watchdog.postgres.standing import Standing, standing_against
 from watchdog.sharing import Rounds
 
 _ALL_THAT_IS_OPEN: Final = Known(turns=(), turns_after=0, whole=(), calls=(), calls_after=0)
@@ -194,18 +195,28 @@ class PostgresStore:
 
         Raises:
             LeaseLost: another watchdog may have taken over; nothing was written.
+            WriteRefused: a trigger or a constraint stands against it.
         """
         if not writes:
             return 0
         with translated(self.place, DatabaseUnavailable):
-            async with transaction(self._engine, seconds=self._limits.write_seconds) as connection:
-                if self._fence is not None:
-                    await self._fence.hold(connection)
-                written = await self._write_all(connection, writes, while_newest)
-                if written != len(writes):
-                    await connection.rollback()
-                    return 0
-                return written
+            try:
+                return await self._write(writes, while_newest)
+            except Standing as standing:
+                (table, what) = standing.table, standing.what
+        async with self._reading() as fetch:
+            found = await fetch(queries.TRIGGERS, {"table": table})
+        raise WriteRefused.by(table, what, [str(record["name"]) for record in found])
+
+    async def _write(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
+        async with transaction(self._engine, seconds=self._limits.write_seconds) as connection:
+            if self._fence is not None:
+                await self._fence.hold(connection)
+            written = await self._write_all(connection, writes, while_newest)
+            if written != len(writes):
+                await connection.rollback()
+                return 0
+            return written
 
     async def _write_all(
         self, connection: AsyncConnection, writes: Sequence[GuardedWrite], while_newest: TurnId | None
@@ -221,10 +232,21 @@ class PostgresStore:
                 return 0
         for number, write in enumerate(writes):
             values = {"id": write.row.id, "observed": write.row.data, "after": write.after}
-            result = await connection.execute(self._statement(self._dialect.update[write.row.table]), values)
+            with standing_against(write.row.table):
+                result = await connection.execute(self._statement(self._dialect.update[write.row.table]), values)
             if result.rowcount != 1:
+                if await self._stands(connection, write, write.row.data):
+                    raise Standing(write.row.table, "ignores it")
                 return number
+        for write in writes:
+            if not await self._stands(connection, write, write.after):
+                raise Standing(write.row.table, "changes what is written")
         return len(writes)
+
+    async def _stands(self, connection: AsyncConnection, write: GuardedWrite, data: str) -> bool:
+        """Whether a row reads so now."""
+        asked = self._dialect.reads[write.row.table]
+        return bool(await self._fetch(connection, asked, {"id": write.row.id, "observed": data}))
 
     async def describe(self) -> Description:
         """What there is to say about it to a person."""
