@@ -132,7 +132,7 @@ class Acting:
             why=f"an error of the watchdog's own: {type(error).__name__}",
         )
 
-    async def count(self, verdict: Verdict, outcome: Outcome) -> bool:
+    async def count(self, verdict: Verdict, outcome: Outcome, *, attempted: bool = True) -> bool:
         """Count an outcome, and keep the count. Returns whether it is given up now."""
         given_up = self._memory.note_outcome(
             verdict,
@@ -140,6 +140,7 @@ class Acting:
             now=self._clock.now(),
             pause_seconds=max(1.0, self._remedy.ladder.abort_grace_seconds),
             most=self._pace.max_attempts,
+            attempted=attempted,
         )
         await self._keep()
         return given_up
@@ -282,5 +283,5 @@ class _Counted:
         self.verdict = verdict
         self.given_up = False
 
-    async def __call__(self, outcome: Outcome) -> None:
-        self.given_up = await self._acting.count(self.verdict, outcome)
+    async def __call__(self, outcome: Outcome, /, *, attempted: bool) -> None:
+        self.given_up = await self._acting.count(self.verdict, outcome, attempted=attempted)

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 
@@ -27,11 +27,20 @@ async def confirmed() -> None:
     """The kernel's lock on a file is held for as long as the process lives: there is nobody to ask."""
 
 
-Count = Callable[[Outcome], Awaitable[None]]
-"""Counts an outcome, and keeps the count, before the journal says that the intervention ended."""
+class Count(Protocol):
+    """Counts an outcome, and keeps the count, before the journal says that the intervention ended."""
+
+    async def __call__(self, outcome: Outcome, /, *, attempted: bool) -> None:
+        """Count it.
+
+        Args:
+            outcome: how it ended.
+            attempted: something was sent or written.
+        """
+        ...
 
 
-async def uncounted(_: Outcome) -> None:
+async def uncounted(_: Outcome, /, *, attempted: bool) -> None:
     """Count nothing."""
 
 
@@ -73,6 +82,7 @@ class Climb:
         claimant: the server that was at work on the session when it was judged, or last looked at.
         consent: what the person agreed to who asked for it, if one did.
         dropped_prompts: the prompts that were queued, and that an abort dropped.
+        told: something was sent, or was written.
         acted: a server was told something, or rows may have been written: from here on it was an attempt.
     """
 
@@ -96,7 +106,7 @@ class Climb:
         self.claimant = claimant
         self.consent = consent
         self.intervention: InterventionId | None = None
-        self.acted = False
+        self.acted = self.told = False
         self.steps: list[Step] = []
         self.dropped_prompts: tuple[str, ...] = ()
 
@@ -111,12 +121,12 @@ class Climb:
             dropped_prompts=self.dropped_prompts,
         )
 
-    async def noted(self, outcome: Outcome, count: Count) -> Outcome:
+    async def noted(self, outcome: Outcome, count: Count, *, attempted: bool = True) -> Outcome:
         """Note the outcome of what was begun. An act that was done stays done if that fails; the next start looks.
 
         It is counted before it is closed: a crash in between may count it twice, and so act less, but never more.
         """
-        await count(outcome)
+        await count(outcome, attempted=attempted)
         if self.intervention is None:
             return outcome
         try:
@@ -170,20 +180,20 @@ class Climb:
         """Have the server abort the session, within a time limit. Returns how it ended if the server spares it."""
         limit, place = self.tools.ladder.abort_timeout_seconds, again.place
         detail, ok = f"{place.server.name} answered", True
-        self.acted = True
+        self.acted = self.told = True
         with anyio.move_on_after(limit) as scope:
             try:
                 await self._end(again)
             except ServerDeclined as error:
-                self.acted = False
+                self.acted = self.told = False
                 self._step("abort", ok=False, detail=str(error))
                 return self.outcome(Result.UNCHANGED, str(error))
             except ServerUntold as error:
-                self.acted = False
+                self.acted = self.told = False
                 self._step("abort", ok=False, detail=str(error))
                 return self.outcome(Result.UNREACHABLE, str(error))
             except LeaseLost:
-                self.acted = False
+                self.acted = self.told = False
                 raise
             except ServerError as error:
                 detail, ok = str(error), False

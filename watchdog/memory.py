@@ -7,6 +7,7 @@ everything about a call, a turn or a session that is no longer open is forgotten
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 
+from watchdog.attempts import after, process_of
 from watchdog.family import Family
 from watchdog.model import (
     EMPTY,
@@ -15,6 +16,7 @@ from watchdog.model import (
     CallId,
     Observation,
     Outcome,
+    Process,
     Result,
     ServerName,
     ServerReport,
@@ -29,9 +31,6 @@ from watchdog.model import (
 )
 from watchdog.moments import NEVER, Moment, WallMs
 from watchdog.sightings import ROWS, Convert, Sightings, lives, retries
-
-_LONGEST_PAUSE_SECONDS = 600.0
-_MOST_DOUBLINGS = 20
 
 
 @dataclass(slots=True)
@@ -65,6 +64,7 @@ class Memory:
         lives: when each session last showed life, as rows and hosts tell it.
         retries: until when each session waits for its provider, as servers tell it.
         stopped: the sessions whose calls' clocks stand still because somebody is silent who would know better.
+        processes: the server that is at work on each session, as a process.
         unwatched: it is another process's, and nobody looked for so long that what was written meanwhile may have
             been an approval.
     """
@@ -82,6 +82,7 @@ class Memory:
     lives: Sightings = field(default_factory=Sightings)
     retries: Sightings = field(default_factory=Sightings)
     stopped: dict[SessionId, Stopped] = field(default_factory=dict)
+    processes: dict[SessionId, Process] = field(default_factory=dict)
 
     def fold(self, observation: Observation, convert: Convert) -> Observation:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
@@ -100,6 +101,8 @@ class Memory:
         self._note_stopped(observation)
         self._note_asks(observation)
         self._note_claims(observation)
+        claimed = {id_: process_of(observation.reports, id_) for report in observation.reports for id_ in report.said}
+        self.processes = {id_: process for id_, process in claimed.items() if process is not None}
         self._forget(observation)
         looks = self._valid_looks(_fingerprints(observation, self.looks)) if self.looks else {}
         shown = lives(observation, self.lives, convert)
@@ -145,7 +148,14 @@ class Memory:
         }
 
     def note_outcome(
-        self, verdict: Verdict, outcome: Outcome, *, now: Moment, pause_seconds: float, most: int
+        self,
+        verdict: Verdict,
+        outcome: Outcome,
+        *,
+        now: Moment,
+        pause_seconds: float,
+        most: int,
+        attempted: bool = True,
     ) -> bool:
         """Count an attempt.
 
@@ -155,6 +165,7 @@ class Memory:
             now: the moment.
             pause_seconds: the first pause; each further attempt doubles it, up to ten minutes.
             most: how many attempts are made before it is given up.
+            attempted: false if nothing was sent or written: a database that was busy is no attempt.
 
         Returns:
             Whether this was the attempt after which it is given up.
@@ -166,23 +177,15 @@ class Memory:
         if outcome.result is Result.UNCHANGED:
             # Rows that are still open keep their attempts, or they would never be given up.
             return False
-        given_up = False
+        counts = attempted and outcome.result in {Result.INEFFECTIVE, Result.FAILED}
+        process = self.processes.get(verdict.cancel_session_id)
+        newly = False
         for key in verdict.attempt_keys:
             before = self.attempts.get(key, Attempts(newest_prompt_id=verdict.newest_prompt_id))
-            counted = outcome.result in {Result.INEFFECTIVE, Result.FAILED}
-            count = before.count + (1 if counted else 0)
-            tries = before.tries + 1
-            longest = max(_LONGEST_PAUSE_SECONDS, pause_seconds)
-            pause = min(pause_seconds * 2 ** min(tries - 1, _MOST_DOUBLINGS), longest)
-            given_up = given_up or (counted and count >= most)
-            self.attempts[key] = Attempts(
-                count=count,
-                tries=tries,
-                not_before=now + pause,
-                given_up=counted and count >= most,
-                newest_prompt_id=before.newest_prompt_id,
-            )
-        return given_up
+            tried = after(before, counts=counts, now=now, pause_seconds=pause_seconds, most=most, process=process)
+            newly = newly or (tried.given_up and not before.given_up)
+            self.attempts[key] = tried
+        return newly
 
     def _fold_calls(
         self, observation: Observation, family: Family, session: Session, elapsed: float, convert: Convert

@@ -422,6 +422,15 @@ class ServerReport(Telling):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Process:
+    """A server as a process: its pid and its birth where they can be seen."""
+
+    server: ServerName
+    pid: int | None = None
+    born_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Attempts:
     """What was tried for one call or turn.
 
@@ -429,8 +438,9 @@ class Attempts:
         count: attempts that were made and did not work.
         tries: those, and the times when nobody could be reached.
         not_before: when the next one may be made; None for at once.
-        given_up: no more will be made until something changes.
+        given_up: no more will be made before that, unless the server's process is another one.
         newest_prompt_id: the newest user message when the first attempt was made.
+        process: the server that was told, if one was.
     """
 
     count: int = 0
@@ -438,6 +448,7 @@ class Attempts:
     not_before: Moment | None = None
     given_up: bool = False
     newest_prompt_id: str | None = None
+    process: Process | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,14 +1,14 @@
 """The memory between looks, kept in the journal so that it outlives the process that made it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import anyio
 
 from watchdog.clock import Countable, check_numbers
 from watchdog.memory import CallMemory, Memory
-from watchdog.model import EMBEDDED, Attempts, CallId, ServerName, SessionId, Stopped, TurnId
+from watchdog.model import EMBEDDED, Attempts, CallId, Process, ServerName, SessionId, Stopped, TurnId
 from watchdog.moments import Moment
 from watchdog.ports import Journal, Reading
 from watchdog.sightings import Sightings
@@ -193,6 +193,7 @@ def _told(tried: Attempts, now: Moment) -> dict[str, Any]:
         "not_before_seconds": None if tried.not_before is None else tried.not_before - now,
         "given_up": tried.given_up,
         "newest_prompt_id": tried.newest_prompt_id,
+        "process": None if tried.process is None else asdict(tried.process),
     }
 
 
@@ -258,9 +259,13 @@ def _call(call: Mapping[str, Any], at: Moment) -> CallMemory:
 
 def _attempts(tried: Mapping[str, Any], at: Moment) -> Attempts:
     known = dict(tried)
-    left = known.pop("not_before_seconds")
+    left, process = known.pop("not_before_seconds"), known.pop("process", None)
     check_numbers([known["count"], known["tries"]])
-    return replace(Attempts(**known), not_before=None if left is None else at + _number(left))
+    return replace(
+        Attempts(**known),
+        not_before=None if left is None else at + _number(left),
+        process=None if process is None else Process(**process),
+    )
 
 
 def _sightings(value: Mapping[str, Any], at: Moment) -> Sightings:

@@ -133,7 +133,7 @@ class Releasing:
     def _shown(self, assessment: Assessment, session: Session, *, below: bool) -> tuple[Living, ...]:
         """What lives below a session, and would end with it."""
         settles = release(assessment.observation, self._watch.policy, session).kind is VerdictKind.ORPHAN
-        return () if settles and not below else living_below(assessment.observation, session)
+        return () if settles and not below else living_below(assessment.observation, self._watch.policy, session)
 
     async def _release_below(self, child_id: SessionId, task: "_Task") -> list[Outcome]:
         """End what is open in a session below one that was released, if nobody executes it or the person said so."""

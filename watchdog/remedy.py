@@ -89,9 +89,9 @@ class Remedy:
             outcome = await climb.run()
         except JournalUnusable as error:
             # Nothing is done without a record; and if nothing was tried, no attempt counts.
-            outcome = climb.outcome(Result.FAILED if climb.acted else Result.UNREACHABLE, str(error))
+            return await climb.broken_off(error, count)
         except DatabaseUnavailable as error:
-            outcome = climb.outcome(Result.FAILED if climb.acted else Result.UNREACHABLE, str(error))
+            return await climb.broken_off(error, count)
         except WatchdogError as error:
             outcome = climb.outcome(Result.FAILED, str(error))
         except Exception as error:
@@ -145,6 +145,11 @@ class _Ascent(Settling):
         if self.verdict.ask is not None:
             return await self._turn_down(self.verdict.ask, again)
         return await self._cancel(again)
+
+    async def broken_off(self, error: WatchdogError, count: Count) -> Outcome:
+        """How it ends when the database or the journal can't be used. If nothing was done, that was no attempt."""
+        outcome = self.outcome(Result.FAILED if self.acted else Result.UNREACHABLE, str(error))
+        return await self.noted(outcome, count, attempted=self.told)
 
     # -- rungs 2 and 3: abort, verify ------------------------------------------------------------------------
 
@@ -240,7 +245,7 @@ class _Ascent(Settling):
         return await self._turned_down(last, ask, place, taken=await self._reject(last, ask, place))
 
     async def _reject(self, again: Again, ask: Ask, place: Place) -> bool:  # noqa: ARG002 - no act without the judge
-        self.acted = True
+        self.acted = self.told = True
         try:
             await place.server.reject(place.served, ask, place.directory)
         except ServerError as error:

@@ -183,15 +183,15 @@ def _released_again(
     verdict = release(observation, policy, session)
     if verdict.kind is VerdictKind.ORPHAN:
         return verdict  # to settle it ends nothing below it
-    against = [each for each in living_below(observation, session) if each.of_its_own]
+    against = [each for each in living_below(observation, policy, session) if each.of_its_own]
     if left := [each for each in against if not consent.covers(each.session_id)]:
         return Dropped(why=f"{'; '.join(each.why for each in left)}: to end that too takes --below")
     return verdict
 
 
-def living_below(observation: Observation, session: Session) -> tuple[Living, ...]:
+def living_below(observation: Observation, policy: Policy, session: Session) -> tuple[Living, ...]:
     """The sessions below this one that show life, or that a person wants left alone."""
-    case = Case(observation, Policy(), observation.now)
+    case = Case(observation, policy, observation.now)
     family, held = case.family, observation.on_hold
     waited_for = family.waited_for_below(session)
     found = []
@@ -204,14 +204,20 @@ def living_below(observation: Observation, session: Session) -> tuple[Living, ..
         elif family.waits_for_answer(below):
             why = f"a person has prompted session {id_} below it"
         elif family.at_work(below):
-            found.append(
-                Living(session_id=id_, why=f"session {id_} below it is at work", of_its_own=id_ not in waited_for)
-            )
-            continue
+            why = f"session {id_} below it is at work"
+        elif below.has_open_rows and not all(proof.holds for _, proof in case.proofs(below)):
+            why = f"somebody may be at work on session {id_} below it"
         else:
             continue
-        found.append(Living(session_id=id_, why=why, of_its_own=True))
+        of_its_own = _of_a_person(case, below) or id_ not in waited_for
+        found.append(Living(session_id=id_, why=why, of_its_own=of_its_own))
     return tuple(found)
+
+
+def _of_a_person(case: Case, session: Session) -> bool:
+    """Whether a person has to do with a session: it is on hold, asks somebody, or was prompted."""
+    held = session.id in case.observation.on_hold
+    return held or case.family.human_at(session) or case.family.waits_for_answer(session)
 
 
 def settled_with(verdict: Verdict, rows: Collection[str]) -> Verdict:

@@ -50,6 +50,7 @@ class Settling(Climb):
     async def _write(self, again: Again, writes: tuple[GuardedWrite, ...]) -> Outcome:
         self.acted = True
         changed = await self.tools.store.write(writes)
+        self.told = True
         self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
         if not changed:
             return await self._unwritten(writes)

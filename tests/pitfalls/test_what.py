@@ -5,14 +5,34 @@ The real loop on a real database. The number in a docstring is the pitfall's.
 
 import errno
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.pitfalls.stage import HOUR, MINUTE, PLACE, Stage
+from tests.fakes.server import AbortBehaviour
+from tests.pitfalls.stage import HOUR, MINUTE, PLACE, Stage, Work
 from tests.support.database import NOW
+from watchdog.clock import Advance
+from watchdog.errors import UsageError, WatchdogError
+from watchdog.interventions import Hold, InterventionId
 from watchdog.lock import DatabaseLock
-from watchdog.model import Ask, AskKind, Result, Session, SessionId, SpareReason, Verdict, VerdictKind
+from watchdog.model import (
+    Ask,
+    AskKind,
+    Holders,
+    Outcome,
+    Result,
+    Session,
+    SessionId,
+    SpareReason,
+    Verdict,
+    VerdictKind,
+)
+from watchdog.releasing import Releasing
+from watchdog.rulings import Living
+from watchdog.watch import Assessment
 
 
 @pytest.mark.parametrize("kind", AskKind)
@@ -110,3 +130,239 @@ async def test_an_error_of_its_own_in_what_a_crash_left_begun_is_contained_and_e
         assert (fresh.session, PLACE) in stage.server.aborted
         await play.pass_time(HOUR)
     assert {session for session, _ in stage.server.aborted} == {fresh.session, *(work.session for work in left)}
+
+
+# -- trying goes on ------------------------------------------------------------------------------------------
+
+
+async def test_after_two_minutes_of_a_locked_database_what_was_to_be_settled_is_settled(stage: Stage) -> None:
+    """51: a write that found the database busy is no attempt."""
+    stage.work(busy=False)
+    stage.owners.holders = Holders()
+    stage.rows.connection.execute("BEGIN IMMEDIATE")
+    async with stage.watching(max_attempts=3) as play:
+        await play.pass_time(2 * MINUTE)
+        assert set(play.diary.results) == {Result.FAILED}
+        assert len(play.diary.results) > 3
+        stage.rows.connection.execute("ROLLBACK")
+        await play.pass_time(10 * MINUTE)
+        assert play.diary.results[-1] is Result.RECOVERED
+    assert play.diary.alerts == []
+
+
+async def test_a_server_that_ignored_aborts_for_three_minutes_is_told_again_within_the_hour(stage: Stage) -> None:
+    """51: given up, one alert, silence, and then it is tried again."""
+    work = stage.work(age=MINUTE)
+    stage.server.abort_behaviour = AbortBehaviour.LIES
+    async with stage.watching(tool_timeout=MINUTE, max_attempts=3) as play:
+        await play.pass_time(3 * MINUTE)
+        assert play.reason(work.session) == {SpareReason.GIVEN_UP}
+        assert len(stage.server.aborted) == 3
+        stage.server.abort_behaviour = AbortBehaviour.WORKS
+        await play.pass_time(30 * MINUTE)
+        assert len(stage.server.aborted) == 3
+        await play.pass_time(31 * MINUTE)
+        assert play.diary.results[-1] is Result.RECOVERED
+    assert len(stage.server.aborted) == 4
+    assert len(play.diary.alerts) == 1
+
+
+# -- right before the act ------------------------------------------------------------------------------------
+
+
+def finished_child(stage: Stage) -> tuple[Work, SessionId]:
+    """A parent whose task call never returned, though its child ended long ago."""
+    parent = stage.work("parent", tool="task", age=HOUR)
+    child = stage.rows.session("ses_child", parent=parent.session, directory=PLACE, at=stage.ago(HOUR))
+    stage.rows.prompt(child, "msg_asked", at=stage.ago(HOUR))
+    turn = stage.rows.turn(child, "msg_did", at=stage.ago(HOUR), cwd=PLACE)
+    stage.rows.finish_turn(turn, at=stage.ago(HOUR - 60))
+    return parent, child
+
+
+def prompt(stage: Stage, child: SessionId) -> None:
+    stage.rows.prompt(child, "msg_again", at=stage.ago(0))
+
+
+def prompt_and_work(stage: Stage, child: SessionId) -> None:
+    prompt(stage, child)
+    stage.server.busy(child, PLACE)
+
+
+def begin_a_turn(stage: Stage, child: SessionId) -> None:
+    prompt(stage, child)
+    stage.rows.turn(child, "msg_new", at=stage.ago(0), cwd=PLACE)
+
+
+def ask_in(stage: Stage, child: SessionId) -> None:
+    ask = Ask(id="que_1", kind=AskKind.QUESTION, session_id=child)
+    stage.server.asks_by.setdefault(PLACE, []).append(ask)
+
+
+def hold_on(stage: Stage, child: SessionId) -> None:
+    stage.journal.on_hold[child] = Hold(session_id=child, since_ms=NOW, until_ms=None, why="a person said so")
+
+
+MEDDLERS = [prompt, prompt_and_work, begin_a_turn, ask_in, hold_on]
+
+
+class Meddling:
+    """A listener in whose presence somebody does something once, when a verdict is about to be carried out."""
+
+    def __init__(self, meddle: Callable[[], None]) -> None:
+        self._meddle: Callable[[], None] | None = meddle
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        pass
+
+    def held_back(self, advance: Advance, slow_seconds: float) -> None:
+        pass
+
+    def found(self, verdict: Verdict) -> None:  # noqa: ARG002
+        meddle, self._meddle = self._meddle, None
+        if meddle is not None:
+            meddle()
+
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
+        pass
+
+    def failed(self, verdict: Verdict, error: Exception) -> None:
+        pass
+
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
+        pass
+
+
+def meddle_when_noted(stage: Stage, meddle: Callable[[], None]) -> None:
+    """Let somebody do something while the journal notes that an abort is about to be sent."""
+    begin = stage.journal.begin
+
+    async def meanwhile(verdict: Verdict, **noted: Any) -> InterventionId:  # noqa: ANN401
+        meddle()
+        return await begin(verdict, **noted)
+
+    stage.journal.begin = meanwhile  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("meddle", MEDDLERS)
+@pytest.mark.parametrize("when", ["found", "noted"])
+async def test_a_person_who_turns_to_a_session_below_the_one_to_be_ended_right_before_the_act_loses_nothing(
+    stage: Stage, meddle: Callable[[Stage, SessionId], None], when: str
+) -> None:
+    """47: a prompt, a turn, an ask or a hold in a session below, which had ended long before."""
+    parent, child = finished_child(stage)
+    if when == "found":
+        stage.more.append(Meddling(lambda: meddle(stage, child)))
+    else:
+        meddle_when_noted(stage, lambda: meddle(stage, child))
+    async with stage.watching(tool_timeout=30 * MINUTE) as play:
+        await play.diary.until(lambda: play.diary.outcomes)
+        assert play.diary.outcomes[0].result is Result.UNCHANGED
+        assert stage.server.aborted == []
+        await play.pass_time(5 * MINUTE)
+        assert stage.server.aborted == []
+        assert play.reason(parent.session)
+
+
+async def test_a_finished_session_below_that_nobody_turns_to_protects_nothing(stage: Stage) -> None:
+    """47: the other side."""
+    parent, _ = finished_child(stage)
+    async with stage.watching(tool_timeout=30 * MINUTE) as play:
+        assert play.diary.results == [Result.RECOVERED]
+    assert stage.server.aborted == [(parent.session, PLACE)]
+
+
+@pytest.mark.parametrize("when", ["found", "noted"])
+async def test_a_hold_that_is_placed_between_the_look_and_the_turning_down_of_an_ask_stops_it(
+    stage: Stage, when: str
+) -> None:
+    """48."""
+    work = stage.work()
+    stage.asking(work)
+    if when == "found":
+        stage.more.append(Meddling(lambda: hold_on(stage, work.session)))
+    else:
+        meddle_when_noted(stage, lambda: hold_on(stage, work.session))
+    async with stage.watching(human_timeout=MINUTE) as play:
+        await play.pass_time(2 * MINUTE)
+        assert play.diary.results == [Result.UNCHANGED]
+        assert "a person said so" in play.diary.outcomes[0].why
+        assert play.reason(work.session) == {SpareReason.ON_HOLD}
+    assert stage.server.rejected == []
+
+
+async def test_a_hold_that_is_placed_while_rows_are_kept_stops_the_settling(stage: Stage) -> None:
+    """48, of an orphan."""
+    work = stage.work(busy=False)
+    stage.owners.holders = Holders()
+    before = stage.stored()
+    meddle_when_noted(stage, lambda: hold_on(stage, work.session))
+    async with stage.watching() as play:
+        assert play.diary.results == [Result.UNCHANGED]
+    assert stage.stored() == before
+
+
+# -- release -------------------------------------------------------------------------------------------------
+
+
+def refuse(*_: object) -> bool:
+    raise UsageError("no")
+
+
+async def test_a_release_that_is_refused_leaves_the_hold_as_it_was(stage: Stage) -> None:
+    """45: refused, answered with no, or broken off."""
+    work = stage.work()
+    hold_on(stage, work.session)
+    async with stage.watching() as play:
+        releasing = Releasing(play.watch, stage.store, stage.fleet)
+        with pytest.raises(UsageError):
+            await releasing.release(work.session, reason=None, agreed=refuse)
+        assert work.session in stage.journal.on_hold
+        assert stage.server.aborted == []
+        (outcome,) = await releasing.release(work.session, reason=None)
+        assert outcome.result is Result.RECOVERED
+    assert work.session not in stage.journal.on_hold
+
+
+async def test_a_release_of_a_crashed_parent_spares_a_child_in_which_a_person_works(stage: Stage) -> None:
+    """46: what nobody executes is settled, and the living child is left unless it is asked for, too."""
+    parent = stage.work("parent", tool="task", age=HOUR, busy=False)
+    child = stage.work("child", parent=parent.session)
+    left = stage.work("left", age=HOUR, parent=parent.session, busy=False)
+    async with stage.watching(recover_on_start=False, orphan_grace=1) as play:
+        stage.owners.holders = Holders()
+        releasing = Releasing(play.watch, stage.store, stage.fleet)
+        outcomes = await releasing.release(parent.session, reason=None)
+        assert {each.session_id: each.result for each in outcomes} == {
+            parent.session: Result.RECOVERED,
+            child.session: Result.UNCHANGED,
+            left.session: Result.RECOVERED,
+        }
+        assert stage.server.aborted == []
+
+
+@pytest.mark.parametrize("meddle", [prompt, prompt_and_work, ask_in, hold_on])
+async def test_a_release_ends_nothing_below_in_which_a_person_works_unless_told_to(
+    stage: Stage, meddle: Callable[[Stage, SessionId], None]
+) -> None:
+    """46: of a parent that is alive, and would take its child with it."""
+    parent, child = finished_child(stage)
+    meddle(stage, child)
+    async with stage.watching(tool_timeout="off") as play:
+        releasing = Releasing(play.watch, stage.store, stage.fleet)
+        shown: list[Living] = []
+
+        def look(_: Assessment, __: Session, below: Sequence[Living]) -> bool:
+            shown.extend(below)
+            raise UsageError("no")
+
+        with pytest.raises(UsageError):
+            await releasing.release(parent.session, reason=None, agreed=look)
+        assert [each.session_id for each in shown] == [child]
+        (outcome,) = await releasing.release(parent.session, reason=None)
+        assert outcome.result is Result.UNCHANGED
+        assert child in outcome.why
+        assert stage.server.aborted == []
+        outcomes = await releasing.release(parent.session, reason=None, below=True)
+        assert outcomes[0].result is Result.RECOVERED
+    assert (parent.session, PLACE) in stage.server.aborted

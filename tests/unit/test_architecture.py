@@ -28,13 +28,14 @@ PURE = {
     "intime",
     "verdicts",
     "rulings",
+    "attempts",
     "settle",
     "memory",
     *EXPLAINING,
 }
 """Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
 
-JUDGING = {"judge", "case", "family", "intime", "limits", "proof", "rulings", "verdicts"}
+JUDGING = {"attempts", "judge", "case", "family", "intime", "limits", "proof", "rulings", "verdicts"}
 
 ROOMS: Mapping[str, set[str]] = {
     "model": set(),
@@ -70,7 +71,7 @@ ROOMS: Mapping[str, set[str]] = {
     "settle": {"model"},
     "moments": set(),
     "sightings": {"model"},
-    "memory": {"model", "family", "proof", "sightings"},
+    "memory": {"attempts", "model", "family", "proof", "sightings"},
     "endpoints": {"model"},
     "comparing": {"model"},
     "serving": {"comparing", "errors", "model", "ports", "sharing"},

@@ -32,6 +32,7 @@ from watchdog.model import (
     Judgement,
     Observation,
     Policy,
+    Process,
     ServerName,
     ServerReport,
     Session,
@@ -502,10 +503,28 @@ class TestAttempts:
         assert reasons(judged(seen)) == {"cooling_down"}
         assert judge(seen, POLICY, AT + 0.001).verdicts
 
-    def test_what_was_given_up_stays_given_up(self) -> None:
-        tried = Attempts(count=3, given_up=True, newest_prompt_id="msg_prompt")
-        seen = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")], attempts={"cancel:prt_1": tried})
+    TRIED = Attempts(count=3, given_up=True, newest_prompt_id="msg_prompt", not_before=AT + 3600)
+
+    def given_up(self, process: Process | None, *, pid: int = 7, born_ms: int = 1_000_000) -> Observation:
+        tried = replace(self.TRIED, process=process)
+        report = replace(busy("ses_1"), pid=pid, born_ms=born_ms)
+        return observation(session(calls=[call(age=61)]), reports=[report], attempts={"cancel:prt_1": tried})
+
+    def test_what_was_given_up_is_left_for_an_hour_and_then_tried_again(self) -> None:
+        seen = self.given_up(None)
         assert reasons(judged(seen)) == {"given_up"}
+        assert judged(seen).spared[0].until == AT + 3600
+        assert judge(seen, POLICY, AT + 3600).verdicts
+
+    @pytest.mark.parametrize(
+        ("pid", "born_ms", "again"),
+        [(7, 1_000_000, False), (7, 1_001_000, False), (8, 1_000_000, True), (7, 1_100_000, True)],
+    )
+    def test_what_was_given_up_is_tried_again_at_once_when_the_server_is_another_process(
+        self, pid: int, born_ms: int, again: bool
+    ) -> None:
+        told = Process(server=busy("ses_1").name, pid=7, born_ms=1_000_000)
+        assert bool(judged(self.given_up(told, pid=pid, born_ms=born_ms)).verdicts) is again
 
     def test_a_second_abort_never_drops_a_prompt_that_came_after_the_first(self) -> None:
         tried = Attempts(count=1, newest_prompt_id="msg_earlier")

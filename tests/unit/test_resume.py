@@ -148,7 +148,7 @@ async def test_it_is_counted_before_it_is_closed(world: World) -> None:
     (begun,) = await world.journal.begun()
     open_then: list[tuple[Intervention, ...]] = []
 
-    async def count(_: Outcome) -> None:
+    async def count(_: Outcome, /, *, attempted: bool) -> None:  # noqa: ARG001
         open_then.append(await world.journal.begun())
 
     await remedy(world).resume(begun, count=count)
