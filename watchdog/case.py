@@ -125,7 +125,7 @@ class Case:
         if call.tool not in self._tool_limits:
             self._tool_limits[call.tool] = tool_limit(call.tool, self.policy)
         limit = self._tool_limits[call.tool]
-        return self.age(call), lengthened(limit, call, self.policy) if call.declared_timeout_ms else limit
+        return self.age(call), lengthened(limit, call, self.policy)
 
     def leaf_limit(self, session: Session, call: ToolCall) -> float | None:
         """The limit of a call that waits on no child; `tool_timeout` for a task whose child has ended."""

@@ -1,10 +1,8 @@
 """The clocks of a session and its calls, told so that a person can check the sum."""
 
-from dataclasses import replace
-
 from watchdog.case import Case
 from watchdog.explanation import Clock, Setting
-from watchdog.limits import duration, limit_of, pattern_of
+from watchdog.limits import duration, limit_of, may_declare, pattern_of, tool_limit
 from watchdog.model import Activity, Session, SessionId, ToolCall
 
 _UNCOUNTED_FROM_SECONDS = 1.0
@@ -87,8 +85,14 @@ def _origin(case: Case, call: ToolCall) -> str:
     policy = case.policy
     pattern = pattern_of(call.tool, policy)
     setting = "tool_timeout" if pattern is None else f'tool_timeouts "{pattern}"'
-    if limit_of(call, policy) == limit_of(replace(call, declared_timeout_ms=None), policy):
+    if limit_of(call, policy) == tool_limit(call.tool, policy):
         return setting
+    if may_declare(call):
+        longest, grace = (
+            duration(policy.max_declared_timeout_seconds),
+            duration(policy.declared_timeout_grace_seconds),
+        )
+        return f"{longest} that it may yet declare (max_declared_timeout) + {grace} grace"
     declared = (call.declared_timeout_ms or 0) / 1000
     capped = ""
     if declared > policy.max_declared_timeout_seconds:
@@ -122,7 +126,10 @@ def _start_note(case: Case, call: ToolCall, still: str | None) -> str | None:
     if uncounted < _UNCOUNTED_FROM_SECONDS:
         return None
     since_write = case.observation.seconds_since(call.updated_ms)
-    if call.updated_ms > call.created_ms and abs(since_write - case.age(call)) < _SAME_SECONDS:
+    if (
+        call.updated_ms > call.created_ms
+        and 0 <= since_write - case.age(call) <= case.observation.steady_slack_seconds + _SAME_SECONDS
+    ):
         return "counts from the last write of its row: until then it may have waited for an approval"
     if still is not None and case.age(call) == 0:
         return "counts from this look on: it was already waiting when it was first seen"

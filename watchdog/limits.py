@@ -3,8 +3,26 @@
 from fnmatch import fnmatchcase
 from math import isfinite
 
-from watchdog.model import Policy, ToolCall
+from watchdog.model import CallStatus, Policy, ToolCall
 
+_DECLARE_NOTHING = frozenset(
+    {
+        "edit",
+        "write",
+        "read",
+        "glob",
+        "grep",
+        "list",
+        "patch",
+        "multiedit",
+        "apply_patch",
+        "task",
+        "question",
+        "skill",
+    }
+    | {"todowrite", "todoread", "lsp", "codesearch", "websearch", "plan_enter", "plan_exit", "invalid"}
+)
+"""opencode's own tools that take no `timeout`; any other one, of a plugin or of MCP, may take one."""
 _SECONDS_UP_TO = 120
 _MINUTES_UP_TO = 7200
 
@@ -31,13 +49,23 @@ def tool_limit(tool: str, policy: Policy) -> float | None:
 
 
 def lengthened(limit: float | None, call: ToolCall, policy: Policy) -> float | None:
-    """The limit of a tool in seconds, lengthened by what a call of it declares for itself."""
-    if limit is None or not call.declared_timeout_ms:
-        return limit
-    declared = call.declared_timeout_ms / 1000
+    """The limit of a tool in seconds, lengthened by what a call of it declares for itself.
+
+    While its arguments still stream, it may turn out to declare as much as is allowed.
+    """
+    if limit is None:
+        return None
+    declared = (call.declared_timeout_ms or 0.0) / 1000
+    if may_declare(call):
+        declared = policy.max_declared_timeout_seconds
     if not isfinite(declared) or declared <= 0:
         return limit
     return max(limit, min(declared, policy.max_declared_timeout_seconds) + policy.declared_timeout_grace_seconds)
+
+
+def may_declare(call: ToolCall) -> bool:
+    """Whether it is not known yet which timeout a call declares: its arguments still stream."""
+    return call.status is CallStatus.PENDING and not call.declared_timeout_ms and call.tool not in _DECLARE_NOTHING
 
 
 def duration(seconds: float) -> str:

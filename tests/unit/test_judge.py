@@ -75,8 +75,26 @@ class TestStuckTool:
         assert reasons(judgement) == (set() if stuck else {"within_limit"})
 
     def test_a_pending_call_is_a_leaf_like_a_running_one(self) -> None:
-        pending = call(age=61, status=CallStatus.PENDING)
+        pending = call(age=61, tool="write", status=CallStatus.PENDING)
         assert kinds(judged(observation(session(calls=[pending]), reports=[busy("ses_1")])))
+
+    @pytest.mark.parametrize("tool", ["bash", "webfetch", "mcp_thing"])
+    def test_a_call_whose_arguments_still_stream_has_the_longest_limit_that_it_may_turn_out_to_declare(
+        self, tool: str
+    ) -> None:
+        longest = POLICY.max_declared_timeout_seconds + POLICY.declared_timeout_grace_seconds
+        for age, status, stuck in [
+            (longest - 1, CallStatus.PENDING, False),
+            (longest, CallStatus.PENDING, True),
+            (61, CallStatus.RUNNING, True),
+        ]:
+            streaming = session(calls=[call(age=age, tool=tool, status=status)])
+            assert bool(kinds(judged(observation(streaming, reports=[busy("ses_1")])))) is stuck
+
+    def test_what_has_no_limit_has_none_while_its_arguments_stream(self) -> None:
+        streaming = session(calls=[call(age=99_999, status=CallStatus.PENDING)])
+        policy = replace(POLICY, tool_timeout_seconds=None)
+        assert reasons(judged(observation(streaming, reports=[busy("ses_1")]), policy)) == {"within_limit"}
 
     def test_the_verdict_names_every_observed_row_and_the_newest_prompt(self) -> None:
         seen = observation(session(calls=[call(age=61), call("prt_2", age=90)]), reports=[busy("ses_1")])
