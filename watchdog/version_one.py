@@ -24,7 +24,8 @@ def migrated(value: Mapping[str, Any]) -> Mapping[str, Any]:
     last, noted = value["timeline"]["last"], value["timeline"]["credits"]
     for part in (*noted, last or {}):
         check_numbers(part.values())
-    check_numbers([value["timeline"]["step_ms"] or 0, *value["timeline"]["not_credited"], value["folded_at"] or 0])
+    step, sleep, unnoted = value["timeline"]["not_credited"]
+    check_numbers([step, sleep, unnoted, value["timeline"]["step_ms"] or 0, value["folded_at"] or 0])
     wall_ms, awake = (last["wall_ms"], last["awake_seconds"]) if last else (0, 0.0)
 
     def age(at_ms: float, since: float, paused_ms: float = 0.0) -> float:

@@ -361,6 +361,56 @@ def mentions_of_proc(module: Module) -> Iterator[str]:
                 yield f"{module.name} line {node.lineno}: {node.value!r}"
 
 
+READINGS = {"now_ms", "at_ms", "wall_ms", "_now_ms"}
+"""What a reading of the wall clock is called."""
+WALL: Mapping[str, str] = {
+    "clock": "the one place in which wall time becomes countable time",
+    "model": "`seconds_since`, which tells people how long ago something is",
+    "journal": "a person says until when a hold lasts, and means the clock on the wall",
+    "render_explain": "shows people how long ago something is",
+    "recollection": "how long ago another machine looked, where two minutes count at most",
+    "version_one": "reads what the first version kept in wall time",
+}
+FOR_PEOPLE: Mapping[str, str] = {
+    "model": "defines it",
+    "verdicts": "says how long ago an orphan began: no limit is compared with it",
+    "explain": "shows the age of a row",
+    "explain_clocks": "shows how much of the age of a row does not count",
+    "explain_witnesses": "shows when a provider is tried again",
+    "memory": "the age of a process, which can only make a call younger",
+}
+"""Who may ask how long ago a wall time is."""
+
+
+def _called(node: ast.AST) -> set[str]:
+    """The last names of all names and attributes in an expression."""
+    inner = list(ast.walk(node))
+    names = {each.id for each in inner if isinstance(each, ast.Name)}
+    return names | {each.attr for each in inner if isinstance(each, ast.Attribute)}
+
+
+def _sides(node: ast.AST) -> list[ast.expr]:
+    """What a comparison compares, or a difference is of."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+        return [node.left, node.right]
+    if isinstance(node, ast.Compare):
+        return [node.left, *node.comparators]
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in {"max", "min"}:
+        return node.args
+    return []
+
+
+def reckonings_with_the_wall_clock(module: Module) -> Iterator[str]:
+    """Comparisons and differences of a time in wall milliseconds with a reading of the wall clock."""
+    for node in ast.walk(module.tree):
+        sides = [_called(side) for side in _sides(node)]
+        timed = [names for names in sides if any(name.endswith("_ms") for name in names)]
+        if len(timed) > 1 and any(names & READINGS for names in timed):
+            yield f"{module.name}: {ast.unparse(node)}"
+        if isinstance(node, ast.Attribute) and node.attr == "seconds_since" and module.name not in FOR_PEOPLE:
+            yield f"{module.name} line {node.lineno}: {ast.unparse(node)}"
+
+
 def late_imports(module: Module) -> Iterator[str]:
     """Imports inside functions."""
     for node in ast.walk(module.tree):
@@ -463,6 +513,36 @@ def test_each_module_imports_only_the_rooms_it_may() -> None:
 def test_only_the_clock_and_the_programs_own_modules_read_the_time() -> None:
     inner = [module for name, module in MODULES.items() if name not in TIME]
     assert [problem for module in inner for problem in readings_of_time(module)] == []
+
+
+def test_only_one_place_reckons_with_the_wall_clock() -> None:
+    inner = [module for name, module in MODULES.items() if name not in WALL]
+    assert [problem for module in inner for problem in reckonings_with_the_wall_clock(module)] == []
+    for name in WALL:
+        assert list(reckonings_with_the_wall_clock(MODULES[name])), f"{name} has no need to be allowed any more"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "age = now_ms - call.created_ms",
+        "old = self._clock.read().wall_ms - turn.created_ms > limit * 1000",
+        "due = status.retry_at_ms <= observation.at_ms",
+        "due = status.retry_at_ms + limit * 1000 <= case.now_ms",
+        "start = max(call.created_ms, observation.at_ms)",
+        "idle = (observation.at_ms - (session.last_life_ms or 0)) / 1000",
+        "idle = observation.seconds_since(session.last_life_ms)",
+    ],
+)
+def test_a_reckoning_with_the_wall_clock_is_seen(wrong: str) -> None:
+    assert list(reckonings_with_the_wall_clock(Module("judge", wrong)))
+
+
+@pytest.mark.parametrize(
+    "right", ["age = case.now - start", "newest = max(turn.created_ms, call.created_ms)", "left = until - now"]
+)
+def test_what_reckons_with_moments_or_orders_rows_is_left_alone(right: str) -> None:
+    assert not list(reckonings_with_the_wall_clock(Module("judge", right)))
 
 
 def test_only_the_owners_look_into_proc() -> None:
