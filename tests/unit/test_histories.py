@@ -1,7 +1,7 @@
 """Whole histories of a machine, played through memory, journal and judge.
 
 The model knows for how long the work was observably alive: while the machine was awake, a watchdog looked in time,
-and nobody was asked. No age exceeds that, whatever happens; and where nothing happens but time, waits and short restarts,
+and nobody was asked. No age exceeds that, whatever happens. Where nothing happens but time, waits and short restarts,
 the age is exactly that.
 """
 
