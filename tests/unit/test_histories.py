@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fakes.clock import FakeClock
 from tests.support.properties import ANY_MACHINE
-from tests.unit.observations import busy, call, question, session
+from tests.unit.observations import busy, call, question, report, session
 from watchdog.clock import Countable
 from watchdog.judge import judge
 from watchdog.memory import Memory
@@ -160,7 +160,7 @@ def test_no_history_lets_a_wait_for_a_provider_end_before_it_has_lasted_in_awake
             now=instant.now,
             steady_since_ms=instant.steady_since_ms,
             snapshot=waiting,
-            reports=(ServerReport(name=busy().name, statuses={"/work/tree": {SESSION: retry}}),),
+            reports=(report(statuses={SESSION: retry}),),
         )
         seen = memory.fold(seen, instant)
         counter.plan(instant.awake_seconds + INTERVAL)
