@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import sys
-from io import TextIOWrapper
+from io import BufferedWriter, RawIOBase, TextIOWrapper
 from typing import IO, Any, Final, TextIO
 
 from watchdog.errors import OutputUnusable
@@ -30,17 +30,21 @@ class Guarded(TextIOWrapper):
     """
 
     def __init__(self, stream: TextIOWrapper, *, owed: bool) -> None:
-        encoding, buffered, through = stream.encoding, stream.line_buffering, stream.write_through
+        encoding, by_lines, inner = stream.encoding, stream.line_buffering, stream.detach()
+        self._at_once = isinstance(inner, RawIOBase)
+        if isinstance(inner, RawIOBase):
+            # With PYTHONUNBUFFERED nothing notices that a disk took only a part of what was written.
+            inner = BufferedWriter(inner)
         # A path that is no UTF-8, or a terminal that knows no UTF-8, must not end the program.
-        super().__init__(
-            stream.detach(), encoding, "backslashreplace", line_buffering=buffered, write_through=through
-        )
+        super().__init__(inner, encoding, "backslashreplace", line_buffering=by_lines)
         self._owed = owed
 
     def write(self, text: str, /) -> int:
         """Write."""
         try:
             super().write(_drawn(text) if self.isatty() else defused(text))
+            if self._at_once:
+                super().flush()
         except OSError as error:
             _lose(self, error, owed=self._owed)
         return len(text)
@@ -121,8 +125,8 @@ def _lose(stream: Any, error: OSError, *, owed: bool) -> None:  # noqa: ANN401 -
     if owed and not gone:
         why = (error.strerror or type(error).__name__).lower()
         raise OutputUnusable(
-            f"Standard output can't be written ({why}), so the result is not whole. Whatever was done stays done, and "
-            "`history` shows it."
+            f"Standard output can't be written ({why}), so the result is not whole. Whatever was done stays "
+            "done, and `history` shows it."
         ) from error
 
 

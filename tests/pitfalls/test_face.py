@@ -138,9 +138,14 @@ def test_json_is_one_whole_document_or_nothing(name: str, tmp_path: Path) -> Non
             assert seen.stderr.startswith("error: "), seen
 
 
-def test_json_that_did_not_fit_is_no_document_and_the_exit_code_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["1", None])
+def test_json_that_did_not_fit_is_no_document_and_the_exit_code_says_so(
+    tmp_path: Path, unbuffered: str | None
+) -> None:
     """A disk that took a part of it: here, a file that may not grow any further."""
-    place = Place(folder=tmp_path, line=f'ulimit -f 100; exec "$@" >{tmp_path}/out')
+    place = Place(
+        folder=tmp_path, line=f'ulimit -f 100; exec "$@" >{tmp_path}/out', more={"PYTHONUNBUFFERED": unbuffered}
+    )
     place.prepare()
     with OpencodeFile(place.database) as rows:
         for _ in range(400):
