@@ -207,7 +207,7 @@ class Door:
             for report in reports
             if isinstance(served := report.shown_for(session_id), Served)
         ]
-        against = [why for report in reports for why in (report.problem, report.not_shown) if why is not None]
+        against = [why for report in reports for why in (report.trouble, report.not_shown) if why is not None]
         return Seen(
             session=session,
             claims=tuple(
@@ -223,7 +223,7 @@ class Door:
                 for ask in asks
                 if ask.session_id == session_id
             ),
-            serving=tuple((server, served) for report, server, served in shown if report.problem is None),
+            serving=tuple((server, served) for report, server, served in shown if report.trouble is None),
             silent=tuple(dict.fromkeys(against)),
             may_run="" if session is None else self._who_may_run(observation, session),
         )

@@ -219,7 +219,7 @@ class Alerts(Bystander):
 def degraded_causes(assessment: Assessment) -> dict[str, str]:
     """What could not be asked, read or timed at a look: by server, all damaged rows as one, and by session."""
     observation = assessment.observation
-    causes = {str(each.name): each.problem for each in observation.reports if each.problem is not None}
+    causes = {str(each.name): each.trouble for each in observation.reports if each.trouble is not None}
     damaged = len(observation.snapshot.damaged)
     if damaged:
         causes["damaged rows"] = f"{damaged} rows can't be read, and their sessions are left alone"

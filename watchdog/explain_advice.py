@@ -87,8 +87,10 @@ def _about_blocker(case: Case, holder: Holder, session: Session, turn: Turn) -> 
     report = next((each for each in case.observation.reports if each.pid == holder.pid), None)
     if report is not None:
         name = server_name(report.name)
-        if report.problem is not None:
-            return f": make {name} answer. {report.problem}"
+        if (against := report.against(session)) is not None:
+            return f": make {name} answer. {against}"
+        if not report.known:
+            return f", and {name} can't exclude it: nobody has measured what its version means by silence."
         if not report.vouches:
             return (
                 f", and {name} can't exclude it before version 1.14: upgrade it, or restart it when it is idle; what "
@@ -134,6 +136,6 @@ def _about_spared(case: Case, spared: Spared, session: Session) -> Iterator[str]
 
 def _about_silence(case: Case, session: Session, release: str) -> Iterator[str]:
     claim = case.claim(session)
-    if claim is not None and claim.report.problem is not None:
-        yield f"Make {server_name(claim.report.name)} answer. {claim.report.problem}"
+    if claim is not None and (against := claim.report.against(session)) is not None:
+        yield f"Make {server_name(claim.report.name)} answer. {against}"
     yield f"If you know that session {session.id} should end, {release} ends it."

@@ -96,8 +96,8 @@ def _server(case: Case, report: ServerReport, session: Session) -> Testimony:
             says += "; it does not say whether a person is asked for something"
     elif report.not_shown is not None:
         stance, says = Stance.SILENT, f"does not count: {report.not_shown}"
-    elif unheard and report.problem is not None:
-        stance, says = Stance.SILENT, f"no answer: {report.problem}"
+    elif (against := report.against(session)) is not None:
+        stance, says = Stance.SILENT, f"no answer: {against}"
     elif unheard:
         stance, says = Stance.SILENT, "was not asked about its folder: nothing is open there"
     else:
@@ -128,10 +128,12 @@ def why_its_answer_is_worth_little(case: Case, report: ServerReport, session: Se
     """Why a server's answer does not exclude it; None where it does."""
     if denies(report, session, turn, case.observation):
         return None
-    if report.problem is not None:
-        return f"no usable answer: {report.problem}"
+    if (against := report.against(session)) is not None:
+        return f"no usable answer: {against}"
     if claims(report, session):
         return "it says that it is at work on the session"
+    if not report.known:
+        return "nobody has measured what its version, or that of a fork, means by silence"
     if not report.vouches:
         return "before version 1.14 that proves nothing"
     if not report.serves(session.id):

@@ -25,7 +25,7 @@ from watchdog.serving import Doubt, NotShown, by_nobody, by_process, by_rows, of
 from watchdog.silence import Silences
 
 Value = TypeVar("Value")
-_NOTHING = Said(vouches=False, problem=None, statuses={}, asks={})
+_NOTHING = Said()
 
 
 class Lookup:
@@ -218,7 +218,9 @@ def _report(server: Server, served: Served | NotShown | None, said: Said) -> Ser
         return ServerReport(
             name=server.name,
             not_shown=served.why if isinstance(served, NotShown) else None,
-            problem=said.problem,
+            # What can't be told may be so the next time: until then it is silent, as one that is down.
+            problem=served.why if isinstance(served, NotShown) and served.doubt is Doubt.UNSURE else said.problem,
+            problems=said.problems,
             witness=server.witness(),
         )
     return ServerReport(
@@ -227,7 +229,9 @@ def _report(server: Server, served: Served | NotShown | None, said: Said) -> Ser
         born_ms=served.born_ms,
         served=served,
         vouches=said.vouches,
+        known=said.known,
         problem=said.problem,
+        problems=said.problems,
         statuses={where: _covered(served, statuses) for where, statuses in said.statuses.items()},
         asks={
             where: tuple(ask for ask in asks if served.covers(ask.session_id)) for where, asks in said.asks.items()

@@ -71,6 +71,7 @@ class Memory:
 
     calls: dict[CallId, CallMemory] = field(default_factory=dict)
     asks: dict[str, Moment] = field(default_factory=dict)
+    askers: dict[str, tuple[ServerName, str]] = field(default_factory=dict)
     looks: dict[str, _Look] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     let_go: dict[TurnId, ServerName] = field(default_factory=dict)
@@ -240,8 +241,8 @@ class Memory:
     def _silent(self, observation: Observation, session: Session) -> str | None:
         """Who does not say what would have to be known for the session's clocks to run on."""
         for report in observation.reports:
-            if report.problem is not None and self.claimed_by.get(session.id) == report.name:
-                return f"{report.name} was at work on it and does not answer now ({report.problem.rstrip('.')})"
+            if self.claimed_by.get(session.id) == report.name and (why := report.against(session)) is not None:
+                return f"{report.name} was at work on it and does not answer now ({why.rstrip('.')})"
             if session.id in report.said and not report.knows_asks(session):
                 return f"{report.name} does not say whether a person is asked for something"
         return None
@@ -260,27 +261,41 @@ class Memory:
 
     def _note_asks(self, observation: Observation) -> None:
         """Remember since when each ask is known. A server that does not answer keeps what it asked."""
-        listed = {ask.id for report in observation.reports for asks in report.asks.values() for ask in asks}
-        silent = any(report.problem is not None for report in observation.reports)
-        kept = {id_: ask for id_, ask in self.asks.items() if silent or id_ in listed}
-        self.asks = kept | {id_: observation.now for id_ in listed if id_ not in kept}
+        listed = {
+            ask.id: (report.name, directory)
+            for report in observation.reports
+            for directory, asks in report.asks.items()
+            for ask in asks
+        }
+        silent = {(each.name, where) for each in observation.reports for where in each.problems}
+        down = {each.name for each in observation.reports if each.problem is not None}
+
+        def is_kept(id_: str) -> bool:
+            asker = self.askers.get(id_)  # of one from before a restart nobody knows who asked
+            return id_ in listed or (bool(silent or down) if asker is None else asker in silent or asker[0] in down)
+
+        self.asks = {id_: since for id_, since in self.asks.items() if is_kept(id_)}
+        self.asks |= {id_: observation.now for id_ in listed if id_ not in self.asks}
+        self.askers = {id_: asker for id_, asker in self.askers.items() if id_ in self.asks} | listed
 
     def _note_claims(self, observation: Observation) -> None:
         """Remember which server holds each session; a server that does not answer keeps what it held.
 
         So does a host elsewhere of which nothing is heard: it may have been cut off, and be at work.
         """
-        answered = {report.name: report.problem is None for report in observation.reports}
+        reports = {report.name: report for report in observation.reports}
+        sessions = observation.snapshot.sessions
+
+        def answers(name: ServerName, id_: SessionId) -> bool:
+            report = reports.get(name)
+            return not self.elsewhere if report is None else report.against(sessions[id_]) is None
+
         claimed: dict[SessionId, list[ServerName]] = {}
         for report in observation.reports:
             for id_ in report.said:
                 claimed.setdefault(id_, []).append(report.name)
         before = self.claimed_by
-        self.claimed_by = {
-            id_: name
-            for id_, name in before.items()
-            if id_ in observation.snapshot.sessions and not answered.get(name, not self.elsewhere)
-        }
+        self.claimed_by = {id_: name for id_, name in before.items() if id_ in sessions and not answers(name, id_)}
         self.claimed_by.update({id_: names[-1] for id_, names in claimed.items()})
         if not self.elsewhere:
             return

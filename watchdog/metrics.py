@@ -150,7 +150,7 @@ class Metrics:
             self._feeds.labels(shown(server)).set(server in connected)
         self._count_verdicts(judgement)
         self._note_degraded(
-            server=any(report.problem is not None or report.is_deaf for report in observation.reports),
+            server=any(report.trouble is not None or report.is_deaf for report in observation.reports),
             row=bool(observation.snapshot.damaged),
         )
 

@@ -353,7 +353,9 @@ class ServerReport(Telling):
         pid: the process that listens at its address, where it is visible.
         born_ms: when that process was born: with its pid, its identity.
         vouches: its silence about a session means something: version 1.14 or later, or an embedded host.
-        problem: why it gave no usable answer, or None.
+        known: its version is one of those that were measured.
+        problem: why it gave no usable answer at all, or None.
+        problems: why it gave none about a directory, for each where it did not.
         statuses: for each directory that answered, the sessions that are not idle.
         asks: for each directory that answered, the asks that wait for a human.
         served: it is shown to serve this very file. Without it, it has said nothing: no claim, no denial, no asks.
@@ -370,7 +372,9 @@ class ServerReport(Telling):
     pid: int | None = None
     born_ms: int | None = None
     vouches: bool = False
+    known: bool = True
     problem: str | None = None
+    problems: Mapping[str, str] = field(default_factory=dict)
     statuses: Mapping[str, Mapping[SessionId, Status]] = field(default_factory=dict)
     asks: Mapping[str, tuple[Ask, ...]] = field(default_factory=dict)
     served: Served | None = None
@@ -401,6 +405,27 @@ class ServerReport(Telling):
         """Whether it answers, and its feed has delivered nothing for long."""
         return self.problem is None and self.witness is not None and self.witness.deaf is not None
 
+    @property
+    def trouble(self) -> str | None:
+        """What came in the way of its answers, a sentence: anywhere, or else in one directory or another."""
+        if self.problem is not None or not self.problems:
+            return self.problem
+        first = next(iter(self.problems.values()))
+        if not self.statuses:
+            return first
+        return f"{first} It answers about other folders; this is about {' and '.join(sorted(self.problems))}."
+
+    def against(self, session: Session) -> str | None:
+        """Why what it says of a session, or does not say, is no answer; None where it is one."""
+        if self.problem is not None:
+            return self.problem
+        for directory in session.directories if self.problems else ():
+            if directory in self.problems:
+                return self.problems[directory]
+        if self.served is not None and not self.served.covers(session.id):
+            return f"Whether session {session.id} of {self.name} is the one in this database can't be told."
+        return None
+
     def serves(self, session_id: SessionId) -> bool:
         """Whether it is shown that what it says of this session is of the one in this database."""
         return self.served is not None and self.served.covers(session_id)
@@ -409,7 +434,7 @@ class ServerReport(Telling):
         """That it is shown to serve this database, for a session; or why it is not, as a sentence."""
         if self.served is not None and self.served.covers(session_id):
             return self.served
-        return self.not_shown or self.problem or f"Whether {self.name} uses this database can't be told."
+        return self.not_shown or self.trouble or f"Whether {self.name} uses this database can't be told."
 
     def knows_asks(self, session: Session) -> bool:
         """Whether it said, wherever the session may be, which asks wait for a human."""

@@ -215,7 +215,11 @@ class Server(Answering, Protocol):
         ...
 
     async def vouches(self) -> bool:
-        """Whether its silence about a session means something: version 1.14 or later, or embedded."""
+        """Whether its silence about a session means something: version 1.14 up to 2, or embedded."""
+        ...
+
+    async def known(self) -> bool:
+        """Whether its version is one whose behaviour was measured: 1.2 up to 2, or embedded."""
         ...
 
     async def reject(self, served: Served, ask: Ask, directory: str) -> None:

@@ -98,13 +98,16 @@ class _Answer:
         report = self.report
         let_go = observation.let_go.get(turn.id) == report.name
         return (
-            self.idle and (report.vouches or let_go) and report.serves(turn.session_id) and (let_go or not self.asks)
+            self.idle
+            and (report.vouches or (let_go and report.known))
+            and report.serves(turn.session_id)
+            and (let_go or not self.asks)
         )
 
 
 def _answer(report: ServerReport, session: Session) -> _Answer:
     idle = (
-        report.problem is None
+        report.against(session) is None
         and not claims(report, session)
         and all(directory in report.statuses and directory in report.asks for directory in session.directories)
     )
@@ -194,7 +197,8 @@ def denies(report: ServerReport, session: Session, turn: Turn, observation: Obse
     """Whether the server's own answer excludes it: it serves this very turn, and is not at work on the session.
 
     Before 1.14 an idle answer means nothing by itself. It does where the same server said that it was busy with the
-    session, took an abort for it, and is idle now; what it asked a human then is left over.
+    session, took an abort for it, and is idle now; what it asked a human then is left over. Of a version that nobody
+    has measured, a fork's or one to come, nothing means anything.
     """
     return _answer(report, session).denies(turn, observation)
 

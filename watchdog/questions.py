@@ -15,10 +15,12 @@ from watchdog.silence import Silences
 class Said:
     """What a server said, before it is known whether it is of this database. See `ServerReport`."""
 
-    vouches: bool
-    problem: str | None
-    statuses: Mapping[str, Mapping[SessionId, Status]]
-    asks: Mapping[str, tuple[Ask, ...]]
+    vouches: bool = False
+    known: bool = False
+    problem: str | None = None
+    problems: Mapping[str, str] = field(default_factory=dict)
+    statuses: Mapping[str, Mapping[SessionId, Status]] = field(default_factory=dict)
+    asks: Mapping[str, tuple[Ask, ...]] = field(default_factory=dict)
 
 
 async def ask(server: Server, directories: Collection[str], *, silences: Silences) -> Said:
@@ -33,12 +35,14 @@ async def ask(server: Server, directories: Collection[str], *, silences: Silence
     async with anyio.create_task_group() as group:
         for directory in directories:
             group.start_soon(asking.ask, directory)
-    vouches = bool(directories) and not asking.problems and await asking.vouched()
+    vouches, known = await asking.vouched() if asking.statuses else (False, False)
     if directories:
         silences.learn(server, began, asking.errors)
     return Said(
         vouches=vouches,
-        problem=asking.problems[0] if asking.problems else None,
+        known=known,
+        problem=asking.problem,
+        problems=asking.problems,
         statuses=asking.statuses,
         asks=asking.asks,
     )
@@ -49,21 +53,23 @@ class _Asking:
     """What one server has said so far, and what came in the way.
 
     Attributes:
-        problems: what came in the way of an answer, for people.
-        errors: the same.
+        problem: what came in the way of any answer, for people.
+        problems: what came in the way of an answer about each directory.
+        errors: all of that.
     """
 
     server: Server
     silences: Silences
     statuses: dict[str, dict[SessionId, Status]] = field(default_factory=dict)
     asks: dict[str, tuple[Ask, ...]] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problem: str | None = None
+    problems: dict[str, str] = field(default_factory=dict)
     errors: list[ServerError] = field(default_factory=list)
 
     async def ask(self, directory: str) -> None:
         """Ask what it is at work on, and which asks wait for a human."""
         if (known := self.silences.problem(self.server, directory)) is not None:
-            self.problems.append(known)
+            self.problems[directory] = known
             return
         busy, asked, error = await _answers(self.server, directory, self.silences)
         if busy is not None:
@@ -71,22 +77,20 @@ class _Asking:
         if asked is not None:
             self.asks[directory] = asked
         if error is not None:
-            self._failed(error)
+            self.errors.append(error)
+            self.problems[directory] = str(error)
             if busy is None and isinstance(error, ServerSilent):
                 self.silences.note(self.server, directory, error)
 
-    async def vouched(self) -> bool:
-        """Ask whether its silence means something."""
+    async def vouched(self) -> tuple[bool, bool]:
+        """Ask whether its silence means something, and whether its version is one that was measured."""
         try:
             with self.silences.patient(self.server):
-                return await self.server.vouches()
+                return await self.server.vouches(), await self.server.known()
         except ServerError as error:
-            self._failed(error)
-            return False
-
-    def _failed(self, error: ServerError) -> None:
-        self.errors.append(error)
-        self.problems.append(str(error))
+            self.errors.append(error)
+            self.problem = str(error)
+            return False, False
 
 
 async def _answers(

@@ -65,6 +65,7 @@ class FakeServer:
     name: ServerName = field(default_factory=lambda: ServerName("http://127.0.0.1:4096"))
     leads_to: tuple[Endpoint, ...] = (endpoint(4096),)
     vouching: bool = True
+    measured: bool = True
     problem: ServerError | None = None
     statuses_by: dict[str, dict[SessionId, Status]] = field(default_factory=dict)
     asks_by: dict[str, list[Ask]] = field(default_factory=dict)
@@ -107,6 +108,11 @@ class FakeServer:
         """Its own copy of a turn."""
         await self._answer()
         return await self.copies(turn_id) if self.copies is not None else None
+
+    async def known(self) -> bool:
+        """Whether its version is one that was measured."""
+        await self._answer()
+        return self.measured
 
     async def vouches(self) -> bool:
         """Whether its silence means something."""

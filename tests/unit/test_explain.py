@@ -524,7 +524,7 @@ def test_a_feed_says_when_it_last_heard_of_the_session() -> None:
          "waits to try its provider again"),
         (report(problem="It broke.", directories=()), Stance.SILENT, "no answer: It broke."),
         (report(problem="It broke elsewhere."), Stance.SILENT,
-         "not at work on it; no usable answer: It broke elsewhere."),
+         "no answer: It broke elsewhere."),
         (report(directories=()), Stance.SILENT, "was not asked about its folder: nothing is open there"),
         (report(served=["msg_1"]), Stance.EXCLUDED, "not at work on it; it serves this database"),
         (report(vouches=False), Stance.SILENT, "not at work on it; before version 1.14 that proves nothing"),

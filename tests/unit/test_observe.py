@@ -214,8 +214,9 @@ class TestFailing:
         assert "/b" not in report.statuses
         assert "/b" not in report.asks
         assert "/a" in report.statuses
-        assert not report.vouches
-        assert seen.degraded == ("too late",)
+        assert report.vouches
+        assert (report.problem, report.problems) == (None, {"/b": "too late"})
+        assert seen.degraded == ("too late It answers about other folders; this is about /b.",)
 
     async def test_asks_that_are_not_answered_are_missing(
         self, world: World, monkeypatch: pytest.MonkeyPatch
@@ -248,7 +249,7 @@ class TestFailing:
         world.fleet.known.insert(0, dead)
         session = world.unfinished(busy=True)
         seen = await world.look()
-        assert [report.problem for report in seen.reports] == ["dead", None]
+        assert [report.trouble for report in seen.reports] == ["dead", None]
         assert session in seen.reports[1].statuses[PLACE]
 
     async def test_a_database_that_fails_is_raised_and_read_again_afterwards(self, world: World) -> None:

@@ -11,7 +11,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.server import FakeServer
 from watchdog.errors import ServerAnswerInvalid, ServerError, ServerSilent
 from watchdog.model import SessionId, Status
-from watchdog.questions import ask
+from watchdog.questions import Said, ask
 from watchdog.silence import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Silences
 
 SECONDS = 60.0
@@ -37,6 +37,11 @@ class Asked(FakeServer):
         return await super().statuses(directory)
 
 
+def trouble(said: Said) -> str | None:
+    """What came in the way of an answer, if anything did."""
+    return said.problem or next(iter(said.problems.values()), None)
+
+
 class World:
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -57,7 +62,7 @@ class World:
         """What a look says of the server: where it answered, and its problem."""
         report = await ask(self.server, directories, silences=self.silences)
         assert set(report.asks) == set(report.statuses)
-        return set(report.statuses), report.problem
+        return set(report.statuses), trouble(report)
 
     async def probe(self) -> float:
         """Let the next probe happen. Returns how long it was waited for."""
@@ -219,7 +224,7 @@ async def test_a_look_that_was_cut_short_makes_the_next_one_twice_as_patient_wha
 
         monkeypatch.setattr(world.server, what, slow)
         patience = []
-        while (await ask(world.server, ["/a"], silences=world.silences)).problem is not None:
+        while trouble(await ask(world.server, ["/a"], silences=world.silences)):
             patience.append(world.silences.patience(world.server))
         assert patience[:2] == [0.02, 0.04]
         assert patience == [0.02 * 2**number for number in range(len(patience))]

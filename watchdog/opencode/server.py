@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -46,6 +45,7 @@ from watchdog.opencode.peers import Ends
 from watchdog.opencode.shapes import heed, message_path, part_of, read_ask, read_status, read_turn, session_path
 from watchdog.opencode.troubles import refused, translated, unexpected
 from watchdog.opencode.trust import Credentials, Trust
+from watchdog.opencode.versions import KNOWN_VERSIONS, VOUCHING_VERSION, number_of
 from watchdog.opencode.wire import Wire
 from watchdog.ports import Counter
 from watchdog.sharing import Shared, gathered
@@ -54,7 +54,6 @@ TIMEOUT_SECONDS: Final = 5.0
 ABORT_TIMEOUT_SECONDS: Final = 10.0
 READ_TIMEOUT_SECONDS: Final = 30.0
 """For a session's messages, which can be megabytes."""
-VOUCHING_VERSION: Final = (1, 14)
 
 _OK, _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _BROKEN = 200, 400, 404, 409, 500
 _MOST_CONNECTIONS: Final = 64
@@ -64,7 +63,6 @@ _OLD_REFUSALS: Final = frozenset({_BAD_REQUEST, _BROKEN})
 _REFUSALS: Final = frozenset({401, 403})
 _HIGHEST_PORT: Final = 65_535
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
-_VERSION: Final = re.compile(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:[-+.].*)?\Z")
 _TRANSLATED: Final = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, httpx.CookieConflict, OSError, ValueError)
 
 
@@ -181,9 +179,12 @@ class OpencodeServer:
         self._trust.know(holders)
 
     async def vouches(self) -> bool:
-        """Whether its version is 1.14 or later."""
-        found = _VERSION.match(await self.version())
-        return found is not None and (int(found[1]), int(found[2])) >= VOUCHING_VERSION
+        """Whether its version is 1.14 or later, and measured."""
+        return await self.known() and number_of(await self.version()) >= VOUCHING_VERSION
+
+    async def known(self) -> bool:
+        """Whether its version is one of those that were measured: from 1.2 up to 2."""
+        return KNOWN_VERSIONS[0] <= number_of(await self.version()) < KNOWN_VERSIONS[1]
 
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
         """The sessions of a directory that are not idle. One of an unknown kind is busy: in doubt, it lives."""
