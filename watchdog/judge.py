@@ -30,7 +30,7 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.moments import Moment
-from watchdog.proof import Proof
+from watchdog.proof import Proof, elsewhere
 
 # A call of this tool waits for a human by its nature: without the word of the server that runs it, its age
 # says nothing.
@@ -79,6 +79,10 @@ class _Bench:
             if orphaned:
                 self.unclaimed |= verdicts.orphan(self.case, session, orphaned).row_ids
             return
+        if (remote := elsewhere(session)) is not None:
+            if session.has_open_rows or self.case.claim(session) is not None:
+                self._spare(session, SpareReason.NO_WITNESS, remote)
+            return
         gone: AbstractSet[TurnId] = _NONE
         if orphaned:
             self._hear_orphans(session, orphaned)
@@ -88,12 +92,17 @@ class _Bench:
 
     def _spare_plain(self, session: Session) -> list[Spared] | None:
         """The short way to what is said of most sessions: their calls run in time, and nobody else is concerned."""
-        if not session.calls or self.case.observation.on_hold or not self.family.alone(session):
+        if (
+            not session.calls
+            or session.remote is not None
+            or self.case.observation.on_hold
+            or not self.family.alone(session)
+        ):
             return None
         for turn in session.turns:
             if turn.superseded:
                 return None
-        if not self.case.plainly_at_work(session):
+        if not (self.family.alone(session) and self.case.plainly_at_work(session)):
             return None
         plain: list[Spared] = []
         for call in session.calls:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 
 from watchdog.attempts import after, process_of
+from watchdog.asked import Asker, still_asked
 from watchdog.family import Family
 from watchdog.model import (
     EMPTY,
@@ -71,7 +72,7 @@ class Memory:
 
     calls: dict[CallId, CallMemory] = field(default_factory=dict)
     asks: dict[str, Moment] = field(default_factory=dict)
-    askers: dict[str, tuple[ServerName, str]] = field(default_factory=dict)
+    askers: dict[str, Asker] = field(default_factory=dict)
     looks: dict[str, _Look] = field(default_factory=dict)
     attempts: dict[str, Attempts] = field(default_factory=dict)
     let_go: dict[TurnId, ServerName] = field(default_factory=dict)
@@ -261,22 +262,9 @@ class Memory:
 
     def _note_asks(self, observation: Observation) -> None:
         """Remember since when each ask is known. A server that does not answer keeps what it asked."""
-        listed = {
-            ask.id: (report.name, directory)
-            for report in observation.reports
-            for directory, asks in report.asks.items()
-            for ask in asks
-        }
-        silent = {(each.name, where) for each in observation.reports for where in each.problems}
-        down = {each.name for each in observation.reports if each.problem is not None}
-
-        def is_kept(id_: str) -> bool:
-            asker = self.askers.get(id_)  # of one from before a restart nobody knows who asked
-            return id_ in listed or (bool(silent or down) if asker is None else asker in silent or asker[0] in down)
-
-        self.asks = {id_: since for id_, since in self.asks.items() if is_kept(id_)}
-        self.asks |= {id_: observation.now for id_ in listed if id_ not in self.asks}
-        self.askers = {id_: asker for id_, asker in self.askers.items() if id_ in self.asks} | listed
+        kept, listed = still_asked(observation, self.asks, self.askers)
+        self.asks = {id_: self.asks.get(id_, observation.now) for id_ in kept}
+        self.askers = {id_: asker for id_, asker in self.askers.items() if id_ in kept} | listed
 
     def _note_claims(self, observation: Observation) -> None:
         """Remember which server holds each session; a server that does not answer keeps what it held.
@@ -285,17 +273,17 @@ class Memory:
         """
         reports = {report.name: report for report in observation.reports}
         sessions = observation.snapshot.sessions
-
-        def answers(name: ServerName, id_: SessionId) -> bool:
-            report = reports.get(name)
-            return not self.elsewhere if report is None else report.against(sessions[id_]) is None
-
         claimed: dict[SessionId, list[ServerName]] = {}
         for report in observation.reports:
             for id_ in report.said:
                 claimed.setdefault(id_, []).append(report.name)
         before = self.claimed_by
-        self.claimed_by = {id_: name for id_, name in before.items() if id_ in sessions and not answers(name, id_)}
+        self.claimed_by = {
+            id_: name
+            for id_, name in before.items()
+            if id_ in sessions
+            and (reports[name].against(sessions[id_]) is not None if name in reports else self.elsewhere)
+        }
         self.claimed_by.update({id_: names[-1] for id_, names in claimed.items()})
         if not self.elsewhere:
             return

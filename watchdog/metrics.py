@@ -33,8 +33,9 @@ PREFIX = "opencode_watchdog"
 STUCK, UNJUDGED = "stuck", "unjudged"
 STATES = (STUCK, *(reason.value for reason in SpareReason), UNJUDGED)
 """What an unfinished session can be: stuck, spared for a reason, or open in a way that can't be judged."""
-CAUSES = ("database", "journal", "server", "row")
-"""What can be degraded: the database or the journal can't be used, a server gave no answer, a row can't be read."""
+CAUSES = ("database", "journal", "server", "row", "another_database")
+"""What can be degraded: the database or the journal can't be used, a server gave no answer, a row can't be read, a
+server is not shown to serve this database."""
 
 _TRIED = frozenset({SpareReason.COOLING_DOWN, SpareReason.GIVEN_UP})
 _TICK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -152,6 +153,7 @@ class Metrics:
         self._note_degraded(
             server=any(report.trouble is not None or report.is_deaf for report in observation.reports),
             row=bool(observation.snapshot.damaged),
+            another=any(report.not_shown is not None for report in observation.reports),
         )
 
     def held_back(self, advance: Advance, slow_seconds: float) -> None:  # noqa: ARG002 - a listener's
@@ -182,8 +184,8 @@ class Metrics:
     def _tick(self) -> None:
         self._ticked.set(self._clock.read().wall_ms / 1000)
 
-    def _note_degraded(self, *, server: bool, row: bool) -> None:
-        for cause, holds in zip(CAUSES, (False, False, server, row), strict=True):
+    def _note_degraded(self, *, server: bool, row: bool, another: bool) -> None:
+        for cause, holds in zip(CAUSES, (False, False, server, row, another), strict=True):
             self._degraded.labels(cause).set(holds)
 
     def _count_verdicts(self, judgement: Judgement) -> None:

@@ -135,6 +135,8 @@ class Observer:
 
 def trouble_of(report: ServerReport) -> str | None:
     """What is wrong with a server, as a sentence: with its answers, or else with its feed."""
+    if report.trouble is None and report.not_shown is not None:
+        return f"{report.not_shown} What it says does not count here, and nothing is sent to it."
     if report.trouble is not None or report.witness is None or report.witness.deaf is None:
         return report.trouble
     return without_a_feed(report.name, report.witness.deaf)

@@ -124,6 +124,8 @@ class _Proving:
         self._busy = tuple(report.name for report in observation.reports if claims(report, session))
 
     def prove(self, turn: Turn) -> Proof:
+        if (remote := elsewhere(self._session)) is not None:
+            return Proof(holds=False, why=remote, blockers=("a remote workspace",))
         if self._busy and not turn.superseded:
             who = "the host" if self._busy[0] == EMBEDDED else self._busy[0]
             return Proof(holds=False, why=f"{who} says that it is at work on it", blockers=self._busy)
@@ -182,6 +184,13 @@ def born_too_late(holder: Holder, began: int, observation: Observation, policy: 
         return False
     margin = policy.birth_margin_seconds + observation.steady_slack_seconds
     return holder.born_ms > max(began, observation.steady_since_ms) + margin * 1000
+
+
+def elsewhere(session: Session) -> str | None:
+    """Why nobody here can say what a session does; None where somebody may."""
+    if session.remote is None:
+        return None
+    return f"it runs in a workspace of type {session.remote}, on another machine perhaps, and nobody here can say"
 
 
 def unclaimed(observation: Observation, session: Session) -> bool:

@@ -31,6 +31,7 @@ PURE = {
     "attempts",
     "settle",
     "memory",
+    "asked",
     *EXPLAINING,
 }
 """Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
@@ -71,7 +72,8 @@ ROOMS: Mapping[str, set[str]] = {
     "settle": {"model"},
     "moments": set(),
     "sightings": {"model"},
-    "memory": {"attempts", "model", "family", "proof", "sightings"},
+    "asked": {"model"},
+    "memory": {"asked", "attempts", "model", "family", "proof", "sightings"},
     "endpoints": {"model"},
     "comparing": {"model"},
     "serving": {"comparing", "errors", "model", "ports", "sharing"},
@@ -564,6 +566,27 @@ def test_no_import_returns_to_where_it_began() -> None:
 
 def test_nothing_is_too_long() -> None:
     assert [problem for module in MODULES.values() for problem in giants(module)] == []
+
+
+SHOWING = {"serving", "plain_host"}
+"""Who may say that a server serves this database: from what its process or its copy shows, or for a host that speaks
+through it."""
+
+
+def test_nobody_else_says_that_a_server_serves_this_database() -> None:
+    assert {name for name, module in MODULES.items() if makes(module, "Served")} == SHOWING
+
+
+def test_making_a_value_is_seen() -> None:
+    assert makes(Module("remedy", "served = Served(server=name, by=Shown.HOST)"), "Served")
+    assert makes(Module("remedy", "served = model.Served(server=name)"), "Served")
+    assert not makes(Module("remedy", "def act(served: Served) -> Served: return served"), "Served")
+
+
+def makes(module: Module, name: str) -> bool:
+    """Whether a module makes a value of a class."""
+    called = [node.func for node in ast.walk(module.tree) if isinstance(node, ast.Call)]
+    return any(name in {getattr(func, "id", None), getattr(func, "attr", None)} for func in called)
 
 
 def test_whatever_is_longer_for_a_reason_still_is() -> None:
