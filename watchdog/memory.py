@@ -7,8 +7,8 @@ everything about a call, a turn or a session that is no longer open is forgotten
 from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field, replace
 
-from watchdog.attempts import after, process_of
 from watchdog.asked import Asker, still_asked
+from watchdog.attempts import after, process_of
 from watchdog.family import Family
 from watchdog.model import (
     EMPTY,
@@ -264,7 +264,7 @@ class Memory:
         """Remember since when each ask is known. A server that does not answer keeps what it asked."""
         kept, listed = still_asked(observation, self.asks, self.askers)
         self.asks = {id_: self.asks.get(id_, observation.now) for id_ in kept}
-        self.askers = {id_: asker for id_, asker in self.askers.items() if id_ in kept} | listed
+        self.askers = {**{id_: asker for id_, asker in self.askers.items() if id_ in kept}, **listed}
 
     def _note_claims(self, observation: Observation) -> None:
         """Remember which server holds each session; a server that does not answer keeps what it held.
