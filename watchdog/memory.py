@@ -135,6 +135,10 @@ class Memory:
         """The ids of all calls, turns and sessions of which something is remembered."""
         return frozenset(self.calls) | {key.partition(":")[2] for key in self.attempts}
 
+    def note_let_go(self, turns: Mapping[TurnId, ServerName]) -> None:
+        """Remember turns that a server was at work on, and let go of when it was told to abort."""
+        self.let_go.update(turns)
+
     def forget_settling(self) -> None:
         """Forget what was tried to settle, because a person asks for it to be tried now."""
         self.attempts = {key: tried for key, tried in self.attempts.items() if not key.startswith("settle:")}

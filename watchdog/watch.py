@@ -126,7 +126,7 @@ class Watch:
             fleet=fleet,
             clock=self.clock,
             policy=lambda: self.policy,
-            let_go=self.memory.let_go.update,
+            let_go=self.memory.note_let_go,
             patience_seconds=self.pace.too_late_seconds,
         )
 

@@ -347,19 +347,21 @@ async def test_an_abort_goes_to_the_directory_under_which_the_session_is_held(st
         assert stage.server.aborted == [(work.session, place)]
 
 
-async def test_a_wedge_that_persists_gets_three_actions_then_one_alert_and_then_silence(stage: Stage) -> None:
+async def test_a_wedge_that_persists_gets_three_actions_then_one_alert_and_then_one_action_an_hour(
+    stage: Stage,
+) -> None:
     """20."""
     work = stage.work(age=LONG)
     stage.server.abort_behaviour = AbortBehaviour.LIES
     stage.more.append(LogListener())
     with capture_logs() as logs:
         async with stage.watching(tool_timeout=LONG, max_attempts=3) as play:
-            await play.pass_time(HOUR)
+            await play.pass_time(HOUR / 2)
             assert play.diary.results == [Result.INEFFECTIVE] * 3
             assert len(stage.server.aborted) == 3
             assert play.reason(work.session) == {SpareReason.GIVEN_UP}
             await play.pass_time(24 * HOUR)
-            assert len(play.diary.finds) == len(stage.server.aborted) == 3
+            assert len(play.diary.finds) == len(stage.server.aborted) == 3 + 24
     assert len(play.diary.alerts) == 1
     assert [(line["log_level"], line["session_id"]) for line in logs if line["event"] == "verdict.given_up"] == [
         ("error", work.session)

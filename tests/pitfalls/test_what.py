@@ -167,6 +167,17 @@ async def test_a_server_that_ignored_aborts_for_three_minutes_is_told_again_with
     assert len(play.diary.alerts) == 1
 
 
+async def test_what_a_server_of_before_1_14_lets_go_of_at_an_abort_is_settled_though_its_silence_proves_nothing(
+    stage: Stage,
+) -> None:
+    work = stage.work(age=MINUTE)
+    stage.server.on_abort, stage.server.vouching = None, False
+    async with stage.watching(tool_timeout=MINUTE) as play:
+        assert play.diary.results == [Result.RECOVERED]
+    assert stage.server.aborted == [(work.session, PLACE)]
+    assert not play.diary.looks[-1].observation.snapshot.open_rows
+
+
 # -- right before the act ------------------------------------------------------------------------------------
 
 

@@ -6,10 +6,11 @@ import json
 import pytest
 
 from tests.support.binaries import VERSIONS
-from tests.support.opencode import Lab, Session
+from tests.support.opencode import HANGING_TOOL, Lab, Session
 from tests.support.prompts import gated, sleep
-from tests.support.scripted_model import FINAL_TEXT, known_as, script, use
-from tests.support.watchdog_run import Watchdog
+from tests.support.scripted_model import FINAL_TEXT, call, known_as, script, task, use
+from tests.support.waiting import SECONDS
+from tests.support.watchdog_run import FORGOTTEN_GRACE, Watchdog
 
 pytestmark = pytest.mark.e2e
 
@@ -92,3 +93,36 @@ async def _answers_the_next_prompt(session: Session) -> None:
     turns = await session.turns()
     assert len(turns) == before + 1, turns
     assert FINAL_TEXT in await session.text()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_the_end_of_a_hung_child_is_told_to_its_parent_as_that_version_does(lab: Lab) -> None:
+    """From 1.14 on the parent carries on; before, its own turn ends with its child."""
+    server = await lab.serve()
+    parent = await server.create_session()
+    await parent.prompt(script(use(task("child", use(call(HANGING_TOOL))))))
+    child = await parent.wait_for_child("child")
+    await child.wait_for_call(HANGING_TOOL)
+    grace = FORGOTTEN_GRACE if server.forgets else SECONDS
+    watchdog = Watchdog.for_lab(lab, server, tool_timeouts={HANGING_TOOL: 3}, abort_grace=grace)
+    async with watchdog.run() as running:
+        await running.wait_outcome(child.id, "recovered", kind="stuck_tool")
+        await parent.wait_closed()
+    [task_call] = await parent.calls("task")
+    carried_on = FINAL_TEXT in await parent.text()
+    print("TASK", server.generation, task_call["state"], carried_on, [t["info"].get("error") for t in await parent.turns()])
+
+
+async def test_an_abort_that_drops_queued_prompts_says_which_ones(lab: Lab) -> None:
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(script(use(sleep())))
+    await session.wait_for_bash()
+    await session.prompt("and then this")
+    watchdog = Watchdog.for_lab(lab, server, tool_timeouts={"bash": 3})
+    async with watchdog.run() as running:
+        outcome = await running.wait_outcome(session.id, "recovered", kind="stuck_tool")
+    queued = [each["info"]["id"] for each in await session.messages() if each["info"]["role"] == "user"][-1]
+    assert outcome["dropped_prompts"] == [queued]
+    history = await watchdog.command("history", "--json")
+    assert history.document["interventions"][0]["outcome"]["dropped_prompts"] == [queued]
