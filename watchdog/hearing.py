@@ -1,6 +1,7 @@
 """One look's questions to the servers: those that are shown to serve this database are heard, and no other."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -54,6 +55,10 @@ class Lookup:
                 raise OpenElsewhere(self._found.refusal)
             self._key = key if key is not None else self._key
             return self._found
+
+    def renew(self) -> None:
+        """Look it up again when it is asked for the next time."""
+        self._found = None
 
     def unneeded(self) -> None:
         """No row needs it now: for those that will, it is looked up again."""
@@ -163,9 +168,10 @@ class Hearing:
                 await server.vouches()
         except ServerError as error:
             return _report(server, None, replace(_NOTHING, problem=str(error)))
-        if (nobody := by_nobody(server, await self.lookup.holders())) is not None:
-            return _report(server, nobody, _NOTHING)
         open_ones = [each for each in snapshot.sessions.values() if each.turns]
+        if (found := await self._by_first_question(server, open_ones)) is not None:
+            said = await ask(server, directories, silences=self._silences) if isinstance(found, Served) else _NOTHING
+            return _report(server, found, said)
         served = await self._by_rows(server, open_ones) if open_ones else None
         if isinstance(served, NotShown):
             return _report(server, served, _NOTHING)
@@ -176,6 +182,20 @@ class Hearing:
             return _report(server, more, _NOTHING)
         both = known | (more.sessions if more is not None else frozenset())
         return _report(server, of_rows(server, both) if both else None, said)
+
+    async def _by_first_question(self, server: Server, sessions: Sequence[Session]) -> Served | NotShown | None:
+        """Where nobody has the database open, the server may be one that opens it at the first question about it."""
+        if by_nobody(server, await self.lookup.holders()) is None:
+            return None
+        for session in sessions[:1]:
+            with suppress(ServerError):
+                await server.copy(session.id, session.turns[0].id, session.directory)
+        self.lookup.renew()
+        holders = await self.lookup.holders()
+        found = by_process(server, await server.listener(), holders)
+        if isinstance(found, Served):
+            self.before.processes[server.name] = found
+        return found or by_nobody(server, holders)
 
     async def _by_rows(self, server: Server, sessions: Collection[Session]) -> Served | NotShown:
         before = self.before.rows

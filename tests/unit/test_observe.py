@@ -376,6 +376,21 @@ class TestServed:
             f"{SERVER_NAME} is opencode, but on another database: no process has this one open."
         )
 
+    async def test_a_server_that_opens_the_database_at_its_first_question_is_shown_by_its_process(
+        self, world: World
+    ) -> None:
+        session = world.unfinished(busy=True)
+        world.server.shown, world.owners.holders = False, Holders()
+
+        async def opens(turn_id: TurnId) -> Sequence[Row] | None:
+            world.owners.holders, world.server.listens = Holders(known=(SERVER,)), AT_4096
+            return await world.store.turn_rows(turn_id)
+
+        world.server.copies = opens
+        (report,) = (await world.look()).reports
+        assert report.served == Served(server=SERVER_NAME, by=Shown.PROCESS, pid=100, born_ms=0)
+        assert session in report.said
+
     async def test_a_session_in_which_nothing_is_open_is_compared_by_its_newest_turn(self, world: World) -> None:
         session = world.store.content.session("ses_9", directory=PLACE)
         world.store.content.turn(session, "msg_9", completed_at=1)

@@ -1,0 +1,85 @@
+"""Whose word counts, on real servers. The number in a docstring is the pitfall's."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.opencode import Lab
+from tests.support.prompts import sleep
+from tests.support.rows import read_rows
+from tests.support.scripted_model import script, use
+from tests.support.watchdog_run import Watchdog
+
+pytestmark = pytest.mark.e2e
+
+
+async def test_a_copy_taken_while_a_call_runs_has_no_claim_on_the_server_of_the_original(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """36: a backup has the ids of the live database; nothing that is done with it reaches the live one's server."""
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(script(use(sleep(6))))
+    await session.wait_for_bash()
+    copy = backup(lab.database, tmp_path / "copy.db")
+    await session.wait_finished()
+    live = lab.rows()
+    (call,) = await session.calls("bash")
+    assert call["state"]["status"] == "completed"
+
+    watchdog = Watchdog.for_lab(lab, server, database=str(copy), tool_timeout=1)
+    checked = await watchdog.command("check", "--json")
+    assert checked.code == 3, checked
+    assert any("but on another database" in each for each in checked.document["problems"]), checked
+    scanned = await watchdog.command("scan", "--json")
+    assert any("but on another database" in each for each in scanned.document["degraded"]), scanned
+    recovered = await watchdog.command("recover", "--json")
+    assert [each["result"] for each in recovered.document["outcomes"]] == ["recovered"]
+    assert steps(recovered.document["outcomes"][0]) == {"reread", "prove", "settle", "publish", "verify"}
+    assert lab.rows() == live
+    undone = await watchdog.command("undo", "1", "--json")
+    assert undone.document["result"] == "undone", undone
+    assert lab.rows() == live
+    assert read_rows(copy) != live
+
+    newer = await server.create_session()
+    await newer.prompt(script(use(sleep())))
+    await newer.wait_for_bash()
+    async with watchdog.run() as running:
+        await running.wait_looks(8)
+    assert (await newer.status())["type"] == "busy"
+    assert (await session.calls("bash"))[0] == call
+
+
+async def test_a_copy_of_a_turn_that_runs_now_is_not_aborted_at_the_server_of_the_original(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """36: while its call runs, the copy's row and the server's own read alike."""
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(script(use(sleep())))
+    await session.wait_for_bash()
+    copy = backup(lab.database, tmp_path / "copy.db")
+    watchdog = Watchdog.for_lab(lab, server, database=str(copy), tool_timeout=1)
+    async with watchdog.run() as running:
+        await running.wait_looks(8)
+    assert (await session.status())["type"] == "busy"
+    assert [part["state"]["status"] for part in await session.calls("bash")] == ["running"]
+
+
+def backup(live: Path, copy: Path) -> Path:
+    """A copy as SQLite's backup API takes it, in WAL mode as the original is."""
+    with sqlite3.connect(live) as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+        target.execute("PRAGMA journal_mode = WAL")
+    source.close()
+    target.close()
+    return copy
+
+
+def steps(outcome: dict[str, Any]) -> set[str]:
+    found: list[dict[str, str]] = json.loads(json.dumps(outcome["steps"]))
+    return {each["step"] for each in found}
