@@ -122,6 +122,8 @@ class Case:
         if child is not None:
             since = max(0.0, self.now - self.life(child))
             return min(self.age(call), since), self.policy.tool_timeout_seconds
+        if call.personal:
+            return self.age(call), self.policy.shell_timeout_seconds
         if call.tool not in self._tool_limits:
             self._tool_limits[call.tool] = tool_limit(call.tool, self.policy)
         limit = self._tool_limits[call.tool]

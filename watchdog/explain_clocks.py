@@ -83,6 +83,8 @@ def _own_clock(case: Case, session: Session, call: ToolCall, still: str | None) 
 def _origin(case: Case, call: ToolCall) -> str:
     """Where the limit of a call that waits on no child comes from."""
     policy = case.policy
+    if call.personal:
+        return "shell_timeout, for a person's own command"
     pattern = pattern_of(call.tool, policy)
     setting = "tool_timeout" if pattern is None else f'tool_timeouts "{pattern}"'
     if limit_of(call, policy) == tool_limit(call.tool, policy):

@@ -37,8 +37,10 @@ def limit_of(call: ToolCall, policy: Policy) -> float | None:
     """How many seconds a call may run, or None for no limit.
 
     The longest pattern of `tool_timeouts` that fits the tool wins over `tool_timeout`; what the call declares
-    for itself, up to a cap and with a grace, can only lengthen it.
+    for itself, up to a cap and with a grace, can only lengthen it. A person's own command has a limit of its own.
     """
+    if call.personal:
+        return policy.shell_timeout_seconds
     return lengthened(tool_limit(call.tool, policy), call, policy)
 
 
@@ -88,6 +90,7 @@ def shortest_limit(policy: Policy) -> float | None:
         policy.task_hard_timeout_seconds,
         policy.idle_timeout_seconds,
         policy.human_timeout_seconds,
+        policy.shell_timeout_seconds,
         *policy.tool_timeouts.values(),
     )
     return min((limit for limit in limits if limit is not None), default=None)

@@ -94,6 +94,7 @@ class ToolCall:
         size: length of the row's JSON in characters; with `updated_ms` it tells whether the row changed.
         declared_timeout_ms: `state.input.timeout`, a duration.
         child_id: `state.metadata.sessionId`: the session that a task call started.
+        personal: a person's own command, which no model asked for.
     """
 
     id: CallId
@@ -107,6 +108,7 @@ class ToolCall:
     call_ref: str | None = None
     declared_timeout_ms: float | None = None
     child_id: SessionId | None = None
+    personal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -555,6 +557,7 @@ class Policy:
     idle_timeout_seconds: float | None = 900.0
     task_hard_timeout_seconds: float | None = None
     human_timeout_seconds: float | None = None
+    shell_timeout_seconds: float | None = None
     tool_timeouts: Mapping[str, float | None] = field(default_factory=dict)
     declared_timeout_grace_seconds: float = 60.0
     max_declared_timeout_seconds: float = 21600.0

@@ -137,6 +137,7 @@ class Settings(BaseSettings):
     idle_timeout: Timeout = timedelta(minutes=15)
     task_hard_timeout: Timeout = None
     human_timeout: Timeout = None
+    shell_timeout: Timeout = None
     tool_timeouts: Overrides = Field(default_factory=lambda: MappingProxyType({}))
     declared_timeout_grace: Grace = timedelta(seconds=60)
     max_declared_timeout: Grace = timedelta(hours=6)
@@ -191,6 +192,7 @@ class Settings(BaseSettings):
             idle_timeout_seconds=_seconds(self.idle_timeout),
             task_hard_timeout_seconds=_seconds(self.task_hard_timeout),
             human_timeout_seconds=_seconds(self.human_timeout),
+            shell_timeout_seconds=_seconds(self.shell_timeout),
             tool_timeouts={pattern: _seconds(limit) for pattern, limit in self.tool_timeouts.items()},
             declared_timeout_grace_seconds=self.declared_timeout_grace.total_seconds(),
             max_declared_timeout_seconds=self.max_declared_timeout.total_seconds(),

@@ -168,3 +168,52 @@ async def test_of_thousands_of_late_looks_the_last_one_costs_what_the_first_one_
         (spared,) = [each for each in play.spared if each.session_id == work.session]
         assert spared.age_seconds is not None
         assert spared.age_seconds <= 302
+
+
+def own_command(stage: Stage, *, age: float, **given: object) -> SessionId:
+    """A person's own command, with the rows that opencode writes for it."""
+    at = stage.ago(age)
+    session = stage.rows.session("ses_own", directory=PLACE, at=at)
+    prompt = stage.rows.prompt(session, "msg_own", at=at)
+    said = {"type": "text", "text": "The following tool was executed by the user", "synthetic": True}
+    stage.rows.part(prompt, said, "prt_said", at=at)
+    turn = stage.rows.turn(session, "msg_answer", at=at, cwd=PLACE)
+    stage.rows.connection.execute(
+        "UPDATE message SET data = json_set(data, '$.parentID', ?) WHERE id = ?", (prompt, turn)
+    )
+    stage.rows.connection.commit()
+    stage.add_call(turn, "prt_own", at=at, given={"command": "npm run dev", **given})
+    stage.server.busy(session, PLACE)
+    return session
+
+
+async def test_a_persons_own_command_runs_for_as_long_as_it_likes(stage: Stage) -> None:
+    session = own_command(stage, age=9 * HOUR)
+    async with stage.watching(tool_timeout=LIMIT, poll_interval=MINUTE) as play:
+        await play.pass_time(2 * MINUTE)
+        assert (play.diary.finds, play.reason(session)) == ([], {SpareReason.WITHIN_LIMIT})
+
+
+async def test_a_persons_own_command_is_ended_past_a_limit_of_its_own_where_one_is_set(stage: Stage) -> None:
+    session = own_command(stage, age=9 * HOUR)
+    async with stage.watching(tool_timeout="off", shell_timeout=8 * HOUR) as play:
+        await play.pass_time(1)
+        assert [each.session_id for each in play.diary.finds] == [session]
+
+
+@pytest.mark.parametrize("given", [{"description": "starts it"}, {"timeout": 1000}])
+async def test_a_models_command_under_a_message_that_opencode_wrote_has_the_limit_of_its_tool(
+    stage: Stage, given: dict[str, object]
+) -> None:
+    session = own_command(stage, age=9 * HOUR, **given)
+    async with stage.watching(tool_timeout=LIMIT) as play:
+        await play.pass_time(1)
+        assert [each.session_id for each in play.diary.finds] == [session]
+
+
+async def test_a_command_in_a_turn_that_a_model_began_has_the_limit_of_its_tool(stage: Stage) -> None:
+    session = own_command(stage, age=9 * HOUR)
+    stage.rows.part("msg_answer", {"type": "step-start"}, "prt_step", at=stage.ago(9 * HOUR))
+    async with stage.watching(tool_timeout=LIMIT) as play:
+        await play.pass_time(1)
+        assert [each.session_id for each in play.diary.finds] == [session]

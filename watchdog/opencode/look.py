@@ -142,6 +142,7 @@ def read_call(record: Record) -> ToolCall:
         call_ref=_text(call_ref) or None,
         declared_timeout_ms=declared,
         child_id=SessionId(child_id) if child_id else None,
+        personal=bool(record.get("personal")),
     )
 
 

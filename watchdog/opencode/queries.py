@@ -58,6 +58,24 @@ _MESSAGE = (
     + " AS shape"
 )
 
+# A person's own command (`!command`, `POST /session/{id}/shell`) is a bash call like a model's, but no model asked
+# for it: its turn has no step, and answers a message that opencode wrote by itself.
+_PERSONAL = f"""
+    CASE WHEN json_extract(part.data, '$.tool') IS 'bash'
+        AND json_type(part.data, '$.state.input.timeout') IS NULL
+        AND json_type(part.data, '$.state.input.description') IS NULL
+    THEN NOT EXISTS (
+            SELECT 1 FROM part AS step WHERE step.message_id = part.message_id
+                AND {_readable("step", "json_extract(step.data, '$.type') IS 'step-start'", "0")}
+        ) AND EXISTS (
+            SELECT 1 FROM message AS turn CROSS JOIN part AS said
+                ON said.message_id = {_readable("turn", "json_extract(turn.data, '$.parentID')", "NULL")}
+            WHERE turn.id = part.message_id
+                AND {_readable("said", "json_type(said.data, '$.synthetic') IS 'true'", "0")}
+        )
+    ELSE 0 END
+"""
+
 _PART = (
     "SELECT part.rowid AS place, part.id AS id, part.message_id AS message_id, part.session_id AS session_id,"
     " part.time_created AS created, part.time_updated AS updated, length(part.data) AS size, "
@@ -69,7 +87,9 @@ _PART = (
     )
     + " AS fields, "
     + _readable("part", "json_type(part.data)", "NULL")
-    + " AS shape"
+    + " AS shape, "
+    + _readable("part", _PERSONAL, "0")
+    + " AS personal"
 )
 
 _IDS = "FROM json_each(:ids) AS wanted CROSS JOIN"
