@@ -86,7 +86,7 @@ def _explain_line(error: WrongLine) -> int:
     from watchdog.render import complain
 
     context = getattr(error, "ctx", None)
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")
     if type(error).__name__ != "NoArgsIsHelpError" and message:
         path = getattr(context, "command_path", "opencode-watchdog")
         complain(

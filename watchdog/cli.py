@@ -5,6 +5,7 @@ The rooms behind a command are imported when it is called, so that `--help` is q
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from watchdog.settings import Loaded
 
 INTERRUPTED = 130
+
+
+def number(text: str) -> int:
+    """The number of an intervention.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) or int(text) == 0:
+        raise typer.BadParameter(f"{text} is no number of an intervention; `history` lists them")
+    return int(text)
+
 
 app = typer.Typer(
     name="opencode-watchdog",
@@ -59,7 +72,9 @@ Control = Annotated[
     typer.Option("--control", help="Where the HTTP API and the page are, such as 127.0.0.1:4097.", metavar="ADDRESS"),
 ]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
-Number = Annotated[int, typer.Argument(metavar="ID", help="The number of an intervention; see history.", min=1)]
+Number = Annotated[
+    int, typer.Argument(metavar="ID", help="The number of an intervention; see history.", parser=number)
+]
 For = Annotated[
     str | None,
     typer.Option("--for", help="For how long: 2h, 30m, 7d; without it, until somebody ends it.", metavar="DURATION"),
@@ -246,7 +261,8 @@ def check(
 @app.command()
 def history(
     number: Annotated[
-        int | None, typer.Argument(metavar="[ID]", help="One of them, with its rows.", min=1, show_default=False)
+        int | None,
+        typer.Argument(metavar="[ID]", help="One of them, with its rows.", parser=number, show_default=False),
     ] = None,
     config: Config = None,
     database: Database = None,

@@ -36,8 +36,8 @@ def schema(
     ] = None,
 ) -> None:
     """Print the watchdog's own tables, for a server whose role may not make them."""
-    if role is not None and whole(role) != role:
-        raise UsageError(f"No role can be called {role}: it has characters that nobody sees.")
+    if role is not None and (not role or whole(role) != role):
+        raise UsageError(f'No role is called "{role}": a name has characters, and each can be seen.')
     from watchdog.in_postgres import with_driver
 
     with with_driver():

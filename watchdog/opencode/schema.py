@@ -29,7 +29,8 @@ async def check_schema(fetch: Fetch, path: Path) -> Statements:
         if missing:
             what = f"columns {', '.join(sorted(missing))} in its table" if table in tables else "table"
             raise DatabaseUnsupported(
-                f"The database {path} is no database of opencode's: it has no {what} `{table}`."
+                f"The database {path} is no database of opencode's: it has no {what} `{table}`. "
+                "Name opencode's with --database PATH."
             )
     mode = (await fetch("PRAGMA journal_mode", {}))[0]["journal_mode"]
     if mode != "wal":

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from socket import gaierror
 from typing import Any, Final, Protocol
 
 import anyio
@@ -199,4 +200,8 @@ def sentence(error: BaseException) -> str:
     ended = asyncpg.InternalClientError
     if getattr(error, "connection_invalidated", False) or isinstance(original.__cause__ or original, ended):
         return "can't be reached: it ended the connection"
+    if isinstance(original, gaierror):
+        return "can't be reached: there is no host of that name, or nobody can say"
+    if isinstance(original, ConnectionRefusedError):
+        return "can't be reached: nothing listens there, or it refuses"
     return f"can't be reached ({type(original).__name__})"
