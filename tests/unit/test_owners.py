@@ -526,3 +526,47 @@ async def test_the_lock_file_of_a_watchdog_that_only_acts_does_not_make_it_a_sid
         assert lock.acquire()
         holders = await ProcessOwners(database, clock=SystemClock(), embedded=True).look()
         assert pids(holders) == [os.getpid()]
+
+
+# --- strangers, as the list and the kernel's word show them ------------------------------------------------------
+
+MAIN = FileIdentity(device=os.makedev(0, 0x2B), inode=7)
+SHM = FileIdentity(device=os.makedev(0, 0x2B), inode=8)
+
+
+def sight(*held: tuple[int, int, int], main: int | None, shm: int | None) -> strangers.Sight:
+    """What is held, each by pid, minor device number and inode, and what the kernel answered."""
+    lines = [
+        f"{number}: POSIX  ADVISORY  READ {pid} 00:{minor:02x}:{inode} "
+        + ("1073741826 1073742335" if inode == MAIN.inode else "128 128")
+        for number, (pid, minor, inode) in enumerate(held)
+    ]
+    return strangers.Sight(
+        main=Answer(file=MAIN, pid=main),
+        shm=Answer(file=SHM, pid=shm),
+        locks=frozenset(parse_locks("\n".join(lines))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        pytest.param(sight(main=None, shm=None), set(), id="nobody"),
+        pytest.param(sight((4, 0x2B, 7), (4, 0x2B, 8), main=4, shm=4), set(), id="one holder"),
+        pytest.param(sight((4, 0x2B, 7), main=4, shm=None), {4}, id="under another name"),
+        pytest.param(sight((4, 0x2B, 7), (5, 0x2B, 7), (5, 0x2B, 8), main=5, shm=5), {4}, id="beside a holder"),
+        pytest.param(sight((4, 0x1F, 7), (4, 0x1F, 8), main=4, shm=4), set(), id="btrfs"),
+        pytest.param(sight((4, 0x1F, 7), main=4, shm=None), {4}, id="btrfs, under another name"),
+        pytest.param(sight((4, 0x1F, 7), (4, 0x1F, 8), main=None, shm=None), set(), id="btrfs, another's number"),
+        pytest.param(sight(main=4, shm=4), set(), id="an overlay that is not listed"),
+        pytest.param(sight(main=4, shm=5), set(), id="two on an overlay that is not listed"),
+        pytest.param(sight(main=4, shm=None), {4}, id="an overlay, under another name"),
+        pytest.param(sight(main=0, shm=0), set(), id="one that can't be seen"),
+        pytest.param(sight(main=0, shm=None), {0}, id="one that can't be seen, under another name"),
+        pytest.param(sight((4, 0x2B, 7), (4, 0x2B, 8), main=0, shm=4), set(), id="one that can't be seen, perhaps"),
+    ],
+)
+def test_strangers_hold_the_main_file_and_not_the_shared_memory_beside_it(
+    seen: strangers.Sight, found: set[int]
+) -> None:
+    assert seen.strangers == found

@@ -41,6 +41,7 @@ class Examined:
         sight: whose locks are on it; None where that can't be asked.
         doubt: why there may be holders that are not seen: a sentence.
         refusal: why nothing can be known of it, and what to do.
+        lasting: the refusal is of the place itself: it stands until somebody changes that.
     """
 
     real: Path
@@ -50,6 +51,7 @@ class Examined:
     sight: Sight | None = None
     doubt: str | None = None
     refusal: str | None = None
+    lasting: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,15 +77,13 @@ def shown(path: Path) -> OneFile:
     """Show that a file is one, or refuse it. Blocks for as long as a child process takes.
 
     Raises:
-        DatabaseUnsupported: it is a mount point of its own, or its path leads elsewhere than it reads.
+        DatabaseUnsupported: it is a mount point of its own, a layer of an overlay, or its path leads elsewhere.
         OpenElsewhere: somebody has it open under another name, or that can't be told of a file with several.
         DatabaseUnavailable: it is gone.
     """
     found = examine(path)
-    if found.mounted or not _leads_there(path, found.real):
-        raise DatabaseUnsupported(found.refusal or "")
     if found.refusal is not None:
-        raise OpenElsewhere(found.refusal)
+        raise DatabaseUnsupported(found.refusal) if found.lasting else OpenElsewhere(found.refusal)
     return OneFile(real=found.real, identity=FileIdentity.of(found.real))
 
 
@@ -121,14 +121,17 @@ def examine(path: Path) -> Examined:
     if not _leads_there(path, real):
         return Examined(
             real=real,
+            lasting=True,
             refusal=f"The path {path} leads to another file than {real}, which SQLite would open. Name the database "
             "by a path without links of /proc in it.",
         )
     links, mounted = real.stat().st_nlink, _mounted(real)
     if mounted:
-        return Examined(real=real, mounted=mounted, links=links, refusal=_refusal_of_mount(real, mounted))
+        return Examined(
+            real=real, mounted=mounted, links=links, refusal=_refusal_of_mount(real, mounted), lasting=True
+        )
     if (layer := _refusal_of_layer(real)) is not None:
-        return Examined(real=real, links=links, refusal=layer)
+        return Examined(real=real, links=links, refusal=layer, lasting=True)
     if PLATFORM != "linux":
         return Examined(real=real, links=links, refusal=_refusal_of_links(real, links, "Only Linux can tell."))
     try:
