@@ -178,7 +178,7 @@ async def _server(server: OpencodeServer, holders: Holders) -> ServerFinding:
     pid = found.pid if isinstance(found, Served) else None
     try:
         version = await server.version()
-        vouches = await server.vouches()
+        known, vouches = await server.known(), await server.vouches()
     except ServerError as error:
         return ServerFinding(name=server.name, pid=pid, problem=f"{error} {_what_to_do(error)}".strip())
     problem = doubt = None
@@ -187,6 +187,12 @@ async def _server(server: OpencodeServer, holders: Holders) -> ServerFinding:
         problem = f"{found.why} Name its database with --database, or the right server with --server."
     elif found is None:
         doubt = f"whether {server.name} uses this database can't be told."
+    elif not known:
+        doubt = (
+            f"{server.name} says that its version is {version}: a fork's, perhaps, and none that was measured. Its "
+            "word that it is not at work on a session proves nothing: while its process lives, what may be its own "
+            "is settled only if that process was born later."
+        )
     elif not vouches:
         doubt = f"{server.name} is older than opencode 1.14: its silence about a session proves nothing."
     return ServerFinding(name=server.name, version=version, pid=pid, problem=problem, doubt=doubt)
