@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -173,8 +174,14 @@ class TestThePasswordGoesOnlyToAServerThatAskedForOneAndIsWhoItWas:
                 with recorder(tmp_path, "guarded", port=there.port, name="upgraded") as other:
                     with pytest.raises(ServerRefused):
                         await it.statuses(FOLDER)
-                    pid = other.process.pid
-                    it.know(Holders(known=(Holder(pid=pid, born_ms=0, command="opencode serve"),)))
+                    party = party_of(other.process.pid)
+                    assert party is not None
+                    born_ms = round(party.process.create_time() * 1000)
+                    holder = Holder(pid=other.process.pid, born_ms=born_ms, command="opencode serve")
+                    it.know(Holders(known=(replace(holder, born_ms=born_ms - 60_000),)))
+                    with pytest.raises(ServerRefused):
+                        await it.statuses(FOLDER)  # an earlier process of its pid had it open
+                    it.know(Holders(known=(holder,)))
                     assert await it.statuses(FOLDER) == {}
 
     async def test_a_redirect_carries_nothing_and_is_not_followed(self, tmp_path: Path) -> None:

@@ -74,11 +74,18 @@ def party_of(pid: int) -> Party | None:
 def party_behind(holder: Holder) -> Party | None:
     """The process of a holder, if it is still the one that was seen."""
     party = party_of(holder.pid)
+    return party if party is not None and is_holder(party, holder) else None
+
+
+def is_holder(party: Party, holder: Holder) -> bool:
+    """Whether a process is this holder: the same pid, and the same birth."""
+    if party.process.pid != holder.pid:
+        return False
     try:
-        born_ms = 0.0 if party is None else party.process.create_time() * 1000
+        born_ms = party.process.create_time() * 1000
     except (psutil.Error, OSError):
-        return None
-    return party if abs(born_ms - holder.born_ms) <= SAME_BIRTH_MS + _WHOLE_SECOND_MS else None
+        return False
+    return abs(born_ms - holder.born_ms) <= SAME_BIRTH_MS + _WHOLE_SECOND_MS
 
 
 def listens(party: Party, port: int) -> bool:
@@ -104,8 +111,9 @@ def _other_end(ends: Ends, expected: Party | None, thorough: bool) -> Party | No
         return None
     try:
         everything = psutil.net_connections(kind="tcp")
-    except (psutil.Error, OSError):
-        return None
+    except (psutil.Error, OSError):  # macOS tells only of processes of the same user, one by one
+        owner = next((each for each in psutil.process_iter() if _has(each, ends)), None)
+        return None if owner is None else party_of(owner.pid)
     pid = next((each.pid for each in everything if each.pid and _is_other_end(each, ends)), None)
     return None if pid is None else party_of(pid)
 

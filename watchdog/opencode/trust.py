@@ -6,8 +6,8 @@ from typing import Final
 import anyio
 import httpx
 
-from watchdog.model import Holders
-from watchdog.opencode.peers import Ends, Lookup, Party, other_end
+from watchdog.model import Holder, Holders
+from watchdog.opencode.peers import Ends, Lookup, Party, is_holder, other_end
 
 ACCEPTED_SECONDS: Final = 5.0
 """How long a process may take to accept a connection."""
@@ -49,11 +49,11 @@ class Trust:
         self._expected = expected
         self._lookup = lookup
         self._told: Party | None = None
-        self._holders: frozenset[int] = frozenset()
+        self._holders: tuple[Holder, ...] = ()
 
     def know(self, holders: Holders) -> None:
         """Take note of who has the database open."""
-        self._holders = frozenset(holder.pid for holder in holders.known)
+        self._holders = holders.known
 
     async def meet(self, ends: Ends | None) -> None:
         """Make sure, on a new connection, that it leads to the process that was found.
@@ -91,7 +91,7 @@ class Trust:
 
     def _may_follow(self, known: Party, party: Party) -> bool:
         same = party.process == known.process or party.program == known.program
-        return same or party.process.pid in self._holders
+        return same or any(is_holder(party, holder) for holder in self._holders)
 
     async def _accepting(self, ends: Ends, expected: Party | None) -> Party | None:
         """Who has accepted a connection; waits until somebody has."""

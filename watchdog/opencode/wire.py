@@ -16,7 +16,6 @@ from watchdog.opencode.trust import Credentials, Stranger, Trust
 from watchdog.ports import Clock
 
 MOST_LINES: Final = 64
-MOST_KEPT: Final = 20
 KEPT_SECONDS: Final = 30.0
 FRESH_SECONDS: Final = 2.0
 """How long after an answer a connection is taken for open by what may be sent only once."""
@@ -169,7 +168,7 @@ class Wire(httpx.AsyncBaseTransport):
     async def _done(self, line: Line) -> None:
         """An answer was read, or is not wanted any more."""
         self._slots.release()
-        if line in self._lines and line.usable and len(self._idle) < MOST_KEPT:
+        if line in self._lines and line.usable and len(self._idle) < MOST_LINES:
             self._idle.append(line)
         else:
             await self._drop(line)
