@@ -269,12 +269,23 @@ def reply(body: object, *, status: int = 200, content_type: str = "application/j
     return f"HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\ncontent-length: {len(raw)}\r\n\r\n".encode() + raw
 
 
+FEED = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    b'data: {"payload":{"type":"server.connected","properties":{}}}\n\n'
+)
+"""How an event stream begins."""
+
+
 def over_http(fake: FakeServer, *, version: str = "1.18.33") -> Handler:
     """The fake as a real server would answer on the wire."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             request = await read_request(reader)
+            if request.path == ("global", "event") and fake.problem is None:
+                writer.write(FEED)
+                await reader.read()  # until it is not listened to any more
+                return
             writer.write(await _respond(fake, request, version))
             await writer.drain()
 
