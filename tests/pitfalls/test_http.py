@@ -18,7 +18,7 @@ from tests.support.recorder import Recorder, recorder
 from tests.support.waiting import wait_until
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable
 from watchdog.model import Ask as PendingAsk
-from watchdog.model import AskKind, Holder, Holders, Row, Served, ServerReport, SessionId, Shown, TurnId
+from watchdog.model import AskKind, Holder, Holders, Served, ServerReport, SessionId, Shown, TurnId
 from watchdog.observe import trouble_of
 from watchdog.opencode.peers import party_of
 from watchdog.opencode.server import OpencodeServer
@@ -29,7 +29,6 @@ __all__ = ["path", "program", "rows"]
 PASSWORD = "hunter2"  # noqa: S105 - it must go to one only
 FOLDER = "/home/someone/project"
 S1 = SessionId("ses_1")
-ROW = Row(table="part", id="prt_1", message_id=TurnId("msg_1"), session_id=S1, created_ms=0, updated_ms=0, data="{}")
 
 
 def asking(url: str, *, found: Recorder | None = None, clock: FakeClock | None = None) -> OpencodeServer:
@@ -61,6 +60,11 @@ async def redirecting(to: str) -> AsyncIterator[str]:
         yield url
 
 
+def shown(it: OpencodeServer) -> Served:
+    """That it serves the database is not what these tests are about."""
+    return Served(server=it.name, by=Shown.PROCESS)
+
+
 Ask = Callable[[OpencodeServer], Awaitable[object]]
 
 
@@ -71,7 +75,7 @@ async def _listens(server: OpencodeServer) -> None:
 ASKS: dict[str, Ask] = {
     "a question": lambda it: it.statuses(FOLDER),
     "a version": lambda it: it.version(),
-    "an abort": lambda it: it.abort(Served(server=it.name, by=Shown.PROCESS), S1, FOLDER),
+    "an abort": lambda it: it.abort(shown(it), S1, FOLDER),
     "the feed": _listens,
 }
 each_ask = pytest.mark.parametrize("ask", ASKS.values(), ids=ASKS.keys())
@@ -239,12 +243,12 @@ class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
     @pytest.mark.parametrize(
         "act",
         [
-            lambda it: it.abort(Served(server=it.name, by=Shown.PROCESS), S1, FOLDER),
-            lambda it: it.publish(ROW, FOLDER),
-            lambda it: it.delete_message(S1, TurnId("msg_1"), FOLDER),
-            lambda it: it.reject(PendingAsk(id="que_1", kind=AskKind.QUESTION, session_id=S1), FOLDER),
+            lambda it: it.abort(shown(it), S1, FOLDER),
+            lambda it: it.delete_message(shown(it), S1, TurnId("msg_1"), FOLDER),
+            lambda it: it.reject(shown(it), PendingAsk(id="que_1", kind=AskKind.QUESTION, session_id=S1), FOLDER),
+            lambda it: it._ask("PATCH", "/session/ses_1/message/msg_1/part/prt_1", FOLDER, content=b"{}"),
         ],
-        ids=["abort", "publish", "delete", "reject"],
+        ids=["abort", "delete", "reject", "publish"],
     )
     async def test_what_changes_something_never_is(self, act: Ask) -> None:
         there = Closing()
@@ -260,7 +264,7 @@ class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
             assert await it.statuses(FOLDER) == {}
             clock.advance(3)
             with pytest.raises(ServerError, match="did not agree"):
-                await it.abort(Served(server=it.name, by=Shown.PROCESS), S1, FOLDER)
+                await it.abort(shown(it), S1, FOLDER)
             assert there.asked == [(1, "GET"), (2, "POST")]
 
     async def test_a_question_is_not_asked_again_once_a_byte_came(self) -> None:
@@ -289,7 +293,7 @@ class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
 
         async with loopback(once) as url, asking(url) as it:
             for _ in range(3):
-                await it.abort(Served(server=it.name, by=Shown.PROCESS), S1, FOLDER)
+                await it.abort(shown(it), S1, FOLDER)
         assert asked == ["POST"] * 3
 
 
