@@ -9,7 +9,7 @@ from watchdog.clock import Instant
 from watchdog.endpoints import listener
 from watchdog.hearing import Hearing, Lookup, ShownBefore, unclaimed_turns
 from watchdog.memory import Memory
-from watchdog.model import EMBEDDED, Holders, Observation, ServerName, ServerReport, SessionId, Snapshot
+from watchdog.model import EMBEDDED, Holders, Observation, ServerName, ServerReport, SessionId, Shown, Snapshot
 from watchdog.moments import NEVER, Moment
 from watchdog.ports import Fleet, Owners, Server, Store
 from watchdog.silence import Silences
@@ -81,7 +81,10 @@ class Observer:
                 snapshot=snapshot,
                 reports=tuple(reports),
                 holders=holders,
-                degraded=tuple(trouble for trouble in map(trouble_of, reports) if trouble is not None),
+                degraded=(
+                    *(trouble for trouble in map(trouble_of, reports) if trouble is not None),
+                    *gone(reports, snapshot),
+                ),
             )
             for server in self._fleet.servers():
                 server.forget(snapshot.sessions)
@@ -131,6 +134,17 @@ class Observer:
         reports = [*reports, *(await hearing.found(snapshot, reports, holders))]
         servers = {server.name: server for server in self._fleet.servers()}
         return [with_pid(report, servers.get(report.name), holders) for report in reports], holders
+
+
+def gone(reports: Iterable[ServerReport], snapshot: Snapshot) -> list[str]:
+    """The sessions that a server is at work on, and that are in no table: a sentence each."""
+    return [
+        f"{report.name} is at work on session {id_}, which is not in this database any more: it was deleted while it "
+        "ran, and runs on."
+        for report in reports
+        if report.served is not None and report.served.by is Shown.PROCESS
+        for id_ in sorted(report.said.keys() - snapshot.sessions.keys())
+    ]
 
 
 def trouble_of(report: ServerReport) -> str | None:

@@ -391,6 +391,16 @@ class TestServed:
         assert report.served == Served(server=SERVER_NAME, by=Shown.PROCESS, pid=100, born_ms=0)
         assert session in report.said
 
+    async def test_a_session_that_was_deleted_while_it_ran_is_named(self, world: World) -> None:
+        world.unfinished(busy=True)
+        world.server.busy(SessionId("ses_deleted"), PLACE)
+        world.server.shown, world.server.listens = False, AT_4096
+        seen = await world.look()
+        (sentence,) = seen.degraded
+        assert sentence.startswith(f"{SERVER_NAME} is at work on session ses_deleted, which is not in this database")
+        world.owners.holders = Holders(known=(Holder(pid=7, born_ms=0, command="opencode"),))
+        assert "ses_deleted" not in " ".join((await world.look(fresh=True)).degraded)
+
     async def test_a_session_in_which_nothing_is_open_is_compared_by_its_newest_turn(self, world: World) -> None:
         session = world.store.content.session("ses_9", directory=PLACE)
         world.store.content.turn(session, "msg_9", completed_at=1)
