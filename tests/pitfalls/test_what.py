@@ -6,17 +6,18 @@ The real loop on a real database. The number in a docstring is the pitfall's.
 import errno
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fakes.server import AbortBehaviour
-from tests.pitfalls.stage import HOUR, MINUTE, PLACE, Stage, Work
+from tests.pitfalls.stage import ELSEWHERE, HOUR, MINUTE, PLACE, Stage, Work
 from tests.support.database import NOW
 from watchdog.clock import Advance
 from watchdog.errors import UsageError, WatchdogError
-from watchdog.interventions import Hold, InterventionId
+from watchdog.interventions import Hold, Intervention, InterventionId
 from watchdog.lock import DatabaseLock
 from watchdog.model import (
     Ask,
@@ -377,3 +378,59 @@ async def test_a_release_ends_nothing_below_in_which_a_person_works_unless_told_
         outcomes = await releasing.release(parent.session, reason=None, below=True)
         assert outcomes[0].result is Result.RECOVERED
     assert (parent.session, PLACE) in stage.server.aborted
+
+
+async def test_a_release_in_the_very_moment_of_the_watchdogs_own_abort_answers_with_that_acts_outcome(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that act is over before the release has looked: nothing is open in it then."""
+    work = stage.work(age=MINUTE)
+    async with stage.watching(tool_timeout="off") as play:
+        releasing = Releasing(play.watch, stage.store, stage.fleet)
+        look = play.watch.assess
+
+        async def meanwhile(**how: Any) -> Assessment:  # noqa: ANN401
+            monkeypatch.setattr(play.watch, "assess", look)
+            play.watch.policy = replace(play.watch.policy, tool_timeout_seconds=30.0)
+            await play.look()
+            await play.calm()
+            return await look(**how)
+
+        monkeypatch.setattr(play.watch, "assess", meanwhile)
+        (outcome,) = await releasing.release(work.session, reason=None)
+        assert outcome == play.diary.outcomes[0]
+        assert outcome.result is Result.RECOVERED
+    assert stage.server.aborted == [(work.session, PLACE)]
+
+
+async def test_a_watchdog_that_was_killed_between_its_abort_and_its_record_leaves_an_entry_that_says_so(
+    stage: Stage,
+) -> None:
+    work = stage.work(age=MINUTE)
+    noted: list[Intervention] = []
+
+    async def die(_: SessionId) -> None:
+        noted.extend(await stage.journal.begun())
+        await stage.end(work.session)
+
+    stage.server.on_abort = die
+    async with stage.watching(tool_timeout=MINUTE):
+        pass
+    (begun,) = noted
+    assert begun.about_to is not None
+    assert (begun.about_to.step, stage.server.name in begun.about_to.detail) == ("about_to_abort", True)
+    stage.journal.noted = {begun.id: begun}  # what a kill would have left
+    async with stage.watching(tool_timeout=MINUTE) as play:
+        (closed,) = play.diary.outcomes
+    assert [step.step for step in closed.steps] == ["about_to_abort", "verify"]
+    assert closed.result is Result.RECOVERED
+
+
+async def test_a_session_that_runs_under_another_folder_than_its_row_names_is_ended_there(stage: Stage) -> None:
+    """68: the server's own word names the folder."""
+    work = stage.work(age=MINUTE, directory=PLACE)
+    stage.server.statuses_by.clear()
+    stage.server.busy(work.session, ELSEWHERE)
+    async with stage.watching(tool_timeout=MINUTE) as play:
+        assert play.diary.results == [Result.RECOVERED]
+    assert stage.server.aborted == [(work.session, ELSEWHERE)]
