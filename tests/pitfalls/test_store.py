@@ -15,12 +15,13 @@ import anyio
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from tests.pitfalls.stage import HOUR, Play, Stage
 from tests.support.database import OpencodeFile
 from tests.support.holding import holding, mounted, unshared
 from tests.support.program import NOWHERE, Program, path, program
 from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseError, DatabaseUnsupported, OpenElsewhere, WriteRefused
-from watchdog.model import CallId, GuardedWrite, Holders, SessionId, TurnId
+from watchdog.model import CallId, GuardedWrite, Holders, Result, SessionId, TurnId
 from watchdog.opencode import database
 from watchdog.opencode.database import OpencodeDatabase
 from watchdog.opencode.integrity import checking
@@ -629,3 +630,33 @@ async def test_a_deep_check_can_be_interrupted_and_keeps_nobody_from_writing(tmp
                 await under_way.check("part")
             assert scope.cancelled_caught
             assert await under_way.check("part") == []
+
+
+# -- 37: what the loop makes of a refusal --------------------------------------------------------------------------
+
+
+async def test_while_the_file_is_open_under_another_name_nothing_is_proven_even_on_the_operators_word(
+    stage: Stage,
+) -> None:
+    """37: with `sole_owner`, and with nobody else who has it open; once it is over, the orphan is settled."""
+    work = stage.work(busy=False, age=2 * HOUR)
+    why = "Process 7 has the database open under another name."
+    stage.owners.holders = Holders(complete=False, why_incomplete=why, refusal=why)
+    before = stage.stored()
+    async with stage.watching(sole_owner=True, orphan_grace=1) as play:
+        for _ in range(3):
+            await _one_more_outage(play)
+        assert {sentence for sentence, _ in play.diary.outages} == {why}
+        assert (stage.stored(), play.diary.outcomes) == (before, [])
+        stage.owners.holders = Holders()
+        stage.hands.advance(HOUR)
+        play.watch.wake()
+        await play.diary.until(lambda: play.diary.outcomes)
+    assert [(each.session_id, each.result) for each in play.diary.outcomes] == [(work.session, Result.RECOVERED)]
+
+
+async def _one_more_outage(play: Play) -> None:
+    seen = len(play.diary.outages)
+    play.stage.hands.advance(HOUR)
+    play.watch.wake()
+    await play.diary.until(lambda: len(play.diary.outages) > seen)
