@@ -33,7 +33,9 @@ __all__ = ["stage"]
 
 STUCK = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")])
 (VERDICT,) = judge(STUCK, POLICY, AT).verdicts
-GIVEN_UP = replace(STUCK, attempts={key: Attempts(count=3, given_up=True) for key in VERDICT.attempt_keys})
+GIVEN_UP = replace(
+    STUCK, attempts={key: Attempts(count=3, given_up=True, not_before=AT + 3600) for key in VERDICT.attempt_keys}
+)
 HELD = replace(GIVEN_UP, on_hold={SessionId("ses_1"): "a person said to leave it"})
 OVER = observation()
 DEAF = observation(reports=[report(problem="http://127.0.0.1:4096 can't be reached.")])

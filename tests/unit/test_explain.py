@@ -210,9 +210,13 @@ SITUATIONS: Mapping[str, Situation] = {
         seen=observation(
             session(calls=[call(age=61)]),
             reports=[busy("ses_1")],
-            attempts={"cancel:prt_1": Attempts(count=3, tries=3, given_up=True, newest_prompt_id="msg_prompt")},
+            attempts={
+                "cancel:prt_1": Attempts(
+                    count=3, tries=3, given_up=True, newest_prompt_id="msg_prompt", not_before=AT + 3600
+                )
+            },
         ),
-        sentence="3 attempts did not end it; it is left to a person (given_up)",
+        sentence="3 attempts did not end it; it is left to a person, and tried again in 60 min (given_up)",
         advice=("Look at session ses_1; if it should end, `opencode-watchdog release ses_1` tries again.",),
         names=("given_up",),
     ),
