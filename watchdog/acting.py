@@ -199,7 +199,7 @@ class Acting:
             if other.outcome is not None and other.outcome.result is not Result.UNCHANGED:
                 return other.outcome
         ended = self._lately.get(session_id)
-        return ended[1] if ended is not None and ended[0] >= since else None
+        return ended[1] if ended is not None and ended[0] > since else None
 
     async def act_alone(
         self, verdict: Verdict, *, reason: str | None, actor: Actor, consent: Consent | None = None

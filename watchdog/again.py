@@ -156,15 +156,15 @@ class Door:
             if isinstance(passed, Dropped):
                 return passed
             seen = self._seen(assessment.observation, verdict.cancel_session_id)
-            if await self._still_so(seen):
+            if await self._still_so(seen, verdict.cancel_session_id):
                 return self._passed(verdict, passed, seen, claimant)
         return Dropped(why="it changes while it is looked at")
 
-    async def _still_so(self, seen: Seen) -> bool:
+    async def _still_so(self, seen: Seen, session_id: SessionId) -> bool:
         """Whether nothing was begun, ended or prompted while the servers were asked, which takes a while."""
-        before, now = seen.session, seen.session and await self._store.session(seen.session.id)
+        before, now = seen.session, await self._store.session(session_id)
         if before is None or now is None:
-            return False
+            return before is now
         return (now.newest_prompt_id, open_rows(now)) == (before.newest_prompt_id, open_rows(before))
 
     def _passed(self, verdict: Verdict, passed: Verdict, seen: Seen, claimant: ServerName | None) -> Again | Dropped:
@@ -172,6 +172,9 @@ class Door:
         if not verdict.released and (changed := _changed_hands(verdict, claim, claimant)) is not None:
             return Dropped(why=changed)
         told: Any = {field.name: getattr(seen, field.name) for field in fields(Seen)}
+        if seen.session is None:  # it was deleted while it ran: there is nothing of it but the server's word
+            where = claim.directory if claim is not None else ""
+            told["session"] = Session(id=verdict.cancel_session_id, directory=where, created_ms=0)
         return Again(**told, verdict=passed, claim=claim)
 
     async def seen(self, session_id: SessionId) -> Seen:

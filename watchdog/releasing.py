@@ -15,7 +15,7 @@ from watchdog.model import Observation, Outcome, Result, Served, Session, Sessio
 from watchdog.moments import NEVER, Moment
 from watchdog.ports import Fleet, Server, Store
 from watchdog.proof import claims
-from watchdog.rulings import Consent, Living, living_below, release
+from watchdog.rulings import Consent, Living, living_below, release, release_deleted, runs_deleted
 from watchdog.watch import Watch
 
 _PATIENCE_IN_GRACES = 4
@@ -113,7 +113,10 @@ class Releasing:
         began_at = self._watch.clock.read().awake_seconds
         # What the loop does on it already is what is asked for; and it changes what a look would show.
         joined = await self._watch.acting.join(session_id, since=began_at)
-        assessment, session = await self._look_at(session_id)
+        try:
+            assessment, session = await self._look_at(session_id)
+        except NoSuchSession:
+            return (joined or await self._release_deleted(session_id, reason, agreed),)
         shown = self._shown(assessment, session, below=below)
         if agreed is not None and agreed(assessment, session, shown):
             # It went on while the person thought.
@@ -129,6 +132,20 @@ class Releasing:
             for child_id in sorted(Family(assessment.observation).below(session)):
                 outcomes += await self._release_below(child_id, task)
         return tuple(outcomes)
+
+    async def _release_deleted(self, session_id: SessionId, reason: str | None, agreed: Agreed | None) -> Outcome:
+        """End a session that was deleted while it ran, where a server is still at work on it."""
+        assessment = await self._watch.assess(also=[session_id], fresh=True)
+        if not runs_deleted(assessment.observation, session_id):
+            raise NoSuchSession(session_id)
+        if agreed is not None:
+            why = f"session {session_id} was deleted, and a server is still at work on it"
+            gone = Session(id=session_id, directory="", created_ms=0)
+            agreed(assessment, gone, (Living(session_id=session_id, why=why, of_its_own=True),))
+        async with self._progress.ending():
+            return await self._watch.act_alone(
+                release_deleted(session_id), reason=reason, actor=Actor.PERSON, consent=Consent()
+            )
 
     def _shown(self, assessment: Assessment, session: Session, *, below: bool) -> tuple[Living, ...]:
         """What lives below a session, and would end with it."""

@@ -77,7 +77,8 @@ def again(
     """
     session = observation.snapshot.sessions.get(verdict.cancel_session_id)
     if session is None:
-        return Dropped(why="the session is gone")
+        runs_on = verdict.released and not verdict.row_ids and runs_deleted(observation, verdict.cancel_session_id)
+        return verdict if runs_on else Dropped(why="the session is gone")
     if session.newest_prompt_id != verdict.newest_prompt_id:
         return Dropped(why="a person has prompted since")
     still_open = open_rows(session)
@@ -175,6 +176,24 @@ def release(observation: Observation, policy: Policy, session: Session) -> Verdi
     if proofs and unclaimed(observation, session):
         return replace(verdicts.orphan(case, session, proofs), released=True, confirmed=True)
     return verdicts.released(case, session)
+
+
+def runs_deleted(observation: Observation, session_id: SessionId) -> bool:
+    """Whether a server of this database is at work on a session that is in no table: it was deleted while it ran."""
+    known = session_id in observation.snapshot.sessions
+    return not known and any(session_id in report.said for report in observation.reports)
+
+
+def release_deleted(session_id: SessionId) -> Verdict:
+    """The verdict that a person passes on a session that was deleted while it ran: it has no rows."""
+    return Verdict(
+        session_id=session_id,
+        kind=VerdictKind.IDLE_SESSION,
+        cancel_session_id=session_id,
+        why="a person asked for its release; it was deleted while it ran",
+        age_seconds=0.0,
+        released=True,
+    )
 
 
 def _released_again(

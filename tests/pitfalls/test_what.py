@@ -16,7 +16,7 @@ from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.stage import ELSEWHERE, HOUR, MINUTE, PLACE, Stage, Work
 from tests.support.database import NOW
 from watchdog.clock import Advance
-from watchdog.errors import UsageError, WatchdogError
+from watchdog.errors import NoSuchSession, UsageError, WatchdogError
 from watchdog.interventions import Hold, Intervention, InterventionId
 from watchdog.lock import DatabaseLock
 from watchdog.model import (
@@ -434,3 +434,18 @@ async def test_a_session_that_runs_under_another_folder_than_its_row_names_is_en
     async with stage.watching(tool_timeout=MINUTE) as play:
         assert play.diary.results == [Result.RECOVERED]
     assert stage.server.aborted == [(work.session, ELSEWHERE)]
+
+
+async def test_a_session_that_was_deleted_while_it_ran_is_ended_by_a_release(stage: Stage) -> None:
+    """54."""
+    work = stage.work()
+    async with stage.watching() as play:
+        for table, id_ in (("part", work.call), ("message", work.turn), ("message", "msg_user_1")):
+            stage.rows.delete(table, id_)
+        stage.rows.delete("session", work.session)
+        releasing = Releasing(play.watch, stage.store, stage.fleet)
+        (outcome,) = await releasing.release(work.session, reason=None)
+        assert outcome.result is Result.RECOVERED
+        assert stage.server.aborted == [(work.session, PLACE)]
+        with pytest.raises(NoSuchSession):
+            await releasing.release(work.session, reason=None)
