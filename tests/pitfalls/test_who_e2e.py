@@ -2,18 +2,28 @@
 
 import json
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.binaries import VERSIONS
 from tests.support.opencode import Lab
 from tests.support.prompts import sleep
 from tests.support.rows import read_rows
 from tests.support.scripted_model import script, use
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.watchdog_run import Watchdog
 
 pytestmark = pytest.mark.e2e
+
+_HOLDING = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1])
+connection.execute("SELECT count(*) FROM message").fetchone()
+time.sleep(600)
+"""
 
 
 async def test_a_copy_taken_while_a_call_runs_has_no_claim_on_the_server_of_the_original(
@@ -68,6 +78,32 @@ async def test_a_copy_of_a_turn_that_runs_now_is_not_aborted_at_the_server_of_th
         await running.wait_looks(8)
     assert (await session.status())["type"] == "busy"
     assert [part["state"]["status"] for part in await session.calls("bash")] == ["running"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_behind_a_forwarded_port_a_server_is_known_by_its_copy_of_the_turn(lab: Lab, tmp_path: Path) -> None:
+    """36: the process at the address is only the tunnel, which has no database open at all."""
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(script(use(sleep())))
+    await session.wait_for_bash()
+    copy = backup(lab.database, tmp_path / "copy.db")
+    with sqlite3.connect(copy) as changed:
+        changed.execute("UPDATE message SET data = json_set(data, '$.mode', 'x') WHERE data LIKE '%assistant%'")
+    changed.close()
+    held = lab.start([sys.executable, "-c", _HOLDING, str(copy)], lab.home / "holder.log")
+    async with TcpProxy(server.port) as tunnel:
+        through = [f"http://127.0.0.1:{tunnel.port}"]
+        other = Watchdog.for_lab(lab, server, database=str(copy), servers=through, tool_timeout=1)
+        async with other.run() as running:
+            await running.wait_looks(6)
+        assert (await session.status())["type"] == "busy"
+        watchdog = Watchdog.for_lab(lab, server, servers=through, tool_timeout=1)
+        async with watchdog.run() as running:
+            await running.wait_outcome(session.id, "recovered", kind="stuck_tool")
+    held.kill()
+    held.wait()
+    assert await session.open_ids() == []
 
 
 def backup(live: Path, copy: Path) -> Path:
