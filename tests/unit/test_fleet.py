@@ -173,6 +173,20 @@ async def test_a_port_that_is_not_opencodes_is_left_alone_for_a_minute(
         assert (names(fleet), len(world.made)) == ([], 2)
 
 
+async def test_one_that_did_not_answer_in_time_is_asked_again_soon_and_then_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("watchdog.opencode.fleet.GREETING_SECONDS", 0.1)
+    world = World()
+    async with loopback(hang) as url, world.fleet() as fleet:
+        made = []
+        for seconds in (0, 4, 2, 6, 6, 12, 12, 61):
+            world.clock.advance(seconds)
+            await fleet.discover(holding(port_of(url)))
+            made.append(len(world.made))
+    assert made == [1, 1, 2, 2, 3, 3, 4, 5]
+
+
 async def test_the_password_goes_only_to_a_server_that_asks_for_one() -> None:
     seen: list[bool] = []
 

@@ -10,7 +10,7 @@ import anyio.abc
 import anyio.to_thread
 
 from watchdog.endpoints import leads
-from watchdog.errors import ServerError, ServerRefused
+from watchdog.errors import ServerError, ServerRefused, ServerSilent
 from watchdog.model import SAME_BIRTH_MS, Endpoint, Holder, Holders
 from watchdog.opencode.peers import Party, listens, party_behind
 from watchdog.opencode.server import OpencodeServer
@@ -19,6 +19,8 @@ from watchdog.ports import Clock
 GREETING_SECONDS: Final = 2.0
 REFUSAL_SECONDS: Final = 60.0
 """How long a port that does not answer as opencode does is left alone."""
+SILENCE_SECONDS: Final = 5.0
+"""How long one that did not answer in time is left alone at first: an opencode that has just begun may not answer."""
 
 
 class Connect(Protocol):
@@ -99,6 +101,7 @@ class OpencodeFleet:
         self._doubles = [server for server in made if server not in self._configured]
         self._found: dict[Place, _Found] = {}
         self._refused: dict[Place, float] = {}
+        self._silent: dict[Place, int] = {}  # how often in a row nothing was answered
         self._group: anyio.abc.TaskGroup | None = None
         self._listening: dict[OpencodeServer, anyio.CancelScope] = {}
 
@@ -127,6 +130,7 @@ class OpencodeFleet:
         places = [place for holder in holders.known for place in _places(holder)]
         now = self._clock.read().awake_seconds
         self._refused = {place: until for place, until in self._refused.items() if until > now}
+        self._silent = {place: n for place, n in self._silent.items() if any(map(place.is_at, places))}
         await self._forget([known for known in self._found if not any(known.is_at(place) for place in places)])
         async with anyio.create_task_group() as group:
             for place in places:
@@ -157,7 +161,10 @@ class OpencodeFleet:
         for url in place.urls if party is not None else ():
             if party is not None and await self._greets(url, place, party):
                 return
-        self._refused[place] = self._clock.read().awake_seconds + REFUSAL_SECONDS
+        known = next((each for each in self._silent if each.is_at(place)), None)
+        tries = 0 if known is None else self._silent[known]
+        pause = REFUSAL_SECONDS if tries == 0 else min(REFUSAL_SECONDS, SILENCE_SECONDS * 2 ** (tries - 1))
+        self._refused[place] = self._clock.read().awake_seconds + pause
 
     async def _greets(self, url: str, place: Place, party: Party) -> bool:
         server = self._connect(url, found=party)
@@ -167,8 +174,9 @@ class OpencodeFleet:
                 with suppress(ServerRefused):  # it asks for a password that nobody gave: a person has to hear of it
                     await server.version()
                 kept = not any(known.is_at(place) for known in self._found)
-        except ServerError:
-            pass
+            self._note(place, silent=not kept)
+        except ServerError as error:
+            self._note(place, silent=isinstance(error, ServerSilent))
         finally:
             if kept:
                 self._found[place] = _Found(server=server, party=party)
@@ -177,6 +185,12 @@ class OpencodeFleet:
                 with anyio.CancelScope(shield=True):
                     await server.aclose()
         return kept
+
+    def _note(self, place: Place, *, silent: bool) -> None:
+        """Note that nothing was answered at a place in time, or that something was."""
+        tries = sum(self._silent.pop(each) for each in tuple(self._silent) if each.is_at(place))
+        if silent:
+            self._silent[place] = tries + 1
 
     def _listen(self, server: OpencodeServer) -> None:
         if self._group is None or not self._feeds or server in self._listening:
