@@ -242,8 +242,9 @@ def check(
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
     from watchdog.render import Screen
 
-    if alive + notify + deep > 1:
-        raise typer.BadParameter("--alive, --notify and --deep don't go together")
+    given = [name for name, wanted in (("--alive", alive), ("--notify", notify), ("--deep", deep)) if wanted]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} don't go together")
     loaded, screen = _quiet(config, database, server, warn=False), Screen(as_json=as_json)
     if alive:
         from watchdog.alive import check_alive
