@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import patch
 
 import anyio
 import httpx
@@ -17,6 +18,8 @@ from tests.support.waiting import wait_until
 from watchdog.addresses import Address
 from watchdog.control.gate import Bounds
 from watchdog.control.wiring import offered
+from watchdog.model import Served, Shown
+from watchdog.ports import Server
 from watchdog.settings import Loaded, Settings
 from watchdog.sidecar import sidecar
 from watchdog.watch import Watch
@@ -63,6 +66,17 @@ class Api:
 
 
 @asynccontextmanager
+async def _believed() -> AsyncIterator[None]:
+    """Let each server be shown to serve the database."""
+
+    def shown(server: Server, *_: object) -> Served:
+        return Served(server=server.name, by=Shown.PROCESS)
+
+    with patch("watchdog.hearing.by_process", shown):
+        yield
+
+
+@asynccontextmanager
 async def api(
     rows: OpencodeFile,
     fake: FakeServer,
@@ -83,6 +97,7 @@ async def api(
         settings: beside those that make it quick.
     """
     address = Address(host="127.0.0.1", port=free_port())
+    # The database, its server and the watchdog are one process here, which is no evidence of anything.
     async with loopback(over_http(fake)) as url:
         quick: Json = {
             "database": rows.path,
@@ -98,6 +113,7 @@ async def api(
         loaded = Loaded(settings=chosen, sources={}, config_file=None, warnings=())
         stop = anyio.Event()
         async with (
+            _believed(),
             sidecar(loaded, feeds=False) as car,
             offered(
                 chosen, car, address=address, token=TOKEN, stop=stop, dry_run=dry_run, alerts=None, bounds=bounds
