@@ -14,6 +14,8 @@ from typing import Final
 PLACES: Final = ("/dev/pts", "/dev/shm", "/dev/null", "/dev/full", "/dev", "/proc/1")  # noqa: S108 - not to be written
 EARLY_SECONDS: Final = 1.0
 """How long before the beginning an inode may seem to be made: clocks are read one after the other."""
+USUAL_SECONDS: Final = 2.5
+"""How long after the beginning it is made, as a rule. What this misses is less than the margin between births."""
 LATE_SECONDS: Final = 5.0
 """How long after the beginning it may be made."""
 
@@ -57,7 +59,8 @@ def steady(found: Iterable[Trace], *, wall_seconds: float, running_seconds: floa
     for trace in found:
         later = trace.made_seconds - (wall_seconds - running_seconds) - trace.began_seconds
         if -EARLY_SECONDS <= later <= LATE_SECONDS:
-            fitting.append(Steady(since_seconds=trace.began_seconds, slack_seconds=LATE_SECONDS - max(0.0, later)))
+            latest = USUAL_SECONDS if later <= USUAL_SECONDS else LATE_SECONDS
+            fitting.append(Steady(since_seconds=trace.began_seconds, slack_seconds=latest - max(0.0, later)))
     return min(fitting, key=lambda each: (each.since_seconds, each.slack_seconds), default=None)
 
 

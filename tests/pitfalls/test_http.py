@@ -189,6 +189,7 @@ class TestThePasswordGoesOnlyToAServerThatAskedForOneAndIsWhoItWas:
                     assert await it.statuses(FOLDER) == {}
 
     async def test_a_redirect_carries_nothing_and_is_not_followed(self, tmp_path: Path) -> None:
+        """65: and is called a redirect."""
         with recorder(tmp_path, "open", name="elsewhere") as elsewhere:
             async with redirecting(elsewhere.url) as url, asking(url) as it:
                 with pytest.raises(ServerError) as caught:
@@ -233,6 +234,8 @@ class Closing:
 
 
 class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
+    """66."""
+
     async def test_a_question_is(self) -> None:
         there = Closing()
         async with loopback(there.handle) as url, asking(url) as it:
@@ -298,6 +301,8 @@ class TestAKeptConnectionThatTheOtherSideClosesJustThenIsAskedOnceMoreOnANewOne:
 
 
 class TestAnEventStreamThatAProxyHoldsBackIsDegradedAndSaidByCheck:
+    """56."""
+
     @staticmethod
     async def _held_back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A proxy that buffers: the head of the stream comes, and nothing else."""

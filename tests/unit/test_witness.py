@@ -3,7 +3,8 @@
 import pytest
 
 from watchdog.clock import SystemClock
-from watchdog.witness import LATE_SECONDS, Trace, steady, traces
+from watchdog.model import Policy
+from watchdog.witness import LATE_SECONDS, USUAL_SECONDS, Trace, steady, traces
 
 WALL, RUNNING = 1_800_000_000.0, 40_000.0
 BOOT = WALL - RUNNING
@@ -16,11 +17,16 @@ def told(*later: float, began: float = 0.0, stepped: float = 0.0) -> float | Non
     return None if known is None else known.slack_seconds
 
 
-@pytest.mark.parametrize("later", [-0.5, 0.0, 1.6, LATE_SECONDS - 0.1])
+@pytest.mark.parametrize("later", [-0.5, 0.0, 1.6, USUAL_SECONDS - 0.1])
 def test_what_was_made_at_the_beginning_vouches_for_the_clock_but_for_what_it_may_have_been_made_later(
     later: float,
 ) -> None:
-    assert told(later) == pytest.approx(LATE_SECONDS - max(0.0, later))
+    assert told(later) == pytest.approx(USUAL_SECONDS - max(0.0, later))
+
+
+@pytest.mark.parametrize("later", [USUAL_SECONDS + 0.1, LATE_SECONDS - 0.1])
+def test_so_does_what_was_made_late_on_a_slow_machine(later: float) -> None:
+    assert told(later) == pytest.approx(LATE_SECONDS - later)
 
 
 @pytest.mark.parametrize("later", [-1.5, LATE_SECONDS + 0.1, 86_400, -86_400])
@@ -33,11 +39,18 @@ def test_after_a_pause_of_the_machine_or_a_step_nothing_fits(step: float) -> Non
     assert told(0.5, 1.6, stepped=step) is None
 
 
-@pytest.mark.parametrize("step", [0.4, 1, 3])
+@pytest.mark.parametrize("step", [0.4, 1, 2])
 def test_a_step_that_is_too_small_to_be_told_is_within_the_slack(step: float) -> None:
-    slack = told(1.6 + step, stepped=step)
+    slack = told(USUAL_SECONDS, stepped=step)
     assert slack is not None
-    assert slack >= step
+    assert slack >= step - 1e-6
+
+
+@pytest.mark.parametrize("later", [USUAL_SECONDS + 0.1, LATE_SECONDS])
+@pytest.mark.parametrize("step", [0.4, 1, 3, 5])
+def test_what_the_slack_misses_on_a_slow_machine_is_within_the_margin_of_births(later: float, step: float) -> None:
+    slack = told(later, stepped=step)
+    assert slack is None or slack + Policy().birth_margin_seconds > step
 
 
 def test_of_several_the_earliest_beginning_counts_and_one_is_enough() -> None:

@@ -66,6 +66,7 @@ async def told(url: str, *, ca: Path | None = None) -> str:
 
 
 async def test_an_authority_of_ones_own_is_believed_when_it_is_named(authority: Authority) -> None:
+    """65."""
     async with (
         over_tls(authority.signed("good")) as port,
         asking(f"https://127.0.0.1:{port}", ca=authority.certificate) as it,
@@ -75,6 +76,7 @@ async def test_an_authority_of_ones_own_is_believed_when_it_is_named(authority: 
 
 
 async def test_one_that_is_not_named_is_not_believed(authority: Authority) -> None:
+    """65: and what is said is about certificates."""
     async with over_tls(authority.signed("unnamed")) as port:
         text = await told(f"https://127.0.0.1:{port}")
     assert "a certificate of an authority that is not known here" in text
