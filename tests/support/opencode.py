@@ -37,6 +37,7 @@ from tests.support.events import EventRecorder
 from tests.support.rows import Rows, child_sessions, read_rows
 from tests.support.scripted_model import MODEL, ScriptedModel
 from tests.support.waiting import SECONDS, wait_until
+from watchdog.clock import SystemClock
 
 Json = dict[str, Any]
 
@@ -188,10 +189,12 @@ class Lab:
     async def wait_for_orphan_age(self, margin: float) -> None:
         """Wait until a process that starts now is born more than `margin` seconds after all open rows.
 
-        Birth times are in whole ticks since a boot time in whole seconds, so add more than a second.
+        Birth times are in whole ticks since a boot time in whole seconds, so add more than a second; and at a first
+        look some seconds are in doubt, for which the wall clock may have been set since the boot.
         """
         newest = self.rows().newest_open_ms / 1000
-        await asyncio.sleep(max(0.0, newest + margin + 1.5 - time.time()))
+        doubt = 1.5 + SystemClock().read().steady_slack_seconds
+        await asyncio.sleep(max(0.0, newest + margin + doubt - time.time()))
 
     async def close(self) -> None:
         """End all that was started here, the children of killed servers included."""
