@@ -158,10 +158,7 @@ class Climb:
         return self.outcome(Result.UNCHANGED, dropped.why)
 
     async def _begin(self, about_to: Step | None = None) -> InterventionId:
-        """Note, before anything is done, that it begins, and what is about to be sent.
-
-        A person's release ends the hold now, and not before.
-        """
+        """Note, before anything is done, that it begins, and what is about to be sent."""
         if about_to is not None:
             self.steps.append(about_to)
         if self.intervention is None:
@@ -172,9 +169,16 @@ class Climb:
                 reason=self.reason,
                 about_to=about_to,
             )
-            if self.verdict.released and self.consent is not None and self.consent.ends_hold:
-                await self.tools.journal.unhold(self.verdict.cancel_session_id)
         return self.intervention
+
+    async def _end_hold(self) -> None:
+        """A person's release ends the hold, now that something was sent or written: what was not done ends none."""
+        if not self.verdict.released or self.consent is None or not self.consent.ends_hold:
+            return
+        try:
+            await self.tools.journal.unhold(self.verdict.cancel_session_id)
+        except JournalUnusable as error:
+            self._step("journal", ok=False, detail=str(error))
 
     async def _tell_to_end(self, again: Again) -> Outcome | None:
         """Have the server abort the session, within a time limit. Returns how it ended if the server spares it."""
@@ -200,6 +204,7 @@ class Climb:
         if scope.cancelled_caught:
             detail, ok = f"{place.server.name} did not answer within {limit:g} s", False
         self._step("abort", ok=ok, detail=detail)
+        await self._end_hold()
         return None
 
     async def _end(self, again: Again) -> None:

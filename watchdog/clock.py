@@ -183,8 +183,13 @@ class Instant:
         return min(self.now, self.anchor.moment_of(wall_ms))
 
     def due_at(self, wall_ms: WallMs) -> Moment:
-        """When something is due that somebody plans for a wall time: what is left until then, from the look on."""
-        left = (wall_ms - self.at_ms) / 1000
+        """When something is due that somebody plans for a wall time: what is left until then, from the look on.
+
+        What is seen first at a look may have been planned before the sleep, or the step, that this look notices:
+        whoever waits for it waits on from there.
+        """
+        moved = max(0.0, self.advance.slept_seconds) + max(0.0, self.advance.stepped_seconds)
+        left = (wall_ms - self.at_ms) / 1000 + moved
         return self.now + left if left > 0 else self.moment_of(wall_ms)
 
 

@@ -333,17 +333,17 @@ class _Bench:
         count = max((each.count for each in tried), default=0)
         times = f"{count} attempt{'' if count == 1 else 's'}"
         wait = max((each.not_before for each in tried if each.not_before is not None), default=self.case.now)
-        if any(each.given_up for each in tried) and not self._is_another_process(session, tried):
+        if verdict.kind is not VerdictKind.ORPHAN and any(
+            each.count and each.newest_prompt_id != verdict.newest_prompt_id for each in tried
+        ):
+            why = f"a person has prompted since the first of {times}; another would drop that prompt"
+            self._spare(session, SpareReason.GIVEN_UP, why)
+        elif any(each.given_up for each in tried) and not self._is_another_process(session, tried):
             if wait <= self.case.now:
                 return True
             again = duration(wait - self.case.now)
             why = f"{times} did not end it; it is left to a person, and tried again in {again}"
             self._spare(session, SpareReason.GIVEN_UP, why, until=wait)
-        elif verdict.kind is not VerdictKind.ORPHAN and any(
-            each.count and each.newest_prompt_id != verdict.newest_prompt_id for each in tried
-        ):
-            why = f"a person has prompted since the first of {times}; another would drop that prompt"
-            self._spare(session, SpareReason.GIVEN_UP, why)
         elif wait > self.case.now and not any(each.given_up for each in tried):
             self._spare(session, SpareReason.COOLING_DOWN, f"{times} so far; the next one waits", until=wait)
         else:

@@ -54,6 +54,7 @@ class Settling(Climb):
         self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
         if not changed:
             return await self._unwritten(writes)
+        await self._end_hold()
         return await self._show(again.session, again, writes)
 
     async def _unwritten(self, writes: tuple[GuardedWrite, ...]) -> Outcome:

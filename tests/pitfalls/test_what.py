@@ -16,7 +16,7 @@ from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.stage import ELSEWHERE, HOUR, MINUTE, PLACE, Stage, Work
 from tests.support.database import NOW
 from watchdog.clock import Advance
-from watchdog.errors import NoSuchSession, UsageError, WatchdogError
+from watchdog.errors import NoSuchSession, ServerDeclined, ServerUntold, UsageError, WatchdogError
 from watchdog.interventions import Hold, Intervention, InterventionId
 from watchdog.lock import DatabaseLock
 from watchdog.model import (
@@ -165,6 +165,19 @@ async def test_a_server_that_ignored_aborts_for_three_minutes_is_told_again_with
         await play.pass_time(31 * MINUTE)
         assert play.diary.results[-1] is Result.RECOVERED
     assert len(stage.server.aborted) == 4
+    assert len(play.diary.alerts) == 1
+
+
+async def test_what_was_given_up_is_left_to_the_person_who_has_prompted_since(stage: Stage) -> None:
+    """51: another abort, an hour later, would drop that prompt."""
+    work = stage.work(age=MINUTE)
+    stage.server.abort_behaviour = AbortBehaviour.LIES
+    async with stage.watching(tool_timeout=MINUTE, max_attempts=3, poll_interval=MINUTE) as play:
+        await play.pass_time(3 * MINUTE)
+        stage.rows.prompt(work.session, "msg_user_more", at=stage.ago(0))
+        await play.pass_time(90 * MINUTE)
+        assert play.reason(work.session) == {SpareReason.GIVEN_UP}
+    assert len(stage.server.aborted) == 3
     assert len(play.diary.alerts) == 1
 
 
@@ -331,6 +344,56 @@ async def test_a_release_that_is_refused_leaves_the_hold_as_it_was(stage: Stage)
             await releasing.release(work.session, reason=None, agreed=refuse)
         assert work.session in stage.journal.on_hold
         assert stage.server.aborted == []
+        (outcome,) = await releasing.release(work.session, reason=None)
+        assert outcome.result is Result.RECOVERED
+    assert work.session not in stage.journal.on_hold
+
+
+@pytest.mark.parametrize("error", [ServerUntold("it is down"), ServerDeclined("it changed hands")])
+async def test_a_release_that_could_not_be_told_to_the_server_leaves_the_hold_as_it_was(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: WatchdogError
+) -> None:
+    """45: nothing was ended, so nothing is left without its hold."""
+
+    async def refuse_it(*_: object) -> None:
+        raise error
+
+    work = stage.work()
+    hold_on(stage, work.session)
+    async with stage.watching() as play:
+        releasing = Releasing(play.watch, stage.store, stage.fleet)
+        with monkeypatch.context() as meddled:
+            meddled.setattr(stage.server, "abort", refuse_it)
+            (outcome,) = await releasing.release(work.session, reason=None)
+        assert outcome.result in {Result.UNREACHABLE, Result.UNCHANGED}
+        assert work.session in stage.journal.on_hold
+
+
+async def test_a_release_that_is_dropped_right_before_the_act_leaves_the_hold_as_it_was(stage: Stage) -> None:
+    """45: somebody asks a person below it at the last moment."""
+    parent, child = finished_child(stage)
+    hold_on(stage, parent.session)
+    async with stage.watching(tool_timeout="off") as play:
+        meddle_when_noted(stage, lambda: ask_in(stage, child))
+        releasing = Releasing(play.watch, stage.store, stage.fleet)
+        (outcome,) = await releasing.release(parent.session, reason=None)
+        assert outcome.result is Result.UNCHANGED
+        assert stage.server.aborted == []
+        assert parent.session in stage.journal.on_hold
+
+
+async def test_a_release_that_finds_the_database_locked_leaves_the_hold_until_it_is_written(stage: Stage) -> None:
+    """45: of an orphan."""
+    work = stage.work(busy=False)
+    hold_on(stage, work.session)
+    stage.owners.holders = Holders()
+    async with stage.watching() as play:
+        releasing = Releasing(play.watch, stage.store, stage.fleet)
+        stage.rows.connection.execute("BEGIN IMMEDIATE")
+        (outcome,) = await releasing.release(work.session, reason=None)
+        stage.rows.connection.execute("ROLLBACK")
+        assert outcome.result is not Result.RECOVERED
+        assert work.session in stage.journal.on_hold
         (outcome,) = await releasing.release(work.session, reason=None)
         assert outcome.result is Result.RECOVERED
     assert work.session not in stage.journal.on_hold

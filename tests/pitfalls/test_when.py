@@ -38,6 +38,23 @@ async def test_the_wait_for_a_provider_is_counted_in_awake_time_like_everything_
         assert [each.session_id for each in play.diary.finds] == [session]
 
 
+@pytest.mark.parametrize("happens", ["sleep_machine", "step", "pause_machine"])
+async def test_a_wait_for_a_provider_that_began_since_the_last_look_outlasts_a_sleep_or_a_step(
+    stage: Stage, happens: str
+) -> None:
+    """42: the look that sees it first is the one that notices the sleep."""
+    session = stage.thinking()
+    async with stage.watching(idle_timeout=15 * MINUTE, poll_interval=MINUTE) as play:
+        await play.pass_time(5 * MINUTE)
+        retrying(stage, session, seconds=30 * MINUTE)
+        getattr(stage.hands, happens)(HOUR)
+        await play.look()
+        await play.pass_time(44 * MINUTE)
+        assert (play.diary.finds, play.reason(session)) == ([], {SpareReason.RETRYING})
+        await play.pass_time(2 * MINUTE)
+        assert [each.session_id for each in play.diary.finds] == [session]
+
+
 @pytest.mark.parametrize("age", [5 * MINUTE, 8 * HOUR])
 async def test_at_the_first_look_after_the_machine_was_paused_a_call_is_not_older_than_the_look(
     stage: Stage, age: float
