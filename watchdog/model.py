@@ -335,16 +335,21 @@ class Listener:
     """Who listens at a server's address, as far as it can be seen from here.
 
     Attributes:
-        pids: the visible processes that have the socket.
+        sockets: the visible processes that have each of the sockets, of which any may be the one that answers.
         hidden: it may be another one: it can't be seen, listens elsewhere, or can't be told from these.
         databases: those of them that have a database open, whichever it is.
         what: what they are, for people.
     """
 
-    pids: frozenset[int] = frozenset()
+    sockets: tuple[frozenset[int], ...] = ()
     hidden: bool = True
     databases: frozenset[int] = frozenset()
     what: str | None = None
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """All of these processes."""
+        return frozenset().union(*self.sockets)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -40,14 +40,16 @@ def by_process(server: Server, listener: Listener, holders: Holders) -> Served |
     """What the process behind a server's address shows; None where only the server's copy can.
 
     One that has a database open, and not this one, is on another. One that has none at all passes on what it is
-    told, as an SSH tunnel does, or was not asked for anything yet.
+    told, as an SSH tunnel does, or was not asked for anything yet. Where several sockets may be the one that answers
+    (`localhost` has two addresses), each has to be one of this database's.
     """
     having = [holder for holder in holders.known if holder.pid in listener.pids]
     others = listener.databases - {holder.pid for holder in having}
     if others:
         what = listener.what or server.name
         return NotShown(doubt=Doubt.ANOTHER_DATABASE, why=f"{server.name} is {what}, but on another database.")
-    if having and not listener.hidden:
+    pids = {holder.pid for holder in having}
+    if having and not listener.hidden and all(each & pids for each in listener.sockets):
         return _of_process(server, having)
     return None
 

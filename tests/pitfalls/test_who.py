@@ -89,18 +89,25 @@ TWO = Holder(pid=2, born_ms=6, command="opencode serve")
 @pytest.mark.parametrize(
     ("listener", "known", "shown"),
     [
-        (Listener(pids=frozenset([1]), hidden=False, databases=frozenset([1])), [ONE, TWO], (Shown.PROCESS, 1)),
-        (Listener(pids=frozenset([1]), hidden=False), [ONE], (Shown.PROCESS, 1)),
+        (Listener(sockets=(frozenset([1]),), hidden=False, databases=frozenset([1])), [ONE, TWO], (Shown.PROCESS, 1)),
+        (Listener(sockets=(frozenset([1]),), hidden=False), [ONE], (Shown.PROCESS, 1)),
         (
-            Listener(pids=frozenset([1, 2]), hidden=False, databases=frozenset([1, 2])),
+            Listener(sockets=(frozenset([1, 2]),), hidden=False, databases=frozenset([1, 2])),
             [ONE, TWO],
             (Shown.PROCESS, None),
         ),
-        (Listener(pids=frozenset([1]), hidden=True, databases=frozenset([1])), [ONE], None),
-        (Listener(pids=frozenset([3]), hidden=False), [ONE], None),
+        (Listener(sockets=(frozenset([1]),), hidden=True, databases=frozenset([1])), [ONE], None),
+        (Listener(sockets=(frozenset([3]),), hidden=False), [ONE], None),
+        # A tunnel beside it, on the other address of the same name; and one that was given its very socket.
+        (Listener(sockets=(frozenset([1]), frozenset([3])), hidden=False, databases=frozenset([1])), [ONE], None),
+        (Listener(sockets=(frozenset([1, 3]),), hidden=False, databases=frozenset([1])), [ONE], (Shown.PROCESS, 1)),
         (Listener(), [ONE], None),
-        (Listener(pids=frozenset([3]), hidden=False, databases=frozenset([3])), [ONE], Doubt.ANOTHER_DATABASE),
-        (Listener(pids=frozenset([1, 3]), hidden=False, databases=frozenset([1, 3])), [ONE], Doubt.ANOTHER_DATABASE),
+        (Listener(sockets=(frozenset([3]),), hidden=False, databases=frozenset([3])), [ONE], Doubt.ANOTHER_DATABASE),
+        (
+            Listener(sockets=(frozenset([1, 3]),), hidden=False, databases=frozenset([1, 3])),
+            [ONE],
+            Doubt.ANOTHER_DATABASE,
+        ),
     ],
 )
 def test_the_process_at_an_address_shows_which_database_its_server_serves(

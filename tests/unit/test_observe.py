@@ -328,7 +328,9 @@ class TestHolders:
         assert session in seen.reports[1].statuses[PLACE]
 
 
-AT_4096 = Listener(pids=frozenset([100]), hidden=False, databases=frozenset([100]), what="opencode serve (pid 100)")
+AT_4096 = Listener(
+    sockets=(frozenset([100]),), hidden=False, databases=frozenset([100]), what="opencode serve (pid 100)"
+)
 
 
 class TestServed:

@@ -63,7 +63,7 @@ def _listener_at(destinations: Collection[Endpoint]) -> Listener:
     known = [each.pids or by_inode.get(each.inode, frozenset()) for each in found]
     pids = frozenset().union(*known)
     return Listener(
-        pids=pids,
+        sockets=tuple(known),
         hidden=hidden or not found or not all(known),
         databases=with_a_database(pids),
         what=" and ".join(_named(pid) for pid in sorted(pids)) or None,
