@@ -118,6 +118,7 @@ def test_an_outcome_is_told_as_the_contract_has_it(lines: Lines, result: Result,
                 {"step": "abort", "at": "2027-01-15T08:00:00.000Z", "ok": True, "detail": "the server answered"}
             ],
             "why": "it ran too long",
+            "dropped_prompts": [],
         }
     ]
 
