@@ -308,6 +308,11 @@ def heard(scene: Scene) -> ServerReport:
     return replace(first, served=Served(server=first.name, by=Shown.PROCESS, pid=first.pid))
 
 
+def with_server(scene: Scene) -> Observation:
+    """The same, but that server is there: what it does not say is heard, too."""
+    return replace(scene.seen, reports=(heard(scene), *scene.seen.reports[1:]))
+
+
 def with_status(scene: Scene, status: Status) -> Observation:
     """The same, but a server says that it is at work on the session."""
     first = heard(scene)
@@ -438,7 +443,7 @@ def test_a_sign_of_life_never_adds_a_verdict_that_rests_on_silence(scene: Scene)
 @on_many_scenes
 def test_an_ask_never_adds_a_verdict_and_ends_nothing_that_waits_for_its_answer(scene: Scene) -> None:
     asked = with_ask(scene)
-    before, after = scene.judged(), scene.judged(asked)
+    before, after = scene.judged(with_server(scene)), scene.judged(asked)
     assert orphaned_rows(after) <= before.unclaimed
     if scene.id_ in scene.seen.snapshot.sessions:
         concerned = {scene.id_, *waiting_on(scene.seen, scene.id_)}
@@ -451,7 +456,7 @@ def test_an_ask_never_adds_a_verdict_and_ends_nothing_that_waits_for_its_answer(
 @on_many_scenes
 def test_a_server_at_work_never_adds_an_orphan_or_a_verdict_above_it(scene: Scene) -> None:
     busy = with_status(scene, Status(activity=scene.rng.choice([Activity.BUSY, Activity.RETRY])))
-    before, after = scene.judged(), scene.judged(busy)
+    before, after = scene.judged(with_server(scene)), scene.judged(busy)
     assert orphaned_rows(after) <= before.unclaimed
     if scene.id_ in scene.seen.snapshot.sessions:
         assert not any(scene.id_ in below(busy, verdict.cancel_session_id) for verdict in cancels(after))
@@ -492,10 +497,12 @@ def test_what_nobody_executes_is_written_after_a_second_look_or_when_nobody_is_t
 
 
 @on_many_scenes
-def test_what_was_given_up_or_has_to_wait_is_not_tried_again(scene: Scene) -> None:
+def test_what_has_to_wait_or_was_prompted_since_is_not_tried_again(scene: Scene) -> None:
     for verdict in scene.judged().verdicts:
         tried = [scene.seen.attempts[key] for key in verdict.attempt_keys if key in scene.seen.attempts]
-        assert not any(each.given_up or (each.not_before or NEVER) > AT for each in tried)
+        assert not any((each.not_before or NEVER) > AT for each in tried)
+        if verdict.kind is not VerdictKind.ORPHAN:
+            assert {each.newest_prompt_id for each in tried if each.count} <= {verdict.newest_prompt_id}
 
 
 @on_many_scenes
