@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import anyio
@@ -27,6 +28,7 @@ from watchdog.silence import Silences
 
 Value = TypeVar("Value")
 _NOTHING = Said()
+_NOWHERE: Mapping[ServerName, Collection[str]] = MappingProxyType({})
 
 
 class Lookup:
@@ -84,13 +86,22 @@ class Hearing:
     Args:
         lookup: who has the database open.
         before: what was found a moment ago.
+        at_work: where each server said at the last look that it is at work.
     """
 
     def __init__(
-        self, *, store: Store, fleet: Fleet, silences: Silences, lookup: Lookup, before: ShownBefore
+        self,
+        *,
+        store: Store,
+        fleet: Fleet,
+        silences: Silences,
+        lookup: Lookup,
+        before: ShownBefore,
+        at_work: Mapping[ServerName, Collection[str]] = _NOWHERE,
     ) -> None:
         self.lookup = lookup
         self.before = before
+        self._at_work = at_work
         self._store = store
         self._fleet = fleet
         self._silences = silences
@@ -129,7 +140,7 @@ class Hearing:
             for session in snapshot.sessions.values()
             if session.has_open_rows or session.id in self._named
             for directory in session.directories
-        } | set(server.busy_directories())
+        }.union(server.busy_directories(), self._at_work.get(server.name, ()))
 
     async def _ask(self, servers: Iterable[Server], snapshot: Snapshot) -> list[ServerReport]:
         reports: dict[int, ServerReport] = {}
@@ -263,6 +274,21 @@ def _report(server: Server, served: Served | NotShown | None, said: Said) -> Ser
 
 def _covered(served: Served, by_session: Mapping[SessionId, Value]) -> dict[SessionId, Value]:
     return {id_: value for id_, value in by_session.items() if served.covers(id_)}
+
+
+def at_work(
+    reports: Iterable[ServerReport], before: Mapping[ServerName, Collection[str]]
+) -> dict[ServerName, frozenset[str]]:
+    """Where servers are at work, as they say, or as they said before where one does not answer.
+
+    A session may be gone from the database while it runs: nothing else leads to its folder then.
+    """
+    return {
+        report.name: frozenset(directory for directory, statuses in report.statuses.items() if statuses).union(
+            each for each in before.get(report.name, ()) if report.problem is not None or each in report.problems
+        )
+        for report in reports
+    }
 
 
 def unclaimed_turns(snapshot: Snapshot, reports: Iterable[ServerReport]) -> list[tuple[Session, Turn]]:

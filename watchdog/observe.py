@@ -7,7 +7,7 @@ import anyio
 
 from watchdog.clock import Instant
 from watchdog.endpoints import listener
-from watchdog.hearing import Hearing, Lookup, ShownBefore, unclaimed_turns
+from watchdog.hearing import Hearing, Lookup, ShownBefore, at_work, unclaimed_turns
 from watchdog.memory import Memory
 from watchdog.model import EMBEDDED, Holders, Observation, ServerName, ServerReport, SessionId, Shown, Snapshot
 from watchdog.moments import NEVER, Moment
@@ -42,6 +42,7 @@ class Observer:
         self._snapshot: Snapshot | None = None
         self._busy: set[SessionId] = set()  # what servers were at work on when they were last asked
         self._strangers: set[SessionId] = set()  # those of them that were not in this database when it was last read
+        self._at_work: dict[ServerName, frozenset[str]] = {}
         self._lookup, self._shown, self._found_at = Lookup(owners), ShownBefore(), NEVER
 
     async def look(
@@ -73,6 +74,7 @@ class Observer:
             reports = await hearing.reports(snapshot, named=also if fresh else ())
             snapshot = await self._read_busy(snapshot, reports, also)
             reports, holders = await self._look_for_holders(snapshot, reports, hearing)
+            self._at_work = at_work(reports, self._at_work)
             observation = Observation(
                 at_ms=instant.at_ms,
                 now=instant.now,
@@ -100,6 +102,7 @@ class Observer:
             silences=self._silences,
             lookup=self._lookup,
             before=self._shown,
+            at_work=self._at_work,
         )
 
     async def _read(self, also: Collection[SessionId], *, full: bool, scan_parts: bool) -> Snapshot:

@@ -45,6 +45,10 @@ class Listening(FakeServer):
     def __init__(self, name: str = "http://127.0.0.1:4096", *leads_to: Endpoint) -> None:
         super().__init__(name=ServerName(name), leads_to=leads_to or (endpoint(4096),))
         self.asked: list[tuple[str, str]] = []
+        self.eventless = False
+
+    def busy_directories(self) -> frozenset[str]:
+        return frozenset() if self.eventless else super().busy_directories()
 
     async def statuses(self, directory: str) -> dict[SessionId, Status]:
         self.asked.append(("statuses", directory))
@@ -402,6 +406,27 @@ class TestServed:
         assert sentence.startswith(f"{SERVER_NAME} is at work on session ses_deleted, which is not in this database")
         world.owners.holders = Holders(known=(Holder(pid=7, born_ms=0, command="opencode"),))
         assert "ses_deleted" not in " ".join((await world.look(fresh=True)).degraded)
+
+    async def test_a_session_that_is_deleted_while_it_runs_is_named_though_no_event_told_that_it_runs(
+        self, world: World
+    ) -> None:
+        session = world.unfinished(busy=True)
+        world.server.shown, world.server.listens, world.server.eventless = False, AT_4096, True
+        assert (await world.look()).degraded == ()
+        for table, id_ in (("part", "prt_1"), ("message", "msg_1"), ("session", session)):
+            world.store.content.delete(table, id_)
+        for _ in range(3):
+            (sentence,) = (await world.look()).degraded
+            assert f"at work on session {session}, which is not in this database" in sentence
+        world.server.problem = ServerUnreachable("it is silent")
+        await world.look()
+        world.server.problem = None
+        assert f"session {session}" in " ".join((await world.look()).degraded)
+        world.server.statuses_by.clear()
+        assert (await world.look()).degraded == ()
+        world.server.take("statuses")
+        await world.look()
+        assert world.server.take("statuses") == []
 
     async def test_a_session_in_which_nothing_is_open_is_compared_by_its_newest_turn(self, world: World) -> None:
         session = world.store.content.session("ses_9", directory=PLACE)
