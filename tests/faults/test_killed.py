@@ -15,7 +15,7 @@ from tests.faults.points import KILLED, Entry, Point, dying, entries, memory, po
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program
 from tests.support.waiting import wait_until
-from watchdog.model import Ask, AskKind, SessionId, TurnId
+from watchdog.model import Ask, AskKind, Row, SessionId, TurnId
 
 __all__ = ["path", "program"]
 
@@ -62,6 +62,13 @@ class Scene:
     def rows(self) -> dict[str, Any]:
         with OpencodeFile(self.path) as rows:
             return {CALL: json.loads(rows.get("part", CALL)), TURN: json.loads(rows.get("message", TURN))}
+
+    def row(self, rows: OpencodeFile, table: str, id_: str) -> Row:
+        """A row as its server reads it."""
+        return Row(
+            table=table, id=id_, message_id=TurnId(TURN), session_id=SessionId(SESSION),
+            created_ms=0, updated_ms=0, data=rows.get(table, id_),
+        )  # fmt: skip
 
     def check_files(self) -> None:
         assert whole(self.path)
@@ -134,12 +141,16 @@ async def serving(scene: Scene, **settings: object) -> AsyncIterator[None]:
 async def test_a_service_that_is_killed_while_it_settles_is_followed_by_one_that_settles_once(
     scene: Scene, point: Point
 ) -> None:
-    with OpencodeFile(scene.path) as rows:
+    with OpencodeFile(scene.path) as rows:  # its server has the database open, and says that it is not at work on it
         scene.fill(rows, age=3600)
-    scene.server.turns.add((SessionId(SESSION), TurnId(TURN)))
-    async with serving(scene):
-        await die(scene.program, point, "run")
-        await start_and_stop(scene.program, lambda: all_closed(scene) and len(scene.server.published) > 0)
+
+        async def copies(_: TurnId) -> list[Row]:
+            return [scene.row(rows, table, id_) for table, id_ in (("message", TURN), ("part", CALL))]
+
+        scene.server.copies = copies
+        async with serving(scene):
+            await die(scene.program, point, "run")
+            await start_and_stop(scene.program, lambda: all_closed(scene) and len(scene.server.published) > 0)
     scene.check_settled()
     scene.check_journal("recovered")
     scene.check_files()
