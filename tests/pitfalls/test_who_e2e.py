@@ -1,5 +1,6 @@
 """Whose word counts, on real servers. The number in a docstring is the pitfall's."""
 
+import asyncio
 import json
 import sqlite3
 import sys
@@ -8,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.binaries import VERSIONS
+from tests.support.binaries import FORK, VERSIONS
 from tests.support.opencode import Lab
 from tests.support.prompts import sleep
 from tests.support.rows import read_rows
 from tests.support.scripted_model import script, use
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import wait_until
 from tests.support.watchdog_run import Watchdog
 
 pytestmark = pytest.mark.e2e
@@ -119,3 +121,30 @@ def backup(live: Path, copy: Path) -> Path:
 def steps(outcome: dict[str, Any]) -> set[str]:
     found: list[dict[str, str]] = json.loads(json.dumps(outcome["steps"]))
     return {each["step"] for each in found}
+
+
+@pytest.mark.parametrize("version", [FORK])
+async def test_a_fork_that_says_it_is_idle_proves_nothing_while_a_persons_command_runs_in_it(lab: Lab) -> None:
+    """39: it tells nobody that it is at work on it, and its number is of no version that was measured."""
+    server = await lab.serve()
+    session = await server.create_session()
+    shell = asyncio.create_task(
+        server.client.post(
+            f"/session/{session.id}/shell",
+            params={"directory": session.directory},
+            json={"command": "sleep 20; echo whole", "agent": "code", "model": {"providerID": "a", "modelID": "b"}},
+        )
+    )
+    (call,) = await wait_until(lambda: _open_calls(lab), "the command")
+    assert (await server.client.get("/session/status", params={"directory": session.directory})).json() == {}
+    watchdog = Watchdog.for_lab(lab, server)
+    checked, recovered = await watchdog.command("check"), await watchdog.command("recover", "--json")
+    assert "a fork's, perhaps, and none that was measured" in checked.stdout
+    assert json.loads(recovered.stdout)["outcomes"] == []
+    assert (await shell).status_code == 200
+    state = json.loads(lab.rows().parts[call.part_id][-1])["state"]
+    assert (state["status"], "whole" in state["output"]) == ("completed", True)
+
+
+async def _open_calls(lab: Lab) -> Any:  # noqa: ANN401
+    return lab.rows().open_calls if lab.database.exists() else None

@@ -15,6 +15,8 @@ from typing import Final
 
 NEWEST: Final = "1.18.33"
 VERSIONS: Final = (NEWEST, "1.15.3", "1.2.27")
+FORK: Final = "kilo-7.0.33"
+"""A fork of opencode 1.2, with a number and a folder of its own."""
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / ".opencode-binaries"
 DOWNLOAD_SECONDS: Final = 600.0
@@ -52,14 +54,25 @@ def fetch(version: str) -> Path:
         raise BinaryUnavailable("npm is not installed")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=FOLDER) as scratch:
-        binary = _extract(_pack(npm, f"{_package()}@{version}", Path(scratch)), Path(scratch))
-        _prove(binary, version)
+        package = f"{_package(version)}@{number_of(version)}"
+        binary = _extract(_pack(npm, package, Path(scratch)), Path(scratch), program_of(version))
+        _prove(binary, number_of(version))
         target = FOLDER / version
         target.mkdir(exist_ok=True)
         return binary.replace(target / "opencode")
 
 
-def fetch_all(versions: Sequence[str] = VERSIONS) -> dict[str, str]:
+def program_of(version: str) -> str:
+    """What the program of a version is called, and the folder of its data."""
+    return version.partition("-")[0] if version == FORK else "opencode"
+
+
+def number_of(version: str) -> str:
+    """The number that a version tells of itself."""
+    return version.removeprefix(f"{program_of(version)}-")
+
+
+def fetch_all(versions: Sequence[str] = (*VERSIONS, FORK)) -> dict[str, str]:
     """Fetch what is missing, with a line for each step; answers version → why it is missing."""
     missing = [version for version in versions if opencode_binary(version) is None]
     if not missing:
@@ -90,11 +103,11 @@ def main() -> int:
     return 0
 
 
-def _package() -> str:
+def _package(version: str) -> str:
     system, machine = _SYSTEMS.get(platform.system()), _MACHINES.get(platform.machine().lower())
     if system is None or machine is None:
         raise BinaryUnavailable(f"opencode has no build for {platform.system()} {platform.machine()}")
-    return f"opencode-{system}-{machine}"
+    return f"@kilocode/cli-{system}-{machine}" if version == FORK else f"opencode-{system}-{machine}"
 
 
 def _pack(npm: str, package: str, folder: Path) -> Path:
@@ -113,14 +126,14 @@ def _pack(npm: str, package: str, folder: Path) -> Path:
     return tarballs[0]
 
 
-def _extract(tarball: Path, folder: Path) -> Path:
+def _extract(tarball: Path, folder: Path, program: str) -> Path:
     """Copy the one file wanted out of the tarball, so that no other name in it matters."""
     target = folder / "opencode"
     try:
         with tarfile.open(tarball) as archive:
-            source = archive.extractfile("package/bin/opencode")
+            source = archive.extractfile(f"package/bin/{program}")
             if source is None:
-                raise BinaryUnavailable(f"{tarball.name} holds no bin/opencode")
+                raise BinaryUnavailable(f"{tarball.name} holds no bin/{program}")
             with source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
     except (OSError, KeyError, tarfile.TarError) as error:

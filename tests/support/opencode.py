@@ -32,7 +32,7 @@ from typing import Any, Final
 import httpx
 import psutil
 
-from tests.support.binaries import opencode_binary
+from tests.support.binaries import number_of, opencode_binary, program_of
 from tests.support.events import EventRecorder
 from tests.support.rows import Rows, child_sessions, read_rows
 from tests.support.scripted_model import MODEL, ScriptedModel
@@ -112,7 +112,8 @@ class Lab:
     @property
     def database(self) -> Path:
         """Where opencode keeps its database in this home."""
-        return self.home / ".local" / "share" / "opencode" / "opencode.db"
+        program = program_of(self.version)
+        return self.home / ".local" / "share" / program / f"{program}.db"
 
     def rows(self) -> Rows:
         """What is stored now; see the warning in `tests.support.rows`."""
@@ -289,7 +290,7 @@ class Server:
             seconds=READY_SECONDS,
             explain=self.tail,
         )
-        assert health.get("version") == self.lab.version, health
+        assert health.get("version") == number_of(self.lab.version), health
 
     async def _health(self, patience: float) -> Json | None:
         assert self.process.poll() is None, f"opencode ended with {self.process.returncode}\n{self.tail()}"
