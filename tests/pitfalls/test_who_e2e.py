@@ -131,12 +131,12 @@ async def test_a_fork_that_says_it_is_idle_proves_nothing_while_a_persons_comman
     shell = asyncio.create_task(
         server.client.post(
             f"/session/{session.id}/shell",
-            params={"directory": session.directory},
+            params={"directory": str(session.directory)},
             json={"command": "sleep 20; echo whole", "agent": "code", "model": {"providerID": "a", "modelID": "b"}},
         )
     )
     (call,) = await wait_until(lambda: _open_calls(lab), "the command")
-    assert (await server.client.get("/session/status", params={"directory": session.directory})).json() == {}
+    assert (await server.client.get("/session/status", params={"directory": str(session.directory)})).json() == {}
     watchdog = Watchdog.for_lab(lab, server)
     checked, recovered = await watchdog.command("check"), await watchdog.command("recover", "--json")
     assert "a fork's, perhaps, and none that was measured" in checked.stdout

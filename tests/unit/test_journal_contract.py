@@ -180,7 +180,7 @@ class TestEveryJournal:
         assert found is not None
         assert found["b"][1]["c"].encode("utf-16", "surrogatepass") == ODD.encode("utf-16", "surrogatepass")
 
-    async def test_a_long_text_and_a_nul_are_kept_whole(self, journal: History) -> None:
+    async def test_a_long_row_is_kept_whole_and_sentences_as_they_may_be_shown(self, journal: History) -> None:
         verdict = replace(VERDICT, why=f"{LONG}\0")
         number = await journal.begin(verdict, at_ms=1, reason=LONG)
         write = replace(WRITE, row=replace(WRITE.row, data=LONG), after=LONG)
@@ -189,7 +189,8 @@ class TestEveryJournal:
         found = await journal.intervention(number)
         assert found is not None
         assert found.outcome is not None
-        assert (found.verdict.why, found.reason, found.outcome.why) == (f"{LONG}\0", LONG, f"{LONG}\0")
+        told = (found.verdict.why, found.reason, found.outcome.why)
+        assert told == (shown(f"{LONG}\0"), shown(LONG), shown(f"{LONG}\0"))
         assert await journal.kept(number) == (Kept(row=write.row, after=LONG),)
 
     async def test_many_at_once_all_get_a_number_of_their_own(self, journal: History) -> None:
