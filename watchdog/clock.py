@@ -182,14 +182,19 @@ class Instant:
         """
         return min(self.now, self.anchor.moment_of(wall_ms))
 
-    def due_at(self, wall_ms: WallMs) -> Moment:
-        """When something is due that somebody plans for a wall time: what is left until then, from the look on.
+    def due_at(self, wall_ms: WallMs, *, since_ms: WallMs) -> Moment:
+        """When something is due that somebody plans for a wall time.
 
-        What is seen first at a look may have been planned before the sleep, or the step, that this look notices:
-        whoever waits for it waits on from there.
+        It is due as long after the look as it lies ahead. What does not count since the wait may have begun, a sleep
+        or a step, has to be waited for once more; but nobody waits for longer than from then on.
+
+        Args:
+            wall_ms: what it is planned for.
+            since_ms: before this nobody waited for it.
         """
-        moved = max(0.0, self.advance.slept_seconds) + max(0.0, self.advance.stepped_seconds)
-        left = (wall_ms - self.at_ms) / 1000 + moved
+        ahead = (wall_ms - self.at_ms) / 1000
+        uncounted = max(0.0, (self.at_ms - since_ms) / 1000 - (self.now - self.moment_of(since_ms)))
+        left = max(ahead, min(ahead + uncounted, (wall_ms - since_ms) / 1000))
         return self.now + left if left > 0 else self.moment_of(wall_ms)
 
 

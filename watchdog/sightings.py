@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 from watchdog.model import Activity, Observation, ServerName, SessionId
@@ -19,8 +20,8 @@ class Convert(Protocol):
         """Where a wall time lies on the countable clock: ask at first sight of it, and keep the answer."""
         ...
 
-    def due_at(self, wall_ms: WallMs) -> Moment:
-        """When something is due that somebody plans for a wall time."""
+    def due_at(self, wall_ms: WallMs, *, since_ms: WallMs) -> Moment:
+        """When something is due that somebody plans for a wall time, and waits for since then at the earliest."""
         ...
 
 
@@ -73,7 +74,9 @@ def retries(observation: Observation, seen: Sightings, convert: Convert) -> dict
         for id_, said in report.said.items():
             told = [each.retry_at_ms for each in said if each.activity is Activity.RETRY and each.retry_at_ms]
             if told:
-                due = seen.see(id_, report.name, max(told), convert.due_at)
+                session = observation.snapshot.sessions.get(id_)
+                since = observation.at_ms if session is None else session.last_life_ms
+                due = seen.see(id_, report.name, max(told), partial(convert.due_at, since_ms=since))
                 found[id_] = max(found.get(id_, due), due)
     seen.forget(found.keys())
     return found

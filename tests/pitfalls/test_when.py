@@ -55,6 +55,21 @@ async def test_a_wait_for_a_provider_that_began_since_the_last_look_outlasts_a_s
         assert [each.session_id for each in play.diary.finds] == [session]
 
 
+@pytest.mark.parametrize("happens", ["sleep_machine", "step", "pause_machine"])
+async def test_a_wait_for_a_provider_is_waited_out_though_the_watchdog_starts_only_after_a_sleep_or_a_step(
+    stage: Stage, happens: str
+) -> None:
+    """42, 43: nobody knows how long it has lasted, so it may last as long as it was planned from now on."""
+    session = stage.thinking()
+    retrying(stage, session, seconds=30 * MINUTE)
+    getattr(stage.hands, happens)(HOUR)
+    async with stage.watching(idle_timeout=15 * MINUTE, poll_interval=MINUTE) as play:
+        await play.pass_time(44 * MINUTE)
+        assert (play.diary.finds, play.reason(session)) == ([], {SpareReason.RETRYING})
+        await play.pass_time(2 * MINUTE)
+        assert [each.session_id for each in play.diary.finds] == [session]
+
+
 @pytest.mark.parametrize("age", [5 * MINUTE, 8 * HOUR])
 async def test_at_the_first_look_after_the_machine_was_paused_a_call_is_not_older_than_the_look(
     stage: Stage, age: float

@@ -147,8 +147,8 @@ class TestFirstSight:
 
     def test_what_is_due_is_due_after_what_is_left(self, world: World) -> None:
         first = world.look()
-        assert first.due_at(first.at_ms + 1_800_000) == first.now + 1800
-        assert first.due_at(first.at_ms - 5000) == first.moment_of(first.at_ms - 5000)
+        assert first.due_at(first.at_ms + 1_800_000, since_ms=first.at_ms - 1000) == first.now + 1800
+        assert first.due_at(first.at_ms - 5000, since_ms=first.at_ms - 6000) == first.moment_of(first.at_ms - 5000)
 
     def test_at_a_first_look_after_a_pause_of_the_machine_nothing_is_older_than_the_look(self, world: World) -> None:
         wrote = world.hands.now_ms
