@@ -107,15 +107,21 @@ class Hearing:
         self._silences = silences
         self._discovered = False
 
-    async def reports(self, snapshot: Snapshot, *, named: Collection[SessionId]) -> list[ServerReport]:
+    async def reports(
+        self, snapshot: Snapshot, *, named: Collection[SessionId], search: bool = False
+    ) -> list[ServerReport]:
         """Ask the servers what they are at work on, wherever something is unfinished.
 
         Args:
             named: sessions that are asked about whatever is open in them.
+            search: ask wherever a session was touched since a server's birth, too. One that was deleted while it runs
+                leaves no other trace, if no event told of it.
         """
-        self._named = named
+        self._named, self._searches = named, search or any(id_ not in snapshot.sessions for id_ in named)
         servers = self._fleet.servers()
-        if any(server.own is None and self._wanted(server, snapshot) for server in servers):
+        if (self._searches and not servers) or any(
+            each.own is None and (self._searches or self._wanted(each, snapshot)) for each in servers
+        ):
             await self._discover(await self.lookup.holders())
             servers = self._fleet.servers()
         return await self._ask(servers, snapshot)
@@ -142,11 +148,19 @@ class Hearing:
             for directory in session.directories
         }.union(server.busy_directories(), self._at_work.get(server.name, ()))
 
+    async def _touched(self, server: Server) -> Collection[str]:
+        """Where it may have been at work since its birth: it has loaded these folders, unless another process was."""
+        served = None if server.own is not None else await self._by_process(server)
+        if not isinstance(served, Served) or served.born_ms is None:
+            return ()
+        return await self._store.directories(since_ms=served.born_ms)
+
     async def _ask(self, servers: Iterable[Server], snapshot: Snapshot) -> list[ServerReport]:
         reports: dict[int, ServerReport] = {}
 
         async def report(index: int, server: Server) -> None:
-            reports[index] = await self._report(server, sorted(self._wanted(server, snapshot)), snapshot)
+            wanted = self._wanted(server, snapshot).union(await self._touched(server) if self._searches else ())
+            reports[index] = await self._report(server, sorted(wanted), snapshot)
 
         async with anyio.create_task_group() as group:
             for index, server in enumerate(servers):

@@ -69,9 +69,10 @@ class Observer:
         """
         async with self._turn:
             await self._fleet.refresh()
+            first = self._snapshot is None
             snapshot = await self._read(also, full=full, scan_parts=scan_parts)
             hearing = self._hearing(instant.now, fresh=fresh)
-            reports = await hearing.reports(snapshot, named=also if fresh else ())
+            reports = await hearing.reports(snapshot, named=also if fresh else (), search=first)
             snapshot = await self._read_busy(snapshot, reports, also)
             reports, holders = await self._look_for_holders(snapshot, reports, hearing)
             self._at_work = at_work(reports, self._at_work)

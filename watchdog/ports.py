@@ -116,8 +116,8 @@ class Store(Protocol):
         """Read one session and what is open in it, alone. None when there is no such session."""
         ...
 
-    async def directories(self) -> tuple[str, ...]:
-        """The directories of all sessions that are not archived, the most recently used first."""
+    async def directories(self, *, since_ms: int) -> tuple[str, ...]:
+        """The directories of the sessions that were touched since then, the most recently used first."""
         ...
 
     async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:

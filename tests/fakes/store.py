@@ -127,9 +127,9 @@ class FakeStore:
         self._fail()
         return _Reading(self.content.tables, self._remembered).session(session_id)
 
-    async def directories(self) -> tuple[str, ...]:
+    async def directories(self, *, since_ms: int) -> tuple[str, ...]:
         self._fail()
-        live = [row for row in self.content.tables["session"].values() if row["time_archived"] is None]
+        live = [row for row in self.content.tables["session"].values() if row["time_updated"] >= since_ms]
         live.sort(key=lambda row: -row["time_updated"])
         return tuple(dict.fromkeys(row["directory"] for row in live))
 

@@ -65,6 +65,28 @@ async def test_looking_at_an_idle_database_loads_no_folder(lab: Lab) -> None:
     assert loads.read_text() == before
 
 
+async def test_a_session_that_was_deleted_while_it_ran_is_named_and_ended_by_a_watchdog_that_never_saw_it(
+    lab: Lab,
+) -> None:
+    """54: it is in no table, and no event tells of it; another session was at work in its folder."""
+    server = await lab.serve()
+    hung = await server.create_session()
+    await hung.prompt(script(use(sleep())))
+    await hung.wait_for_bash()
+    beside = await server.create_session()
+    await beside.finish_prompt("hello")
+    deleted = await server.client.delete(f"/session/{hung.id}", params={"directory": str(hung.directory)})
+    assert deleted.is_success
+    assert (await hung.status())["type"] == "busy"
+
+    watchdog = Watchdog.for_lab(lab, discover=True)
+    scanned = await watchdog.command("scan", "--json")
+    assert any(f"at work on session {hung.id}, which is not in this" in each for each in scanned.document["degraded"])
+    released = await watchdog.command("release", hung.id, "--yes", "--json")
+    assert released.code == 0, released
+    assert (await hung.status())["type"] == "idle"
+
+
 def _twenty_folders(database: Path, home: Path) -> None:
     """Let twenty sessions have been at work, each in a folder of its own."""
     with sqlite3.connect(database) as connection:

@@ -13,6 +13,7 @@ import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -460,7 +461,7 @@ async def test_a_file_that_is_gone_is_unavailable_until_it_is_back(
     (row,) = await database.rows(call_ids=[call])
     await database.look()
     aside = rows.path.rename(rows.path.with_name("aside.db"))
-    for ask in (database.changed, database.look, database.directories):
+    for ask in (database.changed, database.look, partial(database.directories, since_ms=0)):
         with pytest.raises(DatabaseUnavailable, match="is gone"):
             await ask()
     with pytest.raises(DatabaseUnavailable, match="is gone"):
@@ -633,7 +634,12 @@ async def test_a_cancelled_write_is_either_done_or_not(rows: OpencodeFile) -> No
 async def test_calls_at_the_same_time_take_turns(rows: OpencodeFile, database: OpencodeDatabase) -> None:
     session = rows.session()
     rows.call(rows.turn(session))
-    asks = [database.look(scan_parts=True), database.changed(), database.session(session), database.directories()]
+    asks = [
+        database.look(scan_parts=True),
+        database.changed(),
+        database.session(session),
+        database.directories(since_ms=0),
+    ]
     results = await asyncio.gather(*asks, *[database.look() for _ in range(5)])
     assert len(results) == 9
 

@@ -428,6 +428,25 @@ class TestServed:
         await world.look()
         assert world.server.take("statuses") == []
 
+    async def test_one_that_was_deleted_before_the_first_look_is_found_where_sessions_were_touched_since_the_birth(
+        self, world: World
+    ) -> None:
+        world.owners.holders = Holders(known=(replace(SERVER, born_ms=50),))
+        world.server.shown, world.server.listens, world.server.eventless = False, AT_4096, True
+        world.server.busy(SessionId("ses_deleted"), PLACE)
+        world.store.content.session("ses_new", directory=PLACE, updated_at=50)
+        world.store.content.session("ses_old", directory="/old", updated_at=49)
+        for _ in range(2):
+            assert "work on session ses_deleted" in " ".join((await world.look()).degraded)
+        assert set(world.server.take("statuses")) == {PLACE}
+        world.server.statuses_by.clear()
+        await world.look()
+        world.server.take("statuses")
+        await world.look()
+        assert world.server.take("statuses") == []
+        await world.look(also=[SessionId("ses_deleted")], fresh=True)
+        assert world.server.take("statuses") == [PLACE]
+
     async def test_a_session_in_which_nothing_is_open_is_compared_by_its_newest_turn(self, world: World) -> None:
         session = world.store.content.session("ses_9", directory=PLACE)
         world.store.content.turn(session, "msg_9", completed_at=1)

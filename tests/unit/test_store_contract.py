@@ -441,13 +441,14 @@ async def test_a_title_that_is_no_text_is_none(text_case: Case) -> None:
     assert await store.titles([broken]) == {}
 
 
-async def test_directories_come_once_the_most_recently_used_first_and_without_archived_sessions(case: Case) -> None:
+async def test_directories_come_once_the_most_recently_used_first_and_only_those_used_since(case: Case) -> None:
     store, rows = case
     rows.session(directory="/a", updated_at=NOW)
     rows.session(directory="/b", updated_at=NOW + 1)
     rows.session(directory="/a", updated_at=NOW + 2)
-    rows.session(directory="/c", updated_at=NOW + 3, archived_at=NOW + 3)
-    assert await store.directories() == ("/a", "/b")
+    rows.session(directory="/c", updated_at=NOW - 1)
+    assert await store.directories(since_ms=NOW) == ("/a", "/b")
+    assert await store.directories(since_ms=NOW + 2) == ("/a",)
 
 
 IDS = ["ses_c", "ses_b", "ses_a"]

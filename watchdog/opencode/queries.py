@@ -222,7 +222,7 @@ LAST_WRITTEN: Final = f"""
 
 DIRECTORIES: Final = (
     "SELECT session.directory AS directory FROM session"
-    " WHERE session.time_archived IS NULL AND typeof(session.directory) = 'text'"
+    " WHERE session.time_updated >= :since_ms AND typeof(session.directory) = 'text'"
     " GROUP BY session.directory ORDER BY max(session.time_updated) DESC, max(session.rowid) DESC"
 )
 TITLES: Final = (

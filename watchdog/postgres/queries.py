@@ -156,7 +156,7 @@ Of conditions on `data` there are no statistics, and at some millions of rows it
 an index that holds twenty. Nor is it worth while to compile anything. Without an index the table is scanned."""
 LOCK_TIMEOUT: Final = "SELECT set_config('lock_timeout', :lock, TRUE)"
 DIRECTORIES: Final = (
-    "SELECT session.directory AS directory FROM session WHERE session.time_archived IS NULL"
+    "SELECT session.directory AS directory FROM session WHERE session.time_updated >= :since_ms"
     " GROUP BY session.directory ORDER BY max(session.time_updated) DESC"
 )
 TITLES: Final = (

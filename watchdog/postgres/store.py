@@ -141,10 +141,12 @@ class PostgresStore:
         """See `Store.session`."""
         return (await self._sessions.join(session_id)).get(session_id)
 
-    async def directories(self) -> tuple[str, ...]:
+    async def directories(self, *, since_ms: int) -> tuple[str, ...]:
         """See `Store.directories`."""
         async with self._reading() as fetch:
-            return tuple(str(record["directory"]) for record in await fetch(queries.DIRECTORIES, {}))
+            return tuple(
+                str(record["directory"]) for record in await fetch(queries.DIRECTORIES, {"since_ms": since_ms})
+            )
 
     async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:
         """See `Store.rows`. Of `jsonb` the text is PostgreSQL's own."""
