@@ -91,7 +91,7 @@ class Watchdog:
         """End now whatever is open in a session, and wait for the end of it. The way out: no limit is asked for.
 
         Two at once for a session are one, and join what the loop is doing on it. It goes on although whoever waits
-        for it is cancelled. A hold of the session ends when the act begins.
+        for it is cancelled. A hold of the session ends once something was sent.
 
         Args:
             session_id: the session.

@@ -95,8 +95,8 @@ class Releasing:
     ) -> tuple[Outcome, ...]:
         """End now whatever is open in a session, and what nobody executes below it.
 
-        What lives below it is shown to the person who is asked. Nothing changes until they agreed: a hold ends when
-        the act begins.
+        What lives below it is shown to the person who is asked. Nothing changes until they agreed: a hold ends once
+        something was sent or written.
 
         Args:
             session_id: the session; its own outcome is the first.
