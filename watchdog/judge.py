@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from watchdog import verdicts
 from watchdog.attempts import process_of, same
 from watchdog.case import Case, Claim
+from watchdog.deleted import Deleted, deleted
 from watchdog.family import Ended
 from watchdog.intime import in_time
 from watchdog.limits import duration
@@ -50,6 +51,8 @@ def judge(observation: Observation, policy: Policy, now: Moment) -> Judgement:
     bench = _Bench(Case(observation, policy, now))
     for session in bench.case.family.deepest_first():
         bench.hear(session)
+    for each in deleted(bench.case):
+        bench.judge_deleted(each)
     return Judgement(verdicts=tuple(bench.verdicts), spared=tuple(bench.spared), unclaimed=frozenset(bench.unclaimed))
 
 
@@ -89,6 +92,13 @@ class _Bench:
             gone = {turn.id for turn, _ in orphaned}
         self._hear_living(session, gone)
         self._hear_asks(session)
+
+    def judge_deleted(self, found: Deleted) -> None:
+        """Pass or spare a session that was deleted while it ran."""
+        if found.verdict is not None and self._may_try(found.verdict, found.session):
+            self._pass(found.verdict)
+        elif found.spared is not None:
+            self._spare(found.session, *found.spared, until=found.until)
 
     def _spare_plain(self, session: Session) -> list[Spared] | None:
         """The short way to what is said of most sessions: their calls run in time, and nobody else is concerned."""

@@ -312,7 +312,8 @@ class Memory:
         open_calls = {call.id for session in sessions.values() for call in session.calls}
         open_turns = {turn.id for session in sessions.values() for turn in session.turns}
         unfinished = {id_ for id_, session in sessions.items() if session.has_open_rows or id_ in self.claimed_by}
-        open_ids = {*unfinished, *open_calls, *open_turns}
+        deleted = self.claimed_by.keys() - sessions.keys()  # a server is at work on them all the same
+        open_ids = {*unfinished, *deleted, *open_calls, *open_turns}
         self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
         self.lives.forget(sessions.keys())
         self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}

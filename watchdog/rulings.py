@@ -77,8 +77,7 @@ def again(
     """
     session = observation.snapshot.sessions.get(verdict.cancel_session_id)
     if session is None:
-        runs_on = verdict.released and not verdict.row_ids and runs_deleted(observation, verdict.cancel_session_id)
-        return verdict if runs_on else Dropped(why="the session is gone")
+        return _deleted_again(observation, judgement, verdict)
     if session.newest_prompt_id != verdict.newest_prompt_id:
         return Dropped(why="a person has prompted since")
     still_open = open_rows(session)
@@ -96,6 +95,17 @@ def again(
     if isinstance(passed, Dropped):
         return passed
     return passed if _same(verdict, passed) else Dropped(why=_difference(verdict, passed))
+
+
+def _deleted_again(observation: Observation, judgement: Judgement, verdict: Verdict) -> Verdict | Dropped:
+    """The same for a session that is in no table: it has no rows, and so is no orphan."""
+    runs_on = runs_deleted(observation, verdict.cancel_session_id)
+    if verdict.row_ids or verdict.kind is VerdictKind.ORPHAN or not runs_on:
+        return Dropped(why="the session is gone")
+    passed = verdict if verdict.released else _passed_again(judgement, verdict)
+    if isinstance(passed, Dropped) or _same(verdict, passed):
+        return passed
+    return Dropped(why=_difference(verdict, passed))
 
 
 def open_rows(session: Session) -> frozenset[str]:

@@ -5,18 +5,21 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tests.fakes.server import FakeServer
-from tests.pitfalls.stage import ELSEWHERE, HOUR, MINUTE, PLACE, Stage
+from tests.fakes.server import AbortBehaviour, FakeServer
+from tests.pitfalls.stage import ELSEWHERE, HOUR, MINUTE, OLD_SERVER, PLACE, Stage
 from tests.unit.observations import POLICY, SERVER, call, holder, observation, question, report, session
 from watchdog.comparing import Likeness, compared
 from watchdog.endpoints import own_addresses
 from watchdog.errors import ServerSilent
+from watchdog.holds import leave_alone
 from watchdog.judge import judge
 from watchdog.memory import Memory
 from watchdog.model import (
+    Activity,
     Ask,
     AskKind,
     Endpoint,
@@ -31,6 +34,7 @@ from watchdog.model import (
     SessionId,
     Shown,
     SpareReason,
+    Status,
     TurnId,
 )
 from watchdog.opencode.listeners import listener_at
@@ -217,3 +221,65 @@ def test_asks_of_a_server_that_is_up_are_forgotten_when_they_are_gone_though_ano
     silent = report(name=other, pid=200, served=far, problem="it is silent", asks=(), directories=())
     look(report(served=["msg_1"]), silent)
     assert set(memory.asks) == {"que_2"}
+
+
+DELETED = SessionId("ses_deleted")
+LIMITS: dict[str, Any] = {"idle_timeout": 15 * MINUTE, "tool_timeout": 30 * MINUTE}
+
+
+def _at_work_on_a_deleted_session(stage: Stage, *, silent: float) -> None:
+    """A server whose process is seen is at work on a session that is in no table."""
+    stage.owners.holders = Holders(known=(OLD_SERVER,))
+    stage.server.shown = False
+    stage.server.listens = Listener(sockets=(frozenset([OLD_SERVER.pid]),), hidden=False)
+    stage.server.busy(DELETED, PLACE)
+    stage.server.signs[DELETED] = stage.back(silent)
+
+
+@pytest.mark.parametrize(("silent", "ends"), [(29 * MINUTE, False), (30 * MINUTE, True)])
+async def test_a_session_that_was_deleted_while_it_ran_is_ended_once_it_is_silent_for_the_longest_limit(
+    stage: Stage, silent: float, *, ends: bool
+) -> None:
+    """54: nothing tells of its calls, so it is given as long as any of them would be."""
+    _at_work_on_a_deleted_session(stage, silent=silent)
+    async with stage.watching(**LIMITS) as play:
+        assessment = await play.look()
+        await play.calm()
+        (told,) = assessment.observation.degraded
+        assert f"at work on session {DELETED}, which is not in this database any more" in told
+        assert stage.server.aborted == ([(DELETED, PLACE)] if ends else [])
+        assert [each.reason for each in assessment.judgement.spared] == (
+            [] if ends else [SpareReason.RECENTLY_ACTIVE]
+        )
+
+
+@pytest.mark.parametrize("what", ["an ask", "a retry", "no feed", "a hold", "a host's word"])
+async def test_a_session_that_was_deleted_while_it_ran_is_spared_where_any_other_one_would_be(
+    stage: Stage, what: str
+) -> None:
+    """54."""
+    _at_work_on_a_deleted_session(stage, silent=9 * HOUR)
+    if what == "an ask":
+        stage.server.asks_by[PLACE] = [Ask(id="que_1", kind=AskKind.QUESTION, session_id=DELETED)]
+    elif what == "a retry":
+        stage.server.statuses_by[PLACE][DELETED] = Status(activity=Activity.RETRY, retry_at_ms=1)
+    elif what == "no feed":
+        stage.server.heard = None
+    elif what == "a hold":
+        await leave_alone(stage.journal, DELETED, length_ms=None, now_ms=stage.hands.now_ms)
+    else:
+        stage.server.shown = True  # a host may run sessions that it has not stored yet
+    async with stage.watching(**LIMITS) as play:
+        await play.look()
+        await play.pass_time(HOUR)
+        assert stage.server.aborted == []
+
+
+async def test_what_was_deleted_and_ignores_its_aborts_is_told_so_often_and_no_more(stage: Stage) -> None:
+    """54 and 20."""
+    _at_work_on_a_deleted_session(stage, silent=9 * HOUR)
+    stage.server.abort_behaviour = AbortBehaviour.LIES
+    async with stage.watching(max_attempts=2, **LIMITS) as play:
+        await play.pass_time(20 * MINUTE)
+        assert len(stage.server.aborted) == 2
+        assert [each.cancel_session_id for each in play.diary.alerts] == [DELETED]

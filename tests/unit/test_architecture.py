@@ -27,6 +27,7 @@ PURE = {
     "proof",
     "intime",
     "verdicts",
+    "deleted",
     "rulings",
     "attempts",
     "settle",
@@ -36,7 +37,7 @@ PURE = {
 }
 """Nothing but the standard library and each other: the nouns, the judgement, and what a settled row looks like."""
 
-JUDGING = {"attempts", "judge", "case", "family", "intime", "limits", "proof", "rulings", "verdicts"}
+JUDGING = {"attempts", "judge", "case", "deleted", "family", "intime", "limits", "proof", "rulings", "verdicts"}
 
 ROOMS: Mapping[str, set[str]] = {
     "model": set(),

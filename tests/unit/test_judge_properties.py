@@ -347,7 +347,8 @@ def test_every_unfinished_session_has_a_verdict_or_a_reason_why_it_is_spared(sce
     told |= {id_ for each in judgement.verdicts for id_ in (each.session_id, each.cancel_session_id)}
     sessions = scene.seen.snapshot.sessions
     unfinished = {id_ for id_, each in sessions.items() if each.has_open_rows} | (busy_ids(scene.seen) & {*sessions})
-    assert unfinished <= told <= set(sessions)
+    # Beside them, a server whose process is seen may be at work on what was deleted while it ran.
+    assert unfinished <= told <= set(sessions) | busy_ids(scene.seen)
     verdicts = [*judgement.verdicts, *(release(scene.seen, scene.policy, each) for each in sessions.values())]
     again = [
         each

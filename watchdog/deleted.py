@@ -1,0 +1,92 @@
+"""Sessions that were deleted while they ran: a server is at work on them, and they are in no table.
+
+They have no rows, so nothing tells how long a call of theirs may run. Only their silence is known, and it is given
+the longest time that a call or a session may be silent elsewhere.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from watchdog.case import Case
+from watchdog.limits import duration
+from watchdog.model import Activity, ServerReport, Session, SessionId, Shown, SpareReason, Verdict, VerdictKind
+from watchdog.moments import NEVER, Moment
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deleted:
+    """A session of which there is nothing but a server's word.
+
+    Attributes:
+        session: its id, and the folder in which the server says so.
+        verdict: it has been silent for too long; None while it is spared.
+        spared: why it is left alone, where it is.
+        until: when that may change by the mere passing of time.
+    """
+
+    session: Session
+    verdict: Verdict | None = None
+    spared: tuple[SpareReason, str] | None = None
+    until: Moment | None = None
+
+
+def deleted(case: Case) -> Iterator[Deleted]:
+    """Judge every session that was deleted while it ran.
+
+    Only the word of a server whose process is seen counts here: a host may run sessions that it has not stored yet.
+    One whose row can't be read is not deleted.
+    """
+    known = case.observation.snapshot.sessions.keys() | {
+        each.session_id for each in case.observation.snapshot.damaged
+    }
+    for report in case.observation.reports:
+        if report.served is not None and report.served.by is Shown.PROCESS:
+            for session_id in sorted(report.said.keys() - known):
+                yield _judged(case, report, session_id)
+
+
+def _judged(case: Case, report: ServerReport, session_id: SessionId) -> Deleted:
+    where = next(directory for directory, said in sorted(report.statuses.items()) if session_id in said)
+    session = Session(id=session_id, directory=where, created_ms=0)
+    spared, until, silent = None, None, _silent_since(report, session_id)
+    limits = case.policy.idle_timeout_seconds, case.policy.tool_timeout_seconds
+    if any(status.activity is Activity.RETRY for status in report.said[session_id]):
+        spared = SpareReason.RETRYING, "it waits to try its provider again"
+    elif report.asked.get(session_id) or where not in report.asks:
+        spared = SpareReason.WAITING_ON_HUMAN, "a person is asked for something in it, or may be"
+    elif silent is None:
+        spared = SpareReason.NO_WITNESS, f"nobody hears whether it shows life: {report.name} is not listened to"
+    elif None in limits:
+        spared = SpareReason.WITHIN_LIMIT, "idle_timeout or tool_timeout is off"
+    else:
+        limit = max(each for each in limits if each is not None)
+        idle = max(0.0, case.now - silent)
+        if idle >= limit:
+            return Deleted(session=session, verdict=_verdict(session_id, idle, limit))
+        spared, until = (
+            (SpareReason.RECENTLY_ACTIVE, f"it showed life {duration(idle)} ago"),
+            case.now + (limit - idle),
+        )
+    return Deleted(session=session, spared=(spared[0], f"it was deleted while it ran, and {spared[1]}"), until=until)
+
+
+def _silent_since(report: ServerReport, session_id: SessionId) -> Moment | None:
+    """Since when its server has been heard, and it has not; None where it is not heard now."""
+    witness = report.witness
+    if witness is None or not witness.connected or witness.since is None:
+        return None
+    base = max(report.life.get(session_id, NEVER), witness.since)
+    return base + sum(max(0.0, end - max(start, base)) for start, end in witness.gaps)
+
+
+def _verdict(session_id: SessionId, idle: float, limit: float) -> Verdict:
+    return Verdict(
+        session_id=session_id,
+        kind=VerdictKind.IDLE_SESSION,
+        cancel_session_id=session_id,
+        why=f"it was deleted while it ran, and has shown no life for {duration(idle)}, past the limit of "
+        f"{duration(limit)}",
+        age_seconds=idle,
+        limit_seconds=limit,
+        rests_on_silence=True,
+    )
