@@ -1,7 +1,6 @@
 """One look's questions to the servers: those that are shown to serve this database are heard, and no other."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
@@ -188,13 +187,14 @@ class Hearing:
 
     async def _report_by_rows(self, server: Server, directories: Collection[str], snapshot: Snapshot) -> ServerReport:
         """Hear a server whose process can't be seen, where its copies read as the rows do."""
+        open_ones = [each for each in snapshot.sessions.values() if each.turns]
         try:
             with self._silences.patient(server):
                 await server.vouches()
+            found = await self._by_first_question(server, open_ones)
         except ServerError as error:
             return _report(server, None, replace(_NOTHING, problem=str(error)))
-        open_ones = [each for each in snapshot.sessions.values() if each.turns]
-        if (found := await self._by_first_question(server, open_ones)) is not None:
+        if found is not None:
             said = await ask(server, directories, silences=self._silences) if isinstance(found, Served) else _NOTHING
             return _report(server, found, said)
         served = await self._by_rows(server, open_ones) if open_ones else None
@@ -209,12 +209,15 @@ class Hearing:
         return _report(server, of_rows(server, both) if both else None, said)
 
     async def _by_first_question(self, server: Server, sessions: Sequence[Session]) -> Served | NotShown | None:
-        """Where nobody has the database open, the server may be one that opens it at the first question about it."""
+        """Where nobody has the database open, the server may be one that opens it at the first question about it.
+
+        Raises:
+            ServerError: it gives no answer: it is down, say, and on no database at all.
+        """
         if by_nobody(server, await self.lookup.holders()) is None:
             return None
         for session in sessions[:1]:
-            with suppress(ServerError):
-                await server.copy(session.id, session.turns[0].id, session.directory)
+            await server.copy(session.id, session.turns[0].id, session.directory)
         self.lookup.renew()
         holders = await self.lookup.holders()
         found = by_process(server, await server.listener(), holders)

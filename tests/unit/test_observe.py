@@ -382,6 +382,17 @@ class TestServed:
             f"{SERVER_NAME} is opencode, but on another database: no process has this one open."
         )
 
+    async def test_a_server_that_was_just_killed_is_down_and_on_no_other_database(self, world: World) -> None:
+        world.unfinished(busy=True)
+        world.server.shown, world.owners.holders = False, Holders()
+
+        async def down(_: TurnId) -> Sequence[Row] | None:
+            raise ServerUnreachable("it is down")
+
+        world.server.copies = down  # its version was known before
+        (report,) = (await world.look()).reports
+        assert (report.served, report.not_shown, report.problem) == (None, None, "it is down")
+
     async def test_a_server_that_opens_the_database_at_its_first_question_is_shown_by_its_process(
         self, world: World
     ) -> None:
