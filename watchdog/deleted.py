@@ -72,11 +72,7 @@ def _judged(case: Case, report: ServerReport, session_id: SessionId) -> Deleted:
 
 def _silent_since(report: ServerReport, session_id: SessionId) -> Moment | None:
     """Since when its server has been heard, and it has not; None where it is not heard now."""
-    witness = report.witness
-    if witness is None or not witness.connected or witness.since is None:
-        return None
-    base = max(report.life.get(session_id, NEVER), witness.since)
-    return base + sum(max(0.0, end - max(start, base)) for start, end in witness.gaps)
+    return None if report.witness is None else report.witness.silent_since(report.life.get(session_id, NEVER))
 
 
 def _verdict(session_id: SessionId, idle: float, limit: float) -> Verdict:

@@ -28,7 +28,6 @@ from watchdog.model import (
     ToolCall,
     TurnId,
     Verdict,
-    Witness,
 )
 from watchdog.moments import NEVER, Moment, WallMs
 from watchdog.sightings import ROWS, Convert, Sightings, lives, retries
@@ -376,11 +375,7 @@ def _idle_start(session: Session, report: ServerReport, status: Status, seen: Si
     life = max(told[ROWS][1], report.life.get(session.id, NEVER))
     if status.last_life_ms is not None:
         return max(life, told[report.name][1])
-    witness: Witness | None = report.witness
-    if witness is None or not witness.connected or witness.since is None:
-        return None
-    base = max(life, witness.since)
-    return base + sum(max(0.0, end - max(start, base)) for start, end in witness.gaps)
+    return None if report.witness is None else report.witness.silent_since(life)
 
 
 def _fingerprints(observation: Observation, rows: Container[str]) -> dict[str, tuple[int, int]]:

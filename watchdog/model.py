@@ -297,6 +297,13 @@ class Witness:
     gaps: tuple[tuple[Moment, Moment], ...] = ()
     deaf: str | None = None
 
+    def silent_since(self, life: Moment) -> Moment | None:
+        """From when the silence of a session counts that last showed life then; None while nothing is heard."""
+        if not self.connected or self.since is None:
+            return None
+        base = max(life, self.since)
+        return base + sum(max(0.0, end - max(start, base)) for start, end in self.gaps)
+
 
 class Shown(StrEnum):
     """How it was shown that a server serves this very file."""
