@@ -44,7 +44,7 @@ test: $(READY) ## every test, on real opencode servers too (the binaries come fr
 	@$(BIN)/python -m tests.support.binaries
 	@$(BIN)/python -m tests.support.debian
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal
+	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal --durations 40
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

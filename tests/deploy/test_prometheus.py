@@ -37,8 +37,10 @@ def test_promtool_takes_the_rules_and_their_tests_pass() -> None:
 
 def test_a_rule_that_tells_something_else_fails_its_test(tmp_path: Path) -> None:
     promtool = require("promtool")
-    text = (FOLDER / "alerts.yml").read_text(encoding="utf-8").replace("_degraded == 1", "_degraded == 0")
-    (tmp_path / "alerts.yml").write_text(text, encoding="utf-8")
+    text = (FOLDER / "alerts.yml").read_text(encoding="utf-8")
+    wrong = re.sub(r"(_degraded\{.*\}) == 1", r"\1 == 0", text)
+    assert wrong != text
+    (tmp_path / "alerts.yml").write_text(wrong, encoding="utf-8")
     shutil.copy(FOLDER / "alerts.test.yml", tmp_path)
     assert run(promtool, "test", "rules", "alerts.test.yml", folder=tmp_path)[0] == 1
 

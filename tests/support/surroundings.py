@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,12 +20,12 @@ import typer
 
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE
-from tests.support.watchdog_run import _environment, _python
+from tests.support.watchdog_run import _environment
 from watchdog.cli import app
 
 SECONDS: Final = 60.0
 SESSION: Final = "ses_lost"
-_KEPT: Final = ("PATH", "LANG", "LC_ALL", "COVERAGE_PROCESS_START")
+_KEPT: Final = ("PATH", "LANG", "LC_ALL")
 _GIVEN: Final = {"SESSION": SESSION, "MESSAGE": "msg_1", "ID": "1", "[ID]": "1"}
 """What a command is given for an argument that it can't do without, by what its help calls it."""
 
@@ -66,6 +66,8 @@ def _is_off(found: Any, option: str) -> bool:  # noqa: ANN401
 
 
 COMMANDS: Final = tuple(_command(words, found) for words, found in _leaves(typer.main.get_command(app)))
+EVERY: Final = frozenset(command.name for command in COMMANDS)
+ALWAYS: Final = ("scan", "recover", "run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +138,7 @@ class Place:
         self.prepare()
         more = {"OPENCODE_WATCHDOG_CONTROL": "127.0.0.1:9"} if command.name == "page" else {}
         self.more = {**more, **self.more}
-        program = _python()
+        program = [sys.executable, "-m", "watchdog"]
         if self.preamble:
             program = [sys.executable, "-c", f"{self.preamble}\nfrom watchdog.__main__ import main\nmain()"]
         line = [*program, *command.words, *command.arguments, *(["--json"] if as_json else [])]
@@ -269,12 +271,24 @@ def _in(wrong: Wrong, folder: Path, command: Command, *, as_json: bool) -> Seen:
         return place.run(command, as_json=as_json)
 
 
-def all_in(wrong: Wrong, folder: Path, *, as_json: bool = False) -> dict[str, Seen]:
-    """Every command, each in a place of its own."""
-    wanted = [command for command in COMMANDS if command.as_json or not as_json]
+def all_in(wrong: Wrong, folder: Path, *, as_json: bool = False, only: Container[str] = EVERY) -> dict[str, Seen]:
+    """The commands, each in a place of its own."""
+    wanted = [command for command in COMMANDS if command.name in only and (command.as_json or not as_json)]
     with ThreadPoolExecutor(2) as pool:
         seen = [
             pool.submit(_in, wrong, folder / str(number), command, as_json=as_json)
             for number, command in enumerate(wanted)
         ]
     return {each.result().name: each.result() for each in seen}
+
+
+def drawn_for(surroundings: str) -> Container[str]:
+    """The commands to try in surroundings: one that looks, one that writes, one that watches, and two in turn.
+
+    Together they bring each command into several surroundings. `SURROUNDINGS=all` tries each in each.
+    """
+    if os.environ.get("SURROUNDINGS") == "all":
+        return EVERY
+    others = [command.name for command in COMMANDS if command.name not in ALWAYS]
+    first = 2 * list(SURROUNDINGS).index(surroundings)
+    return {*ALWAYS, *(others[(first + more) % len(others)] for more in range(2))}
