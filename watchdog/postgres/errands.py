@@ -23,7 +23,7 @@ from watchdog.model import SessionId
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.connection import Fence, transaction, translated
 from watchdog.postgres.line import LINE_SECONDS, NOTIFY, Episode, Line, Pulse, own_error
-from watchdog.postgres.own import SCHEMA
+from watchdog.postgres.steps import SCHEMA
 
 _RETRY_SECONDS: Final = 1.0
 

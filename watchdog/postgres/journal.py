@@ -19,7 +19,8 @@ from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, Inter
 from watchdog.journal_shapes import dump, dump_begun, read_begun, read_hold, read_intervention, read_kept
 from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
 from watchdog.postgres.connection import STATEMENT_SECONDS, Fence, place_of, transaction, translated
-from watchdog.postgres.own import SCHEMA, prepare
+from watchdog.postgres.own import prepare
+from watchdog.postgres.steps import SCHEMA
 
 # ruff: noqa: S608 - the pieces are constants; every value is a parameter
 

@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost
 from watchdog.ports import Clock
-from watchdog.postgres import own
+from watchdog.postgres import own, steps
 from watchdog.postgres.connection import CONNECT_SECONDS, TROUBLE, place_of, sentence, translated
 
 SECONDS: Final = 9.0
@@ -37,7 +37,7 @@ _TRIES: Final = 6
 _RETRIES: Final = 12
 """How often a renewal that failed is tried again meanwhile."""
 
-_ROW: Final = f"{own.SCHEMA}.lease"
+_ROW: Final = f"{steps.SCHEMA}.lease"
 _LOOK: Final = f"SELECT holder, term, expires_at <= clock_timestamp() AS free FROM {_ROW} WHERE name = 'watchdog'"  # noqa: S608 - names of our own
 _TAKE: Final = f"""
     UPDATE {_ROW} SET holder = $1, term = term + 1, expires_at = clock_timestamp() + make_interval(secs => $2)

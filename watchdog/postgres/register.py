@@ -7,8 +7,8 @@ from typing import Final
 
 from watchdog.ports import Clock
 from watchdog.postgres.line import ASKED, CHANNEL, Line
-from watchdog.postgres.own import SCHEMA
 from watchdog.postgres.publications import Publication, beginning, dump, load
+from watchdog.postgres.steps import SCHEMA
 
 GONE_SECONDS: Final = 10.0
 """From when on a replica that was not heard of is none any more."""

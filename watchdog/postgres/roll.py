@@ -8,8 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable
 from watchdog.postgres.connection import STATEMENT_SECONDS, place_of, transaction, translated
-from watchdog.postgres.own import SCHEMA
 from watchdog.postgres.register import GONE_SECONDS
+from watchdog.postgres.steps import SCHEMA
 
 _THERE: Final = f"SELECT to_regclass('{SCHEMA}.lease') IS NOT NULL AND to_regclass('{SCHEMA}.replica') IS NOT NULL"
 _ACTING: Final = f"SELECT holder FROM {SCHEMA}.lease WHERE expires_at > clock_timestamp()"  # noqa: S608 - names of our own

@@ -1,0 +1,115 @@
+"""The statements that make the watchdog's own tables in PostgreSQL, version by version.
+
+Each version only adds, and everything that it adds to a table has a default: so a replica of an older version, from
+`OLDEST` on, goes on beside newer ones. Each statement may be run again where it was run already. A step that alters a
+table which others use waits for whoever reads it, a backup, say; one that adds a table waits for nobody.
+"""
+
+from typing import Final
+
+# ruff: noqa: S608 - the pieces are constants
+
+SCHEMA: Final = "opencode_watchdog"
+PROGRAM: Final = "opencode-watchdog"
+OLDEST: Final = 1
+"""The oldest version that can use the tables as they are now. It is in the comment of the schema."""
+
+_FIRST: Final = (
+    f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.intervention (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        session_id text NOT NULL,
+        began_ms bigint NOT NULL,
+        ended_ms bigint,
+        undone_ms bigint,
+        actor text NOT NULL,
+        reason text,
+        verdict text NOT NULL,
+        outcome text
+    )
+    """,
+    f"CREATE INDEX IF NOT EXISTS intervention_session ON {SCHEMA}.intervention (session_id, id)",
+    f"CREATE INDEX IF NOT EXISTS intervention_began ON {SCHEMA}.intervention (began_ms)",
+    f"CREATE INDEX IF NOT EXISTS intervention_begun ON {SCHEMA}.intervention (id) WHERE ended_ms IS NULL",
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.kept_row (
+        number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        intervention_id bigint NOT NULL,
+        "table" text NOT NULL,
+        id text NOT NULL,
+        message_id text NOT NULL,
+        session_id text NOT NULL,
+        created_ms bigint NOT NULL,
+        updated_ms bigint NOT NULL,
+        "before" text NOT NULL,
+        "after" text NOT NULL
+    )
+    """,
+    f"CREATE INDEX IF NOT EXISTS kept_row_intervention ON {SCHEMA}.kept_row (intervention_id)",
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.hold (
+        session_id text PRIMARY KEY,
+        since_ms bigint NOT NULL,
+        until_ms bigint,
+        why text NOT NULL
+    )
+    """,
+    f'CREATE TABLE IF NOT EXISTS {SCHEMA}.state ("key" text PRIMARY KEY, value text NOT NULL)',
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.lease (
+        name text PRIMARY KEY,
+        holder text NOT NULL,
+        term bigint NOT NULL,
+        expires_at timestamptz NOT NULL
+    )
+    """,
+    (
+        f"INSERT INTO {SCHEMA}.lease (name, holder, term, expires_at) VALUES ('watchdog', '', 0, '-infinity')"
+        " ON CONFLICT DO NOTHING"
+    ),
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.replica (
+        name text PRIMARY KEY,
+        seen_at timestamptz NOT NULL,
+        said text NOT NULL
+    )
+    """,
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.errand (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        replica text NOT NULL,
+        term bigint NOT NULL,
+        asked_at timestamptz NOT NULL,
+        question text NOT NULL,
+        answer text
+    )
+    """,
+    f"CREATE INDEX IF NOT EXISTS errand_open ON {SCHEMA}.errand (replica, id) WHERE answer IS NULL",
+    f"COMMENT ON SCHEMA {SCHEMA} IS '{PROGRAM} {OLDEST}'",
+)
+_SECOND: Final = (
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.request (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        asked_by text NOT NULL,
+        asked_at timestamptz NOT NULL,
+        question text NOT NULL,
+        taken_by text,
+        term bigint,
+        answer text
+    )
+    """,
+    f"CREATE INDEX IF NOT EXISTS request_open ON {SCHEMA}.request (id) WHERE taken_by IS NULL",
+)
+"""What people ask of the one that acts, whichever replica they ask."""
+
+STEPS: Final = (_FIRST, _SECOND)
+"""What leads from each version to the next. The first one makes the schema with its first statement."""
+VERSION: Final = len(STEPS)
+
+
+def statements(after: int = 0) -> tuple[str, ...]:
+    """What leads from a version to the newest one; from none, everything."""
+    steps = (statement for step in STEPS[after:] for statement in step)
+    return (*steps, f"COMMENT ON TABLE {SCHEMA}.lease IS '{PROGRAM} {VERSION}'")
