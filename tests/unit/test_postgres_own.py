@@ -101,7 +101,7 @@ async def tables(engine: AsyncEngine) -> set[tuple[str, str]]:
 async def test_nothing_but_the_own_schema_is_made(engine: AsyncEngine) -> None:
     before = await tables(engine)
     await own.prepare(engine)
-    names = {"intervention", "kept_row", "hold", "state", "lease", "replica", "errand", "request"}
+    names = {"intervention", "kept_row", "hold", "state", "lease", "replica", "errand", "request", "edition", "claim"}
     assert await tables(engine) - before == {(SCHEMA, name) for name in names}
     await works(engine)
 

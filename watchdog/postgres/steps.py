@@ -101,8 +101,24 @@ _SECOND: Final = (
     )
     """,
     f"CREATE INDEX IF NOT EXISTS request_open ON {SCHEMA}.request (id) WHERE taken_by IS NULL",
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.edition (
+        edition text PRIMARY KEY,
+        process text NOT NULL,
+        revision bigint NOT NULL
+    ) WITH (fillfactor = 50)
+    """,
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.claim (
+        edition text NOT NULL REFERENCES {SCHEMA}.edition ON DELETE CASCADE,
+        session_id text NOT NULL,
+        revision bigint NOT NULL,
+        said json NOT NULL,
+        PRIMARY KEY (edition, session_id)
+    ) WITH (fillfactor = 50)
+    """,
 )
-"""What people ask of the one that acts, whichever replica they ask."""
+"""What people ask of the one that acts, whichever replica they ask; and what each host says of each session."""
 
 STEPS: Final = (_FIRST, _SECOND)
 """What leads from each version to the next. The first one makes the schema with its first statement."""
