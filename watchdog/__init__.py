@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from watchdog.embed import Watchdog, lifespan, running
+    from watchdog.asgi import lifespan
+    from watchdog.embed import Watchdog, running
     from watchdog.errors import WatchdogError
     from watchdog.hosting import CallableHost
     from watchdog.model import Activity, Ask, AskKind, Outcome, Result, SessionId, Status, TurnId
@@ -29,7 +30,8 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "watchdog.embed": ("Watchdog", "lifespan", "running"),
+    "watchdog.asgi": ("lifespan",),
+    "watchdog.embed": ("Watchdog", "running"),
     "watchdog.errors": ("WatchdogError",),
     "watchdog.hosting": ("CallableHost",),
     "watchdog.model": ("Activity", "Ask", "AskKind", "Outcome", "Result", "SessionId", "Status", "TurnId"),

@@ -1,8 +1,9 @@
 """The watchdog inside a Python server's own event loop: `async with watchdog.running(settings, host=host, …)`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Final
+from contextlib import asynccontextmanager
+from typing import Final
 
 import anyio
 import structlog
@@ -20,6 +21,7 @@ from watchdog.means import Means, means
 from watchdog.model import Outcome, SessionId
 from watchdog.operations import Operations
 from watchdog.operator import Operator
+from watchdog.own_task import OwnTask, bare
 from watchdog.ports import Clock, Host
 from watchdog.record import LogListener
 from watchdog.settings import Settings
@@ -65,7 +67,8 @@ class Watchdog:
         self._clock = Countable(SystemClock())
         self._server = EmbeddedServer(host, self._clock)
         self._inside: _Inside | None = None
-        self.failure: Exception | None = None
+        self._own: OwnTask[_Inside] | None = None
+        self.failure: BaseException | None = None
 
     @property
     def watch(self) -> Watch:
@@ -107,9 +110,12 @@ class Watchdog:
             NotActing: the watchdog does not run, is stopping, or another one acts on the database.
             NoSuchSession: the database has none of that id.
             Busy: too much is under way.
+            UsageError: this is another event loop than that of the watchdog.
             DatabaseError: the database can't be used.
             JournalUnusable: the journal can't be used.
         """
+        if self._own is not None:
+            self._own.check_loop()
         return await self._running().release(SessionId(session_id), reason=reason, below=below)
 
     async def serve(self, *, task_status: TaskStatus["Watchdog"] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -131,13 +137,32 @@ class Watchdog:
 
     def _running(self) -> "_Inside":
         if self._inside is None:
-            raise NotActing("This watchdog does not run: ask it inside its `async with`, or while `serve` runs.")
+            why = "" if self.failure is None else f", since it failed with {type(self.failure).__name__}"
+            raise NotActing(
+                f"This watchdog does not run{why}: ask it inside its `async with`, or while `serve` runs."
+            )
         return self._inside
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator["_Inside"]:
-        """Run the loop until the block is left. An error of the block leaves it as it came, in no group."""
-        failure: Exception | None = None
+        """Run the loop until the block is left, by whichever task. What the block raises leaves it as it came."""
+        self._own = own = OwnTask(self._live, stop=self._stop, name="watchdog")
+        inside = await own.begin()
+        left: BaseException | None = None
+        try:
+            yield inside
+        except BaseException as error:  # noqa: BLE001 - the server's own: it leaves as it came
+            left = error
+        ended = await own.end()
+        if left := left or ended or self.failure:
+            raise left
+
+    def _stop(self, inside: "_Inside") -> None:
+        inside.stop.set()
+        self._inside = None
+
+    async def _live(self, begun: Callable[["_Inside"], None]) -> None:
+        """Open everything, run the loop, and close everything: all in one task."""
         first = _FirstLook(self._clock, self._settings.poll_interval.total_seconds())
         async with means(
             self._settings,
@@ -151,17 +176,20 @@ class Watchdog:
         ) as found:
             self.failure = None
             inside = self._inside = self._assemble(found, first)
-            async with anyio.create_task_group() as group:
-                group.start_soon(inside.run, self._failed, name="watchdog")
-                try:
-                    yield inside
-                except Exception as error:  # noqa: BLE001 - the server's own: it leaves as it came
-                    failure = error
-                finally:
-                    inside.stop.set()
-                    self._inside = None
-        if failure := failure or self.failure:
-            raise failure
+            begun(inside)
+            try:
+                await inside.run(self._failed)
+            except asyncio.CancelledError:
+                if not inside.stop.is_set():
+                    structlog.get_logger("watchdog").warning(
+                        "watch.cancelled", why="somebody cancelled the watchdog's own task: it watches no more"
+                    )
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is told, kept, and raised in the end
+                self._failed(bare(error))
+            finally:
+                self._inside = None
+                inside.over()
 
     def _look_again(self) -> None:
         """The right to act was gained or lost."""
@@ -198,7 +226,7 @@ class Watchdog:
 
         return _Inside(watch, first, operator, found, self._clock)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
         self.failure = error
         structlog.get_logger("watchdog").error("watch.failed", exc_info=error)
 
@@ -262,28 +290,31 @@ class _Inside:
         self._overdue: tuple[SessionId, ...] = ()
 
     async def run(self, failed: Callable[[Exception], None]) -> None:
-        """Run the loop until `stop`, then let end what was begun. A cancellation of the server's is only that stop.
+        """Run the loop until `stop`, then let end what was begun.
 
         Args:
             failed: is told of the error that ended the loop, if one did.
         """
-        with anyio.CancelScope(shield=True):
-            async with anyio.create_task_group() as group:
-                self._operator = operator = self._make_operator(group)
-                group.start_soon(watch_loop, self._clock, name="watch the event loop")
-                for task in self._found.tasks:
-                    group.start_soon(task)
-                with anyio.CancelScope() as scope:
-                    group.start_soon(self._cut, scope, name="cut the last look short")
-                    await self._loop(failed)
-                if self._overdue:
-                    failed(ShutdownTimedOut(f"stopped while it was still acting on {', '.join(self._overdue)}"))
-                self.ended.set()
-                self._first.told()
-                await self.stop.wait()
-                with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
-                    await operator.operations.over()
-                group.cancel_scope.cancel()
+        async with anyio.create_task_group() as group:
+            self._operator = operator = self._make_operator(group)
+            group.start_soon(watch_loop, self._clock, name="watch the event loop")
+            for task in self._found.tasks:
+                group.start_soon(task)
+            with anyio.CancelScope() as scope:
+                group.start_soon(self._cut, scope, name="cut the last look short")
+                await self._loop(failed)
+            if self._overdue:
+                failed(ShutdownTimedOut(f"stopped while it was still acting on {', '.join(self._overdue)}"))
+            self.over()
+            await self.stop.wait()
+            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
+                await operator.operations.over()
+            group.cancel_scope.cancel()
+
+    def over(self) -> None:
+        """The loop has ended, and nobody waits for it any more."""
+        self.ended.set()
+        self._first.told()
 
     async def _loop(self, failed: Callable[[Exception], None]) -> None:
         """Run the loop, with the duties that end with it."""
@@ -359,30 +390,3 @@ async def running(
     dog = Watchdog(settings, host=host, engine=engine, listeners=listeners, dry_run=dry_run)
     async with dog._open():  # noqa: SLF001 - of this module
         yield dog
-
-
-def lifespan(
-    settings: Settings,
-    *,
-    host: Host,
-    engine: AsyncEngine | None = None,
-    listeners: Sequence[Listener] = (),
-    dry_run: bool = False,
-) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """The lifespan of an ASGI application that watches its own sessions: `FastAPI(lifespan=lifespan(…))`.
-
-    The watchdog is at `app.state.watchdog` while the application runs, where it has a `state`. See `Watchdog` for the
-    arguments, and `running` for what it raises: the server then says that the application did not start.
-
-    Returns:
-        Takes the application, and gives the context in which it runs.
-    """
-
-    @asynccontextmanager
-    async def watched(app: Any) -> AsyncIterator[None]:  # noqa: ANN401 - an application of any framework
-        async with running(settings, host=host, engine=engine, listeners=listeners, dry_run=dry_run) as dog:
-            if hasattr(app, "state"):
-                app.state.watchdog = dog
-            yield
-
-    return watched

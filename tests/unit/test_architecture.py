@@ -173,6 +173,7 @@ ROOMS: Mapping[str, set[str]] = {
     "garbage": set(),
     "hosting": {"errors", "model", "ports"},
     "plain_host": {"errors", "model"},
+    "own_task": {"errors"},
     "embedded": {"hosting", "errors", "model", "plain_host", "ports"},
     "opencode": {"certificates", "endpoints", "model", "errors", "places", "ports", "lock", "sharing"},
     "postgres": {
@@ -210,7 +211,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "pydantic_core": ("settings", "durations", "sources", "control"),
     "pydantic_settings": ("settings", "durations", "sources", "control"),
 }
-FOR_TYPING = {(name, "sqlalchemy.ext.asyncio") for name in ("embed", "in_postgres", "means", "replicated")}
+FOR_TYPING = {(name, "sqlalchemy.ext.asyncio") for name in ("asgi", "embed", "in_postgres", "means", "replicated")}
 """An embedding server passes its own engine."""
 
 PROC = {

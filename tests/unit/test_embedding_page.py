@@ -113,6 +113,13 @@ async def test_an_application_watches_itself_while_it_runs(reader: Reader) -> No
     assert await reader.names["end"](dog, session) == str(await stopped(dog))
 
 
+async def test_two_hooks_start_and_stop_it_in_tasks_of_their_own(reader: Reader) -> None:
+    dog = await asyncio.create_task(reader.names["on_startup"]())
+    await reader.serve(dog)
+    await asyncio.create_task(reader.names["on_cleanup"]())
+    assert "does not run" in str(await stopped(dog))
+
+
 async def stopped(dog: watchdog.Watchdog) -> watchdog.WatchdogError:
     with pytest.raises(watchdog.WatchdogError) as caught:
         await dog.release("ses_1")
