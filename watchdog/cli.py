@@ -123,12 +123,14 @@ def page(
     control: Control = None,
     *,
     browse: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open it in a browser.")] = True,
+    new_token: Annotated[bool, typer.Option("--new-token", help="Make a new token first; the old one ends.")] = False,
 ) -> None:
-    """Print the link of the page of `run --control`, which holds the token, and open it in a browser."""
-    from watchdog import controlling
+    """Print a link of the page of `run --control`, good for one minute and once, and open it in a browser."""
+    from watchdog.page import page as shown
     from watchdog.render import Screen
 
-    _go(partial(controlling.page, _quiet(config, None, None, control=control), Screen(as_json=False), browse=browse))
+    loaded = _quiet(config, None, None, control=control)
+    _go(partial(shown, loaded, Screen(as_json=False), browse=browse, new_token=new_token))
 
 
 @app.command()

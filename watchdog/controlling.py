@@ -1,27 +1,20 @@
 """Puts the HTTP API together, where it is switched on; nothing of it is imported otherwise."""
 
 import os
-import webbrowser
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from html import escape
 from pathlib import Path
-from typing import Final
 
 import anyio
 import structlog
 
 from watchdog.addresses import Address, parse_address
 from watchdog.control.offer import Control
-from watchdog.control.token import token_at, token_path, write_privately
-from watchdog.errors import SettingsError, UsageError
-from watchdog.exits import Exit
+from watchdog.control.token import KeptToken, token_at, token_path, write_privately
+from watchdog.errors import SettingsError
 from watchdog.places import home
-from watchdog.render import Screen, note
 from watchdog.settings import Loaded, Settings
 from watchdog.sidecar import Sidecar
-
-_REACH_SECONDS: Final = 1.0
 
 
 @asynccontextmanager
@@ -55,13 +48,16 @@ async def controlling(
         settings,
         car,
         address=allowed(loaded),
-        token=secret(settings),
+        token=_token(settings),
         stop=stop,
         dry_run=dry_run,
         alerts=alerts,
     ) as control:
         _remember(settings)
-        yield control
+        try:
+            yield control
+        finally:
+            _forget(settings)
 
 
 def _remember(settings: Settings) -> None:
@@ -74,11 +70,23 @@ def _remember(settings: Settings) -> None:
         structlog.get_logger("watchdog").warning("control.unnoted", why=str(error))
 
 
+def _forget(settings: Settings) -> None:
+    """Take the note away, unless it is of another API that was started since."""
+    try:
+        path = _noted_at()
+        if path.read_text(encoding="ascii") == f"{settings.control}\n":
+            path.unlink()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, SettingsError) as error:
+        structlog.get_logger("watchdog").warning("control.still_noted", why=str(error))
+
+
 def _noted_at() -> Path:
-    return token_path(os.environ, home()).with_name("control-address")
+    return kept_at().with_name("control-address")
 
 
-def _noted() -> Address | None:
+def noted() -> Address | None:
     """Where the last API of this user was started."""
     try:
         return parse_address(_noted_at().read_text(encoding="ascii"))
@@ -114,50 +122,16 @@ def secret(settings: Settings) -> str:
     """
     if settings.control_token is not None:
         return settings.control_token.get_secret_value()
-    return token_at(token_path(os.environ, home()))
+    return token_at(kept_at())
 
 
-async def page(loaded: Loaded, screen: Screen, *, browse: bool) -> Exit:
-    """Print the link of the page, with the token, and open it in a browser if there is one.
-
-    Without an address in the settings it is that of the API that was started last.
-
-    Raises:
-        SettingsError: no address is known, or there is no token to be had.
-        UsageError: the browser can't be shown the way to it.
-    """
-    noted = _noted() if loaded.settings.control is None else None
-    address = noted or allowed(loaded)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - listened at, not opened
-    link = f"http://{Address(host=host, port=address.port)}/#token={secret(loaded.settings)}"
-    screen.verbatim(link)
-    if not await _is_reached(host, address.port):
-        note(f"warning: nothing listens at {address}; start `opencode-watchdog run --control {address}`.")
-    elif browse and not await anyio.to_thread.run_sync(webbrowser.open, _opening(link)):
-        note("There is no browser here that could be opened: open the link in one.")
-    return Exit.FINE
+def kept_at() -> Path:
+    """Where the token is kept, if it is no setting."""
+    return token_path(os.environ, home())
 
 
-def _opening(link: str) -> str:
-    """A file that leads to the link, as a URL: a link among a browser's arguments could be seen by other users."""
-    path = token_path(os.environ, home()).with_name("page.html")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_privately(
-            path, f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={escape(link)}">\n'
-        )
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise UsageError(f"{path} can't be written ({reason}); open the link that stands above.") from error
-    return path.as_uri()
-
-
-async def _is_reached(host: str, port: int) -> bool:
-    with anyio.move_on_after(_REACH_SECONDS):
-        try:
-            stream = await anyio.connect_tcp(host, port)
-        except OSError:
-            return False
-        await stream.aclose()
-        return True
-    return False
+def _token(settings: Settings) -> Callable[[], str | None]:
+    """The token as it is now."""
+    if settings.control_token is None:
+        return KeptToken(kept_at())
+    return settings.control_token.get_secret_value

@@ -4,7 +4,7 @@ Names and units follow Prometheus' conventions (https://prometheus.io/docs/pract
 that grows: no session, no tool, and of the servers only the configured ones.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from platform import python_version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -38,6 +38,11 @@ CAUSES = ("database", "journal", "server", "row", "another_database")
 server is not shown to serve this database."""
 
 _TRIED = frozenset({SpareReason.COOLING_DOWN, SpareReason.GIVEN_UP})
+_VERSIONS: Mapping[str, Sequence[list[str]]] = {
+    "application/openmetrics-text": ([], ["version=1.0.0"]),
+    "text/plain": ([], ["version=0.0.4"], ["version=1.0.0"]),
+}
+"""The formats that are written."""
 _TICK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -130,7 +135,7 @@ class Metrics:
 
     def render(self, accept: str | None) -> tuple[str, bytes]:
         """The content type and the text of all metrics, in the format that an `Accept` header asks for."""
-        encode, content_type = choose_encoder(accept or "")
+        encode, content_type = choose_encoder(_known(accept or ""))
         return content_type, encode(self.registry)
 
     # -- what the loop tells ---------------------------------------------------------------------------------
@@ -211,6 +216,13 @@ class _Counts(Collector):
         for value, count in sorted(self._read().items()):
             family.add_metric([value], count)
         return [family]
+
+
+def _known(accept: str) -> str:
+    """What an `Accept` header asks for, without the versions that nobody writes: the encoders fail at odd ones."""
+    kinds = [[part.strip() for part in kind.split(";")] for kind in accept.split(",")]
+    versions = [(kind, [part for part in kind[1:] if part.startswith("version=")]) for kind in kinds]
+    return ",".join(";".join(kind) for kind, said in versions if said in _VERSIONS.get(kind[0], ()))
 
 
 def states(observation: Observation, judgement: Judgement) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The HTTP API of a watchdog in this process, with a real loop, a real database and real HTTP."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,7 @@ async def api(
     dry_run: bool = False,
     bounds: Bounds = PATIENT,
     begins: bool = True,
+    token: Callable[[], str | None] | None = None,
     **settings: Any,  # noqa: ANN401 - those of the program
 ) -> AsyncIterator[Api]:
     """A watchdog with its API, which has looked once.
@@ -94,6 +95,7 @@ async def api(
         dry_run: it does nothing.
         bounds: how much a client may ask.
         begins: wait until it may act.
+        token: what must be shown, if not always the one of these tests.
         settings: beside those that make it quick.
     """
     address = Address(host="127.0.0.1", port=free_port())
@@ -116,7 +118,14 @@ async def api(
             _believed(),
             sidecar(loaded, feeds=False) as car,
             offered(
-                chosen, car, address=address, token=TOKEN, stop=stop, dry_run=dry_run, alerts=None, bounds=bounds
+                chosen,
+                car,
+                address=address,
+                token=token or (lambda: TOKEN),
+                stop=stop,
+                dry_run=dry_run,
+                alerts=None,
+                bounds=bounds,
             ) as control,
             anyio.create_task_group() as group,
         ):

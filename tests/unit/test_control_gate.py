@@ -18,6 +18,7 @@ from tests.unit.test_commands import at_work
 from watchdog.control import server
 from watchdog.control.app import OPEN_PATHS
 from watchdog.control.gate import Bounds, Bucket, Gate, Names
+from watchdog.control.keys import Keys
 
 __all__ = ["path", "rows"]
 
@@ -41,7 +42,7 @@ def decide(
 
 def gate(*, hosts: tuple[str, ...] = (), any_address: bool = False, origins: tuple[str, ...] = ()) -> Gate:
     names = Names(hosts=hosts, any_address=any_address, origins=origins)
-    return Gate(token=TOKEN, names=names, bounds=Bounds(), open_paths=OPEN_PATHS)
+    return Gate(keys=Keys(lambda: TOKEN), names=names, bounds=Bounds(), open_paths=OPEN_PATHS)
 
 
 @pytest.mark.parametrize("host", [HOST, "localhost", "localhost:80", "[::1]:4097", "127.1.2.3", "LOCALHOST:4097"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from watchdog.control.token import token_at, token_path, write_privately
+from watchdog.control.token import KeptToken, renew_token, token_at, token_path, write_privately
 from watchdog.errors import SettingsError
 
 
@@ -88,3 +88,27 @@ def test_a_private_file_replaces_an_open_one(tmp_path: Path) -> None:
     write_privately(file, "new")
     assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("new", 0o600)
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_another_token_in_its_place_counts_at_once_and_without_one_nobody_gets_in(place: Path) -> None:
+    kept = KeptToken(place)
+    first = kept()
+    assert first == token_at(place)
+    renew_token(place)
+    second = kept()
+    assert second == token_at(place)
+    assert second not in {None, first}
+    assert stat.S_IMODE(place.stat().st_mode) == 0o600
+    place.chmod(0o644)
+    assert kept() is None
+    place.chmod(0o600)
+    assert kept() == second
+    place.unlink()
+    assert kept() is None
+    assert token_at(place) == kept() != second
+
+
+def test_a_token_that_can_not_be_renewed_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(SettingsError, match=r"can't be kept at .*: file exists"):
+        renew_token(tmp_path / "state" / "control-token")

@@ -1,6 +1,7 @@
 """`run --control` and `page`, as a person starts them."""
 
 import asyncio
+import contextlib
 import json
 import re
 import socket
@@ -26,60 +27,158 @@ def watching(program: Program, rows: OpencodeFile, **more: str | float | bool | 
     return address
 
 
-async def test_the_link_of_the_page_holds_the_token_that_the_start_made(program: Program, rows: OpencodeFile) -> None:
+ONCE = "The link is good for one minute, and once.\n"
+KEPT = ".local/state/opencode-watchdog/control-token"
+NOTE = ".local/state/opencode-watchdog/control-address"
+
+
+async def entered(client: httpx.AsyncClient, link: str) -> httpx.Response:
+    """Come in by a link, as the page does."""
+    code = link.strip().partition("#code=")[2]
+    return await client.post("/door/session", json={"code": code})
+
+
+async def test_the_link_of_the_page_opens_once_and_holds_no_token(program: Program, rows: OpencodeFile) -> None:
     address = watching(program, rows)
-    async with program.started("run") as running:
+    async with (
+        program.started("run") as running,
+        httpx.AsyncClient(base_url=f"http://{address}", timeout=60, trust_env=False) as client,
+    ):
         await running.said("control.listening")
         printed = await program.run("page", "--no-browser")
-        found = re.fullmatch(rf"http://{address}/#token=([\w-]{{40,}})\n", printed.stdout)
-        assert found is not None, printed
-        kept = program.home / ".local/state/opencode-watchdog/control-token"
-        assert kept.read_text().strip() == found[1]
+        assert re.fullmatch(rf"http://{address}/#code=[\w.-]+\n", printed.stdout), printed
+        assert (printed.code, printed.stderr) == (0, ONCE)
+        kept = program.home / KEPT
+        token = kept.read_text().strip()
         assert stat.S_IMODE(kept.stat().st_mode) == 0o600
-        async with httpx.AsyncClient(base_url=f"http://{address}", timeout=60, trust_env=False) as client:
-            headers = {"Authorization": f"Bearer {found[1]}"}
-            assert (await client.get("/api/v1/sessions", headers=headers)).status_code in {200, 503}
-            assert (await client.get("/api/v1/sessions")).status_code == 401
-        assert found[1] not in running.stderr()
+        assert token not in printed.stdout + running.stderr()
+        assert (await client.get("/api/v1/sessions")).status_code == 401
+        answer = await entered(client, printed.stdout)
+        session = {"Authorization": f"Bearer {answer.json()['session']}"}
+        assert token not in answer.text
+        assert (await client.get("/api/v1/sessions", headers=session)).status_code in {200, 503}
+        again = await entered(client, printed.stdout)
+        assert (again.status_code, again.json()["type"].rpartition(":")[2]) == (401, "stale-link")
+
+        # Another token counts at once, and ends what the old one opened.
+        renewed = await program.run("page", "--no-browser", "--new-token")
+        assert renewed.code == 0, renewed
+        assert renewed.stderr.startswith("There is a new token. The old one is worthless")
+        for old in (session, {"Authorization": f"Bearer {token}"}):
+            assert (await client.get("/api/v1/sessions", headers=old)).status_code == 401
+        new = {"Authorization": f"Bearer {kept.read_text().strip()}"}
+        assert (await client.get("/api/v1/sessions", headers=new)).status_code in {200, 503}
+        assert (await entered(client, renewed.stdout)).status_code == 200
         assert running.process.poll() is None
 
 
-async def test_the_browser_is_given_a_file_and_never_the_token_itself(program: Program, rows: OpencodeFile) -> None:
+async def test_the_browser_is_given_a_file_and_never_the_link_itself(program: Program, rows: OpencodeFile) -> None:
     watching(program, rows)
     code = "import webbrowser\nwebbrowser.open = lambda url: print('opened', url) or True"
     async with program.started("run") as running:
         await running.said("control.listening")
         printed = await Program(home=program.home, line=python(code)).run("page")
     link, opened = printed.stdout.splitlines()
-    token = link.partition("#token=")[2]
     assert opened == f"opened {(program.home / '.local/state/opencode-watchdog/page.html').as_uri()}"
     file = program.home / ".local/state/opencode-watchdog/page.html"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert f'url={link}"' in file.read_text()
-    assert token not in opened
 
 
 async def test_page_says_that_nothing_listens_and_that_nothing_is_set(program: Program, rows: OpencodeFile) -> None:
     address = watching(program, rows)
-    printed = await program.run("page")
-    assert (printed.code, printed.stderr) == (
-        0,
-        f"warning: nothing listens at {address}; start `opencode-watchdog run --control {address}`.\n",
+    refused = await program.run("page")
+    assert (refused.code, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        f"error: Nothing listens at {address}; start `opencode-watchdog run --control {address}`.\n"
     )
     watching(program, rows, control="off")
     refused = await program.run("page")
     assert (refused.code, refused.stdout) == (2, "")
     assert "No HTTP API is known" in refused.stderr
+    renewed = await program.run("page", "--new-token")
+    assert (renewed.code, renewed.stdout) == (0, "")
 
 
-async def test_page_knows_where_the_api_that_was_started_last_is(program: Program, rows: OpencodeFile) -> None:
+async def test_page_knows_where_the_api_that_was_started_last_is_until_it_ends(
+    program: Program, rows: OpencodeFile
+) -> None:
     address = watching(program, rows)
     watching(program, rows, control="off")
     async with program.started("run", "--control", address) as running:
         await running.said("control.listening")
         printed = await program.run("page", "--no-browser")
-    assert printed.stdout.startswith(f"http://{address}/#token="), printed
-    assert (printed.code, printed.stderr) == (0, "")
+        assert printed.stdout.startswith(f"http://{address}/#code="), printed
+        assert (printed.code, printed.stderr) == (0, ONCE)
+        assert (program.home / NOTE).read_text() == f"{address}\n"
+        running.process.terminate()
+        await running.finished()
+    assert not (program.home / NOTE).exists()
+
+
+async def impostor(said: bytes, heard: list[bytes]) -> asyncio.Server:
+    """Another user's program: it keeps what it is told, and says something."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            heard.append(await reader.readuntil(b"}"))
+        writer.write(said)
+        await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(handle, "127.0.0.1", 0)
+
+
+def answering(document: object) -> bytes:
+    body = json.dumps(document).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+
+
+async def test_whoever_took_the_noted_port_is_told_nothing_and_nothing_is_opened(
+    program: Program, rows: OpencodeFile
+) -> None:
+    watching(program, rows, control="off")
+    kept, noted = program.home / KEPT, program.home / NOTE
+    kept.parent.mkdir(parents=True)
+    kept.write_text("x" * 40)
+    kept.chmod(0o600)
+    opened = Program(home=program.home, line=python("import webbrowser\nwebbrowser.open = lambda _: 1 / 0"))
+    echo = {"ticket": "00-1-00", "proof": "00" * 32}
+    for said in (
+        b"", b"\xff" * 100_000, b"HTTP/1.1 200 OK\r\n\r\n[" + b"[" * 10_000, b"HTTP/1.1 401 No\r\n\r\n{}",
+        answering(echo), answering([]), answering({"ticket": 1, "proof": None}),
+        answering({**echo, "proof": "\ud83d"}),
+    ):  # fmt: skip
+        heard: list[bytes] = []
+        async with await impostor(said, heard) as taken:
+            port = taken.sockets[0].getsockname()[1]
+            noted.write_text(f"127.0.0.1:{port}\n")
+            refused = await opened.run("page")
+        assert (refused.code, refused.stdout) == (2, ""), said[:40]
+        assert "does not show that it knows the token, so nothing is opened" in refused.stderr
+        assert all(b"x" * 40 not in each and b"code" not in each for each in heard)
+        assert len(heard) == 1
+
+
+async def test_who_passes_it_on_to_the_watchdog_at_another_address_shows_nothing(
+    program: Program, rows: OpencodeFile
+) -> None:
+    address = watching(program, rows)
+
+    async def passes_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, _, port = address.rpartition(":")
+        there, to = await asyncio.open_connection(host, int(port))
+        to.write(await reader.readuntil(b"}"))
+        writer.write(await there.read())
+        await writer.drain()
+        writer.close()
+        to.close()
+
+    async with program.started("run") as running, await asyncio.start_server(passes_on, "127.0.0.1", 0) as relay:
+        await running.said("control.listening")
+        refused = await program.run("page", "--control", f"127.0.0.1:{relay.sockets[0].getsockname()[1]}")
+    assert (refused.code, refused.stdout) == (2, "")
+    assert "does not show that it knows the token" in refused.stderr
 
 
 async def test_an_address_that_others_reach_needs_to_be_allowed(program: Program, rows: OpencodeFile) -> None:
@@ -140,11 +239,17 @@ async def test_a_failure_of_the_api_is_told_and_the_loop_goes_on(program: Progra
 
 async def test_a_token_from_the_environment_is_used_and_none_is_made(program: Program, rows: OpencodeFile) -> None:
     watching(program, rows)
-    token = "from-the-environment-" * 2
-    given = with_variables(program, {"OPENCODE_WATCHDOG_CONTROL_TOKEN": token})
-    printed = await given.run("page", "--no-browser")
-    assert printed.stdout.endswith(f"/#token={token}\n")
-    assert not (program.home / ".local/state/opencode-watchdog/control-token").exists()
+    given = with_variables(program, {"OPENCODE_WATCHDOG_CONTROL_TOKEN": "from-the-environment-" * 2})
+    async with given.started("run") as running:
+        await running.said("control.listening")
+        printed = await given.run("page", "--no-browser")
+        other = await program.run("page", "--no-browser")
+    assert printed.code == 0, printed
+    assert (other.code, other.stdout) == (2, "")
+    refused = await given.run("page", "--new-token")
+    assert refused.code == 2
+    assert "The token is the setting control_token" in refused.stderr
+    assert "from-the-environment" not in printed.stdout + refused.stderr
 
 
 async def test_a_reader_that_does_not_read_is_dropped_and_slows_nobody() -> None:

@@ -12,18 +12,23 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
+from watchdog.addresses import Address
+from watchdog.control.answers import PlainJson
+from watchdog.control.crowd import Crowd
 from watchdog.control.documents import API
+from watchdog.control.door import EXPOSED, Door
 from watchdog.control.files import INDEX, PageFile, page_files
-from watchdog.control.gate import Door, Gate
+from watchdog.control.gate import DOORS, HEALTH, Gate
 from watchdog.control.health import Doctor, Health
-from watchdog.control.problems import MEDIA_TYPE, answer_error, answer_http_error, answer_invalid
+from watchdog.control.problems import MEDIA_TYPE, Problem, answer_error, answer_http_error, answer_invalid
 from watchdog.control.routes import Services, router
+from watchdog.control.shapes import EnterBody, ProblemShape, ProofBody
 from watchdog.control.shapes import Health as HealthShape
-from watchdog.control.shapes import ProblemShape
-from watchdog.errors import WatchdogError
+from watchdog.endpoints import normal
+from watchdog.errors import Busy, WatchdogError
 from watchdog.ports import Clock
 
-OPEN_PATHS: Final = frozenset({"/", "/page/", "/healthz", "/readyz"})
+OPEN_PATHS: Final = frozenset({"/", "/page/", *HEALTH})
 """What needs no token: the page's own files, which hold nothing, and health, which tells nothing private."""
 _ALWAYS: Final = {
     "401": "the token is missing or wrong",
@@ -34,13 +39,14 @@ _ALWAYS: Final = {
 }
 _SOMETIMES: Final = {
     "400": "the body can't be read",
+    "408": "the body takes too long",
     "413": "the body is too large",
     "404": "there is none",
     "409": "not in this state of the watchdog",
 }
 
 
-def make_app(services: Services, doctor: Doctor, gate: Gate, clock: Clock) -> ASGIApp:
+def make_app(services: Services, doctor: Doctor, gate: Gate, clock: Clock, crowd: Crowd) -> ASGIApp:
     """Put the application together."""
     app = FastAPI(
         title="opencode-watchdog",
@@ -62,6 +68,7 @@ def make_app(services: Services, doctor: Doctor, gate: Gate, clock: Clock) -> AS
     _add_health(app, doctor)
     _add_metrics(app, services)
     _add_page(app, page_files())
+    _add_doors(app, gate, clock)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     inner: ASGIApp = app
     if gate.names.origins:
@@ -70,9 +77,9 @@ def make_app(services: Services, doctor: Doctor, gate: Gate, clock: Clock) -> AS
             allow_origins=sorted(gate.names.origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
-            expose_headers=["Location", "Retry-After"],
+            expose_headers=EXPOSED,
         )
-    return Door(inner, gate=gate, clock=clock)
+    return Door(inner, gate=gate, crowd=crowd, clock=clock)
 
 
 def _add_health(app: FastAPI, doctor: Doctor) -> None:
@@ -126,6 +133,31 @@ def _add_page(app: FastAPI, files: Mapping[str, PageFile]) -> None:
         return answer(request, files[name])
 
 
+def _add_doors(app: FastAPI, gate: Gate, clock: Clock) -> None:
+    """How `page` and its link come in. Neither is sent the token, and neither sends it."""
+    prove, enter = sorted(DOORS)
+
+    @app.post(prove, include_in_schema=False)
+    async def proof(request: Request, body: ProofBody) -> Response:
+        """Whether this is who `page` takes it for: at this address, to this connection's own end."""
+        host, port = request.scope["server"]
+        address = str(Address(host=normal(host), port=port))
+        found = gate.keys.prove(address=address, nonce=body.nonce, now_seconds=clock.read().awake_seconds)
+        if found is None:
+            raise Busy("There is no token that could be used; the log of the watchdog says why.")
+        ticket, said = found
+        return PlainJson({"ticket": ticket, "proof": said})
+
+    @app.post(enter, include_in_schema=False)
+    async def session(request: Request, body: EnterBody) -> Response:
+        """What a browser shows from now on, for the code of its link."""
+        given = gate.keys.session(body.code, now_seconds=clock.read().awake_seconds)
+        if given is None:
+            detail = "The link was used already, or is older than a minute; `opencode-watchdog page` makes a new one."
+            return Problem(name="stale-link", status=401, detail=detail).response(request.url.path)
+        return PlainJson({"session": given})
+
+
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document: as FastAPI writes it, with problem documents for every error."""
     if app.openapi_schema is not None:
@@ -148,9 +180,9 @@ def _tell_problems(operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     health = "503" in responses and "security" not in operation
     if "requestBody" in operation:
-        responses["400"], responses["413"] = {}, {}
+        responses["400"], responses["408"], responses["413"] = {}, {}, {}
     for status, means in {**_ALWAYS, **_SOMETIMES}.items():
-        if health and status not in {"403", "429"}:
+        if health and status != "403":
             continue
         if status in responses or status in _ALWAYS:
             content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

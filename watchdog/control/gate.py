@@ -1,35 +1,21 @@
-"""Who may ask: the token, the names of the API, the pages that may call it, how much and how often."""
+"""Who may ask: the token, the names of the API, the pages that may call it, how much and how often. Pure."""
 
-import hashlib
-import secrets
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
 
 from watchdog.addresses import host_of, is_ip, is_loopback, parse_origin
-from watchdog.control.problems import Problem, problem_of
-from watchdog.ports import Clock
+from watchdog.control.keys import Keys
+from watchdog.control.problems import Problem
 
-CONTENT_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-_HEADERS: Final = {
-    "Content-Security-Policy": CONTENT_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+HEALTH: Final = frozenset({"/healthz", "/readyz"})
+"""Always answered: a probe that is turned away ends the watchdog. It costs no more than to turn it away."""
+DOORS: Final = frozenset({"/door/proof", "/door/session"})
+"""Where `page` and its link come in, both without the token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +27,7 @@ class Bounds:
         rate: requests a second of one client address; `burst` at once.
         doubtful_rate: the same for requests without the right token, `doubtful_burst` at once.
         clients: how many addresses are told apart; the one that was silent longest is forgotten first.
+        body_seconds: how long a request's body may take.
         patience_seconds: how long a client waits for an operation before it is told where to look.
     """
 
@@ -50,6 +37,7 @@ class Bounds:
     doubtful_rate: float = 2.0
     doubtful_burst: float = 40.0
     clients: int = 1024
+    body_seconds: float = 10.0
     patience_seconds: float = 5.0
 
 
@@ -117,16 +105,17 @@ class Gate:
     """Decides of each request whether it may in. Pure but for the counts of its buckets.
 
     Attributes:
-        token: what must be shown.
+        keys: what must be shown.
         open_paths: paths that need no token; one that ends with `/` stands for all below it.
     """
 
-    token: str = field(repr=False)
+    keys: Keys = field(repr=False)
     names: Names
     bounds: Bounds
     open_paths: Collection[str]
     _known: Bucket = field(init=False)
     _doubtful: Bucket = field(init=False)
+    _open: Bucket = field(init=False)
 
     def __post_init__(self) -> None:
         bounds = self.bounds
@@ -153,13 +142,17 @@ class Gate:
             )
         if method == "OPTIONS" and headers.get("origin") in self.names.origins:
             return _too_many(self._open.take(client, now_seconds))  # a preflight request can't show a token
+        if reading and path in HEALTH:
+            return None
         if reading and self._is_open(path):
             return _too_many(self._open.take(client, now_seconds))
-        if not self._has_token(headers.getlist("authorization")):
+        if method == "POST" and path in DOORS:
+            return _too_many(self._doubtful.take(client, now_seconds))
+        if not self.admits(headers):
             return _too_many(self._doubtful.take(client, now_seconds)) or Problem(
                 name="unauthorized",
                 status=401,
-                detail="Send the header Authorization: Bearer TOKEN; `opencode-watchdog page` prints the token.",
+                detail="Send the header Authorization: Bearer TOKEN; for the page, run `opencode-watchdog page`.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
         return _too_many(self._known.take(client, now_seconds))
@@ -169,16 +162,11 @@ class Gate:
             path.startswith(each) for each in self.open_paths if each.endswith("/") and each != "/"
         )
 
-    def _has_token(self, shown: Iterable[str]) -> bool:
-        values = list(shown)
-        scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        right = secrets.compare_digest(_digest(token.strip()), _digest(self.token))
-        return right and scheme.lower() == "bearer"
-
-
-def _digest(text: str) -> bytes:
-    """So that neither the length nor a part of what is compared shows in the time that it takes."""
-    return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).digest()
+    def admits(self, headers: Headers) -> bool:
+        """Whether a request shows the token, or what a browser got for a link."""
+        values = headers.getlist("authorization")
+        scheme, _, shown = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+        return self.keys.admits(shown.strip()) and scheme.lower() == "bearer"
 
 
 def _too_many(wait_seconds: float) -> Problem | None:
@@ -189,69 +177,5 @@ def _too_many(wait_seconds: float) -> Problem | None:
         name="too-many-requests",
         status=429,
         detail=f"Try again in {seconds} s.",
-        headers={"Retry-After": str(seconds)},
+        headers={"Retry-After": str(seconds), "Connection": "close"},  # what else was asked in advance ends with it
     )
-
-
-class Door:
-    """Lets in what the gate lets in; every answer gets its headers, and no error goes further.
-
-    Args:
-        app: what is behind it.
-        gate: decides.
-        clock: for the rates.
-    """
-
-    def __init__(self, app: ASGIApp, *, gate: Gate, clock: Clock) -> None:
-        self._app = app
-        self._gate = gate
-        self._clock = clock
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            return None
-        headers, path = Headers(scope=scope), scope["path"]
-        started = False
-
-        async def sending(message: Message) -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                found = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    found.setdefault(name, value)
-            await send(message)
-
-        problem = self._gate.objection(
-            method=scope["method"],
-            path=path,
-            headers=headers,
-            client=str((scope.get("client") or ("unknown",))[0]),
-            now_seconds=self._clock.read().awake_seconds,
-        )
-        if problem is not None:
-            return await problem.response(path)(scope, receive, sending)
-        try:
-            await self._app(scope, _bounded(receive, headers, self._gate.bounds.body_bytes), sending)
-        except Exception as error:  # noqa: BLE001 - one request must not take anything else down; the log has it
-            structlog.get_logger("watchdog").error("control.request_failed", path=path, exc_info=error)
-            if not started:
-                await problem_of(error).response(path)(scope, receive, sending)
-
-
-def _bounded(receive: Receive, headers: Mapping[str, str], most: int) -> Receive:
-    """Receive a body, but not a large one: whoever reads on gets an `HTTPException`."""
-    length = headers.get("content-length", "")
-    announced = int(length) if length.isascii() and length.isdigit() else 0
-    received = 0
-
-    async def receiving() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if max(announced, received) > most:
-            raise HTTPException(413, f"A body holds at most {most} bytes")
-        return message
-
-    return receiving

@@ -42,6 +42,8 @@ _TITLES: Final = {
     "dry-run": "This watchdog runs dry",
     "no-journal": "There is no journal",
     "too-large": "The body is too large",
+    "too-slow": "The body takes too long",
+    "stale-link": "The link is used up",
     "too-many-requests": "Too many requests",
     "database-unusable": "The database can't be used",
     "journal-unusable": "The journal can't be used",
@@ -62,7 +64,7 @@ _OF_ERRORS: Final[Sequence[tuple[type[WatchdogError], str, int]]] = (
     (JournalUnusable, "journal-unusable", 503),
     (ServerError, "server-unusable", 503),
 )
-_OF_STATUSES: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+_OF_STATUSES: Final = {404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Security
 from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from watchdog.contract_explain import explain_document
@@ -39,6 +41,7 @@ class Services:
     Attributes:
         journal: its path, where there is one.
         metrics: renders them in the format that an `Accept` header asks for.
+        admits: whether the headers of a request still let it in.
         program: the version of ours.
         patience_seconds: how long an answer may take before it is `202`.
     """
@@ -47,6 +50,7 @@ class Services:
     events: Events
     journal: str | None
     metrics: Callable[[str | None], tuple[str, bytes]]
+    admits: Callable[[Headers], bool]
     program: str
     patience_seconds: float
 
@@ -255,10 +259,11 @@ async def undo(services: With, number: NumberPath) -> Response:
 )
 async def events(
     services: With,
+    request: Request,
     last_event_id: Annotated[str | None, Header(max_length=60, description="resume behind this event")] = None,
 ) -> Response:
     """Server-sent events."""
-    return EventStream(services.events, last_event_id)
+    return EventStream(services.events, last_event_id, still_in=partial(services.admits, request.headers))
 
 
 # -- answers -----------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -13,39 +14,42 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from watchdog.addresses import Address
+from watchdog.control.crowd import Crowd
 from watchdog.errors import SettingsError
 
-_BACKLOG: Final = 64
-_MOST_CONNECTIONS: Final = 64
-_MOST_OF_ONE_ADDRESS: Final = 48
-"""Less than all: whoever opens connections and says nothing leaves some to the others, health checks included."""
+_BACKLOG: Final = 256
 _KEEP_ALIVE_SECONDS: Final = 15
 _MOST_HEADER_BYTES: Final = 16 * 1024
 HEAD_SECONDS: Final = 10.0
 """How long a client may take to say what it wants."""
+UNREAD_SECONDS: Final = 10.0
+"""How long a client may take nothing of what it is sent."""
 _END_SECONDS: Final = 2
 _AGAIN_SECONDS: Final = 5.0
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 to clients that must not take their time: who opens a connection says soon what it wants."""
+    """HTTP/1.1 to clients that must not take their time: they say soon what they want, and take what they asked for.
 
-    _late: asyncio.TimerHandle | None = None
+    Args:
+        crowd: who is connected; what is merely open costs a descriptor, and the database needs some.
+        parts: what uvicorn makes a connection of.
+    """
+
+    def __init__(self, crowd: Crowd, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's
+        super().__init__(**parts)
+        self._crowd = crowd
+        self._late: asyncio.TimerHandle | None = None
+        self._unread, self._unread_since = 0, 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
-        # uvicorn counts what is asked; what is merely open costs a descriptor, and the database needs some.
-        client = self.client[0] if self.client else None
-        of_client = sum(isinstance(each, _Protocol) and each.is_of(client) for each in self.connections)
-        if len(self.connections) > _MOST_CONNECTIONS or of_client > _MOST_OF_ONE_ADDRESS:
-            transport.abort()
-            return
+        gone = None if self.client is None else self._crowd.enter(self.client)
+        for each in [each for each in self.connections if isinstance(each, _Protocol)] if gone else []:
+            if each.client == gone:
+                each.transport.abort()
         self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
-
-    def is_of(self, client: str | None) -> bool:
-        """Whether it comes from an address."""
-        return self.client is not None and self.client[0] == client
 
     def data_received(self, data: bytes) -> None:
         """It says something; half a request is none."""
@@ -58,10 +62,21 @@ class _Protocol(H11Protocol):
         elif self._late is None and not answering:
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
+    def end_if_unread(self) -> None:
+        """Hang up on a client that takes nothing of what it is sent; one that reads slowly reads."""
+        unread, before = self.transport.get_write_buffer_size(), self._unread
+        if not unread or not before or unread < before:
+            self._unread_since = self.loop.time()
+        elif self.loop.time() - self._unread_since > UNREAD_SECONDS:
+            self.transport.abort()
+        self._unread = unread
+
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone."""
         if self._late is not None:
             self._late.cancel()
+        if self.client is not None:
+            self._crowd.leave(self.client)
         super().connection_lost(exc)
 
 
@@ -98,7 +113,7 @@ def listen_at(address: Address) -> socket.socket:
     return listener
 
 
-async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyio.Event) -> None:
+async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyio.Event, *, crowd: Crowd) -> None:
     """Serve until told to stop. A failure is logged, and it is tried again: it never ends the loop.
 
     Args:
@@ -106,12 +121,13 @@ async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyi
         address: where.
         first: the socket that already listens there.
         stop: set when it is to end.
+        crowd: who is connected.
     """
     log = structlog.get_logger("watchdog")
     listener: socket.socket | None = first
     while not stop.is_set():
         try:
-            await _serve(app, listener or listen_at(address), stop)
+            await _serve(app, listener or listen_at(address), stop, crowd)
         except Exception:  # whatever it is: the loop goes on without it, and the log says so
             log.exception("control.failed", address=str(address), retry_seconds=_AGAIN_SECONDS)
             with anyio.move_on_after(_AGAIN_SECONDS):
@@ -119,10 +135,10 @@ async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyi
         listener = None
 
 
-async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event) -> None:
+async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event, crowd: Crowd) -> None:
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=partial(_Protocol, crowd),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -142,8 +158,16 @@ async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event) -> No
         await stop.wait()
         server.should_exit = True
 
+    async def end_unread() -> None:
+        while True:
+            await anyio.sleep(UNREAD_SECONDS / 10)
+            for each in list(server.server_state.connections):
+                if isinstance(each, _Protocol):
+                    each.end_if_unread()
+
     async with anyio.create_task_group() as group:
         group.start_soon(end, name="end the HTTP API")
+        group.start_soon(end_unread, name="end clients that do not read")
         with listener:
             await server.serve(sockets=[listener])
         group.cancel_scope.cancel()

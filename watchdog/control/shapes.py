@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from watchdog.control.keys import NONCE
+
 SESSION_ID = r"^ses_[A-Za-z0-9_-]{1,60}$"
 MESSAGE_ID = r"^msg_[A-Za-z0-9_-]{1,60}$"
 OPERATION_ID = r"^op_[0-9a-f]{16}$"
@@ -362,6 +364,18 @@ class ReleaseBody(Shape):
 
     reason: str | None = Field(default=None, max_length=500, description="kept in what is ended and in the journal")
     below: bool = Field(default=False, description="end what lives below it, too")
+
+
+class ProofBody(Shape):
+    """What `page` wants a proof for."""
+
+    nonce: str = Field(pattern=NONCE)
+
+
+class EnterBody(Shape):
+    """What stands in a link."""
+
+    code: str = Field(max_length=300)
 
 
 class HoldBody(Shape):

@@ -1,6 +1,7 @@
 """The response of `GET /api/v1/events`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import Final
 
 import anyio
@@ -14,11 +15,12 @@ HEARTBEAT_SECONDS: Final = 15.0
 
 
 class EventStream(Response):
-    """Server-sent events until the client goes, is dropped, or the API ends.
+    """Server-sent events until the client goes, is dropped or no longer let in, or the API ends.
 
     Args:
         events: what is told.
         last_id: the event behind which to begin.
+        still_in: whether the client is let in as it was.
 
     Raises:
         Busy: too many read already.
@@ -26,11 +28,12 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, last_id: str | None) -> None:
+    def __init__(self, events: Events, last_id: str | None, *, still_in: Callable[[], bool]) -> None:
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._last_id = last_id
+        self._still_in = still_in
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Stream."""
@@ -38,15 +41,18 @@ class EventStream(Response):
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_when_gone, receive, reader.scope, name="wait for a client of events to go")
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                async for chunk in _chunks(reader):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                async with aclosing(_chunks(reader)) as chunks:
+                    async for chunk in chunks:
+                        if not self._still_in():
+                            break
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 group.cancel_scope.cancel()
         if reader.dropped:
             structlog.get_logger("watchdog").info("control.reader_dropped", why="it does not read what it is sent")
 
 
-async def _chunks(reader: Reader) -> AsyncIterator[bytes]:
+async def _chunks(reader: Reader) -> AsyncGenerator[bytes, None]:
     hello = {"resumed": reader.resumed, "heartbeat_seconds": HEARTBEAT_SECONDS}
     yield Event(id=None, name="hello", data=hello).encode()
     for event in reader.missed:

@@ -1,4 +1,4 @@
-"""The token of the API: made once, kept where only its owner can read it."""
+"""The token of the API: made once or anew, kept where only its owner can read it."""
 
 import os
 import re
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 from watchdog.errors import SettingsError
 from watchdog.places import user_folder
@@ -40,6 +42,60 @@ def token_at(path: Path) -> str:
         ) from error
 
 
+def renew_token(path: Path) -> None:
+    """Make another token in the place of the one that is kept at a path.
+
+    Raises:
+        SettingsError: it can't be written.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_privately(path, _new())
+    except OSError as error:
+        reason = (error.strerror or type(error).__name__).lower()
+        raise SettingsError(f"The token of the HTTP API can't be kept at {path}: {reason}.") from error
+
+
+class KeptToken:
+    """The token that is kept at a path, as it is now: the file is read again when it is another one.
+
+    Args:
+        path: where. There must be a token when this is made.
+
+    Raises:
+        SettingsError: there is none that could be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._token: str | None = token_at(path)
+        self._mark = self._marked()
+
+    def __call__(self) -> str | None:
+        """The token; None while there is none that could be used."""
+        mark = self._marked()
+        if mark != self._mark:
+            self._mark = mark
+            self._read()
+        return self._token
+
+    def _read(self) -> None:
+        log = structlog.get_logger("watchdog")
+        try:
+            self._token = _read(self._path)
+            log.info("control.token_renewed")
+        except (OSError, SettingsError) as error:
+            self._token = None
+            log.warning("control.no_token", why=f"Nobody gets in: {error}")
+
+    def _marked(self) -> tuple[int, ...] | None:
+        try:
+            found = self._path.lstat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
 def write_privately(path: Path, text: str) -> None:
     """Write a file that nobody but its owner can read, and replace the one that is there, in one step.
 
@@ -57,12 +113,16 @@ def write_privately(path: Path, text: str) -> None:
 def _make(path: Path) -> None:
     """Make a token. Of several who do so at once, the first to link its file wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = _written_beside(path, secrets.token_urlsafe(32) + "\n")
+    beside = _written_beside(path, _new())
     try:
         with suppress(FileExistsError):
             os.link(beside, path)
     finally:
         beside.unlink()
+
+
+def _new() -> str:
+    return secrets.token_urlsafe(32) + "\n"
 
 
 def _written_beside(path: Path, text: str) -> Path:

@@ -13,9 +13,11 @@ from starlette.types import ASGIApp
 from watchdog.addresses import Address
 from watchdog.clock import SystemClock
 from watchdog.control.app import OPEN_PATHS, make_app
+from watchdog.control.crowd import Crowd
 from watchdog.control.events import Events
 from watchdog.control.gate import Bounds, Gate, Names
 from watchdog.control.health import Doctor
+from watchdog.control.keys import Keys
 from watchdog.control.offer import Control
 from watchdog.control.routes import Services
 from watchdog.control.server import listen_at, serve
@@ -42,6 +44,7 @@ class _Parts:
         self.program = version("opencode-watchdog")
         self.configured = [server.name for server in car.fleet.servers()]
         self.latest = Latest(clock=self.clock, poll_interval_seconds=settings.poll_interval.total_seconds())
+        self.crowd = Crowd()
         self.events = Events(dry_run=dry_run)
         self.metrics = Metrics(
             version=self.program,
@@ -71,11 +74,12 @@ class _Parts:
             events=self.events,
             journal=str(car.journal.path) if isinstance(car.journal, SqliteJournal) else None,
             metrics=self.metrics.render,
+            admits=gate.admits,
             program=self.program,
             patience_seconds=gate.bounds.patience_seconds,
         )
         doctor = Doctor(self.latest, configured=self.configured, servers=car.fleet.servers)
-        return make_app(services, doctor, gate, self.clock)
+        return make_app(services, doctor, gate, self.clock, self.crowd)
 
 
 @asynccontextmanager
@@ -84,7 +88,7 @@ async def offered(
     car: Sidecar,
     *,
     address: Address,
-    token: str,
+    token: Callable[[], str | None],
     stop: anyio.Event,
     dry_run: bool,
     alerts: Callable[[], Mapping[str, int]] | None,
@@ -94,7 +98,7 @@ async def offered(
 
     Args:
         address: where to listen.
-        token: what must be shown.
+        token: what must be shown, as it is now.
         stop: set when the program is to end.
         dry_run: nothing is done, only said.
         alerts: how many alerts were sent, failed and dropped so far; None without receivers.
@@ -104,12 +108,13 @@ async def offered(
         SettingsError: the address is taken, or is none of this machine's.
     """
     parts = _Parts(settings, car, dry_run=dry_run, alerts=alerts)
-    gate = Gate(token=token, names=_names(settings, address), bounds=bounds or Bounds(), open_paths=OPEN_PATHS)
+    names = _names(settings, address)
+    gate = Gate(keys=Keys(token), names=names, bounds=bounds or Bounds(), open_paths=OPEN_PATHS)
     served = anyio.Event()
     listener = listen_at(address)
 
     async def serving(app: ASGIApp) -> None:
-        await serve(app, address, listener, stop)
+        await serve(app, address, listener, stop, crowd=parts.crowd)
         served.set()
 
     async def end_events() -> None:

@@ -1,6 +1,6 @@
-/* The HTTP API: the token, the requests, and the stream of events. */
+/* The HTTP API: the way in, the requests, and the stream of events. */
 
-const TOKEN = "opencode-watchdog.token";
+const SESSION = "opencode-watchdog.session";
 const SILENCE_MS = 45_000;
 const PAUSES_MS = [1_000, 2_000, 5_000, 10_000, 20_000];
 
@@ -13,21 +13,22 @@ export class Problem extends Error {
   }
 }
 
-/** Take a token from `#token=…`, keep it for this tab, and take it out of the address bar at once. */
-export function takeToken() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!token) return false;
-  sessionStorage.setItem(TOKEN, token);
+/** Take the code of `#code=…` out of the address bar, and change it for a session that this tab keeps. It works once. */
+export async function comeIn() {
+  const code = new URLSearchParams(location.hash.slice(1)).get("code");
+  if (!code) return false;
   history.replaceState(null, "", location.pathname + location.search);
+  const { document } = await request("/door/session", { method: "POST", body: { code } });
+  sessionStorage.setItem(SESSION, document.session);
   return true;
 }
 
-export function hasToken() {
-  return sessionStorage.getItem(TOKEN) !== null;
+export function isIn() {
+  return sessionStorage.getItem(SESSION) !== null;
 }
 
 function headers(more = {}) {
-  return { ...more, Authorization: `Bearer ${sessionStorage.getItem(TOKEN) ?? ""}` };
+  return { ...more, Authorization: `Bearer ${sessionStorage.getItem(SESSION) ?? ""}` };
 }
 
 let ahead = null;
@@ -73,7 +74,7 @@ function problem(response, document) {
 
 /**
  * Hear the events until the signal is aborted, and connect again when the connection is lost.
- * EventSource can't send a token, so the stream is read here.
+ * EventSource can't send what lets in, so the stream is read here.
  */
 export async function listen(path, { onOpen, onEvent, onLost, signal, retryNow }) {
   let last = null;

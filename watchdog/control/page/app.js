@@ -1,6 +1,6 @@
 /* The page: what is asked when, and what is said of the connection and of the watchdog itself. */
 
-import { hasToken, learnTime, listen, request, serverNow, takeToken } from "./api.js";
+import { comeIn, isIn, learnTime, listen, request, serverNow } from "./api.js";
 import { eachSecond, freeze, shownNow } from "./clock.js";
 import { askHold, askPause, askRelease, askUndo, tell } from "./dialogs.js";
 import { attribute, el, keyed, shown, text } from "./dom.js";
@@ -237,9 +237,14 @@ function start() {
   });
 }
 
-function enter() {
-  if (hasToken()) start();
-  else refuse("");
+async function enter() {
+  try {
+    await comeIn();
+    if (isIn()) start();
+    else refuse("");
+  } catch (error) {
+    refuse(error.message);
+  }
 }
 
 async function poll() {
@@ -256,9 +261,8 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden && now.connection === "live") refreshAll();
 });
 addEventListener("hashchange", () => {
-  if (takeToken()) start();
+  if (location.hash) enter();
 });
 eachSecond(at("looked"), drawLooked);
-takeToken();
 enter();
 poll();
