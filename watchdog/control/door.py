@@ -28,7 +28,6 @@ _HEADERS: Final = {
 }
 EXPOSED: Final = ("Location", "Retry-After")
 """What a foreign page that is listed may read of an answer's headers."""
-_CLOSING: Final = {"Connection": "close"}
 
 
 class Door:
@@ -117,7 +116,7 @@ class _Exchange:
         self._whole = not message.get("more_body", False)
         self._received += len(message.get("body", b""))
         if max(self._bytes, self._received) > self._bounds.body_bytes:
-            raise HTTPException(413, f"A body holds at most {self._bounds.body_bytes} bytes", headers=_CLOSING)
+            raise HTTPException(413, f"A body holds at most {self._bounds.body_bytes} bytes")
         return message
 
     async def _in_time(self) -> Message:
@@ -126,7 +125,7 @@ class _Exchange:
         if self.started:
             return {"type": "http.disconnect"}
         seconds = f"{self._bounds.body_seconds:g}"
-        raise HTTPException(408, f"The body was not there after {seconds} s", headers=_CLOSING)
+        raise HTTPException(408, f"The body was not there after {seconds} s", headers={"Connection": "close"})
 
     async def send(self, message: Message) -> None:
         """Send a part of the answer; of one without a body its head."""

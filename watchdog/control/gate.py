@@ -145,7 +145,7 @@ class Gate:
         if reading and path in HEALTH:
             return None
         if reading and self._is_open(path):
-            return _too_many(self._open.take(client, now_seconds))
+            return _too_many(self._open.take(client, now_seconds), closing=True)
         if method == "POST" and path in DOORS:
             return _too_many(self._doubtful.take(client, now_seconds))
         if not self.admits(headers):
@@ -169,7 +169,8 @@ class Gate:
         return self.keys.admits(shown.strip()) and scheme.lower() == "bearer"
 
 
-def _too_many(wait_seconds: float) -> Problem | None:
+def _too_many(wait_seconds: float, *, closing: bool = False) -> Problem | None:
+    """What is said to one who asks too often; with `closing`, what it asked for in advance ends with it."""
     if not wait_seconds:
         return None
     seconds = max(1, int(wait_seconds) + 1)
@@ -177,5 +178,5 @@ def _too_many(wait_seconds: float) -> Problem | None:
         name="too-many-requests",
         status=429,
         detail=f"Try again in {seconds} s.",
-        headers={"Retry-After": str(seconds), "Connection": "close"},  # what else was asked in advance ends with it
+        headers={"Retry-After": str(seconds), **({"Connection": "close"} if closing else {})},
     )
