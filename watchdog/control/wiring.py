@@ -108,8 +108,7 @@ async def offered(
         SettingsError: the address is taken, or is none of this machine's.
     """
     parts = _Parts(settings, car, dry_run=dry_run, alerts=alerts)
-    names = _names(settings, address)
-    gate = Gate(keys=Keys(token), names=names, bounds=bounds or Bounds(), open_paths=OPEN_PATHS)
+    gate = _gate(Keys(token), settings, address, bounds or Bounds())
     served = anyio.Event()
     listener = listen_at(address)
 
@@ -136,9 +135,10 @@ async def offered(
         group.cancel_scope.cancel()
 
 
-def _names(settings: Settings, address: Address) -> Names:
-    return Names(
+def _gate(keys: Keys, settings: Settings, address: Address, bounds: Bounds) -> Gate:
+    names = Names(
         hosts=(address.host, *settings.control_hosts),
         any_address=settings.control_allow_remote,
         origins=settings.control_origins,
     )
+    return Gate(keys=keys, names=names, bounds=bounds, open_paths=OPEN_PATHS)
