@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from watchdog import render_journal
 from watchdog.clock import SystemClock
@@ -23,7 +24,10 @@ from watchdog.ports import History
 from watchdog.progress import busy
 from watchdog.render import Screen
 from watchdog.settings import Loaded
-from watchdog.undo import Undo, UndoResult
+from watchdog.undo import Undo, Undoing, UndoResult
+
+if TYPE_CHECKING:
+    from watchdog.equipment import Equipment
 
 _PUTTING_BACK = "looking at the rows and who has the database open, and putting them back"
 
@@ -138,19 +142,22 @@ async def undo(loaded: Loaded, screen: Screen, number: int) -> Exit:
         journal = _needed(car.journal)
         found = await _existing(journal, number)
         async with busy(_PUTTING_BACK):
-            await car.fleet.discover(await car.owners.look())
-            undoing = await Undo(
-                store=car.store,
-                fleet=car.fleet,
-                clock=SystemClock(),
-                journal=journal,
-                serving=car.watch().door.serving,
-            ).undo(found)
+            undoing = await _undone(car, journal, found)
         if screen.as_json:
             screen.document(undo_document(car.place, journal.place, undoing))
         else:
             render_journal.undoing(screen, undoing)
     return Exit.STUCK if undoing.result is UndoResult.NOT_UNDONE else Exit.FINE
+
+
+async def _undone(car: "Equipment", journal: History, found: Intervention) -> Undoing:
+    if car.leader is not None:
+        return await car.leader.undo(found.id)
+    await car.fleet.discover(await car.owners.look())
+    serving = car.watch().door.serving
+    return await Undo(store=car.store, fleet=car.fleet, clock=SystemClock(), journal=journal, serving=serving).undo(
+        found
+    )
 
 
 async def hold(loaded: Loaded, screen: Screen, session_id: str, *, lasts: str | None) -> Exit:

@@ -38,6 +38,7 @@ from watchdog.watch import Assessment, Watch
 _FINE = frozenset({Result.RECOVERED, Result.UNCHANGED})
 _LOOKING = "looking at the database and its servers, which takes a while"
 _ENDING = "ending it, and waiting until the database shows that it ended"
+_PASSED_ON = "it is passed on to the replica that acts, which ends it and makes sure"
 _PATIENCE_IN_GRACES = 4
 _MAY_BE_ORPHANS = {SpareReason.NO_WITNESS, SpareReason.FIRST_LOOK, SpareReason.COOLING_DOWN, SpareReason.ON_HOLD}
 _SHORTEST_WAIT_SECONDS = 0.25
@@ -141,7 +142,13 @@ async def release(
     """
     async with equipment(loaded, acts=True) as car:
         releasing = Releasing(car.watch(), car.store, car.fleet, progress=_Shown())
-        outcomes = await releasing.release(SessionId(session_id), reason=reason, agreed=_agreed(confirm), below=below)
+        id_, agreed = SessionId(session_id), _agreed(confirm)
+        if car.leader is None:
+            outcomes = await releasing.release(id_, reason=reason, agreed=agreed, below=below)
+        else:
+            saw = await releasing.ask_first(id_, agreed, below=below)
+            async with busy(_PASSED_ON):
+                outcomes = await car.leader.release(id_, reason=reason, below=below, agreed=saw)
         _print_outcomes(screen, car, outcomes)
         return _exit_for(outcomes)
 

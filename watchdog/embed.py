@@ -19,12 +19,13 @@ from watchdog.latest import Latest
 from watchdog.listening import Assessment, Listener
 from watchdog.means import Means, means
 from watchdog.model import Outcome, SessionId
-from watchdog.operations import Operations
+from watchdog.operations import Answer, Operations
 from watchdog.operator import Operator
 from watchdog.own_task import OwnTask, bare
 from watchdog.ports import Clock, Host
 from watchdog.record import LogListener
 from watchdog.settings import Settings
+from watchdog.wanted import Wanted
 from watchdog.watch import Watch
 
 _CUT_SECONDS: Final = 0.5
@@ -107,7 +108,8 @@ class Watchdog:
             database shows that everything closed, and `unchanged` where nothing was open.
 
         Raises:
-            NotActing: the watchdog does not run, is stopping, or another one acts on the database.
+            NotActing: it does not run or is stopping, or another one acts on the file; no replica acts in PostgreSQL.
+            ServerUnreachable: the replica that took it on gave no answer: it may have been done.
             NoSuchSession: the database has none of that id.
             Busy: too much is under way.
             UsageError: this is another event loop than that of the watchdog.
@@ -222,6 +224,7 @@ class Watchdog:
                 right=found.right,
                 journal=found.journal,
                 operations=Operations(group, self._clock),
+                leader=found.leader,
             )
 
         return _Inside(watch, first, operator, found, self._clock)
@@ -297,6 +300,8 @@ class _Inside:
         """
         async with anyio.create_task_group() as group:
             self._operator = operator = self._make_operator(group)
+            if self._found.leader is not None:
+                self._found.leader.answer_for(self.carry_out)
             group.start_soon(watch_loop, self._clock, name="watch the event loop")
             for task in self._found.tasks:
                 group.start_soon(task)
@@ -329,20 +334,23 @@ class _Inside:
 
     async def release(self, session_id: SessionId, *, reason: str | None, below: bool) -> tuple[Outcome, ...]:
         """See `Watchdog.release`."""
+        answer = await (await self._ready()).release(session_id, reason=reason, below=below).result()
+        if not isinstance(answer, tuple):
+            raise TypeError(f"a release answered {type(answer).__name__}")
+        return answer
+
+    async def carry_out(self, wanted: Wanted) -> Answer:
+        """See `Operator.carry_out`."""
+        return await (await self._ready()).carry_out(wanted)
+
+    async def _ready(self) -> Operator:
         await self._first.over.wait()
         await self._take_over()
         if self.stop.is_set() or self._operator is None:
             raise NotActing("This watchdog is stopping, and begins nothing any more.")
-        if self._first.assessment is None:
+        if self._first.assessment is None and (self._first.problem or self._found.leader is None):
             raise self._first.problem or NotActing("The loop of this watchdog failed before its first look was over.")
-        if self.ended.is_set() and not self._found.right.acquire():
-            raise NotActing(
-                "The loop of this watchdog failed, and it gave the right to act back: ask another replica."
-            )
-        answer = await self._operator.release(session_id, reason=reason, below=below).result()
-        if not isinstance(answer, tuple):
-            raise TypeError(f"a release answered {type(answer).__name__}")
-        return answer
+        return self._operator
 
     async def _take_over(self) -> None:
         """One that has just got the right to act closes first what others left begun, at its next look."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
@@ -11,15 +11,17 @@ from watchdog.app import assemble
 from watchdog.climb import Confirm
 from watchdog.clock import SystemClock
 from watchdog.database_url import PostgresUrl
-from watchdog.errors import AlreadyWatched
 from watchdog.in_postgres import replica
 from watchdog.no_journal import NoJournal
 from watchdog.opening import locate
 from watchdog.ports import Fleet, History, Owners, Store
-from watchdog.right import Right, named
+from watchdog.right import Right
 from watchdog.settings import Loaded, Settings
 from watchdog.sidecar import sidecar
 from watchdog.watch import Listener, Watch
+
+if TYPE_CHECKING:
+    from watchdog.wanted import Leader
 
 
 class Equipment(Protocol):
@@ -50,6 +52,11 @@ class Equipment(Protocol):
         """What was done."""
         ...
 
+    @property
+    def leader(self) -> "Leader | None":
+        """Who acts instead: what is to be done is passed on to it."""
+        ...
+
     def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
         """A watch on these."""
         ...
@@ -67,6 +74,7 @@ class _InPostgres:
     journal: History | NoJournal
     right: Right
     confirm: Confirm
+    leader: "Leader | None"
 
     def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
         return assemble(
@@ -88,15 +96,14 @@ async def equipment(loaded: Loaded, *, acts: bool, needs_journal: bool = True) -
     """Open what the settings name, for a command that looks once.
 
     Args:
-        acts: something may be done. In PostgreSQL only the holder of the lease may; a file's lock is not needed for
-            what a person asks for.
+        acts: something may be done. In PostgreSQL only the holder of the lease may: where that is a replica, it is
+            passed on to that one. A file's lock is not needed for what a person asks for.
         needs_journal: it can't do without.
 
     Raises:
         DatabaseError: the database can't be used.
         SettingsError: a setting can't be used.
         JournalUnusable: the journal can't be used.
-        AlreadyWatched: a replica has the lease, and acts.
     """
     if isinstance(locate(loaded), PostgresUrl):
         opened = _in_postgres(loaded, acts=acts, needs_journal=needs_journal)
@@ -118,13 +125,9 @@ async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> As
         acts=acts,
         needs_journal=needs_journal,
     ) as found:
-        if acts and not found.lease.acquire():
-            raise AlreadyWatched(
-                f"Another watchdog ({named(found.lease.holder())}) acts on {found.store.place}: the server that it "
-                "is a part of ends what is asked for (`Watchdog.release`). Ask it, or stop it first."
-            )
+        is_elsewhere = acts and not found.lease.acquire()
         async with anyio.create_task_group() as group:
-            for task in (*found.tasks, *found.duties):
+            for task in found.tasks if is_elsewhere else (*found.tasks, *found.duties):
                 group.start_soon(task)
             # Nothing is known of the replicas before they were read once.
             await found.fleet.discover(await found.owners.look())
@@ -137,5 +140,6 @@ async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> As
                 journal=found.journal,
                 right=found.lease,
                 confirm=found.lease.confirm,
+                leader=found.fleet.leader if is_elsewhere else None,
             )
             group.cancel_scope.cancel()

@@ -84,6 +84,8 @@ class NotActing(UsageError):
         holder_pid: the pid of the one that acts, where that is another one and can be told.
     """
 
+    holder_pid: int | None = None
+
     def __init__(self, sentence: str, *, holder_pid: int | None = None) -> None:
         super().__init__(sentence)
         self.holder_pid = holder_pid

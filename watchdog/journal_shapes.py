@@ -56,9 +56,9 @@ def read_intervention(row: Fields) -> Intervention:
         actor=Actor(row["actor"]),
         verdict=_verdict(verdict),
         reason=row["reason"],
-        about_to=Step(**_known(Step, about_to)) if about_to else None,
+        about_to=Step(**known(Step, about_to)) if about_to else None,
         ended_ms=row["ended_ms"],
-        outcome=_outcome(json.loads(row["outcome"])) if row["outcome"] else None,
+        outcome=read_outcome(json.loads(row["outcome"])) if row["outcome"] else None,
         undone_ms=row["undone_ms"],
     )
 
@@ -76,7 +76,7 @@ def read_begun(rows: Iterable[Fields]) -> tuple[Intervention, ...]:
     return tuple(found)
 
 
-def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
+def known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
     """Those of some values of which a dataclass knows."""
     names = {field.name for field in fields(kind)}
     return {name: each for name, each in value.items() if name in names}
@@ -85,16 +85,17 @@ def _known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
 def _verdict(value: dict[str, Any]) -> Verdict:
     lists = {"call_ids": tuple(value["call_ids"]), "turn_ids": tuple(value["turn_ids"])}
     ask = value.get("ask")
-    asked = Ask(**{**_known(Ask, ask), "kind": AskKind(ask["kind"])}) if ask else None
-    return Verdict(**{**_known(Verdict, value), **lists, "kind": VerdictKind(value["kind"]), "ask": asked})
+    asked = Ask(**{**known(Ask, ask), "kind": AskKind(ask["kind"])}) if ask else None
+    return Verdict(**{**known(Verdict, value), **lists, "kind": VerdictKind(value["kind"]), "ask": asked})
 
 
-def _outcome(value: dict[str, Any]) -> Outcome:
+def read_outcome(value: dict[str, Any]) -> Outcome:
+    """An outcome from its fields."""
     return Outcome(
         session_id=SessionId(value["session_id"]),
         kind=VerdictKind(value["kind"]),
         result=Result(value["result"]),
-        steps=tuple(Step(**_known(Step, step)) for step in value["steps"]),
+        steps=tuple(Step(**known(Step, step)) for step in value["steps"]),
         why=value["why"],
         dropped_prompts=tuple(value.get("dropped_prompts") or ()),
     )

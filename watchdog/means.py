@@ -25,6 +25,7 @@ from watchdog.places import home
 from watchdog.ports import Clock, Fleet, History, Hosting, Owners, Store
 from watchdog.right import Right
 from watchdog.settings import Settings
+from watchdog.wanted import Leader
 
 
 class Directories(Protocol):
@@ -44,6 +45,7 @@ class Means:
         right: to act.
         confirm: asks, right before an act, whether the right was lost meanwhile.
         replicas: the sessions may run on any machine.
+        leader: whichever of them acts.
         tasks: what runs beside the loop, until it is cancelled.
         duties: what runs beside it and ends with it, also when it fails: then another watchdog may act.
     """
@@ -56,6 +58,7 @@ class Means:
     right: Right
     confirm: Confirm = confirmed
     replicas: bool = False
+    leader: Leader | None = None
     tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
     duties: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
 
@@ -104,6 +107,7 @@ async def means(
             right=found.lease,
             confirm=found.lease.confirm,
             replicas=True,
+            leader=found.fleet.leader,
             tasks=found.tasks,
             duties=found.duties,
         )

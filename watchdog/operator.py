@@ -14,6 +14,7 @@ from watchdog.errors import (
     NoSuchIntervention,
     NoSuchSession,
     NotActing,
+    UsageError,
 )
 from watchdog.explanation import Explanation
 from watchdog.holds import HoldChange, in_order, leave_alone, let_go
@@ -30,6 +31,7 @@ from watchdog.right import Right, named
 from watchdog.sharing import Shared
 from watchdog.telling import Telling
 from watchdog.undo import Undo
+from watchdog.wanted import Leader, Wanted
 from watchdog.watch import Watch
 
 
@@ -76,6 +78,7 @@ class Operator:
         latest: the loop's last look; it listens to the loop.
         right: the right to act on the database.
         operations: what is under way because somebody asked for it.
+        leader: the one that acts, where this one need not be it.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Operator:
         right: Right,
         journal: History | NoJournal,
         operations: Operations,
+        leader: Leader | None = None,
     ) -> None:
         self.database = database
         self._watch = watch
@@ -100,6 +104,7 @@ class Operator:
         self._right = right
         self._journal = journal
         self.operations = operations
+        self._leader = leader
         self._releasing = Releasing(watch, store, fleet)
         self._telling = Telling(fleet=fleet, owners=owners, journal=journal, listening=True)
         self._explanations: Shared[Explanation] = Shared()
@@ -168,25 +173,59 @@ class Operator:
 
     # -- ending ----------------------------------------------------------------------------------------------
 
-    def release(self, session_id: SessionId, *, reason: str | None = None, below: bool = False) -> Operation:
+    def release(
+        self,
+        session_id: SessionId,
+        *,
+        reason: str | None = None,
+        below: bool = False,
+        agreed: Collection[SessionId] = (),
+        here: bool = False,
+    ) -> Operation:
         """End now whatever is open in a session; two at once are one, and join what the loop does on it.
 
-        In a dry run it only says what it would do.
+        In a dry run it only says what it would do. Where another replica acts, it is passed on to that one.
 
         Args:
             below: end what lives below it, too.
+            agreed: those below it that may end with it, though they live a life of their own.
+            here: pass nothing on.
 
         Raises:
             NotActing: another watchdog acts on the database.
             Busy: too much is under way.
         """
-        if not self._watch.pace.dry_run:
+        leader = self._elsewhere(here=here)
+        if leader is None and not self._watch.pace.dry_run:
             self._check_right()
 
         async def work() -> Answer:
-            return await self._releasing.release(session_id, reason=reason, below=below)
+            if leader is not None:
+                return await leader.release(session_id, reason=reason, below=below)
+            return await self._releasing.release(session_id, reason=reason, below=below, consented=agreed)
 
-        return self._begin(OperationKind.RELEASE, (session_id, below), session_id, work)
+        return self._begin(OperationKind.RELEASE, (session_id, below, *sorted(agreed)), session_id, work)
+
+    async def carry_out(self, wanted: Wanted) -> Answer:
+        """Do what another replica, or a command, passes on to the one that acts.
+
+        Raises:
+            WatchdogError: as what is wanted does; nothing is passed on once more.
+        """
+        if wanted.kind is OperationKind.UNDO and wanted.number is not None:
+            return await (await self.undo(wanted.number, here=True)).result()
+        if wanted.session_id is None:
+            raise UsageError("What is wanted names no session and no intervention.")
+        operation = self.release(
+            wanted.session_id, reason=wanted.reason, below=wanted.below, agreed=wanted.agreed, here=True
+        )
+        return await operation.result()
+
+    def _elsewhere(self, *, here: bool) -> Leader | None:
+        """Whom to ask instead, where this watchdog may not act and another one may."""
+        if here or self._watch.pace.dry_run or (self._watch.began_to_act and self._right.acquire()):
+            return None
+        return self._leader
 
     def delete_message(self, session_id: SessionId, message_id: str) -> Operation:
         """Release a session if it is busy, delete one of its messages, and make sure that it is gone.
@@ -255,8 +294,13 @@ class Operator:
             raise NoSuchIntervention(f"The journal has no intervention {number}.")
         return found, await journal.kept(number)
 
-    async def undo(self, number: InterventionId) -> Operation:
+    async def undo(self, number: InterventionId, *, here: bool = False) -> Operation:
         """Put the rows of an intervention back as they were, if nothing happened since.
+
+        Where another replica acts, it is passed on to that one.
+
+        Args:
+            here: pass nothing on.
 
         Raises:
             JournalOff: there is no journal.
@@ -266,10 +310,14 @@ class Operator:
             JournalUnusable: the journal can't be read.
         """
         journal = self._history
-        self._check_right()
+        leader = self._elsewhere(here=here)
+        if leader is None:
+            self._check_right()
         found, _ = await self.intervention(number)
 
         async def work() -> Answer:
+            if leader is not None:
+                return await leader.undo(number)
             await self._fleet.discover(await self._owners.look())
             undo = Undo(
                 store=self._store,

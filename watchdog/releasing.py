@@ -1,6 +1,6 @@
 """What a person asks to end: a session with all that is open in it, or a message that can't be deleted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -91,18 +91,19 @@ class Releasing:
         reason: str | None,
         agreed: Agreed | None = None,
         below: bool = False,
+        consented: Collection[SessionId] = (),
         ends_hold: bool = True,
     ) -> tuple[Outcome, ...]:
         """End now whatever is open in a session, and what nobody executes below it.
 
-        What lives below it is shown to the person who is asked. Nothing changes until they agreed: a hold ends once
-        something was sent or written.
+        What lives below it is shown to whoever is asked. Nothing changes until they agreed: a hold ends once it acts.
 
         Args:
             session_id: the session; its own outcome is the first.
             reason: the words of the person, kept in what is ended.
             agreed: asks a person first; None when they have said so already.
             below: end what lives below it, too.
+            consented: those below it that the person saw already, and said may end with it.
             ends_hold: whoever says "end it" no longer says "leave it".
 
         Raises:
@@ -123,7 +124,8 @@ class Releasing:
             assessment, session = await self._look_at(session_id)
         else:
             shown = ()
-        consent = Consent(below=None if below else frozenset(each.session_id for each in shown), ends_hold=ends_hold)
+        saw = frozenset(each.session_id for each in shown).union(consented)
+        consent = Consent(below=None if below else saw, ends_hold=ends_hold)
         task = _Task(reason=reason, consent=consent, began_at=began_at)
         outcomes = [joined or await self._release_one(assessment, session, task)]
         # What was below an orphan is an orphan too, and nobody else will end it. What a server ran below the session
@@ -132,6 +134,17 @@ class Releasing:
             for child_id in sorted(Family(assessment.observation).below(session)):
                 outcomes += await self._release_below(child_id, task)
         return tuple(outcomes)
+
+    async def ask_first(self, session_id: SessionId, agreed: Agreed | None, *, below: bool) -> tuple[SessionId, ...]:
+        """Ask a person, where another watchdog is to end it. Returns what they saw below it, and agreed to."""
+        if agreed is None:
+            return ()
+        try:
+            assessment, session = await self._look_at(session_id)
+        except NoSuchSession:
+            return ()  # it may have been deleted while it runs; the one that acts knows
+        shown = self._shown(assessment, session, below=below)
+        return tuple(each.session_id for each in shown) if agreed(assessment, session, shown) else ()
 
     async def _release_deleted(self, session_id: SessionId, reason: str | None, agreed: Agreed | None) -> Outcome:
         """End a session that was deleted while it ran, where a server is still at work on it."""

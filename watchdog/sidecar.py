@@ -55,6 +55,8 @@ class Sidecar:
     journal: SqliteJournal | NoJournal
     clock: Countable
     bell: _Bell = field(default_factory=_Bell)
+    leader: None = None
+    """Whoever else has the lock: what a person asks for needs none on a file."""
 
     @property
     def place(self) -> str:

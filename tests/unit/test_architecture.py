@@ -154,8 +154,10 @@ ROOMS: Mapping[str, set[str]] = {
         "sharing",
         "telling",
         "undo",
+        "wanted",
         "watch",
     },
+    "wanted": {"errors", "interventions", "journal_shapes", "model", "operations", "undo"},
     "undo": {"again", "climb", "ports", "model", "errors", "interventions"},
     "contract_journal": {"contract", "interventions", "model", "undo"},
     "render_journal": {"contract", "contract_journal", "interventions", "limits", "model", "render", "undo"},
@@ -184,7 +186,11 @@ ROOMS: Mapping[str, set[str]] = {
         "ports",
         "interventions",
         "journal_shapes",
+        "operations",
+        "right",
         "sharing",
+        "undo",
+        "wanted",
     },
 }
 """What each module may import of ours. A folder's modules may also import each other."""

@@ -26,8 +26,8 @@ from tests.support.watchdog_run import Finished
 from tests.unit.test_embed import PLACE, InProcessHost, Notes
 from watchdog.clock import Countable, SystemClock
 from watchdog.embedded import EmbeddedFleet, EmbeddedServer
-from watchdog.errors import DatabaseUnsupported, JournalUnusable, NotActing, SettingsError, WatchdogError
-from watchdog.interventions import Hold
+from watchdog.errors import DatabaseUnsupported, JournalUnusable, NoSuchSession, SettingsError, WatchdogError
+from watchdog.interventions import Actor, Hold
 from watchdog.listening import Assessment
 from watchdog.model import (
     Activity,
@@ -374,19 +374,28 @@ class TestReplicas:
         assert (leader.host.aborted, follower.notes.ends) == ([], [])
         assert not any(follower.notes.acting)
 
-    async def test_a_release_of_one_that_observes_names_the_one_that_acts_until_it_does_itself(
-        self, world: World
-    ) -> None:
-        async with self.pair(world) as (leader, acting, follower, observing):
+    async def test_a_release_asked_of_one_that_observes_is_done_by_the_one_that_acts(self, world: World) -> None:
+        async with self.pair(world) as (leader, _, follower, observing):
+            mine, theirs = follower.begin("1", age=1), leader.begin("2", age=1)
+            (outcome,) = await observing.release(mine, reason="the user pressed stop")
+            assert (outcome.result, outcome.session_id) == (Result.RECOVERED, mine)
+            assert (await observing.release(theirs))[0].result is Result.RECOVERED
+            assert (follower.host.aborted, leader.host.aborted) == ([mine], [theirs])
+            with pytest.raises(NoSuchSession, match="There is no session ses_none in this database"):
+                await observing.release("ses_none")
+            journal = await PostgresJournal.open(follower.engine)
+            noted = [(each.actor, each.reason) for each in await journal.interventions(session_id=mine)]
+            assert noted == [(Actor.PERSON, "the user pressed stop")]
+
+    async def test_a_release_goes_on_though_whoever_asked_one_that_observes_is_cancelled(self, world: World) -> None:
+        async with self.pair(world) as (leader, _, follower, observing):
             session = follower.begin("1", age=1)
-            with pytest.raises(NotActing) as caught:
-                await observing.release(session)
-            assert f"(replica {world.holder()})" in str(caught.value)
-            assert (follower.host.aborted, follower.call("1")) == ([], "running")
-            (outcome,) = await acting.release(session, reason="the user pressed stop")
-            assert outcome.result is Result.RECOVERED
+            async with anyio.create_task_group() as group:
+                group.start_soon(observing.release, session)
+                await wait_until(lambda: follower.host.aborted, "the abort")
+                group.cancel_scope.cancel()
+            assert (await leader.outcome(session)).result is Result.RECOVERED
             assert follower.host.aborted == [session]
-            assert leader.host.aborted == []
 
     async def test_one_that_is_cancelled_gives_the_lease_back_and_the_next_one_takes_it_at_once(
         self, world: World
@@ -424,8 +433,7 @@ class TestReplicas:
                 hangs = leader.begin("1")
                 assert (await follower.outcome(hangs)).result is Result.RECOVERED
                 assert leader.host.aborted == [hangs]
-                with pytest.raises(NotActing, match="ask another replica"):
-                    await failing.release(hangs)
+                assert (await failing.release(hangs))[0].result is Result.UNCHANGED
             failure, failing.failure = failing.failure, None
             assert isinstance(failure, ExceptionGroup)
             assert failure.subgroup(ZeroDivisionError) is not None
@@ -533,7 +541,7 @@ def unclaimed(server: Replica) -> set[str]:
 class TestCommands:
     """What people ask for beside the servers."""
 
-    async def test_they_tell_while_a_server_acts_and_act_once_it_is_gone(
+    async def test_they_are_passed_on_while_a_server_acts_and_act_once_it_is_gone(
         self, world: World, program: Program
     ) -> None:
         server = world.replica()
@@ -560,16 +568,17 @@ class TestCommands:
             assert held.document["was_on_hold"] is False
             await server.looked(lambda: server.notes.reasons(left) == {SpareReason.ON_HOLD}, "its hold")
             assert (await run("unhold", left)).code == 0
-            refused = await run("release", left, "--yes")
-            assert (refused.code, refused.stdout) == (3, "")
-            assert f"Another watchdog (replica {holder}) acts on" in refused.stderr
-            assert "`Watchdog.release`" in refused.stderr
-            assert server.call("2") == "running"
+            passed_on = await run("release", left, "--yes", "--json")
+            assert (passed_on.code, server.call("2")) == (0, "error"), passed_on
+            assert [each["result"] for each in passed_on.document["outcomes"]] == ["recovered"]
+            undone = await run("undo", "2", "--json")
+            assert (undone.code, undone.document["result"], server.call("2")) == (0, "undone", "running"), undone
+            assert world.holder() == holder
         released = await run("release", left, "--yes", "--json")
         assert (released.code, server.call("2")) == (0, "error"), released
-        shown = await run("history", "2", "--json")
+        shown = await run("history", "3", "--json")
         assert [row["id"] for row in shown.document["rows"]] == ["prt_2", "msg_2"]
-        undone = await run("undo", "2", "--json")
+        undone = await run("undo", "3", "--json")
         assert (undone.code, server.call("2")) == (0, "running"), undone
         assert world.holder() is None
 

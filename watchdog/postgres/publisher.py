@@ -6,7 +6,6 @@ from typing import Final
 import structlog
 from anyio.abc import TaskGroup
 
-from watchdog.errors import DatabaseUnavailable
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.errands import Errands
 from watchdog.postgres.line import NOTIFY, NOTIFY_SAID, Bell, Episode, Line
@@ -91,12 +90,13 @@ class Publisher:
         await self._errands.look(self._name, group)
 
     async def take_leave(self) -> None:
-        """Let nobody wait for this replica. If the database does not take that, its row grows old."""
-        try:
-            await self._errands.give_up()
-            await self._register.remove(self._name, self._process)
-        except DatabaseUnavailable as error:
-            structlog.get_logger("watchdog").warning("replicas.not_removed", why=str(error))
+        """Let nobody wait for this replica.
+
+        Raises:
+            DatabaseUnavailable: the database does not take that; its row grows old.
+        """
+        await self._errands.give_up()
+        await self._register.remove(self._name, self._process)
 
     def want(self, directory: str) -> None:
         """Somebody here asks what the others do in a directory."""

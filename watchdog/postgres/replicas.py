@@ -9,13 +9,16 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 import anyio
+import structlog
 from anyio.abc import TaskGroup
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from watchdog.errors import DatabaseUnavailable
 from watchdog.model import Holders, ServerName
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.errands import Requests, TermedFence
-from watchdog.postgres.line import ASKED, CHANNEL, SAID, Bell, Episode, Line, Pulse
+from watchdog.postgres.line import ANSWERED, ASKED, CHANNEL, SAID, WANTED, Bell, Episode, Line, Pulse
+from watchdog.postgres.passed_on import PassedOn
 from watchdog.postgres.publisher import Publisher
 from watchdog.postgres.register import Heard, Register
 from watchdog.postgres.remote import Others, RemoteHost
@@ -70,6 +73,8 @@ class Replicas:
         self._line = Line(engine, channel=CHANNEL, heard=self._notified)
         self._register = Register(self._line, clock)
         self._requests = Requests(aside, self._line, lease, clock, read=self._read, wake=self._wake.ring)
+        self.leader: Final = PassedOn(self._line, lease, clock, name=name)
+        """The one that acts, be it this replica or another one."""
         self._publisher: Publisher | None = None
         if own is not None:
             self._publisher = Publisher(
@@ -118,15 +123,28 @@ class Replicas:
         finally:
             with anyio.CancelScope(shield=True):
                 with anyio.move_on_after(_FAREWELL_SECONDS):
-                    if self._publisher is not None:
-                        await self._publisher.take_leave()
+                    await self._take_leave()
                 await self._line.close()
+
+    async def _take_leave(self) -> None:
+        """Let nobody wait for this replica. If the database does not take that, its row grows old."""
+        try:
+            await self.leader.give_up()
+            if self._publisher is not None:
+                await self._publisher.take_leave()
+        except DatabaseUnavailable as error:
+            structlog.get_logger("watchdog").warning("replicas.not_removed", why=str(error))
 
     def _notified(self, said: str) -> None:
         """Somebody said something: it is read, or somebody here has to say something, or it is for others."""
         if said.startswith(ASKED):
             if self._publisher is not None and said != f"{ASKED}{self._process}":
                 self._publisher.prompt()
+        elif said == ANSWERED:
+            self.leader.told.beat()
+        elif said == WANTED:
+            if self._lease.acquire():
+                self._wake.ring()
         elif said != SAID or self._others.waiting:
             self._wake.ring()
 
@@ -150,10 +168,14 @@ class Replicas:
             self._publisher.noted()
             await self._publisher.carry_out(group)
         await self._requests.look()
+        if not self._lease.acquire():
+            return
+        await self.leader.look(group)
         now = self._clock.read().running_seconds
-        if self._lease.acquire() and (self._swept_at is None or now - self._swept_at >= SWEEP_SECONDS):
+        if self._swept_at is None or now - self._swept_at >= SWEEP_SECONDS:
             await self._register.sweep()
             await self._requests.sweep()
+            await self.leader.sweep()
             self._swept_at = now
 
     def _host(self, heard: Heard) -> RemoteHost:
