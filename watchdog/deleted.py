@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from watchdog.case import Case
 from watchdog.limits import duration
-from watchdog.model import Activity, ServerReport, Session, SessionId, Shown, SpareReason, Verdict, VerdictKind
+from watchdog.model import Activity, ServerReport, Session, SessionId, SpareReason, Verdict, VerdictKind
 from watchdog.moments import NEVER, Moment
+from watchdog.proof import deleted_at_work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,18 +32,10 @@ class Deleted:
 
 
 def deleted(case: Case) -> Iterator[Deleted]:
-    """Judge every session that was deleted while it ran.
-
-    Only the word of a server whose process is seen counts here: a host may run sessions that it has not stored yet.
-    One whose row can't be read is not deleted.
-    """
-    known = case.observation.snapshot.sessions.keys() | {
-        each.session_id for each in case.observation.snapshot.damaged
-    }
-    for report in case.observation.reports:
-        if report.served is not None and report.served.by is Shown.PROCESS:
-            for session_id in sorted(report.said.keys() - known):
-                yield _judged(case, report, session_id)
+    """Judge every session that was deleted while it ran."""
+    observation = case.observation
+    for report, session_id in deleted_at_work(observation.reports, observation.snapshot):
+        yield _judged(case, report, session_id)
 
 
 def _judged(case: Case, report: ServerReport, session_id: SessionId) -> Deleted:

@@ -53,10 +53,20 @@ class UsageError(WatchdogError):
 
 
 class NoSuchSession(UsageError):
-    """The database has no session of that id."""
+    """The database has no session of that id.
 
-    def __init__(self, session_id: str) -> None:
-        super().__init__(f"There is no session {session_id} in this database; `scan` lists the unfinished ones.")
+    Args:
+        at_work: the server that is at work on it all the same: it was deleted while it ran.
+    """
+
+    def __init__(self, session_id: str, *, at_work: str | None = None) -> None:
+        more = "; `scan` lists the unfinished ones."
+        if at_work is not None:
+            more = (
+                f" any more: it was deleted while it ran, and {at_work} is still at work on it. "
+                f"`release {session_id}` ends it."
+            )
+        super().__init__(f"There is no session {session_id} in this database{more}")
 
 
 class NoSuchMessage(UsageError):

@@ -9,9 +9,10 @@ from watchdog.clock import Instant
 from watchdog.endpoints import listener
 from watchdog.hearing import Hearing, Lookup, ShownBefore, at_work, unclaimed_turns
 from watchdog.memory import Memory
-from watchdog.model import EMBEDDED, Holders, Observation, ServerName, ServerReport, SessionId, Shown, Snapshot
+from watchdog.model import EMBEDDED, Holders, Observation, ServerName, ServerReport, SessionId, Snapshot
 from watchdog.moments import NEVER, Moment
 from watchdog.ports import Fleet, Owners, Server, Store
+from watchdog.proof import deleted_at_work
 from watchdog.silence import Silences
 
 # How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
@@ -145,9 +146,7 @@ def gone(reports: Iterable[ServerReport], snapshot: Snapshot) -> list[str]:
     return [
         f"{report.name} is at work on session {id_}, which is not in this database any more: it was deleted while it "
         "ran, and runs on."
-        for report in reports
-        if report.served is not None and report.served.by is Shown.PROCESS
-        for id_ in sorted(report.said.keys() - snapshot.sessions.keys())
+        for report, id_ in deleted_at_work(reports, snapshot)
     ]
 
 

@@ -1,10 +1,24 @@
 """The proof that nobody executes an open turn: every process that has the database open is excluded."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from watchdog.model import EMBEDDED, Ask, Holder, Holders, Observation, Policy, ServerReport, Session, Turn, TurnId
+from watchdog.model import (
+    EMBEDDED,
+    Ask,
+    Holder,
+    Holders,
+    Observation,
+    Policy,
+    ServerReport,
+    Session,
+    SessionId,
+    Shown,
+    Snapshot,
+    Turn,
+    TurnId,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +42,23 @@ class Proof:
 def claims(report: ServerReport, session: Session) -> bool:
     """Whether the server says that it is at work on the session."""
     return session.id in report.said
+
+
+def deleted_at_work(
+    reports: Iterable[ServerReport], snapshot: Snapshot, *, for_a_person: bool = False
+) -> Iterator[tuple[ServerReport, SessionId]]:
+    """The sessions that were deleted while they run, each with the server that is at work on it.
+
+    Only the word of a server whose process is seen counts here: a host may run sessions that it has not stored yet.
+    One whose row can't be read is not deleted.
+
+    Args:
+        for_a_person: somebody asked for one of them, so that a host's word counts, too.
+    """
+    known = snapshot.sessions.keys() | {each.session_id for each in snapshot.damaged}
+    for report in reports:
+        if report.served is not None and (for_a_person or report.served.by is Shown.PROCESS):
+            yield from ((report, session_id) for session_id in sorted(report.said.keys() - known))
 
 
 def standing(asks: Collection[Ask], session: Session) -> list[Ask]:

@@ -21,7 +21,7 @@ from watchdog.model import (
     VerdictKind,
 )
 from watchdog.moments import NEVER
-from watchdog.proof import unclaimed
+from watchdog.proof import deleted_at_work, unclaimed
 
 _NOT_NOW: Final = {SpareReason.ON_HOLD, SpareReason.FIRST_LOOK, SpareReason.COOLING_DOWN, SpareReason.GIVEN_UP}
 
@@ -190,8 +190,8 @@ def release(observation: Observation, policy: Policy, session: Session) -> Verdi
 
 def runs_deleted(observation: Observation, session_id: SessionId) -> bool:
     """Whether a server of this database is at work on a session that is in no table: it was deleted while it ran."""
-    known = session_id in observation.snapshot.sessions
-    return not known and any(session_id in report.said for report in observation.reports)
+    found = deleted_at_work(observation.reports, observation.snapshot, for_a_person=True)
+    return any(id_ == session_id for _, id_ in found)
 
 
 def release_deleted(session_id: SessionId) -> Verdict:

@@ -12,6 +12,7 @@ from watchdog.model import EVERYTHING, Observation, Policy, SessionId
 from watchdog.no_journal import NoJournal
 from watchdog.observe import with_pid
 from watchdog.ports import Fleet, History, Owners
+from watchdog.proof import deleted_at_work
 from watchdog.render_journal import hold_sentence, intervention_sentence
 
 _MOST_TOLD = 10
@@ -41,7 +42,9 @@ class Telling:
         """
         observation = assessment.observation
         if not is_known(observation, session_id):
-            raise NoSuchSession(session_id)
+            deleted = deleted_at_work(observation.reports, observation.snapshot, for_a_person=True)
+            at_work = next((report.name for report, id_ in deleted if id_ == session_id), None)
+            raise NoSuchSession(session_id, at_work=at_work)
         seen = await self._with_holders(observation)
         found = explain(seen, assessment.judgement, policy, session_id, listening=self._listening)
         holds, history = await self._told(observation.at_ms, session_id, [page.id for page in found.sessions])

@@ -82,6 +82,8 @@ async def test_a_session_that_was_deleted_while_it_ran_is_named_and_ended_by_a_w
     watchdog = Watchdog.for_lab(lab, discover=True)
     scanned = await watchdog.command("scan", "--json")
     assert any(f"at work on session {hung.id}, which is not in this" in each for each in scanned.document["degraded"])
+    explained = await watchdog.command("explain", hung.id)
+    assert "it was deleted while it ran, and http://127.0.0.1" in explained.stderr, explained
     released = await watchdog.command("release", hung.id, "--yes", "--json")
     assert released.code == 0, released
     assert (await hung.status())["type"] == "idle"

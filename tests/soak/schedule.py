@@ -24,12 +24,13 @@ PROCESSES: Final = (Fault.STOP_WATCHDOG, Fault.KILL_WATCHDOG, Fault.KILL_SERVER,
 NETWORK: Final = (Fault.CUT, Fault.ERRORS, Fault.HALVES)
 SERVER_KILLS: Final = (Fault.KILL_SERVER, Fault.KILL_UNSEEN)
 
-# Seconds. A lock must be shorter than opencode's own patience with one (5 s): longer ones break opencode itself.
+# Seconds. A lock must be shorter than opencode's own patience with one (5 s): longer ones break opencode itself. A
+# server comes back later than the margin between births and their doubt: through a proxy only births are proof.
 _LASTS: Final = {
     Fault.STOP_WATCHDOG: (2.0, 6.0),
     Fault.KILL_WATCHDOG: (0.0, 2.0),
-    Fault.KILL_SERVER: (0.0, 2.5),
-    Fault.KILL_UNSEEN: (0.0, 1.0),
+    Fault.KILL_SERVER: (4.0, 6.0),
+    Fault.KILL_UNSEEN: (4.0, 5.0),
     Fault.LOCK: (1.0, 3.0),
     Fault.CUT: (2.0, 6.0),
     Fault.ERRORS: (2.0, 5.0),
