@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
+WORKERS := --numprocesses 3 --dist worksteal
 SIZES := 10000 100000 1000000
 ON_FILES := idle served changed first judged detection stuck hanging memory cpu load start
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test soak unit lock bench clean
+.PHONY: help setup demo check format test coverage soak unit lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,8 +44,13 @@ format: $(READY) ## write the format, fix what can be fixed
 test: $(READY) ## every test, on real opencode servers too (the binaries come from npm, once)
 	@$(BIN)/python -m tests.support.binaries
 	@$(BIN)/python -m tests.support.debian
+	$(BIN)/pytest $(WORKERS) --durations 25
+
+coverage: $(READY) ## the same, with every branch counted: it takes nearly twice as long
+	@$(BIN)/python -m tests.support.binaries
+	@$(BIN)/python -m tests.support.debian
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses 3 --dist worksteal --durations 40
+	$(BIN)/coverage run -m pytest $(WORKERS)
 	@$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
