@@ -26,7 +26,7 @@ from watchdog.errors import (
 )
 from watchdog.model import EMBEDDED, Activity, Ask, AskKind, Holders, Row, Served, SessionId, Shown, Status, TurnId
 from watchdog.ports import Hosting, Reading
-from watchdog.postgres import own
+from watchdog.postgres import errands, own
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.lease import Lease
 from watchdog.postgres.line import Line
@@ -1012,3 +1012,15 @@ class TestPublications:
 
 def test_one_that_can_not_be_read_has_no_process() -> None:
     assert Heard(name="b", age_seconds=1.0, publication=None).process == ""
+
+
+async def test_what_is_open_is_found_by_its_index_beside_many_that_are_closed(crew: Crew) -> None:
+    await crew.join("a", serve=False)
+    crew.run(
+        "INSERT INTO opencode_watchdog.errand (replica, term, asked_at, question, answer)"
+        " SELECT 'b', 1, now(), 'a question', 'an answer' FROM generate_series(1, 20000)"
+    )
+    crew.run("ANALYZE opencode_watchdog.errand")
+    plan = "\n".join(row[0] for row in crew.run(f"EXPLAIN {errands._OPEN}", "b", "a claim", [1, 2]))
+    assert "errand_open" in plan
+    assert "Seq Scan" not in plan, plan

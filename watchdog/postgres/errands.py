@@ -33,7 +33,10 @@ _PUT: Final = f"""
 """  # noqa: S608 - names of our own
 _ANSWERED: Final = f"SELECT id, answer FROM {SCHEMA}.errand WHERE id = ANY($1::bigint[]) AND answer IS NOT NULL"  # noqa: S608 - as above
 _OPEN: Final = f"""
-    SELECT id, question FROM {SCHEMA}.errand WHERE replica = $1 AND (answer IS NULL OR answer = $2) ORDER BY id
+    SELECT id, question FROM {SCHEMA}.errand WHERE replica = $1 AND answer IS NULL
+    UNION ALL
+    SELECT id, question FROM {SCHEMA}.errand WHERE id = ANY($3::bigint[]) AND answer = $2
+    ORDER BY id
 """  # noqa: S608 - as above
 _CLAIM: Final = f"""
     UPDATE {SCHEMA}.errand SET answer = $2 FROM {SCHEMA}.lease
@@ -210,6 +213,7 @@ class Errands:
         self._process = process
         self._claim = json.dumps({"claimed": process})
         self._under_way: set[int] = set()
+        self._unsure: set[int] = set()  # claimed or not: the reply was lost
         self._episode = Episode("errand")
 
     async def look(self, replica: str, group: TaskGroup) -> None:
@@ -223,7 +227,10 @@ class Errands:
         Raises:
             DatabaseUnavailable: it can't be read.
         """
-        for row in await self._line.fetch(_OPEN, replica, self._claim):
+        unsure = list(self._unsure)
+        rows = await self._line.fetch(_OPEN, replica, self._claim, unsure)
+        self._unsure.difference_update(unsure)
+        for row in rows:
             what = _read_question(row["question"])
             if row["id"] not in self._under_way and (what is None or what.process == self._process):
                 self._under_way.add(row["id"])
@@ -245,7 +252,8 @@ class Errands:
             try:
                 claimed = await self._line.fetch(_CLAIM, id_, self._claim)
             except DatabaseUnavailable:
-                return  # whether it is claimed or not, the next look that can be taken finds it
+                self._unsure.add(id_)  # whether it is claimed or not, the next look that can be taken finds it
+                return
             if claimed:
                 await self._do(id_, what, claimed[0], sent)
         finally:
