@@ -18,6 +18,7 @@ WatchdogError
 │   └── DatabaseUnavailable     it can't be read or written just now: trying again may help
 │       ├── DatabaseDamaged         it is damaged, as SQLite says, or as `check --deep` found
 │       ├── OpenElsewhere           a process has it open under another name: nobody knows what is in it
+│       ├── GaveWay                 others want the rows that were to be written: nothing was
 │       └── LeaseLost               another watchdog took over: this one may no longer write
 ├── ServerError             a server gave no usable answer: no evidence of anything exit code 3
 │   ├── ServerUnreachable       nothing answered: refused, cut, or too late
@@ -155,6 +156,10 @@ class WriteRefused(DatabaseError):
 
 class DatabaseDamaged(DatabaseUnavailable):
     """The file is damaged: what is read may be wrong, and a write may make it worse. Nothing is written."""
+
+
+class GaveWay(DatabaseUnavailable):
+    """Somebody else has what was to be written, or would wait too long for it: nothing was written, for certain."""
 
 
 class LeaseLost(DatabaseUnavailable):

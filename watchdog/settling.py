@@ -7,7 +7,7 @@ import anyio
 
 from watchdog.again import Again, Seen
 from watchdog.climb import Climb, names, still_open
-from watchdog.errors import ServerError
+from watchdog.errors import GaveWay, ServerError
 from watchdog.model import GuardedWrite, Outcome, Result, Served, Session, Verdict
 from watchdog.ports import Server
 from watchdog.rulings import Dropped
@@ -48,8 +48,12 @@ class Settling(Climb):
         return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
 
     async def _write(self, again: Again, writes: tuple[GuardedWrite, ...]) -> Outcome:
-        self.acted = True
-        changed = await self.tools.store.write(writes)
+        acted, self.acted = self.acted, True
+        try:
+            changed = await self.tools.store.write(writes)
+        except GaveWay:
+            self.acted = acted
+            raise
         self.told = True
         self._step("settle", ok=changed > 0, detail=f"{changed} of {len(writes)} rows written")
         if not changed:

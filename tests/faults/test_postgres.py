@@ -28,6 +28,7 @@ from watchdog.postgres.connection import transaction
 from watchdog.postgres.errands import Requests
 from watchdog.postgres.lease import Lease
 from watchdog.postgres.store import PostgresStore
+from watchdog.postgres.writing import Writing
 
 
 @pytest.fixture
@@ -128,14 +129,14 @@ async def test_restarted_in_mid_write(own_cluster: Cluster, monkeypatch: pytest.
     any_end = {Result.FAILED, Result.RECOVERED}
     async with site(own_cluster) as here:
         async with here.watched() as dog:
-            for name, method, before, restart, results in (
-                ("kept", "write", True, killed, any_end),
-                ("uncommitted", "_write_all", False, immediate, {Result.FAILED}),
-                ("committing", "_write_all", False, killed, {Result.FAILED}),
-                ("committed", "write", False, fast, any_end),
+            for name, owner, method, before, restart, results in (
+                ("kept", PostgresStore, "write", True, killed, any_end),
+                ("uncommitted", Writing, "write", False, immediate, {Result.FAILED}),
+                ("committing", Writing, "write", False, killed, {Result.FAILED}),
+                ("committed", PostgresStore, "write", False, fast, any_end),
             ):
                 lost, restarted = here.left(name), Once(restart)
-                once(monkeypatch, PostgresStore, method, restarted, before=before)
+                once(monkeypatch, owner, method, restarted, before=before)
                 (outcome,) = await dog.release(lost)
                 monkeypatch.undo()
                 assert restarted.is_done()
@@ -271,7 +272,7 @@ async def test_the_network_stands_still_and_is_cut(here: Site, monkeypatch: pyte
                 """The database gets the end of the transaction, and its answer gets nowhere."""
                 proxy.freeze_answers()
 
-            once(monkeypatch, PostgresStore, "_write_all", committed_and_cut, before=False)
+            once(monkeypatch, Writing, "write", committed_and_cut, before=False)
             (outcome,) = await dog.release(lost)
             assert outcome.result is Result.FAILED
             assert not here.open_rows()

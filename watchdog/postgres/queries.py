@@ -154,7 +154,6 @@ READ: Final = f"""
 """The first statement of a transaction that reads, which knows better than the planner how little there is to read.
 Of conditions on `data` there are no statistics, and at some millions of rows it would rather scan a table than go by
 an index that holds twenty. Nor is it worth while to compile anything. Without an index the table is scanned."""
-LOCK_TIMEOUT: Final = "SELECT set_config('lock_timeout', :lock, TRUE)"
 DIRECTORIES: Final = (
     "SELECT session.directory AS directory FROM session WHERE session.time_updated >= :since_ms"
     " GROUP BY session.directory ORDER BY max(session.time_updated) DESC"
@@ -176,8 +175,6 @@ PARTS_OF_MESSAGES: Final = _WHOLE.format(
     ids=_IDS,
     each=_EACH.format(table="part", condition="part.message_id = wanted.value"),
 )
-LOCK_SESSION: Final = "SELECT session.id FROM session WHERE session.id = :id FOR UPDATE"
-"""A new message of the session, whose foreign key wants the row, too, waits for the end of this transaction."""
 COLUMNS_FOUND: Final = """
     SELECT class.relname AS "table", attribute.attname AS "column", format_type(attribute.atttypid, NULL) AS type
     FROM pg_catalog.pg_class AS class JOIN pg_catalog.pg_attribute AS attribute ON attribute.attrelid = class.oid
@@ -205,8 +202,8 @@ class Dialect:
         look: what a look asks.
         open_parts_of_sessions: the ids of the open calls of some sessions.
         queued: the prompts of a session that no turn answers yet.
-        reads: whether a row of each table reads as something.
-        update: the guarded write of each table. `jsonb` is compared as a value: it keeps no text.
+        reads: which rows of each table read as something.
+        update: the guarded write of rows of each table. `jsonb` is compared as a value: it keeps no text.
     """
 
     look: Statements
@@ -251,7 +248,6 @@ def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType
     def of(table: str, column: str, condition: str = "TRUE") -> str:
         return _EACH.format(table=table, condition=f"{table}.{column} = wanted.value AND {condition}")
 
-    observed = "data = CAST(:observed AS jsonb)" if kind == "jsonb" else "CAST(data AS text) = :observed"
     return Dialect(
         look=Statements(
             open_messages=f"{message} FROM message WHERE {is_open_message}",
@@ -270,11 +266,24 @@ def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType
         ),
         open_parts_of_sessions=(f"SELECT part.id AS id FROM {_IDS} {of('part', 'session_id', is_open_part)}"),
         queued=_readable(_QUEUED, kind),
-        reads={
-            table: f"SELECT 1 AS found FROM {table} WHERE id = :id AND {observed}" for table in ("message", "part")
-        },
+        reads={table: f"SELECT id FROM {table} WHERE {_reads(table, kind)}" for table in ("message", "part")},
         update={
-            table: f"UPDATE {table} SET data = CAST(:after AS {kind}) WHERE id = :id AND {observed}"
+            table: f"UPDATE {table} SET data = CAST({_given('after', table)} AS {kind}) WHERE {_reads(table, kind)}"
             for table in ("message", "part")
         },
     )
+
+
+def _given(what: str, table: str) -> str:
+    """What is given for a row, at the same place as its id."""
+    place = f"array_position(CAST(:ids AS text[]), CAST({table}.id AS text))"
+    return f"(CAST(:{what} AS text[]))[{place}]"
+
+
+def _reads(table: str, kind: Data) -> str:
+    """That a row is one of some, and reads as is given for it."""
+    given = _given("observed", table)
+    observed = (
+        f"{table}.data = CAST({given} AS jsonb)" if kind == "jsonb" else f"CAST({table}.data AS text) = {given}"
+    )
+    return f"{table}.id = ANY(CAST(:ids AS text[])) AND {observed}"

@@ -10,19 +10,25 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self, TypeVar
 
+import anyio
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, WriteRefused
+from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, GaveWay, WriteRefused
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode.look import Fetch, Known, Look, Record, as_ids, newest_turn, whole_row
 from watchdog.postgres import queries
 from watchdog.postgres.connection import Fence, place_of, transaction, translated
 from watchdog.postgres.queries import Data
-from watchdog.postgres.standing import Standing, standing_against
+from watchdog.postgres.standing import Standing
+from watchdog.postgres.writing import GivesWay, Way, Writing
 from watchdog.sharing import Rounds
 
 _ALL_THAT_IS_OPEN: Final = Known(turns=(), turns_after=0, whole=(), calls=(), calls_after=0)
+_WHY: Final[Mapping[Way, str]] = {
+    "locked": "Somebody else has locked rows in {} that were to be written",
+    "slow": "The database {} took longer over a write than others may be kept waiting",
+}
 _MOMENTS: Final = ("bigint", "integer")
 
 Id = TypeVar("Id", bound=str)
@@ -34,13 +40,13 @@ class Limits:
 
     Attributes:
         read_seconds: for a look as a whole, a wait for a connection of the pool included.
-        write_seconds: for a guarded write as a whole.
-        lock_seconds: for a row that somebody else has locked.
+        write_seconds: for one try at a guarded write.
+        pauses: after each try that gave way to others, in seconds; there is one try more.
     """
 
     read_seconds: float = 10.0
     write_seconds: float = 10.0
-    lock_seconds: float = 3.0
+    pauses: tuple[float, ...] = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,6 +202,7 @@ class PostgresStore:
         """See `Store.write`. The lease is locked and checked in the same transaction.
 
         Raises:
+            GaveWay: others want the rows, and did so for some seconds; nothing was written.
             LeaseLost: another watchdog may have taken over; nothing was written.
             WriteRefused: a trigger or a constraint stands against it.
         """
@@ -203,52 +210,38 @@ class PostgresStore:
             return 0
         with translated(self.place, DatabaseUnavailable):
             try:
-                return await self._write(writes, while_newest)
+                return await self._write_in_turn(writes, while_newest)
             except Standing as standing:
                 (table, what) = standing.table, standing.what
         async with self._reading() as fetch:
             found = await fetch(queries.TRIGGERS, {"table": table})
         raise WriteRefused.by(table, what, [str(record["name"]) for record in found])
 
-    async def _write(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
+    async def _write_in_turn(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
+        """Try again and again to write when nobody else does."""
+        done = await self._write(writes, while_newest)
+        for pause in self._limits.pauses:
+            if isinstance(done, int):
+                break
+            await anyio.sleep(pause)
+            done = await self._write(writes, while_newest)
+        if isinstance(done, int):
+            return done
+        raise GaveWay(f"{_WHY[done].format(self.place)}, so nothing was written. It is tried again at a later look.")
+
+    async def _write(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int | Way:
         async with transaction(self._engine, seconds=self._limits.write_seconds) as connection:
             if self._fence is not None:
                 await self._fence.hold(connection)
-            written = await self._write_all(connection, writes, while_newest)
+            try:
+                written = await Writing(connection, self._dialect).write(writes, while_newest)
+            except GivesWay as gives:
+                await connection.rollback()
+                return gives.way
             if written != len(writes):
                 await connection.rollback()
                 return 0
             return written
-
-    async def _write_all(
-        self, connection: AsyncConnection, writes: Sequence[GuardedWrite], while_newest: TurnId | None
-    ) -> int:
-        """Make the changes until one is not to be made. Returns how many were."""
-        lock = f"{int(self._limits.lock_seconds * 1000)}ms"
-        await self._fetch(connection, queries.LOCK_TIMEOUT, {"lock": lock})
-        if while_newest is not None:
-            session_id = writes[0].row.session_id
-            await self._fetch(connection, queries.LOCK_SESSION, {"id": session_id})
-            found = await self._fetch(connection, self._dialect.look.newest, {"ids": as_ids([session_id])})
-            if newest_turn(found) != while_newest:
-                return 0
-        for number, write in enumerate(writes):
-            values = {"id": write.row.id, "observed": write.row.data, "after": write.after}
-            with standing_against(write.row.table):
-                result = await connection.execute(self._statement(self._dialect.update[write.row.table]), values)
-            if result.rowcount != 1:
-                if await self._stands(connection, write, write.row.data):
-                    raise Standing(write.row.table, "ignores it")
-                return number
-        for write in writes:
-            if not await self._stands(connection, write, write.after):
-                raise Standing(write.row.table, "changes what is written")
-        return len(writes)
-
-    async def _stands(self, connection: AsyncConnection, write: GuardedWrite, data: str) -> bool:
-        """Whether a row reads so now."""
-        asked = self._dialect.reads[write.row.table]
-        return bool(await self._fetch(connection, asked, {"id": write.row.id, "observed": data}))
 
     async def describe(self) -> Description:
         """What there is to say about it to a person."""
