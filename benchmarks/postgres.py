@@ -19,6 +19,7 @@ from benchmarks.desk import cost
 from benchmarks.figures import Figure, Result, at_least, at_most, ratios, under
 from benchmarks.work import Opened
 from tests.support.postgres import ADMIN, Cluster
+from watchdog.clock import SystemClock
 from watchdog.opencode.look import Known, Look, Record
 from watchdog.postgres import queries
 from watchdog.postgres.connection import own_engine
@@ -213,7 +214,7 @@ async def _subject(stack: AsyncExitStack, cluster: Cluster, parts: int, path: Pa
     admin = await stack.enter_async_context(connected(cluster.url(name, ADMIN)))
     bench.step(f"the two indexes, {parts:,} parts")
     await make_indexes(admin)
-    store = await PostgresStore.open(engine, limits=_UNHURRIED)
+    store = await PostgresStore.open(engine, clock=SystemClock(), limits=_UNHURRIED)
     for _ in range(_WARM):
         await store.look()
     found = (await store.look()).sessions

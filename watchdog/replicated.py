@@ -94,7 +94,7 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
             seconds=settings.lease_duration.total_seconds(),
             changed=situation.changed,
         )
-        store = await PostgresStore.open(engines.shared, fence=lease)
+        store = await PostgresStore.open(engines.shared, clock=situation.clock, fence=lease)
         fleet = Replicas(
             engines.another(),
             aside=engines.another(),

@@ -359,7 +359,7 @@ async def test_a_filled_database_holds_the_rows_of_the_file_and_the_work(postgre
                 _as_stored(row) for row in sorted(rows, key=lambda r: str(r[0]))
             ]
     engine = own_engine(url)
-    store = await PostgresStore.open(engine)
+    store = await PostgresStore.open(engine, clock=SystemClock())
     snapshot = await store.look()
     assert sorted(snapshot.sessions) == sorted(each.session for each in work)
     assert sorted(call.id for session in snapshot.sessions.values() for call in session.calls) == sorted(
@@ -378,7 +378,9 @@ async def test_rows_that_are_copied_are_other_rows_that_belong_together(postgres
         strays = "SELECT count(*) FROM part LEFT JOIN message ON message.id = message_id WHERE message.id IS NULL"
         assert await connection.fetchval(strays) == 0
     engine = own_engine(url)
-    assert sorted((await (await PostgresStore.open(engine)).look()).sessions) == sorted(each.session for each in work)
+    assert sorted((await (await PostgresStore.open(engine, clock=SystemClock())).look()).sessions) == sorted(
+        each.session for each in work
+    )
     await engine.dispose()
 
 

@@ -518,7 +518,7 @@ class TestJournal:
             journal = await PostgresJournal.open(server.engine)
             (intervention,) = await journal.interventions()
             assert (intervention.reason, intervention.outcome) == ("nobody ran it", outcome)
-            store = await PostgresStore.open(server.engine)
+            store = await PostgresStore.open(server.engine, clock=SystemClock())
             own = EmbeddedServer(server.host, CLOCK)
 
             async def serving(_: SessionId) -> Sequence[tuple[Server, Served]]:

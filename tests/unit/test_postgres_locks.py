@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.database import NOW
 from tests.support.postgres import Cluster, PostgresRows
+from watchdog.clock import SystemClock
 from watchdog.errors import GaveWay
 from watchdog.model import CallId, GuardedWrite, TurnId
 from watchdog.postgres.connection import own_engine
@@ -67,8 +68,8 @@ async def scene(postgres: Cluster, postgres_rows: PostgresRows) -> AsyncIterator
     call = rows.call(turn)
     engine = own_engine(rows.url)
     server = await asyncpg.connect(rows.url.replace("+asyncpg", ""))
-    store = await PostgresStore.open(engine)
-    impatient = await PostgresStore.open(engine, limits=Limits(pauses=(0.01,)))
+    store = await PostgresStore.open(engine, clock=SystemClock())
+    impatient = await PostgresStore.open(engine, clock=SystemClock(), limits=Limits(pauses=(0.01,)))
     yield Scene(rows=rows, server=server, store=store, impatient=impatient, session=session, turn=turn, call=call)
     await server.close()
     await engine.dispose()
@@ -157,7 +158,7 @@ async def test_no_wait_is_long_by_what_the_database_and_the_role_say(postgres: C
         for setting, value in (("deadlock", deadlock), ("lock", lock), ("statement", statement)):
             postgres.run(f'ALTER DATABASE "{name}" SET {setting}_timeout = {value}')
         engine = own_engine(rows.url)
-        store = await PostgresStore.open(engine)
+        store = await PostgresStore.open(engine, clock=SystemClock())
         assert await store.write([each for each in await scene.writes() if each.row.table == "part"]) == 1
         await engine.dispose()
     seen = [tuple(row) for row in rows.run("SELECT * FROM seen")]

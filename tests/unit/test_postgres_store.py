@@ -10,6 +10,7 @@ from sqlalchemy.pool import NullPool
 
 from tests.support.database import NOW
 from tests.support.postgres import Cluster, PostgresRows
+from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseUnsupported, LeaseLost, WriteRefused
 from watchdog.model import CallId, GuardedWrite, SessionId
 from watchdog.postgres.connection import own_engine
@@ -59,7 +60,7 @@ async def test_no_text_in_a_column_of_json_fails_a_write_of_the_servers_or_a_loo
     rows.part(turn, f'{{"type": "tool", "tool": "x", "state": {{"status": "completed", "output": {odd}}}}}')
     later = own_engine(rows.url)
     try:
-        store = await PostgresStore.open(later)
+        store = await PostgresStore.open(later, clock=SystemClock())
         found = await store.look()
         assert found.damaged == ()
         (seen,) = found.sessions[session].calls
@@ -83,7 +84,7 @@ async def test_a_number_that_no_clock_shows_harms_no_look(
     for state in (f'"input": {{"timeout": {number}}}', f'"time": {{"start": {number}}}'):
         rows.part(turn, f'{{"type": "tool", "tool": "bash", "state": {{"status": "running", {state}}}}}')
     rows.message(session, f'{{"role": "assistant", "time": {{"created": 1, "completed": {number}}}}}')
-    found = await (await PostgresStore.open(engine)).look()
+    found = await (await PostgresStore.open(engine, clock=SystemClock())).look()
     assert len(found.sessions[session].calls) + len(found.damaged) >= 2
 
 
@@ -103,7 +104,7 @@ async def test_a_write_is_one_transaction_and_loses_a_race_quietly_whatever_the_
             await connection.execute(text("SELECT 1 FROM part"))
             rows.finish_turn(turn)
 
-    store = await PostgresStore.open(engine, fence=Rival())
+    store = await PostgresStore.open(engine, clock=SystemClock(), fence=Rival())
     observed = await store.rows(call_ids=[call], turn_ids=[turn])
     before = rows.get("part", call)
     assert await store.write([GuardedWrite(row=row, after='{"a": 1}') for row in observed]) == 0
@@ -117,7 +118,7 @@ async def test_without_the_lease_nothing_is_written(engine: AsyncEngine, postgre
             raise LeaseLost("another replica has it")
 
     call = postgres_rows.call(postgres_rows.turn(postgres_rows.session()))
-    store = await PostgresStore.open(engine, fence=Lost())
+    store = await PostgresStore.open(engine, clock=SystemClock(), fence=Lost())
     (row,) = await store.rows(call_ids=[CallId(call)])
     with pytest.raises(LeaseLost, match="another replica has it"):
         await store.write([GuardedWrite(row=row, after="{}")])
@@ -141,11 +142,11 @@ async def test_tables_that_can_not_be_watched_are_refused_with_what_is_wrong(
 ) -> None:
     postgres_rows.run(change)
     with pytest.raises(DatabaseUnsupported, match=said.replace("(", ".")):
-        await PostgresStore.open(engine)
+        await PostgresStore.open(engine, clock=SystemClock())
 
 
 async def test_ids_that_no_row_can_have_are_of_no_session(engine: AsyncEngine) -> None:
-    store = await PostgresStore.open(engine)
+    store = await PostgresStore.open(engine, clock=SystemClock())
     for id_ in ("ses_\0", "ses_\ud83d"):
         assert await store.session(SessionId(id_)) is None
         assert not await store.message_exists(SessionId("ses"), id_)
@@ -154,7 +155,7 @@ async def test_ids_that_no_row_can_have_are_of_no_session(engine: AsyncEngine) -
 
 async def test_what_was_read_is_what_was_written(engine: AsyncEngine, postgres_rows: PostgresRows) -> None:
     call = postgres_rows.call(postgres_rows.turn(postgres_rows.session()), input={"command": "echo 'ä' \\ \"x\" ☃"})
-    (row,) = await (await PostgresStore.open(engine)).rows(call_ids=[CallId(call)])
+    (row,) = await (await PostgresStore.open(engine, clock=SystemClock())).rows(call_ids=[CallId(call)])
     assert json.loads(row.data)["state"]["input"] == {"command": "echo 'ä' \\ \"x\" ☃"}
 
 
@@ -164,7 +165,7 @@ async def test_a_session_of_a_remote_workspace_is_told_where_the_tables_have_wor
     rows = postgres_rows
     for name in ("plain", "worktree", "cloud", "gone"):
         rows.call(rows.turn(rows.session(f"ses_{name}")))
-    store = await PostgresStore.open(engine)
+    store = await PostgresStore.open(engine, clock=SystemClock())
     try:
         assert {each.remote for each in (await store.look()).sessions.values()} == {None}
         rows.run("ALTER TABLE session ADD COLUMN workspace_id text")
@@ -198,7 +199,7 @@ async def test_a_trigger_that_refuses_ignores_or_changes_a_write_is_named_and_no
 ) -> None:
     rows = postgres_rows
     call = rows.call(rows.turn(rows.session()))
-    store = await PostgresStore.open(engine)
+    store = await PostgresStore.open(engine, clock=SystemClock())
     (row,) = await store.rows(call_ids=[call])
     writes = [GuardedWrite(row=row, after='{"type": "text"}')]
     rows.run(f"CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; END $$")

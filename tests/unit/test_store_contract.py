@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW, OpencodeFile, OpencodeRows
 from tests.support.postgres import Cluster, PostgresRows
+from watchdog.clock import SystemClock
 from watchdog.model import CallId, CallStatus, GuardedWrite, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode.database import Limits, OpencodeDatabase
 from watchdog.ports import Store
@@ -40,7 +41,7 @@ async def opened(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Cas
         engine = own_engine(url)
         try:
             with PostgresRows(url) as rows_:
-                yield await PostgresStore.open(engine), rows_
+                yield await PostgresStore.open(engine, clock=SystemClock()), rows_
         finally:
             await engine.dispose()
             cluster.drop(url.rpartition("/")[2])
@@ -551,7 +552,7 @@ async def test_the_store_in_postgresql_and_the_fake_one_see_the_same_in_any_rows
     _fill(rows, parents, plan)
     engine = own_engine(rows.url)
     try:
-        store = await PostgresStore.open(engine)
+        store = await PostgresStore.open(engine, clock=SystemClock())
         # It sees open calls of closed turns at once; the others after a search.
         assert _without_sizes(await store.look()) == _without_sizes(await fake.look(scan_parts=True))
         for id_ in IDS:

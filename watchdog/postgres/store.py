@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self, TypeVar
 
-import anyio
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, GaveWay, WriteRefused
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode.look import Fetch, Known, Look, Record, as_ids, newest_turn, whole_row
+from watchdog.ports import Clock
 from watchdog.postgres import queries
 from watchdog.postgres.connection import Fence, place_of, transaction, translated
 from watchdog.postgres.queries import Data
@@ -67,10 +67,11 @@ class PostgresStore:
         reads: how often it was asked whether anything changed (`version`), and read in a transaction (`transaction`).
     """
 
-    def __init__(self, engine: AsyncEngine, *, fence: Fence | None, limits: Limits, kind: Data) -> None:
+    def __init__(self, engine: AsyncEngine, *, clock: Clock, fence: Fence | None, limits: Limits, kind: Data) -> None:
         self.place = place_of(engine.url)
         self.reads = {"version": 0, "transaction": 0}
         self._engine = engine
+        self._clock = clock
         self._fence = fence
         self._limits = limits
         self._kind = kind
@@ -81,11 +82,14 @@ class PostgresStore:
         self._sessions = Rounds(self._read_sessions)
 
     @classmethod
-    async def open(cls, engine: AsyncEngine, *, fence: Fence | None = None, limits: Limits | None = None) -> Self:
+    async def open(
+        cls, engine: AsyncEngine, *, clock: Clock, fence: Fence | None = None, limits: Limits | None = None
+    ) -> Self:
         """Make sure that the tables can be watched.
 
         Args:
             engine: whoever made it disposes it.
+            clock: times the pauses of a write, and how long it keeps others waiting.
             fence: the lease that each write is made behind; None where nothing is written, or nobody else acts.
             limits: how long to wait.
 
@@ -93,7 +97,7 @@ class PostgresStore:
             DatabaseUnsupported: a table or a column is missing, or is of another type.
             DatabaseUnavailable: it can't be read just now.
         """
-        store = cls(engine, fence=fence, limits=limits or Limits(), kind="jsonb")
+        store = cls(engine, clock=clock, fence=fence, limits=limits or Limits(), kind="jsonb")
         await store._check_tables()
         return store
 
@@ -223,7 +227,7 @@ class PostgresStore:
         for pause in self._limits.pauses:
             if isinstance(done, int):
                 break
-            await anyio.sleep(pause)
+            await self._clock.sleep(pause)
             done = await self._write(writes, while_newest)
         if isinstance(done, int):
             return done
@@ -234,7 +238,7 @@ class PostgresStore:
             if self._fence is not None:
                 await self._fence.hold(connection)
             try:
-                written = await Writing(connection, self._dialect).write(writes, while_newest)
+                written = await Writing(connection, self._dialect, self._clock).write(writes, while_newest)
             except GivesWay as gives:
                 await connection.rollback()
                 return gives.way

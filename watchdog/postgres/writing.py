@@ -9,13 +9,13 @@ whoever waits for these rows never finds a deadlock. Who gives way has changed n
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-import anyio
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from watchdog.model import GuardedWrite, TurnId
 from watchdog.opencode.look import as_ids, newest_turn
+from watchdog.ports import Clock
 from watchdog.postgres.queries import Dialect
 from watchdog.postgres.standing import Standing, standing_against
 
@@ -71,11 +71,13 @@ class Writing:
     Args:
         connection: in a transaction that has no row of a server's locked.
         dialect: of the tables.
+        clock: tells how long others may have been waiting.
     """
 
-    def __init__(self, connection: AsyncConnection, dialect: Dialect) -> None:
+    def __init__(self, connection: AsyncConnection, dialect: Dialect, clock: Clock) -> None:
         self._connection = connection
         self._dialect = dialect
+        self._clock = clock
         self._deadline = 0.0
 
     async def write(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
@@ -110,7 +112,7 @@ class Writing:
 
     async def _lock(self, tables: Mapping[str, Sequence[GuardedWrite]], session_id: str | None) -> None:
         (bounds,) = await self._fetch(_BOUNDS, {})
-        self._deadline = anyio.current_time() + bounds["seconds"]
+        self._deadline = self._clock.read().running_seconds + bounds["seconds"]
         ids = {table: [write.row.id for write in changes] for table, changes in tables.items()}
         await self._fetch(_LOCK, {**ids, "session": session_id})
 
@@ -139,7 +141,7 @@ class Writing:
 
     def _in_time(self) -> None:
         """What may wait has to begin soon: others may wait for what is locked here."""
-        if anyio.current_time() > self._deadline:
+        if self._clock.read().running_seconds > self._deadline:
             raise GivesWay("slow")
 
     async def _fetch(self, query: str, values: Mapping[str, object]) -> list[dict[str, Any]]:
