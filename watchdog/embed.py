@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup, TaskStatus
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -25,6 +24,7 @@ from watchdog.own_task import OwnTask, bare
 from watchdog.ports import Clock, Host
 from watchdog.record import LogListener
 from watchdog.settings import Settings
+from watchdog.voice import logger
 from watchdog.wanted import Wanted
 from watchdog.watch import Watch
 
@@ -183,7 +183,7 @@ class Watchdog:
                 await inside.run(self._failed)
             except asyncio.CancelledError:
                 if not inside.stop.is_set():
-                    structlog.get_logger("watchdog").warning(
+                    logger().warning(
                         "watch.cancelled", why="somebody cancelled the watchdog's own task: it watches no more"
                     )
                 raise
@@ -231,7 +231,7 @@ class Watchdog:
 
     def _failed(self, error: BaseException) -> None:
         self.failure = error
-        structlog.get_logger("watchdog").error("watch.failed", exc_info=error)
+        logger().error("watch.failed", exc_info=error)
 
 
 class _FirstLook(Latest):

@@ -8,11 +8,11 @@ from traceback import extract_tb
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
-import structlog
 
 from watchdog.errors import ServerSilent, ServerUnreachable
 from watchdog.model import Ask, SessionId, Status
 from watchdog.ports import Clock, Host
+from watchdog.voice import logger
 
 ANSWER_SECONDS: Final = 5.0
 """How long a host may take to say what it is at work on. An abort has the limit of the ladder."""
@@ -102,7 +102,7 @@ class Questions:
 
         def blocked(for_seconds: float) -> None:
             if for_seconds >= BLOCKED_SECONDS and self._seldom.may_say(what, for_seconds):
-                _log().warning(
+                logger().warning(
                     "host.blocked", question=what, function=self._function(what), seconds=round(for_seconds, 2)
                 )
 
@@ -207,7 +207,7 @@ async def watch_loop(clock: Clock) -> None:
         await clock.sleep(BEAT_SECONDS)
         late = clock.read().awake_seconds - began - BEAT_SECONDS
         if late >= BLOCKED_SECONDS and seldom.may_say("loop", late):
-            _log().warning(
+            logger().warning(
                 "loop.blocked",
                 seconds=round(late, 2),
                 why="something ran in the event loop without awaiting, or the process was stopped",
@@ -222,7 +222,3 @@ def _place(error: BaseException) -> str:
     """Where something was raised: the file's name and the line, and nothing of what was said."""
     frames = extract_tb(error.__traceback__)
     return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-
-
-def _log() -> Any:  # noqa: ANN401 - structlog's own; asked for late, as the server may set logging up after an import
-    return structlog.get_logger("watchdog")

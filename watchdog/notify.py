@@ -13,11 +13,11 @@ from typing import Final
 
 import anyio
 import apprise
-import structlog
 
 from watchdog.alerts import Alert
 from watchdog.errors import SettingsError
 from watchdog.shown import stacked
+from watchdog.voice import logger
 
 MOST_WAITING: Final = 32
 TALKATIVE: Final = ("apprise", "urllib3", "requests")
@@ -56,7 +56,7 @@ class Receiver:
         self._counts.add("dropped")
         if not self._told_drop:
             self._told_drop = True
-            _log().warning("alert.dropped", receiver=self.name, why=f"{MOST_WAITING} alerts wait for it already")
+            logger().warning("alert.dropped", receiver=self.name, why=f"{MOST_WAITING} alerts wait for it already")
 
     def finish(self, seconds: float) -> None:
         """Wait, in this thread, until everything was sent, but not for long."""
@@ -68,7 +68,7 @@ class Receiver:
             problem = self._send(alert)
             self._counts.add("failed" if problem else "sent")
             if problem and self.took is not False:
-                _log().warning(
+                logger().warning(
                     "alert.failed", receiver=self.name, why=f"{problem}; further ones are tried, and counted"
                 )
             self.took = not problem
@@ -141,8 +141,3 @@ class Notifier:
         async with anyio.create_task_group() as group:
             for receiver in self.receivers:
                 group.start_soon(anyio.to_thread.run_sync, partial(receiver.finish, seconds))
-
-
-def _log() -> structlog.typing.FilteringBoundLogger:
-    log: structlog.typing.FilteringBoundLogger = structlog.get_logger("watchdog")
-    return log

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from watchdog.errors import Busy, NotActing, WatchdogError
@@ -15,6 +14,7 @@ from watchdog.model import Outcome, SessionId
 from watchdog.ports import Clock
 from watchdog.releasing import Deletion
 from watchdog.undo import Undoing
+from watchdog.voice import logger
 
 MOST_RUNNING = 64
 MOST_KEPT = 200
@@ -78,9 +78,7 @@ class Operation:
         except Exception as error:  # noqa: BLE001 - told to each who asked, and to the log where it is our own
             self.error = error
             if not isinstance(error, WatchdogError):
-                structlog.get_logger("watchdog").error(
-                    "operation.failed", kind=self.kind.value, session_id=self.session_id, exc_info=error
-                )
+                logger().error("operation.failed", kind=self.kind.value, session_id=self.session_id, exc_info=error)
         except anyio.get_cancelled_exc_class():
             self.error = NotActing("This watchdog stopped before that was over.")
             raise

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 
-import structlog
-
 from watchdog.clock import Advance
 from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
 from watchdog.errors import WatchdogError
 from watchdog.model import Outcome, Result, SessionId, Spared, SpareReason, Verdict
+from watchdog.voice import logger
 from watchdog.watch import Assessment
 
 
@@ -15,7 +14,6 @@ class LogListener:
     """Writes the loop's doings to the log; what persists is written once, when it begins and when it ends."""
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger("watchdog")
         self._degraded: frozenset[str] = frozenset()
         self._unavailable = False
         self._acting: bool | None = None
@@ -30,7 +28,7 @@ class LogListener:
         self._note_holds(assessment.observation.on_hold)
         judgement = assessment.judgement
         self._note_uneasy(judgement.spared)
-        self._log.debug(
+        logger().debug(
             "watch.looked",
             verdicts=len(judgement.verdicts),
             spared=[
@@ -44,7 +42,7 @@ class LogListener:
 
     def held_back(self, advance: Advance, slow_seconds: float) -> None:
         """Log a look on which nothing was done."""
-        self._log.warning(
+        logger().warning(
             "watch.held_back",
             why="this look came late or took long; nothing is done on it",
             late_seconds=round(advance.late_seconds, 1),
@@ -54,59 +52,57 @@ class LogListener:
 
     def found(self, verdict: Verdict) -> None:
         """Log a verdict that is about to be carried out."""
-        self._log.info("verdict.found", **verdict_fields(verdict))
+        logger().info("verdict.found", **verdict_fields(verdict))
 
     def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
         """Log an outcome; giving up is an alert."""
         fine = outcome.result in {Result.RECOVERED, Result.UNCHANGED, Result.DRY_RUN}
-        log = self._log.info if fine else self._log.warning
+        log = logger().info if fine else logger().warning
         log("outcome", **outcome_fields(outcome))
         if given_up:
-            self._log.error("verdict.given_up", **verdict_fields(verdict))
+            logger().error("verdict.given_up", **verdict_fields(verdict))
 
     def failed(self, verdict: Verdict, error: Exception) -> None:
         """Log an error of the watchdog's own, with where it happened."""
-        self._log.error("verdict.failed", exc_info=error, **verdict_fields(verdict))
+        logger().error("verdict.failed", exc_info=error, **verdict_fields(verdict))
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
         """Log that the database or the journal can't be used, once."""
         if not self._unavailable:
-            self._log.warning("database.unavailable", why=str(error), retry_seconds=retry_seconds)
+            logger().warning("database.unavailable", why=str(error), retry_seconds=retry_seconds)
         self._unavailable = True
 
     def _note_mandate(self, *, acting: bool) -> None:
         if acting != self._acting:
             if not acting:
-                self._log.warning(
-                    "watch.observing", why="another watchdog acts on this database; this one only looks"
-                )
+                logger().warning("watch.observing", why="another watchdog acts on this database; this one only looks")
             elif self._acting is not None:
-                self._log.info("watch.acting", why="the other watchdog is gone")
+                logger().info("watch.acting", why="the other watchdog is gone")
             self._acting = acting
 
     def _note_health(self, assessment: Assessment) -> None:
         if self._unavailable:
-            self._log.info("database.recovered")
+            logger().info("database.recovered")
             self._unavailable = False
         degraded = frozenset([*assessment.observation.degraded, *damage_sentences(assessment.observation)])
         for sentence in sorted(degraded - self._degraded):
-            self._log.warning("watch.degraded", why=sentence)
+            logger().warning("watch.degraded", why=sentence)
         for sentence in sorted(self._degraded - degraded):
-            self._log.info("watch.recovered", was=sentence)
+            logger().info("watch.recovered", was=sentence)
         self._degraded = degraded
 
     def _note_holds(self, holds: Mapping[SessionId, str]) -> None:
         for session_id in sorted(holds.keys() - self._on_hold.keys()):
-            self._log.info("watch.on_hold", session_id=session_id, why=holds[session_id])
+            logger().info("watch.on_hold", session_id=session_id, why=holds[session_id])
         for session_id in sorted(self._on_hold.keys() - holds.keys()):
-            self._log.info("watch.hold_ended", session_id=session_id, was=self._on_hold[session_id])
+            logger().info("watch.hold_ended", session_id=session_id, was=self._on_hold[session_id])
         self._on_hold = dict(holds)
 
     def _note_uneasy(self, spared: Iterable[Spared]) -> None:
         """Log, once for each session and reason, what is spared though a person may want to know."""
         uneasy = {(each.session_id, each.reason): each for each in spared if each.uneasy}
         for key in sorted(uneasy.keys() - self._uneasy):
-            self._log.info("session.spared", session_id=key[0], reason=key[1].value, why=uneasy[key].why)
+            logger().info("session.spared", session_id=key[0], reason=key[1].value, why=uneasy[key].why)
         self._uneasy = frozenset(uneasy)
 
     def _tell_once(self, verdicts: Iterable[Verdict]) -> None:
@@ -114,5 +110,5 @@ class LogListener:
         verdicts = tuple(verdicts)
         for verdict in verdicts:
             if verdict.attempt_keys not in self._told:
-                self._log.info("verdict.observed", **verdict_fields(verdict))
+                logger().info("verdict.observed", **verdict_fields(verdict))
         self._told = frozenset(verdict.attempt_keys for verdict in verdicts)

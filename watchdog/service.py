@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import anyio
-import structlog
 from anyio.abc import TaskStatus
 
 from watchdog.alerting import alerting
@@ -20,6 +19,7 @@ from watchdog.record import LogListener
 from watchdog.settings import Loaded
 from watchdog.sidecar import sidecar
 from watchdog.supervisor import supervised
+from watchdog.voice import logger
 from watchdog.watch import Assessment
 
 _CUT_SECONDS = 0.5
@@ -28,7 +28,7 @@ _CUT_SECONDS = 0.5
 
 async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
     """Watch until SIGTERM or SIGINT; a second signal kills."""
-    log = structlog.get_logger("watchdog")
+    log = logger()
     stop, clock = anyio.Event(), SystemClock()
     poll_seconds = loaded.settings.poll_interval.total_seconds()
     async with anyio.create_task_group() as group:
@@ -122,7 +122,7 @@ async def _stop_on_signal(stop: anyio.Event, *, task_status: TaskStatus[None]) -
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for received in signals:
-            structlog.get_logger("watchdog").info("watch.stopping", signal=received.name)
+            logger().info("watch.stopping", signal=received.name)
             break
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     stop.set()

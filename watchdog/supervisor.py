@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager, closing
 from typing import Final
 
 import anyio
-import structlog
 
 from watchdog.errors import JournalUnusable, WatchdogError
 from watchdog.listening import Assessment, Bystander, Listener
 from watchdog.pace import silent_seconds
 from watchdog.ports import Clock
+from watchdog.voice import logger
 
 _MICROSECONDS: Final = 1_000_000
 
@@ -152,7 +152,7 @@ class _Teller:
         except OSError as error:
             if self._heard:
                 reason = (error.strerror or type(error).__name__).lower()
-                structlog.get_logger("watchdog").warning("supervisor.unreachable", why=f"NOTIFY_SOCKET: {reason}")
+                logger().warning("supervisor.unreachable", why=f"NOTIFY_SOCKET: {reason}")
             self._heard = False
         else:
             self._heard = True

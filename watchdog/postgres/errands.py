@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Protocol
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -24,6 +23,7 @@ from watchdog.ports import Clock, Hosting
 from watchdog.postgres.connection import Fence, transaction, translated
 from watchdog.postgres.line import LINE_SECONDS, NOTIFY, Episode, Line, Pulse, own_error
 from watchdog.postgres.steps import SCHEMA
+from watchdog.voice import logger
 
 _RETRY_SECONDS: Final = 1.0
 
@@ -270,9 +270,7 @@ class Errands:
             answer = Answer(problem="It runs dry, so it ends nothing.", taken=False)
         else:
             answer = await self._abort(what, claimed["age_seconds"], sent)
-        structlog.get_logger("watchdog").info(
-            "errand.done", errand=id_, session_id=what.session_id if what else None, problem=answer.problem
-        )
+        logger().info("errand.done", errand=id_, session_id=what.session_id if what else None, problem=answer.problem)
         await self._reply(id_, answer)
 
     async def _abort(self, what: Abort, age_seconds: float, sent: float) -> Answer:

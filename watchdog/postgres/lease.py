@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import anyio
 import asyncpg
-import structlog
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -27,6 +26,7 @@ from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost
 from watchdog.ports import Clock
 from watchdog.postgres import own, steps
 from watchdog.postgres.connection import CONNECT_SECONDS, TROUBLE, place_of, sentence, translated
+from watchdog.voice import logger
 
 SECONDS: Final = 9.0
 """How long a lease lasts. Who has it and is gone is replaced after this and a sixth of it."""
@@ -161,7 +161,7 @@ class Lease:
         term = self.term
         if not self._let_go(term):
             return
-        _log().info("lease.lost", why=why)
+        logger().info("lease.lost", why=why)
         with anyio.move_on_after(self._seconds / _RENEWALS, shield=True):
             async with self._turn, self._line.transaction() as driver:
                 await driver.execute(_GIVE_BACK, self._name, term)
@@ -234,7 +234,7 @@ class Lease:
         self._see(row)
         if term is not None and self._now() < sent + self._seconds:
             self.term, self._sent, self._until = term, sent, sent + self._seconds
-            _log().info("lease.gained", term=term)
+            logger().info("lease.gained", term=term)
             self._tell()
 
     async def _renew(self, term: int) -> None:
@@ -272,7 +272,7 @@ class Lease:
     def _lose(self, term: int | None, why: str) -> None:
         """Let go of a term, if it is still the one that this process has."""
         if self._let_go(term):
-            _log().warning("lease.lost", why=why)
+            logger().warning("lease.lost", why=why)
 
     def _let_go(self, term: int | None) -> bool:
         if term is None or self.term != term:
@@ -306,11 +306,11 @@ class Lease:
             return
         self._unreachable = True
         if isinstance(error, TROUBLE):
-            _log().warning("lease.unreachable", why=f"The database {self._place} {sentence(error)}.")
+            logger().warning("lease.unreachable", why=f"The database {self._place} {sentence(error)}.")
         elif isinstance(error, DatabaseUnavailable):
-            _log().warning("lease.unreachable", why=str(error))
+            logger().warning("lease.unreachable", why=str(error))
         else:
-            _log().error("lease.failed", exc_info=error)
+            logger().error("lease.failed", exc_info=error)
 
     def _now(self) -> float:
         return self._clock.read().running_seconds
@@ -394,7 +394,3 @@ def _ended() -> ConnectionError:
 
 def _milliseconds(seconds: float) -> int:
     return max(1, round(seconds * 1000))
-
-
-def _log() -> Any:  # noqa: ANN401 - structlog's own; asked for late, as the server may set logging up after an import
-    return structlog.get_logger("watchdog")

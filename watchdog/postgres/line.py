@@ -6,11 +6,11 @@ from traceback import extract_tb
 from typing import Any, Final
 
 import anyio
-import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, WatchdogError
 from watchdog.postgres.connection import place_of, translated
+from watchdog.voice import logger
 
 LINE_SECONDS: Final = 3.0
 """How long a statement may take, the connection included where it has to be made."""
@@ -146,15 +146,15 @@ class Episode:
     def failed(self, error: Exception) -> None:
         """It failed, perhaps again. What an error of the watchdog's own says may be of a session, and is not said."""
         if not self._failing and isinstance(error, WatchdogError):
-            structlog.get_logger("watchdog").warning(f"{self._event}.failing", why=str(error))
+            logger().warning(f"{self._event}.failing", why=str(error))
         elif not self._failing:
-            structlog.get_logger("watchdog").error(f"{self._event}.failing", why=own_error(error))
+            logger().error(f"{self._event}.failing", why=own_error(error))
         self._failing = True
 
     def worked(self) -> None:
         """It worked."""
         if self._failing:
-            structlog.get_logger("watchdog").info(f"{self._event}.working")
+            logger().info(f"{self._event}.working")
         self._failing = False
 
 

@@ -6,7 +6,6 @@ replicas of the older version go on.
 
 from typing import Any, Final
 
-import structlog
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from watchdog.errors import JournalUnusable
 from watchdog.postgres.connection import STATEMENT_SECONDS, place_of, transaction, translated
 from watchdog.postgres.steps import PROGRAM, SCHEMA, VERSION, statements
+from watchdog.voice import logger
 
 # ruff: noqa: S608 - the pieces are constants
 
@@ -77,7 +77,7 @@ async def prepare(engine: AsyncEngine, *, make: bool = True) -> None:
         async with transaction(engine, seconds=STATEMENT_SECONDS, **_OPTIONS) as connection:
             reached = _reached(await _find(connection), place)
         if reached > VERSION:
-            structlog.get_logger("watchdog").info("journal.newer", version=reached, own=VERSION)
+            logger().info("journal.newer", version=reached, own=VERSION)
         if reached >= VERSION or (reached and not make):
             return
         if not make:
@@ -109,7 +109,7 @@ async def _step(connection: AsyncConnection, reached: int, place: str, *, there:
             f"The role may not {what}. Have somebody who may run what `opencode-watchdog sql schema` prints."
         ) from error
     if reached:
-        structlog.get_logger("watchdog").info("journal.brought_up_to_date", version=VERSION, before=reached)
+        logger().info("journal.brought_up_to_date", version=VERSION, before=reached)
 
 
 async def _find(connection: AsyncConnection) -> Any:  # noqa: ANN401 - a row of SQLAlchemy's

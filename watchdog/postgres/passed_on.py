@@ -7,7 +7,6 @@ answered. Whoever asked waits for as long as the one that took it on has the lea
 from typing import Any, Final, NoReturn
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 
 from watchdog.errors import (
@@ -27,6 +26,7 @@ from watchdog.postgres.line import ANSWERED, CHANNEL, WANTED, Line, Pulse, own_e
 from watchdog.postgres.steps import SCHEMA
 from watchdog.right import named
 from watchdog.undo import Undoing
+from watchdog.voice import logger
 from watchdog.wanted import UNREAD, CarryOut, Wanted, dump_answer, dump_error, read_answer, read_wanted
 
 # ruff: noqa: S608 - names of our own
@@ -250,7 +250,7 @@ class PassedOn:
         except Exception as error:  # noqa: BLE001 - said in the log; the server that is watched goes on
             problem = own_error(error)
             answer = dump_error(ServerUnreachable(f"It met {problem}. {_MAY_BE_DONE}"))
-        structlog.get_logger("watchdog").info(
+        logger().info(
             "request.done", request=row["id"], kind=wanted.kind.value, asked_by=row["asked_by"], problem=problem
         )
         return answer

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection
 from typing import Final
 
-import structlog
 from anyio.abc import TaskGroup
 
 from watchdog.ports import Clock, Hosting
@@ -11,6 +10,7 @@ from watchdog.postgres.errands import Errands
 from watchdog.postgres.line import NOTIFY, NOTIFY_SAID, Bell, Episode, Line
 from watchdog.postgres.publications import Publication, Sayings
 from watchdog.postgres.register import GONE_SECONDS, Register
+from watchdog.voice import logger
 
 BUSY_SECONDS: Final = 1.0
 """How often is published while something is unfinished."""
@@ -114,7 +114,7 @@ class Publisher:
         namesake = self._register.heard.get(self._name)
         if namesake is not None and namesake.process != self._process and namesake.age_seconds <= GONE_SECONDS:
             taken, self._name = self._name, f"{self._name} {self._process[:8]}"
-            structlog.get_logger("watchdog").warning("replicas.name_taken", name=taken, instead=self._name)
+            logger().warning("replicas.name_taken", name=taken, instead=self._name)
             self._published = None
         if self._outdated():
             self._wake.ring()

@@ -9,7 +9,6 @@ from typing import Final, Protocol
 from uuid import uuid4
 
 import anyio
-import structlog
 from anyio.abc import TaskGroup
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,6 +21,7 @@ from watchdog.postgres.passed_on import PassedOn
 from watchdog.postgres.publisher import Publisher
 from watchdog.postgres.register import Heard, Register
 from watchdog.postgres.remote import Others, RemoteHost
+from watchdog.voice import logger
 
 READ_SECONDS: Final = 1.0
 """How often a replica reads what the others say, and what is asked of it, if nobody wakes it."""
@@ -133,7 +133,7 @@ class Replicas:
             if self._publisher is not None:
                 await self._publisher.take_leave()
         except DatabaseUnavailable as error:
-            structlog.get_logger("watchdog").warning("replicas.not_removed", why=str(error))
+            logger().warning("replicas.not_removed", why=str(error))
 
     def _notified(self, said: str) -> None:
         """Somebody said something: it is read, or somebody here has to say something, or it is for others."""
