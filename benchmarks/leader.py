@@ -17,7 +17,7 @@ from benchmarks.cluster import Measured, connected, fill, make_indexes
 from benchmarks.desk import cost
 from benchmarks.figures import Figure, Result
 from benchmarks.first import Quiet
-from benchmarks.work import DIRECTORY, Opened, now_ms
+from benchmarks.work import Opened, now_ms
 from tests.support.postgres import Cluster
 from watchdog import running
 from watchdog.embed import Watchdog
@@ -50,7 +50,7 @@ _ABORTED = json.dumps({"error": {"name": "MessageAbortedError", "data": {"messag
 
 
 class Sessions:
-    """A host that is at work on sessions of one directory, and takes its time for an abort.
+    """A host that is at work on some sessions, and takes its time for an abort.
 
     Args:
         pool: of the server's own connections.
@@ -61,16 +61,15 @@ class Sessions:
         self._pool = pool
         self._work = {SessionId(each.session): each for each in work}
 
-    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+    async def statuses(self) -> Mapping[SessionId, Status]:
         """See `Host.statuses`."""
-        busy = Status(activity=Activity.BUSY)
-        return dict.fromkeys(self._work, busy) if directory == DIRECTORY else {}
+        return dict.fromkeys(self._work, Status(activity=Activity.BUSY))
 
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:  # noqa: ARG002 - the interface's
+    async def pending_asks(self) -> Sequence[Ask]:
         """See `Host.pending_asks`."""
         return ()
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:  # noqa: ARG002 - as above
+    async def abort(self, session_id: SessionId) -> None:
         """Close in one commit what is open in a session, as opencode's abort does."""
         await anyio.sleep(ABORT_MS / 1000)
         one, at = self._work[session_id], now_ms()

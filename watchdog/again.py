@@ -10,7 +10,19 @@ from typing import Any, Final, Protocol
 
 from watchdog.case import Case
 from watchdog.listening import Assessment
-from watchdog.model import Ask, Observation, Policy, Served, ServerName, Session, SessionId, Status, TurnId, Verdict
+from watchdog.model import (
+    EVERYWHERE,
+    Ask,
+    Observation,
+    Policy,
+    Served,
+    ServerName,
+    Session,
+    SessionId,
+    Status,
+    TurnId,
+    Verdict,
+)
 from watchdog.ports import Clock, Fleet, Server, Store
 from watchdog.rulings import Consent, Dropped, again, open_rows
 from watchdog.sharing import Rounds
@@ -32,6 +44,10 @@ class Place:
     served: Served
     directory: str
     status: Status | None = None
+
+    def folders(self, session: Session) -> list[str]:
+        """Where to ask the server to hear all that it says of the session."""
+        return [EVERYWHERE] if self.directory == EVERYWHERE else sorted({self.directory, *session.directories})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,7 +54,7 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
     situation = Situation(
         own=None,
         clock=SystemClock(),
-        directories=frozenset,
+        at_work=lambda: False,
         changed=lambda: None,
         acts=False,
         needs_journal=False,

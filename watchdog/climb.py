@@ -215,8 +215,6 @@ class Climb:
         await place.server.abort_unless(
             place.served,
             session.id,
-            place.directory,
-            directories=session.directories,
             asks=frozenset(ask.id for ask, _ in again.asks),
             life_ms=self.verdict.life_ms if verdict.rests_on_silence else None,
         )

@@ -8,6 +8,7 @@ from watchdog import hosting
 from watchdog.errors import ServerAnswerInvalid
 from watchdog.model import (
     EMBEDDED,
+    EVERYWHERE,
     Activity,
     Ask,
     AskKind,
@@ -85,9 +86,9 @@ class EmbeddedServer(PlainHost):
         """See `Server.name`."""
         return EMBEDDED
 
-    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+    async def statuses(self, directory: str = EVERYWHERE) -> Mapping[SessionId, Status]:  # noqa: ARG002 - all at once
         """See `Host.statuses`."""
-        answer: Any = await self._questions.ask("statuses", directory, seconds=hosting.ANSWER_SECONDS)
+        answer: Any = await self._questions.ask("statuses", seconds=hosting.ANSWER_SECONDS)
         if not isinstance(answer, Mapping) or not all(isinstance(each, Status) for each in answer.values()):
             raise ServerAnswerInvalid(f"{self._questions.name('statuses')} gave no mapping of session ids to Status")
         if not all(isinstance(id_, str) and _is_sound(status) for id_, status in answer.items()):
@@ -102,9 +103,9 @@ class EmbeddedServer(PlainHost):
             if status.activity is not Activity.IDLE
         }
 
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:
+    async def pending_asks(self, directory: str = EVERYWHERE) -> Sequence[Ask]:  # noqa: ARG002 - as above
         """See `Host.pending_asks`."""
-        answer: Any = await self._questions.ask("pending_asks", directory, seconds=hosting.ANSWER_SECONDS)
+        answer: Any = await self._questions.ask("pending_asks", seconds=hosting.ANSWER_SECONDS)
         if not isinstance(answer, Sequence) or not all(isinstance(each, Ask) for each in answer):
             raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} gave no sequence of Ask")
         if not all(_is_text(each.id, each.session_id) and _is_whole(each) for each in answer):
@@ -114,9 +115,9 @@ class EmbeddedServer(PlainHost):
             )
         return answer
 
-    async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:  # noqa: ARG002 - it is
+    async def abort(self, served: Served, session_id: SessionId, directory: str = EVERYWHERE) -> None:  # noqa: ARG002
         """See `Host.abort`."""
-        await self._questions.ask("abort", session_id, directory, seconds=None)
+        await self._questions.ask("abort", session_id, seconds=None)
 
     def life(self) -> Mapping[SessionId, Moment]:
         """When each session was touched last."""

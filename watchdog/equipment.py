@@ -120,7 +120,7 @@ async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> As
         None,
         own=None,
         clock=SystemClock(),
-        directories=frozenset,
+        at_work=lambda: False,
         changed=lambda: None,
         acts=acts,
         needs_journal=needs_journal,

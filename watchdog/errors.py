@@ -3,6 +3,7 @@
 ```
 WatchdogError
 ├── SettingsError           a setting is wrong: what, where, and what to do        exit code 2
+├── HostUnfit               an embedding server's host can't be asked
 ├── UsageError              a command was asked for something it can't do          exit code 2
 │   ├── NoSuchSession           the database has no such session
 │   ├── NoSuchMessage           the session has no such message
@@ -47,6 +48,10 @@ class WatchdogError(Exception):
 
 class SettingsError(WatchdogError):
     """A setting is wrong: the text names the setting, where it came from, and what to do."""
+
+
+class HostUnfit(WatchdogError):
+    """An embedding server's host can't be asked: it lacks a function, or has one of another form."""
 
 
 class UsageError(WatchdogError):

@@ -89,7 +89,7 @@ def _feed(case: Case, report: ServerReport, session: Session, *, listening: bool
 
 def _server(case: Case, report: ServerReport, session: Session) -> Testimony:
     said = report.said.get(session.id, ())
-    unheard = [each for each in session.directories if each not in report.statuses or each not in report.asks]
+    unheard = [each for each in session.directories if not report.answered(each)]
     if said:
         stance, says = _at_work(case, said[0])
         if unheard:

@@ -9,6 +9,7 @@ import anyio
 
 from watchdog.errors import OpenElsewhere, ServerError
 from watchdog.model import (
+    EVERYWHERE,
     Holders,
     Served,
     ServerName,
@@ -140,12 +141,13 @@ class Hearing:
 
     def _wanted(self, server: Server, snapshot: Snapshot) -> set[str]:
         """The directories that a server is asked about."""
-        return {
-            directory
-            for session in snapshot.sessions.values()
-            if session.has_open_rows or session.id in self._named
-            for directory in session.directories
-        }.union(server.busy_directories(), self._at_work.get(server.name, ()))
+        also = {*server.busy_directories(), *self._at_work.get(server.name, ())}
+        sessions = (
+            session for session in snapshot.sessions.values() if session.has_open_rows or session.id in self._named
+        )
+        if not server.by_folder:
+            return {EVERYWHERE} if also or next(sessions, None) is not None else set()
+        return also.union(directory for session in sessions for directory in session.directories)
 
     async def _touched(self, server: Server) -> Collection[str]:
         """Where it may have been at work since its birth: it has loaded these folders, unless another process was."""

@@ -1,17 +1,19 @@
 """Asking a host in this process: what it raises, how long it hangs and how long it blocks the loop is contained."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from functools import partial
-from inspect import isawaitable
+from inspect import isawaitable, signature
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, Final, Generic, TypeVar
 
 import anyio
 
-from watchdog.errors import ServerSilent, ServerUnreachable
+from watchdog.errors import HostUnfit, ServerSilent, ServerUnreachable
 from watchdog.model import Ask, SessionId, Status
 from watchdog.ports import Clock, Host
+from watchdog.sharing import Shared
 from watchdog.voice import logger
 
 ANSWER_SECONDS: Final = 5.0
@@ -19,6 +21,8 @@ ANSWER_SECONDS: Final = 5.0
 BLOCKED_SECONDS: Final = 0.5
 """From when on it is worth a line that something kept the loop from everything else."""
 BEAT_SECONDS: Final = 0.1
+_ENDING_SECONDS: Final = 0.1
+_FORMS: Final[Mapping[str, Sequence[str]]] = {"statuses": (), "pending_asks": (), "abort": ("session_id",)}
 _SELDOM_SECONDS: Final = 60.0
 _MUCH_LONGER: Final = 2.0
 
@@ -31,17 +35,17 @@ class CallableHost:
     A plain one is called in the loop, so that it may use what belongs to the loop, and must not block it.
 
     Args:
-        statuses: takes a directory; the sessions of it that are not idle, and what each does.
-        pending_asks: takes a directory; the questions and permissions of it that wait for a human.
-        abort: takes a session and its directory; ends what the session does now. What it returns is of no meaning.
+        statuses: the sessions that are not idle, and what each does.
+        pending_asks: the questions and permissions that wait for a human.
+        abort: takes a session; ends what it does now. What it returns is of no meaning.
     """
 
     def __init__(
         self,
         *,
-        statuses: Callable[[str], Mapping[SessionId, Status] | Awaitable[Mapping[SessionId, Status]]],
-        pending_asks: Callable[[str], Sequence[Ask] | Awaitable[Sequence[Ask]]],
-        abort: Callable[[SessionId, str], object],
+        statuses: Callable[[], Mapping[SessionId, Status] | Awaitable[Mapping[SessionId, Status]]],
+        pending_asks: Callable[[], Sequence[Ask] | Awaitable[Sequence[Ask]]],
+        abort: Callable[[SessionId], object],
     ) -> None:
         self.functions: Final[Mapping[str, Callable[..., Any]]] = {
             "statuses": statuses,
@@ -49,19 +53,19 @@ class CallableHost:
             "abort": abort,
         }
 
-    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+    async def statuses(self) -> Mapping[SessionId, Status]:
         """See `Host.statuses`."""
-        answer: Mapping[SessionId, Status] = await self._call("statuses", directory)
+        answer: Mapping[SessionId, Status] = await self._call("statuses")
         return answer
 
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:
+    async def pending_asks(self) -> Sequence[Ask]:
         """See `Host.pending_asks`."""
-        answer: Sequence[Ask] = await self._call("pending_asks", directory)
+        answer: Sequence[Ask] = await self._call("pending_asks")
         return answer
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, session_id: SessionId) -> None:
         """See `Host.abort`."""
-        await self._call("abort", session_id, directory)
+        await self._call("abort", session_id)
 
     async def _call(self, what: str, *arguments: str) -> Any:  # noqa: ANN401 - whoever asks checks the answer
         answer = self.functions[what](*arguments)
@@ -69,20 +73,30 @@ class CallableHost:
 
 
 class Questions:
-    """Puts questions to a host, one at a time or several at once.
+    """Puts questions to a host. Each runs apart from whoever asks, and one that does not end is left behind.
+
+    The same question is put once at a time: who asks it meanwhile waits, and shares the next answer. While one that
+    was left behind goes on, in a thread, say, which nothing can cut short, it is not put again.
 
     Args:
         host: who is asked.
         clock: times the answers.
+
+    Raises:
+        HostUnfit: the host lacks a function, or has one of another form.
     """
 
     def __init__(self, host: Host, clock: Clock) -> None:
         self._host = host
         self._clock = clock
         self._seldom = Seldom(clock)
+        self._shared: Shared[Any] = Shared()
+        self._under_way: dict[tuple[str, ...], asyncio.Task[Any]] = {}
+        for what, takes in _FORMS.items():
+            self._check(what, takes)
 
     async def ask(self, what: str, *arguments: str, seconds: float | None) -> Any:  # noqa: ANN401 - the caller checks it
-        """Ask. In a task of its own, so that a cancellation which escapes the host ends nothing but the answer.
+        """Ask.
 
         Args:
             what: the method of the host.
@@ -90,15 +104,16 @@ class Questions:
             seconds: how long the answer may take; None when the caller has a limit.
 
         Raises:
-            ServerSilent: it took too long.
+            ServerSilent: it took too long, or still does.
             ServerUnreachable: it raised, or was cancelled.
         """
-        name = self.name(what)
-        answers: list[Any] = []
-        began = self._now()
+        return await self._shared.ask((what, *arguments), partial(self._put, (what, *arguments), seconds))
 
-        async def run() -> None:
-            answers.append(await Measured(self._answer(what, *arguments), self._now, blocked))
+    async def _put(self, question: tuple[str, ...], seconds: float | None) -> Any:  # noqa: ANN401 - as above
+        what, *arguments = question
+        name, began = self.name(what), self._now()
+        if not await self._is_free(question):
+            raise ServerSilent(f"{name} has not ended since it was last asked: it is not asked anew before")
 
         def blocked(for_seconds: float) -> None:
             if for_seconds >= BLOCKED_SECONDS and self._seldom.may_say(what, for_seconds):
@@ -106,21 +121,59 @@ class Questions:
                     "host.blocked", question=what, function=self._function(what), seconds=round(for_seconds, 2)
                 )
 
+        scope = anyio.CancelScope()
+
+        async def run() -> Any:  # noqa: ANN401 - as above
+            with scope:
+                return await Measured(self._answer(what, *arguments), self._now, blocked)
+
+        task = self._under_way[question] = asyncio.create_task(run(), name=f"ask the host for {what}")
+        task.add_done_callback(partial(self._ended, question))
         try:
-            with anyio.fail_after(seconds):
-                async with anyio.create_task_group() as group:
-                    group.start_soon(run, name=f"ask the host for {what}")
-        except TimeoutError as error:
-            raise ServerSilent(f"{name} could not answer within {seconds or 0:g} s: TimeoutError") from error
-        except Exception as error:
-            cause = error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+            await asyncio.wait([task], timeout=seconds)
+        finally:
+            cut = not task.done()
+            scope.cancel()  # not the task, which would then end though it waits for a thread
+        if cut:
+            raise ServerSilent(f"{name} could not answer within {seconds or 0:g} s: TimeoutError")
+        if task.cancelled():
+            raise ServerUnreachable(f"{name} could not answer: it was cancelled")
+        if (error := task.exception()) is not None:
+            cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
             raise ServerUnreachable(f"{name} could not answer: {type(cause).__name__}{_place(cause)}") from error
         took = self._now() - began
-        if not answers:
-            raise ServerUnreachable(f"{name} could not answer: it was cancelled")
         if seconds is not None and took > seconds:  # it blocked the loop, so that nothing could cut it short
             raise ServerSilent(f"{name} took {took:.1f} s to answer, and may take {seconds:g} s")
-        return answers[0]
+        return task.result()
+
+    async def _is_free(self, question: tuple[str, ...]) -> bool:
+        """Whether nothing is left of an earlier one. What was cut short a moment ago may need another to end."""
+        left = self._under_way.get(question)
+        if left is not None:
+            await asyncio.wait([left], timeout=_ENDING_SECONDS)
+        return left is None or left.done()
+
+    def _ended(self, question: tuple[str, ...], task: asyncio.Task[Any]) -> None:
+        self._under_way.pop(question, None)
+        if not task.cancelled():
+            task.exception()  # who asked has it, or has left it behind
+
+    def _check(self, what: str, takes: Sequence[str]) -> None:
+        """Refuse a function that can't be called as it is going to be."""
+        functions = self._host.functions if isinstance(self._host, CallableHost) else {}
+        function = functions.get(what) or getattr(self._host, what, None)
+        form = f"{what}({', '.join(takes)})"
+        if not callable(function):
+            raise HostUnfit(f"The host {type(self._host).__qualname__} has no function {form}: give it one.")
+        try:
+            signature(function).bind(*takes)
+        except TypeError as error:
+            raise HostUnfit(
+                f"It can't be watched: {self.name(what)} can't be called as {form}, {error}. A host answers for all "
+                "folders at once: take the parameter `directory` out, and answer for every session."
+            ) from None
+        except ValueError:
+            return  # nothing tells what it takes
 
     async def _answer(self, what: str, *arguments: str) -> Any:  # noqa: ANN401 - as above
         return await getattr(self._host, what)(*arguments)

@@ -1,12 +1,12 @@
 """What an embedded watchdog works on, on SQLite or in PostgreSQL: opened, and closed with its context."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -26,14 +26,6 @@ from watchdog.ports import Clock, Fleet, History, Hosting, Owners, Store
 from watchdog.right import Right
 from watchdog.settings import Settings
 from watchdog.wanted import Leader
-
-
-class Directories(Protocol):
-    """Names the directories in which something is unfinished, as the last look saw it."""
-
-    def __call__(self) -> Collection[str]:
-        """Name them."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +62,7 @@ async def means(
     engine: AsyncEngine | None,
     server: Hosting,
     clock: Clock,
-    directories: Directories,
+    at_work: Callable[[], bool],
     changed: Callable[[], None],
     alive: Callable[[], bool],
     acts: bool,
@@ -79,7 +71,7 @@ async def means(
 
     Args:
         server: answers for the sessions of this process.
-        directories: where something is unfinished.
+        at_work: whether something is unfinished, as the last look saw it.
         changed: is told when the right to act was gained or lost.
         alive: whether the loop goes on.
         acts: something may be done; false in a dry run.
@@ -95,7 +87,7 @@ async def means(
         async with _on_file(settings, path, engine, server, clock) as file:
             yield file
         return
-    who = {"own": server, "clock": clock, "directories": directories, "changed": changed, "alive": alive}
+    who = {"own": server, "clock": clock, "at_work": at_work, "changed": changed, "alive": alive}
     # A dry run makes nothing, so it does without a journal where there is none yet.
     async with replica(settings, engine, **who, acts=acts, needs_journal=acts) as found:
         yield Means(

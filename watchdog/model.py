@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, NewType
+from typing import Any, Final, NewType
 
 from watchdog.moments import Moment, WallMs
 from watchdog.shown import Telling
@@ -359,6 +359,10 @@ class Listener:
         return frozenset().union(*self.sockets)
 
 
+EVERYWHERE: Final = ""
+"""In place of a folder: of a server whose one answer is for all folders, as a Python host's is."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerReport(Telling):
     """What one server answered in one round of questions.
@@ -369,7 +373,7 @@ class ServerReport(Telling):
         vouches: its silence about a session means something: version 1.14 or later, or an embedded host.
         known: its version is one of those that were measured.
         problem: why it gave no usable answer at all, or None.
-        problems: why it gave none about a directory, for each where it did not.
+        problems: why it gave none about a directory, for each where it did not. `EVERYWHERE` is about all of them.
         statuses: for each directory that answered, the sessions that are not idle.
         asks: for each directory that answered, the asks that wait for a human.
         served: it is shown to serve this very file. Without it, it has said nothing: no claim, no denial, no asks.
@@ -425,7 +429,7 @@ class ServerReport(Telling):
         if self.problem is not None or not self.problems:
             return self.problem
         first = next(iter(self.problems.values()))
-        if not self.statuses:
+        if not self.statuses or EVERYWHERE in self.problems:
             return first
         return f"{first} It answers about other folders; this is about {' and '.join(sorted(self.problems))}."
 
@@ -433,7 +437,7 @@ class ServerReport(Telling):
         """Why what it says of a session, or does not say, is no answer; None where it is one."""
         if self.problem is not None:
             return self.problem
-        for directory in session.directories if self.problems else ():
+        for directory in (EVERYWHERE, *session.directories) if self.problems else ():
             if directory in self.problems:
                 return self.problems[directory]
         if self.served is not None and not self.served.covers(session.id):
@@ -450,8 +454,14 @@ class ServerReport(Telling):
             return self.served
         return self.not_shown or self.trouble or f"Whether {self.name} uses this database can't be told."
 
+    def answered(self, directory: str) -> bool:
+        """Whether it said what it is at work on in a directory, and which asks wait there for a human."""
+        return all(directory in each or EVERYWHERE in each for each in (self.statuses, self.asks))
+
     def knows_asks(self, session: Session) -> bool:
         """Whether it said, wherever the session may be, which asks wait for a human."""
+        if EVERYWHERE in self.asks:
+            return True
         if session.directory not in self.asks:
             return False
         for turn in session.turns:  # noqa: SIM110 - no generator: it is asked of every session at every look

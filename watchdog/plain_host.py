@@ -7,7 +7,12 @@ from watchdog.model import Ask, Endpoint, Listener, Row, Served, ServerName, Ses
 
 
 class PlainHost:
-    """The part of `Server` that such a host answers for itself: it has no feed, no clients, and no HTTP."""
+    """The part of `Server` that such a host answers for itself: it has no feed, no clients, and no HTTP.
+
+    Folders are nothing to it: each of its answers is about all that it runs.
+    """
+
+    by_folder = False
 
     @property
     def name(self) -> ServerName:

@@ -101,11 +101,7 @@ class Store(Protocol):
         ...
 
     def follow(self, ids: Collection[str]) -> None:
-        """Read these parts in every look from now on, wherever they are, until they are closed or gone.
-
-        Args:
-            ids: of parts; one that is of something else is of no effect.
-        """
+        """Read these parts in every look from now on, wherever they are, until they are closed or gone."""
         ...
 
     def forget(self) -> None:
@@ -161,28 +157,24 @@ class Store(Protocol):
         ...
 
 
-class Answering(Protocol):
-    """Says what its sessions do. What can't be answered raises; that is never evidence about a session."""
+class Host(Protocol):
+    """What a Python server implements to have its own sessions watched. What it can't answer raises."""
 
-    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
-        """The sessions of a directory that are not idle."""
+    async def statuses(self) -> Mapping[SessionId, Status]:
+        """The sessions that are not idle: all that run here."""
         ...
 
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:
-        """The questions and permissions of a directory that wait for a human."""
+    async def pending_asks(self) -> Sequence[Ask]:
+        """All questions and permissions that wait for a human."""
         ...
 
-
-class Host(Answering, Protocol):
-    """Who runs sessions: what a Python server implements to have its own sessions watched."""
-
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, session_id: SessionId) -> None:
         """End what the session does now."""
         ...
 
 
-class Server(Answering, Protocol):
-    """A host with all that the ladder asks of it. Every method raises `ServerError` when it gets no answer.
+class Server(Protocol):
+    """Who runs sessions, with all that the ladder asks of it. Every method raises `ServerError` without an answer.
 
     Whatever changes something takes a `Served`: it is sent to no server that was not shown to serve this database.
     """
@@ -190,6 +182,17 @@ class Server(Answering, Protocol):
     @property
     def name(self) -> ServerName:
         """Its base URL without credentials, or `embedded`."""
+        ...
+
+    by_folder: bool
+    """Whether it answers for one folder at a time, as opencode does; else each answer is for `EVERYWHERE`."""
+
+    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+        """The sessions of a directory that are not idle."""
+        ...
+
+    async def pending_asks(self, directory: str) -> Sequence[Ask]:
+        """The questions and permissions of a directory that wait for a human."""
         ...
 
     @property
@@ -272,17 +275,13 @@ class Deputy(Protocol):
         self,
         served: Served,
         session_id: SessionId,
-        directory: str,
         *,
-        directories: Collection[str],
         asks: Collection[str],
         life_ms: int | None,
     ) -> None:
         """End what the session does, if it is still at work on it, and nothing came that stands against it.
 
         Args:
-            directory: under which it said that it is at work on the session.
-            directories: all of the session's, where a person may be asked for something.
             asks: the ids of those asks that it is ended in spite of. Any other one of the session spares it.
             life_ms: a sign of life after this moment spares it; None where none does.
 

@@ -140,7 +140,7 @@ def _answer(report: ServerReport, session: Session) -> _Answer:
     idle = (
         report.against(session) is None
         and not claims(report, session)
-        and all(directory in report.statuses and directory in report.asks for directory in session.directories)
+        and all(map(report.answered, session.directories))
     )
     return _Answer(report=report, idle=idle, asks=bool(standing(report.asked.get(session.id, ()), session)))
 

@@ -206,9 +206,8 @@ class _Ascent(Settling):
     async def _is_idle(self, again: Again) -> bool:
         """Whether the server let go of the session, in every directory."""
         place = again.place
-        where = {place.directory, *again.session.directories}
         try:
-            busy = [again.session.id in await place.server.statuses(directory) for directory in sorted(where)]
+            busy = [again.session.id in await place.server.statuses(each) for each in place.folders(again.session)]
         except ServerError:
             return False
         return not any(busy)
@@ -275,9 +274,8 @@ class _Ascent(Settling):
 
     async def _asks_no_more(self, again: Again, ask: Ask, place: Place) -> bool:
         """Whether the server that asked it says, of every directory, that it does not ask it any more."""
-        where = {place.directory, *again.session.directories}
         try:
-            asks = [await place.server.pending_asks(directory) for directory in sorted(where)]
+            asks = [await place.server.pending_asks(each) for each in place.folders(again.session)]
         except ServerError:
             return False
         return all(each.id != ask.id for answer in asks for each in answer)

@@ -3,7 +3,7 @@
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +33,7 @@ class Situation:
     Attributes:
         own: answers for the sessions of this process; None for a command, which runs none.
         clock: times it all.
-        directories: where something is unfinished, as this replica sees it.
+        at_work: whether something is unfinished, as this replica sees it.
         changed: is told when this replica gained or lost the right to act.
         acts: something may be done. What only looks takes no lease, and makes no tables.
         needs_journal: it can't do without.
@@ -42,7 +42,7 @@ class Situation:
 
     own: Hosting | None
     clock: Clock
-    directories: Callable[[], Collection[str]]
+    at_work: Callable[[], bool]
     changed: Callable[[], None]
     acts: bool
     needs_journal: bool
@@ -102,7 +102,7 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
             name=name,
             clock=situation.clock,
             lease=lease,
-            directories=situation.directories,
+            at_work=situation.at_work,
             acts=situation.acts,
             abort_seconds=settings.abort_timeout.total_seconds(),
         )

@@ -139,20 +139,19 @@ class Sessions:
 
     # -- what the watchdog asks --------------------------------------------------------------------------------
 
-    async def statuses(self, directory: str) -> dict[SessionId, Status]:
-        busy = self._running if directory == PROJECT else {}
-        return {id_: Status(activity=Activity.BUSY) for id_ in busy}
+    async def statuses(self) -> dict[SessionId, Status]:
+        return {id_: Status(activity=Activity.BUSY) for id_ in self._running}
 
-    async def pending_asks(self, directory: str) -> list[Ask]:
+    async def pending_asks(self) -> list[Ask]:
         return [
             Ask(id=f"que_{each.id}", kind=AskKind.QUESTION, session_id=each.id, turn_id=each.turn_id)
             for each in self._running.values()
-            if each.answered is not None and directory == PROJECT
+            if each.answered is not None
         ]
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, session_id: SessionId) -> None:
         session = self._running.get(session_id)
-        if session is not None and session.task is not None and directory == PROJECT:
+        if session is not None and session.task is not None:
             session.task.cancel()
             await asyncio.wait([session.task])
 
@@ -257,7 +256,7 @@ class Sessions:
         try:
             await asyncio.wait([child.task])
         except asyncio.CancelledError:
-            await self.abort(child.id, PROJECT)
+            await self.abort(child.id)
             raise
         if child.aborted:
             raise TaskAbortedError

@@ -53,6 +53,7 @@ class FakeServer:
         asks_by: what waits for a human, by directory.
         turns: the turns of its database.
         shown: it serves the database by its own word; if not, that has to be shown.
+        by_folder: it is asked of each directory for itself.
         listens: who listens at its address.
         copies: its own copies of turns; the rows of its database, say.
         unreadable: sessions whose messages can't be read.
@@ -71,6 +72,7 @@ class FakeServer:
     asks_by: dict[str, list[Ask]] = field(default_factory=dict)
     turns: set[tuple[SessionId, TurnId]] = field(default_factory=set)
     shown: bool = True
+    by_folder: bool = True
     listens: Listener = field(default_factory=Listener)
     copies: Callable[[TurnId], Awaitable[Sequence[Row] | None]] | None = None
     unreadable: set[SessionId] = field(default_factory=set)

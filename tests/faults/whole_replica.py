@@ -85,16 +85,15 @@ class Server:
         self.at_abort: Callable[[], Awaitable[None]] | None = None
         self._url = url.replace("+asyncpg", "")
 
-    async def statuses(self, directory: str) -> dict[SessionId, Status]:
+    async def statuses(self) -> dict[SessionId, Status]:
         if self.at_statuses is not None:
             await self.at_statuses()
-        return dict(self.busy) if directory == PLACE else {}
+        return dict(self.busy)
 
-    async def pending_asks(self, directory: str) -> list[Ask]:  # noqa: ARG002
+    async def pending_asks(self) -> list[Ask]:
         return []
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
-        assert directory == PLACE
+    async def abort(self, session_id: SessionId) -> None:
         self.aborts[session_id] += 1
         if self.at_abort is not None:
             await self.at_abort()

@@ -259,16 +259,16 @@ class SilentHost:
     def __init__(self) -> None:
         self.answers = False
 
-    async def statuses(self, directory: str) -> dict[SessionId, Status]:  # noqa: ARG002 - of the Host
+    async def statuses(self) -> dict[SessionId, Status]:
         if not self.answers:
             raise RuntimeError
         return {}
 
-    async def pending_asks(self, directory: str) -> list[Ask]:  # noqa: ARG002
+    async def pending_asks(self) -> list[Ask]:
         return []
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
-        raise AssertionError(session_id, directory)
+    async def abort(self, session_id: SessionId) -> None:
+        raise AssertionError(session_id)
 
 
 async def test_a_watchdog_embedded_in_a_server_does_not_take_its_own_process_for_nobody(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from watchdog.postgres.indexes import partial
 
 __all__ = ["path", "program", "rows"]
 
-NOBODY = CallableHost(statuses=lambda _: {}, pending_asks=lambda _: [], abort=lambda *_: None)
+NOBODY = CallableHost(statuses=dict, pending_asks=list, abort=lambda _: None)
 
 
 @asynccontextmanager

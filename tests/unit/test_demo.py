@@ -46,17 +46,17 @@ def demo_in(folder: Path) -> subprocess.Popen[str]:
 class IdleAborts(DemoHost):
     """A host whose abort does nothing."""
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, session_id: SessionId) -> None:
         pass
 
 
 class Denies(DemoHost):
     """A host that says of every session that it is not at work on it."""
 
-    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:  # noqa: ARG002 - the port's name
+    async def statuses(self) -> Mapping[SessionId, Status]:
         return {}
 
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:  # noqa: ARG002 - as above
+    async def pending_asks(self) -> Sequence[Ask]:
         return []
 
 

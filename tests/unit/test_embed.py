@@ -67,17 +67,16 @@ class InProcessHost:
     problem: BaseException | None = None
     asked: int = 0
 
-    async def statuses(self, directory: str) -> dict[SessionId, Status]:
+    async def statuses(self) -> dict[SessionId, Status]:
         self.asked += 1
         await self._answer()
-        return dict(self.busy) if directory == PLACE else {}
+        return dict(self.busy)
 
-    async def pending_asks(self, directory: str) -> list[Ask]:
+    async def pending_asks(self) -> list[Ask]:
         await self._answer()
-        return list(self.asks) if directory == PLACE else []
+        return list(self.asks)
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
-        assert directory == PLACE
+    async def abort(self, session_id: SessionId) -> None:
         self.aborted.append(session_id)
         await self._answer()
         if self.busy.pop(session_id, None):
@@ -256,10 +255,10 @@ async def test_an_abort_that_raises_is_told(world: World) -> None:
     world.unfinished("1")
     abort = world.host.abort
 
-    async def breaks(session_id: SessionId, directory: str) -> None:
+    async def breaks(session_id: SessionId) -> None:
         world.host.problem = asyncio.CancelledError()  # as from awaiting a task that was just cancelled
         try:
-            await abort(session_id, directory)
+            await abort(session_id)
         finally:
             world.host.problem = None
 
@@ -276,26 +275,26 @@ async def test_an_abort_that_raises_is_told(world: World) -> None:
 class TestServer:
     """What a host may do instead of answering."""
 
-    async def hangs(self, _: str) -> dict[SessionId, Status]:
+    async def hangs(self) -> dict[SessionId, Status]:
         await anyio.sleep_forever()
         raise AssertionError
 
-    async def raises(self, _: str) -> dict[SessionId, Status]:
+    async def raises(self) -> dict[SessionId, Status]:
         raise ZeroDivisionError
 
-    async def is_cancelled(self, _: str) -> dict[SessionId, Status]:
+    async def is_cancelled(self) -> dict[SessionId, Status]:
         raise asyncio.CancelledError
 
-    async def answers_nothing(self, _: str) -> Any:  # noqa: ANN401 - the wrong type on purpose
+    async def answers_nothing(self) -> Any:  # noqa: ANN401 - the wrong type on purpose
         return None
 
-    async def answers_text(self, _: str) -> Any:  # noqa: ANN401
+    async def answers_text(self) -> Any:  # noqa: ANN401
         return {"ses_1": "busy"}
 
-    def raises_at_once(self, _: str) -> Any:  # noqa: ANN401
+    def raises_at_once(self) -> Any:  # noqa: ANN401
         raise ZeroDivisionError
 
-    def answers_without_waiting(self, _: str) -> Any:  # noqa: ANN401
+    def answers_without_waiting(self) -> Any:  # noqa: ANN401
         return {}
 
     @pytest.mark.parametrize(
@@ -318,14 +317,14 @@ class TestServer:
             monkeypatch.setattr(world.host, method, getattr(self, misbehave))
         with anyio.fail_after(60):
             with pytest.raises(ServerError, match="statuses"):
-                await EmbeddedServer(world.host, Countable(SystemClock())).statuses(PLACE)
+                await EmbeddedServer(world.host, Countable(SystemClock())).statuses()
             with pytest.raises(ServerError, match="pending_asks"):
-                await EmbeddedServer(world.host, Countable(SystemClock())).pending_asks(PLACE)
+                await EmbeddedServer(world.host, Countable(SystemClock())).pending_asks()
 
     async def test_a_cancellation_from_outside_stays_one(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(world.host, "statuses", self.hangs)
         with anyio.move_on_after(0.02) as scope:
-            await EmbeddedServer(world.host, Countable(SystemClock())).statuses(PLACE)
+            await EmbeddedServer(world.host, Countable(SystemClock())).statuses()
         assert scope.cancelled_caught
 
     async def test_it_is_a_server_without_a_port_a_feed_or_clients(self, world: World) -> None:

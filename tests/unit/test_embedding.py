@@ -37,10 +37,10 @@ class TestTouch:
         touched = aborted = 0.0
         abort = world.host.abort
 
-        async def timed(session_id: SessionId, directory: str) -> None:
+        async def timed(session_id: SessionId) -> None:
             nonlocal aborted
             aborted = time.time()
-            await abort(session_id, directory)
+            await abort(session_id)
 
         world.host.abort = timed  # type: ignore[method-assign]
         async with world.running(idle_timeout=IDLE) as dog:
@@ -78,10 +78,10 @@ class TestTouch:
         async with world.running(idle_timeout=IDLE) as dog:
             dog.touch(session)
 
-            async def touches(directory: str) -> list[Ask]:
+            async def touches() -> list[Ask]:
                 if dog.watch.acting.begun:  # it is asked once more, right before the abort
                     dog.touch(session)
-                return await asks(directory)
+                return await asks()
 
             world.host.pending_asks = touches  # type: ignore[method-assign]
             outcome = await world.result()
@@ -156,10 +156,10 @@ class TestRelease:
         session = world.unfinished("1")
         begun, go_on, abort = anyio.Event(), anyio.Event(), world.host.abort
 
-        async def waits(session_id: SessionId, directory: str) -> None:
+        async def waits(session_id: SessionId) -> None:
             begun.set()
             await go_on.wait()
-            await abort(session_id, directory)
+            await abort(session_id)
 
         world.host.abort = waits  # type: ignore[method-assign]
         async with world.running(abort_timeout=timedelta(seconds=60)) as dog, anyio.create_task_group() as group:
@@ -180,10 +180,10 @@ class TestRelease:
         session = world.unfinished("1", age=1)
         begun, go_on, abort = anyio.Event(), anyio.Event(), world.host.abort
 
-        async def waits(session_id: SessionId, directory: str) -> None:
+        async def waits(session_id: SessionId) -> None:
             begun.set()
             await go_on.wait()
-            await abort(session_id, directory)
+            await abort(session_id)
 
         world.host.abort = waits  # type: ignore[method-assign]
         async with world.running(abort_timeout=timedelta(seconds=60)) as dog:
@@ -199,10 +199,10 @@ class TestRelease:
         session = world.unfinished("1", age=1)
         begun, abort = anyio.Event(), world.host.abort
 
-        async def slow(session_id: SessionId, directory: str) -> None:
+        async def slow(session_id: SessionId) -> None:
             begun.set()
             await anyio.sleep(0.2)
-            await abort(session_id, directory)
+            await abort(session_id)
 
         world.host.abort = slow  # type: ignore[method-assign]
         async with world.running() as dog:
@@ -259,10 +259,10 @@ class TestServe:
         session = world.unfinished("1")
         begun, abort = anyio.Event(), world.host.abort
 
-        async def slow(session_id: SessionId, directory: str) -> None:
+        async def slow(session_id: SessionId) -> None:
             begun.set()
             await anyio.sleep(0.3)
-            await abort(session_id, directory)
+            await abort(session_id)
 
         world.host.abort = slow  # type: ignore[method-assign]
         dog = watchdog.Watchdog(world.settings(), host=world.host, engine=world.engine, listeners=[world.notes])
@@ -303,12 +303,12 @@ class TestServe:
         world.unfinished("1")
         asked = anyio.Event()
 
-        async def hangs(_: str) -> dict[SessionId, Status]:
+        async def hangs() -> dict[SessionId, Status]:
             asked.set()
             await anyio.sleep_forever()
             raise AssertionError
 
-        world.host.statuses = hangs  # type: ignore[method-assign,assignment]
+        world.host.statuses = hangs  # type: ignore[method-assign]
         dog = watchdog.Watchdog(world.settings(), host=world.host, engine=world.engine)
         task = asyncio.create_task(dog.serve())
         await asked.wait()
@@ -325,11 +325,11 @@ class TestServe:
             begun.set()
             await anyio.sleep_forever()
 
-        async def hangs_later(directory: str) -> dict[SessionId, Status]:
+        async def hangs_later() -> dict[SessionId, Status]:
             if begun.is_set():
                 asked.set()
                 await anyio.sleep_forever()
-            return await statuses(directory)
+            return await statuses()
 
         world.host.abort, world.host.statuses = hangs, hangs_later  # type: ignore[method-assign,assignment]
         limits = {"abort_timeout": timedelta(seconds=60), "shutdown_grace": timedelta(seconds=0.1)}

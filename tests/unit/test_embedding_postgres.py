@@ -449,9 +449,9 @@ class TestReplicas:
                 task_status.started()
                 await gone.wait()
 
-        async def waits(directory: str) -> dict[SessionId, Status]:
+        async def waits() -> dict[SessionId, Status]:
             await go_on.wait()
-            return await answer(directory)
+            return await answer()
 
         async with anyio.create_task_group() as group:
             await group.start(leads)
@@ -602,7 +602,7 @@ async def test_an_engine_and_a_setting_that_name_different_kinds_are_refused(dat
     elsewhere = create_async_engine("postgresql+asyncpg://127.0.0.1/other")
     engine = elsewhere if database.startswith("/") else on_file
     settings = Settings(database=database)  # type: ignore[arg-type] # as people write it
-    nobody = watchdog.CallableHost(statuses=lambda _: {}, pending_asks=lambda _: [], abort=lambda *_: None)
+    nobody = watchdog.CallableHost(statuses=dict, pending_asks=list, abort=lambda _: None)
     with pytest.raises(SettingsError, match="Leave one of the two out"):
         async with watchdog.running(settings, host=nobody, engine=engine):
             raise AssertionError("it ran")

@@ -17,6 +17,7 @@ from tests.support.waiting import wait_until
 from watchdog.clock import Countable, SystemClock
 from watchdog.embedded import EmbeddedServer
 from watchdog.errors import (
+    DatabaseUnavailable,
     LeaseLost,
     ServerAnswerInvalid,
     ServerDeclined,
@@ -24,19 +25,31 @@ from watchdog.errors import (
     ServerSilent,
     ServerUnreachable,
 )
-from watchdog.model import EMBEDDED, Activity, Ask, AskKind, Holders, Row, Served, SessionId, Shown, Status, TurnId
+from watchdog.model import (
+    EMBEDDED,
+    EVERYWHERE,
+    Activity,
+    Ask,
+    AskKind,
+    Holders,
+    Row,
+    Served,
+    SessionId,
+    Shown,
+    Status,
+    TurnId,
+)
 from watchdog.ports import Hosting, Reading
 from watchdog.postgres import errands, own
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.lease import Lease
 from watchdog.postgres.line import Line
-from watchdog.postgres.publications import Publication, Saying, beginning, dump, load
+from watchdog.postgres.publications import Claims, Publication, Saying, beginning, dump, load, merged
 from watchdog.postgres.register import Heard, Register
 from watchdog.postgres.remote import RemoteHost
 from watchdog.postgres.replicas import Replicas
 
 PLACE: Final = "/srv/project"
-ELSEWHERE: Final = "/srv/other"
 ONE, TWO = SessionId("ses_1"), SessionId("ses_2")
 BUSY: Final = Status(activity=Activity.BUSY)
 PATIENCE: Final = 60.0
@@ -63,28 +76,27 @@ class SomeHost:
     """A host whose sessions a test begins. An abort ends one, unless it fails or hangs."""
 
     def __init__(self) -> None:
-        self.busy: dict[str, dict[SessionId, Status]] = {}
-        self.asks: dict[str, list[Ask]] = {}
-        self.aborted: list[tuple[SessionId, str]] = []
-        self.asked: list[str] = []
-        self.hangs: set[str] = set()
-        """Directories of which it gives no answer."""
+        self.busy: dict[SessionId, Status] = {}
+        self.asks: list[Ask] = []
+        self.aborted: list[SessionId] = []
+        self.asked = 0
+        self.hangs = False
         self.at_abort: Callable[[], Awaitable[None]] | None = None
 
-    async def statuses(self, directory: str) -> dict[SessionId, Status]:
-        self.asked.append(directory)
-        if directory in self.hangs:
+    async def statuses(self) -> dict[SessionId, Status]:
+        self.asked += 1
+        if self.hangs:
             await anyio.sleep_forever()
-        return dict(self.busy.get(directory, {}))
+        return dict(self.busy)
 
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:
-        return list(self.asks.get(directory, []))
+    async def pending_asks(self) -> Sequence[Ask]:
+        return list(self.asks)
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
-        self.aborted.append((session_id, directory))
+    async def abort(self, session_id: SessionId) -> None:
+        self.aborted.append(session_id)
         if self.at_abort is not None:
             await self.at_abort()
-        self.busy.get(directory, {}).pop(session_id, None)
+        self.busy.pop(session_id, None)
 
 
 class Member:
@@ -94,7 +106,7 @@ class Member:
         self.proxy = proxy
         self.host = SomeHost()
         self.clock = Jumping()
-        self.directories: set[str] = set()
+        self.at_work = False
         self.engine: AsyncEngine = own_engine(_through(url, proxy))
         self.aside: AsyncEngine = own_engine(_through(url, proxy))
         self.lease_engine: AsyncEngine = own_engine(url)
@@ -113,7 +125,7 @@ class Member:
             name=name,
             clock=self.clock,
             lease=self.lease,
-            directories=lambda: self.directories,
+            at_work=lambda: self.at_work,
             acts=acts,
             abort_seconds=abort_seconds,
         )
@@ -177,7 +189,7 @@ class Crew:
     async def pair(self, *sessions: SessionId) -> tuple[Member, Member]:
         """A leader, and another replica that it sees, which is at work on some sessions."""
         leader, other = await self.join("a"), await self.join("b")
-        other.host.busy[PLACE] = dict.fromkeys(sessions, BUSY)
+        other.host.busy = dict.fromkeys(sessions, BUSY)
         await leader.sees("b")
         return leader, other
 
@@ -213,11 +225,11 @@ class Crew:
 
     async def claimed(self, leader: Member, other: Member) -> asyncio.Task[None]:
         """Ask for an abort whose claim reaches the database while its reply does not come back."""
-        other.host.busy[PLACE] = {ONE: BUSY, TWO: BUSY}
-        await leader.other("b").abort(leader.other("b").own, TWO, PLACE)  # so that the statement is prepared
+        other.host.busy = {ONE: BUSY, TWO: BUSY}
+        await leader.other("b").abort(leader.other("b").own, TWO)  # so that the statement is prepared
         other.host.aborted.clear()
         self.at_claim(other, other.proxy.freeze_answers)
-        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE))
         await wait_until(lambda: len(self.errands()) == 2 and self.errands()[1]["answer"], "it", seconds=PATIENCE)
         assert other.host.aborted == []
         return asking
@@ -275,16 +287,15 @@ class TestWhatIsSaid:
     async def test_others_see_what_a_host_is_at_work_on_and_who_is_asked(self, crew: Crew) -> None:
         leader, other = await crew.pair()
         retrying = Status(activity=Activity.RETRY, retry_at_ms=5, last_life_ms=7)
-        other.host.busy[PLACE] = {ONE: BUSY, TWO: retrying}
+        other.host.busy = {ONE: BUSY, TWO: retrying}
         full = Ask(id="1", kind=AskKind.QUESTION, session_id=ONE, turn_id=TurnId("msg_1"), call_ref="call_1")
         bare = Ask(id="2", kind=AskKind.PERMISSION, session_id=TWO)
-        other.host.asks[PLACE] = [full, bare]
+        other.host.asks = [full, bare]
         host = leader.other("b")
-        assert await host.statuses(PLACE) == {ONE: BUSY, TWO: retrying}
-        assert await host.pending_asks(PLACE) == (full, bare)
+        assert await host.statuses() == {ONE: BUSY, TWO: retrying}
+        assert sorted(await host.pending_asks(), key=lambda ask: ask.id) == [full, bare]
         assert host.life() == {}
-        assert await host.statuses(ELSEWHERE) == {}
-        assert await other.other("a").statuses(PLACE) == {}
+        assert await other.other("a").statuses() == {}
 
     async def test_another_replica_is_a_server_like_the_own_host(self, crew: Crew) -> None:
         leader, _ = await crew.pair()
@@ -293,7 +304,7 @@ class TestWhatIsSaid:
         assert (host.leads_to, host.witness(), host.busy_directories()) == ((), None, ())
         assert await host.vouches()
         assert host.own == Served(server=host.name, by=Shown.HOST)
-        assert await host.readable(host.own, ONE, PLACE)
+        assert await host.readable(host.own, ONE, EVERYWHERE)
         host.forget([])
         row = Row(table="part", id="1", message_id=TurnId("m"), session_id=ONE, created_ms=1, updated_ms=1, data="{}")
         await host.publish(host.own, row, PLACE)
@@ -302,87 +313,140 @@ class TestWhatIsSaid:
         with pytest.raises(ServerAnswerInvalid, match="deletes its messages itself"):
             await host.delete_message(host.own, ONE, "msg_1", PLACE)
 
-    async def test_a_directory_is_answered_when_it_is_asked_for_and_nothing_else_is_published(
-        self, crew: Crew
-    ) -> None:
+    async def test_only_the_claims_that_changed_are_written_and_read(self, crew: Crew) -> None:
         leader, other = await crew.pair()
-        other.host.busy = {PLACE: {ONE: BUSY}, ELSEWHERE: {TWO: BUSY}}
-        assert other.host.asked == []
-        assert await leader.other("b").statuses(PLACE) == {ONE: BUSY}
-        assert set(other.host.asked) == {PLACE}
-        said = crew.run("SELECT said FROM opencode_watchdog.replica WHERE name = 'b'")[0][0]
-        assert load(said).sayings.keys() == {PLACE}
+        host, many = leader.other("b"), [SessionId(f"ses_{number}") for number in range(500)]
+        other.host.busy = dict.fromkeys(many, BUSY)
+        assert await host.statuses() == dict.fromkeys(many, BUSY)
+        revisions = "SELECT revision, count(*) FROM opencode_watchdog.claim GROUP BY revision ORDER BY revision"
+        ((first, written),) = crew.run(revisions)
+        assert written == 500
+        learned: list[str] = []
+        learn = leader.replicas._register._learn
 
-    async def test_what_the_leader_sees_unfinished_is_published_by_all(self, crew: Crew) -> None:
+        async def noted(row: Any) -> None:  # noqa: ANN401
+            learned.append(row["changes"])
+            await learn(row)
+
+        leader.replicas._register._learn = noted  # type: ignore[method-assign]
+        other.host.busy = dict.fromkeys(many[1:], BUSY)
+        other.host.asks = [Ask(id="1", kind=AskKind.QUESTION, session_id=ONE)]
+        assert await host.statuses() == other.host.busy
+        assert await host.pending_asks() == other.host.asks
+        assert [tuple(row) for row in crew.run(revisions)] == [(first, 498), (first + 1, 2)]
+        changed = [each for each in map(json.loads, learned) if each]
+        assert [each.keys() for each in changed] == [{many[0], ONE}]
+        assert await host.statuses() == other.host.busy
+        assert len([each for each in learned if each != "{}"]) == 1
+
+    async def test_a_claim_that_was_lost_on_its_way_is_made_again(self, crew: Crew) -> None:
+        leader, other = await crew.pair(ONE)
+        host, register = leader.other("b"), other.replicas._register
+        assert await host.statuses() == {ONE: BUSY}
+        publish = register.publish
+
+        async def loses_the_answer(*values: Any, **more: Any) -> bool:  # noqa: ANN401
+            register.publish = publish  # type: ignore[method-assign]
+            assert await publish(*values, **more)
+            raise DatabaseUnavailable("cut")
+
+        register.publish = loses_the_answer  # type: ignore[method-assign]
+        other.host.busy = {TWO: BUSY}
+        await wait_until(lambda: register.publish is publish, "the loss", seconds=PATIENCE)
+        other.host.busy = {ONE: BUSY}
+        assert await answered(host.statuses) == {ONE: BUSY}
+        late = "SELECT count(*) FROM opencode_watchdog.claim JOIN opencode_watchdog.edition USING (edition)"
+        await wait_until(lambda: crew.run(late)[0][0] == 1, "that the old edition is gone", seconds=PATIENCE)
+
+    async def test_a_database_that_lost_the_last_claims_is_told_all_of_them_again(self, crew: Crew) -> None:
+        leader, other = await crew.pair(ONE)
+        host = leader.other("b")
+        assert await host.statuses() == {ONE: BUSY}
+        before = crew.run("SELECT max(revision) FROM opencode_watchdog.edition WHERE process = $1", host.process)
+        other.host.busy = {TWO: BUSY}
+        assert await host.statuses() == {TWO: BUSY}
+        crew.run(  # as after a switch to a copy of the database that lags behind
+            "UPDATE opencode_watchdog.edition SET revision = $2 WHERE process = $1", host.process, before[0][0]
+        )
+        crew.run("UPDATE opencode_watchdog.claim SET revision = 0, said = $1 WHERE session_id = $2", "null", TWO)
+        assert await answered(host.statuses) == {TWO: BUSY}
+
+    async def test_sessions_that_are_over_do_not_stay_for_ever(self, crew: Crew) -> None:
         leader, other = await crew.pair()
-        leader.directories = {PLACE}
-        await wait_until(lambda: PLACE in other.host.asked, "a publication", seconds=PATIENCE)
-        leader.directories = set()
+        for number in range(3):
+            other.host.busy = {SessionId(f"ses_{number}_{each}"): BUSY for each in range(700)}
+            assert await leader.other("b").statuses() == other.host.busy
+        other.host.busy = {ONE: BUSY}
+        assert await leader.other("b").statuses() == {ONE: BUSY}
+        count = "SELECT count(*) FROM opencode_watchdog.claim"
+        await wait_until(lambda: crew.run(count)[0][0] < 10, "that they are forgotten", seconds=PATIENCE)
+        assert await answered(leader.other("b").statuses) == {ONE: BUSY}
 
-        def forgotten() -> bool:
-            said = crew.run("SELECT said FROM opencode_watchdog.replica")
-            return all(not load(row[0]).sayings for row in said)
-
-        await wait_until(forgotten, "that nothing is published any more", seconds=PATIENCE)
+    async def test_whatever_a_session_is_called_it_is_claimed(self, crew: Crew) -> None:
+        leader, other = await crew.pair()
+        odd = [SessionId(each) for each in ("", "\x00", "\ud800", 'a"b\\', "ü🐕", "null")]
+        other.host.busy = dict.fromkeys(odd, BUSY)
+        other.host.asks = [Ask(id="\x00", kind=AskKind.QUESTION, session_id=each) for each in odd]
+        assert await leader.other("b").statuses() == other.host.busy
+        assert sorted(ask.session_id for ask in await leader.other("b").pending_asks()) == sorted(odd)
 
     async def test_a_session_that_begins_and_one_that_ends_are_seen(self, crew: Crew) -> None:
         leader, other = await crew.pair()
         host = leader.other("b")
-        assert await host.statuses(PLACE) == {}
-        other.host.busy[PLACE] = {ONE: BUSY}
+        assert await host.statuses() == {}
+        other.host.busy = {ONE: BUSY}
 
         async def busy() -> bool:
-            return ONE in await host.statuses(PLACE)
+            return ONE in await host.statuses()
 
         async def idle() -> bool:
-            return ONE not in await host.statuses(PLACE)
+            return ONE not in await host.statuses()
 
         await wait_until(busy, "that it is at work", seconds=PATIENCE)
         other.host.busy.clear()
         await wait_until(idle, "that it is idle", seconds=PATIENCE)
 
-    async def test_a_host_that_hangs_in_one_directory_is_no_idle_one_and_holds_up_no_other(self, crew: Crew) -> None:
-        leader, other = await crew.pair()
-        other.host.hangs.add(PLACE)
-        other.host.busy[ELSEWHERE] = {TWO: BUSY}
-        leader.directories = {PLACE, ELSEWHERE}
+    async def test_a_host_that_hangs_is_no_idle_one(self, crew: Crew) -> None:
+        leader, other = await crew.join("a"), await crew.join("b", serve=False)
+        other.host.hangs = True
+        other.serve()
+        await leader.sees("b")
         host = leader.other("b")
         with pytest.raises(ServerUnreachable, match="replica b has not said yet"):
-            await host.statuses(PLACE)
-        assert await answered(lambda: host.statuses(ELSEWHERE)) == {TWO: BUSY}
-        error = await refused(lambda: host.statuses(PLACE), "could not answer within 5 s")
+            await host.statuses()
+        error = await refused(host.statuses, "could not answer within 5 s")
         assert str(error).startswith("replica b: the host's statuses")
-        other.host.hangs.clear()
-        assert await answered(lambda: host.statuses(PLACE)) == {}
+        other.host.hangs = False
+        assert await answered(host.statuses) == {}
 
     async def test_a_host_that_answered_once_and_hangs_since_grows_old(self, crew: Crew) -> None:
         leader, other = await crew.pair()
         host = leader.other("b")
-        leader.directories = {PLACE}
-        assert await host.statuses(PLACE) == {}
-        other.host.hangs.add(PLACE)
-        await refused(lambda: host.statuses(PLACE), "The host of replica b has not answered for")
+        leader.at_work = True
+        assert await host.statuses() == {}
+        other.host.hangs = True
+        await refused(host.statuses, "The host of replica b has not answered for")
 
     async def test_a_host_that_raises_is_a_sentence_without_its_words(self, crew: Crew) -> None:
         leader, other = await crew.pair()
 
-        async def fails(_: str) -> dict[SessionId, Status]:
+        async def fails() -> dict[SessionId, Status]:
             raise RuntimeError("secret")
 
-        other.host.statuses = fails  # type: ignore[method-assign,assignment]
-        error = await refused(lambda: leader.other("b").statuses(PLACE), "RuntimeError")
+        other.host.statuses = fails  # type: ignore[method-assign]
+        error = await refused(lambda: leader.other("b").statuses(), "RuntimeError")
         assert "secret" not in str(error)
         assert "replica b: the host's statuses" in str(error)
 
     async def test_a_replica_without_a_host_asks_and_publishes_nothing(self, crew: Crew) -> None:
         other = await crew.join("b")
-        other.directories = {PLACE}
-        other.host.busy[PLACE] = {ONE: BUSY}
+        other.at_work = True
+        other.host.busy = {ONE: BUSY}
         reader = await crew.join("reader", serve=False)
         reader.replicas = reader.made("reader", None)
         reader.serve()
         await reader.sees("b")
-        assert await answered(lambda: reader.other("b").statuses(PLACE)) == {ONE: BUSY}
+        assert await answered(lambda: reader.other("b").statuses()) == {ONE: BUSY}
         assert crew.names() == ["b"]
 
 
@@ -394,7 +458,7 @@ class TestWhoIsThere:
         _, unknown = member.replicas.servers()
         assert unknown.name == "the other replicas"
         with pytest.raises(ServerUnreachable, match="can't be read from the database"):
-            await unknown.statuses(PLACE)
+            await unknown.statuses(EVERYWHERE)
         member.proxy.thaw()
         await member.sees()
 
@@ -416,37 +480,37 @@ class TestWhoIsThere:
         assert crew.names() == ["a"]
         await leader.sees()
         with pytest.raises(ServerUnreachable, match="replica b was stopped or started anew"):
-            await host.statuses(PLACE)
+            await host.statuses()
 
     async def test_one_that_is_cut_off_answers_nothing_and_then_is_gone(self, crew: Crew) -> None:
         leader, other = await crew.pair()
-        other.host.busy[PLACE] = {ONE: BUSY}
-        leader.directories = {PLACE}
+        other.host.busy = {ONE: BUSY}
+        leader.at_work = True
         host = leader.other("b")
-        assert await host.statuses(PLACE) == {ONE: BUSY}
+        assert await host.statuses() == {ONE: BUSY}
         await crew.silence(other)
         crew.age("b", 5)
-        await refused(lambda: host.statuses(PLACE), "replica b was not heard of for")
+        await refused(host.statuses, "replica b was not heard of for")
         assert leader.others() == ["b"]
         crew.age("b", 6)
         await leader.sees()
         other.proxy.thaw()
         await leader.sees("b")
-        assert await answered(lambda: leader.other("b").statuses(PLACE)) == {ONE: BUSY}
+        assert await answered(lambda: leader.other("b").statuses()) == {ONE: BUSY}
 
     async def test_another_process_of_the_same_name_is_another_replica(self, crew: Crew) -> None:
         first = await crew.join("same")
         await wait_until(lambda: crew.names() == ["same"], "the first one", seconds=PATIENCE)
-        first.host.busy[PLACE] = {ONE: BUSY}
+        first.host.busy = {ONE: BUSY}
         with capture_logs() as logs:
             second = await crew.join("same")
             await wait_until(lambda: first.others() and second.others(), "each other", seconds=PATIENCE)
         assert [each["event"] for each in logs if each["log_level"] == "warning"] == ["replicas.name_taken"]
-        assert await second.other("same").statuses(PLACE) == {ONE: BUSY}
+        assert await second.other("same").statuses() == {ONE: BUSY}
         assert len(crew.names()) == 2
-        second.host.busy[PLACE] = {TWO: BUSY}
-        await first.remote()[0].abort(first.remote()[0].own, TWO, PLACE)
-        assert (first.host.aborted, second.host.aborted) == ([], [(TWO, PLACE)])
+        second.host.busy = {TWO: BUSY}
+        await first.remote()[0].abort(first.remote()[0].own, TWO)
+        assert (first.host.aborted, second.host.aborted) == ([], [TWO])
         await second.stop()
         assert crew.names() == ["same"]
 
@@ -459,9 +523,9 @@ class TestWhoIsThere:
         await wait_until(lambda: leader.others() == ["b"] and leader.other("b") is not before, "it", seconds=PATIENCE)
         assert crew.names() == ["a", "b"]
         with pytest.raises(ServerUnreachable, match="replica b was stopped or started anew"):
-            await before.statuses(PLACE)
-        assert await answered(lambda: leader.other("b").statuses(PLACE)) == {}
-        assert set(anew.host.asked) == {PLACE}
+            await before.statuses()
+        assert await answered(lambda: leader.other("b").statuses()) == {}
+        assert anew.host.asked
 
     async def test_only_the_one_that_acts_removes_what_is_old(self, crew: Crew) -> None:
         leader = await crew.join("a", serve=False)
@@ -497,58 +561,50 @@ class TestAborts:
         leader, other = await crew.pair(ONE)
         third = await crew.join("c")
         await leader.sees("b", "c")
-        other.host.busy[PLACE] = {ONE: BUSY}
-        leader.directories = {PLACE}
+        other.host.busy = {ONE: BUSY}
+        leader.at_work = True
         host = leader.other("b")
-        assert await host.statuses(PLACE) == {ONE: BUSY}
-        await host.abort(host.own, ONE, PLACE)
-        assert await host.statuses(PLACE) == {}
-        assert other.host.aborted == [(ONE, PLACE)]
+        assert await host.statuses() == {ONE: BUSY}
+        await host.abort(host.own, ONE)
+        assert await host.statuses() == {}
+        assert other.host.aborted == [ONE]
         assert leader.host.aborted == third.host.aborted == []
         (errand,) = crew.errands()
         assert (errand["replica"], errand["term"]) == ("b", leader.lease.term)
 
     async def test_what_is_said_after_an_abort_was_asked_after_it(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
-        leader.directories = {PLACE, ELSEWHERE}
+        leader.at_work = True
         host = leader.other("b")
         for number in range(20):
             session = SessionId(f"ses_{number}")
-            other.host.busy = {PLACE: {session: BUSY}, ELSEWHERE: {session: BUSY}}
-
-            async def ends_everywhere() -> None:
-                other.host.busy = {PLACE: {}, ELSEWHERE: {}}
-
-            other.host.at_abort = ends_everywhere
-            await host.abort(host.own, session, PLACE)
-            assert session not in await answered(lambda: host.statuses(PLACE))
-            assert session not in await answered(lambda: host.statuses(ELSEWHERE))
+            other.host.busy = {session: BUSY}
+            await host.abort(host.own, session)
+            assert session not in await answered(host.statuses)
 
     async def test_what_was_said_before_an_abort_is_no_answer_after_it(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
-        other.host.busy[PLACE] = {ONE: BUSY}
-        leader.directories = {PLACE}
         host = leader.other("b")
-        assert await host.statuses(PLACE) == {ONE: BUSY}
+        assert await host.statuses() == {ONE: BUSY}
 
         async def says_nothing_more() -> None:
-            other.host.hangs.add(PLACE)
+            other.host.hangs = True
 
         other.host.at_abort = says_nothing_more
-        await host.abort(host.own, ONE, PLACE)
+        await host.abort(host.own, ONE)
         with pytest.raises(ServerUnreachable, match="has not answered for"):
-            await host.statuses(PLACE)
+            await host.statuses()
 
     async def test_one_that_changes_nothing_leaves_the_session_at_work(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
         host = leader.other("b")
 
         async def begins_anew() -> None:
-            other.host.busy[ELSEWHERE] = {ONE: BUSY}
+            asyncio.get_running_loop().call_soon(other.host.busy.update, {ONE: BUSY})
 
         other.host.at_abort = begins_anew
-        await host.abort(host.own, ONE, PLACE)
-        assert await host.statuses(ELSEWHERE) == {ONE: BUSY}
+        await host.abort(host.own, ONE)
+        assert await host.statuses() == {ONE: BUSY}
 
     async def test_a_host_that_raises_is_the_answer(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
@@ -558,7 +614,7 @@ class TestAborts:
 
         other.host.at_abort = fails
         with pytest.raises(ServerUnreachable) as caught:
-            await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
+            await leader.other("b").abort(leader.other("b").own, ONE)
         assert str(caught.value).startswith("replica b did not end it. the host's abort (")
         assert "RuntimeError at test_replicas.py" in str(caught.value)
         assert "secret" not in str(caught.value)
@@ -567,7 +623,7 @@ class TestAborts:
         leader, other = await crew.pair(ONE)
         hangs, host = anyio.Event(), leader.other("b")
         more = [SessionId(f"ses_more_{number}") for number in range(5)]
-        other.host.busy[PLACE] = dict.fromkeys([ONE, *more], BUSY)
+        other.host.busy = dict.fromkeys([ONE, *more], BUSY)
 
         async def first_hangs() -> None:
             if len(other.host.aborted) == 1:
@@ -575,11 +631,11 @@ class TestAborts:
 
         other.host.at_abort = first_hangs
         async with anyio.create_task_group() as group:
-            group.start_soon(host.abort, host.own, ONE, PLACE)
+            group.start_soon(host.abort, host.own, ONE)
             await wait_until(lambda: other.host.aborted, "the first one", seconds=PATIENCE)
             async with anyio.create_task_group() as rest:
                 for session in more:
-                    rest.start_soon(host.abort, host.own, session, PLACE)
+                    rest.start_soon(host.abort, host.own, session)
             hangs.set()
         assert len(other.host.aborted) == len(set(other.host.aborted)) == 6
 
@@ -588,15 +644,15 @@ class TestAborts:
         host = leader.other("b")
         crew.run("UPDATE opencode_watchdog.lease SET holder = 'b', term = term + 1")
         with pytest.raises(LeaseLost):
-            await host.abort(host.own, ONE, PLACE)
+            await host.abort(host.own, ONE)
         with pytest.raises(LeaseLost):
-            await other.other("a").abort(other.other("a").own, ONE, PLACE)
+            await other.other("a").abort(other.other("a").own, ONE)
         assert crew.errands() == []
 
     async def test_what_was_asked_before_another_watchdog_took_over_is_refused(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
         await crew.silence(other)
-        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
         crew.run("UPDATE opencode_watchdog.lease SET holder = 'c', term = term + 1")
         other.proxy.thaw()
@@ -607,7 +663,7 @@ class TestAborts:
     async def test_what_was_asked_too_long_ago_is_refused(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
         await crew.silence(other)
-        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
         crew.run("UPDATE opencode_watchdog.errand SET asked_at = asked_at - interval '61 s'")
         other.proxy.thaw()
@@ -631,7 +687,7 @@ class TestAborts:
         await leader.sees("b")
         await crew.silence(other)
         with pytest.raises(ServerSilent, match=r"replica b did not answer within 0\.5 s"):
-            await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
+            await leader.other("b").abort(leader.other("b").own, ONE)
         old = "SELECT clock_timestamp() - asked_at > interval '0.5 s' FROM opencode_watchdog.errand"
         await wait_until(lambda: crew.run(old)[0][0], "that it is too old", seconds=PATIENCE)
         other.proxy.thaw()
@@ -653,7 +709,7 @@ class TestAborts:
     async def test_an_answer_that_can_not_be_read_is_none(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
         await crew.silence(other)
-        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE))
         await wait_until(crew.errands, "the errand", seconds=PATIENCE)
         crew.run("UPDATE opencode_watchdog.errand SET answer = '[1]'")
         with pytest.raises(ServerAnswerInvalid, match="different versions"):
@@ -668,7 +724,7 @@ class TestTrouble:
         other.proxy.cut()
         other.proxy.thaw()
         await asking
-        assert other.host.aborted == [(ONE, PLACE)]
+        assert other.host.aborted == [ONE]
 
     async def test_a_connection_that_is_cut_between_abort_and_answer_changes_nothing(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
@@ -677,8 +733,8 @@ class TestTrouble:
             other.proxy.cut()
 
         other.host.at_abort = cut
-        await leader.other("b").abort(leader.other("b").own, ONE, PLACE)
-        assert other.host.aborted == [(ONE, PLACE)]
+        await leader.other("b").abort(leader.other("b").own, ONE)
+        assert other.host.aborted == [ONE]
 
     async def test_one_that_is_stopped_while_it_carries_it_out_says_so(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
@@ -698,10 +754,10 @@ class TestTrouble:
         await wait_until(
             lambda: leader.others() == ["b"] and leader.other("b") is not before, "the new one", seconds=PATIENCE
         )
-        anew.host.busy[PLACE] = {TWO: BUSY}
-        await leader.other("b").abort(leader.other("b").own, TWO, PLACE)
-        assert anew.host.aborted == [(TWO, PLACE)]
-        assert other.host.aborted == [(ONE, PLACE)]
+        anew.host.busy = {TWO: BUSY}
+        await leader.other("b").abort(leader.other("b").own, TWO)
+        assert anew.host.aborted == [TWO]
+        assert other.host.aborted == [ONE]
         asking.cancel()
         with suppress(asyncio.CancelledError):
             await asking
@@ -715,7 +771,7 @@ class TestTrouble:
             await anyio.sleep_forever()
 
         other.host.at_abort = hangs
-        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE, PLACE))
+        asking = asyncio.create_task(leader.other("b").abort(leader.other("b").own, ONE))
         await reached.wait()
         return asking
 
@@ -725,33 +781,33 @@ class TestTrouble:
             line = member.replicas._line
             async with line._turn:
                 await line._driver.execute("UNLISTEN *")
-        other.host.busy[PLACE] = {ONE: BUSY}
+        other.host.busy = {ONE: BUSY}
         host = leader.other("b")
-        assert await answered(lambda: host.statuses(PLACE)) == {ONE: BUSY}
-        await host.abort(host.own, ONE, PLACE)
-        assert await answered(lambda: host.statuses(PLACE)) == {}
-        assert other.host.aborted == [(ONE, PLACE)]
+        assert await answered(host.statuses) == {ONE: BUSY}
+        await host.abort(host.own, ONE)
+        assert await answered(host.statuses) == {}
+        assert other.host.aborted == [ONE]
 
     async def test_a_restart_of_the_server_is_said_once_and_outlived(self, fragile: Crew) -> None:
         leader, other = await fragile.pair()
-        leader.directories = {PLACE}
+        leader.at_work = True
         host = leader.other("b")
-        assert await host.statuses(PLACE) == {}
+        assert await host.statuses() == {}
         with capture_logs() as logs:
             fragile.cluster.stop("immediate")
-            await refused(lambda: host.statuses(PLACE), "can't be read from the database")
+            await refused(host.statuses, "can't be read from the database")
             with pytest.raises(ServerUnreachable, match="could not be passed on to replica b"):
-                await host.abort(host.own, ONE, PLACE)
+                await host.abort(host.own, ONE)
 
             def said_by_both() -> bool:
                 return [each["event"] for each in logs].count("replicas.read.failing") == 2
 
             await wait_until(said_by_both, "what both say", seconds=PATIENCE)
             fragile.cluster.start()
-            other.host.busy[PLACE] = {ONE: BUSY}
+            other.host.busy = {ONE: BUSY}
 
             async def busy() -> bool:
-                return ONE in await answered(lambda: leader.other("b").statuses(PLACE))
+                return ONE in await answered(lambda: leader.other("b").statuses())
 
             await wait_until(busy, "that it is at work", seconds=PATIENCE)
 
@@ -762,8 +818,8 @@ class TestTrouble:
 
             await wait_until(over, "the end of each episode", seconds=PATIENCE)
         assert leader.other("b") is host
-        await host.abort(host.own, ONE, PLACE)
-        assert await answered(lambda: host.statuses(PLACE)) == {}
+        await host.abort(host.own, ONE)
+        assert await answered(host.statuses) == {}
         events = [each["event"] for each in logs]
         for event in ("replicas.read.failing", "replicas.read.working"):
             assert events.count(event) == 2, events  # once for each of the two
@@ -775,23 +831,23 @@ class TestTrouble:
         database = crew.url.rpartition("/")[2]
         crew.run(f'ALTER DATABASE "{database}" CONNECTION LIMIT 0')
         leader.proxy.cut()
-        error = await refused(lambda: host.statuses(PLACE), "can't be read from the database")
+        error = await refused(host.statuses, "can't be read from the database")
         assert "replica b" in str(error)
         with pytest.raises(ServerUnreachable, match="too many connections"):
-            await host.abort(host.own, ONE, PLACE)
+            await host.abort(host.own, ONE)
         crew.run(f'ALTER DATABASE "{database}" CONNECTION LIMIT -1')
-        assert await answered(lambda: host.statuses(PLACE)) == {ONE: BUSY}
-        await host.abort(host.own, ONE, PLACE)
-        assert other.host.aborted == [(ONE, PLACE)]
+        assert await answered(host.statuses) == {ONE: BUSY}
+        await host.abort(host.own, ONE)
+        assert other.host.aborted == [ONE]
 
     async def test_a_database_that_stands_still_is_given_up_and_holds_up_no_stop(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
         host = leader.other("b")
-        assert await host.statuses(PLACE) == {ONE: BUSY}
+        assert await host.statuses() == {ONE: BUSY}
         await crew.silence(leader)
-        await refused(lambda: host.statuses(PLACE), "can't be read from the database")
+        await refused(host.statuses, "can't be read from the database")
         with pytest.raises(ServerUnreachable, match="did not answer in time"):
-            await host.abort(host.own, ONE, PLACE)
+            await host.abort(host.own, ONE)
         await leader.stop()
         assert crew.errands() == []
         assert other.host.aborted == []
@@ -800,14 +856,14 @@ class TestTrouble:
         leader, other = await crew.pair(ONE)
         host = leader.other("b")
         given_up = [SessionId(f"ses_given_up_{number}") for number in range(30)]
-        other.host.busy[PLACE] |= dict.fromkeys(given_up, BUSY)
+        other.host.busy |= dict.fromkeys(given_up, BUSY)
         for number, session in enumerate(given_up):
             with anyio.move_on_after(number / 100):
-                await host.statuses(f"/srv/{number}")
+                await host.statuses()
             with anyio.move_on_after(number / 100):
-                await host.abort(host.own, session, PLACE)
-        assert ONE in await answered(lambda: host.statuses(PLACE))
-        await host.abort(host.own, ONE, PLACE)
+                await host.abort(host.own, session)
+        assert ONE in await answered(host.statuses)
+        await host.abort(host.own, ONE)
         assert len(other.host.aborted) == len(set(other.host.aborted))
 
         def connections() -> list[Any]:
@@ -828,22 +884,23 @@ class TestTrouble:
         leader, other = await crew.join("a"), await crew.join("b", serve=False)
 
         class Broken(EmbeddedServer):
-            async def statuses(self, directory: str) -> dict[SessionId, Status]:
-                if directory == PLACE:
+            async def statuses(self, directory: str = EVERYWHERE) -> dict[SessionId, Status]:  # noqa: ARG002
+                if other.at_work:
                     raise KeyError("secret")
                 return {ONE: BUSY}
 
         other.replicas = other.made("b", Broken(other.host, Countable(other.clock)))
-        errors = []
+        errors, other.at_work = [], True
         with capture_logs() as logs:
             other.serve()
             await leader.sees("b")
             host = leader.other("b")
             for _ in range(3):
-                errors.append(await refused(lambda: host.statuses(PLACE), "KeyError at test_replicas"))
+                errors.append(await refused(host.statuses, "KeyError at test_replicas"))
                 with pytest.raises(ServerDeclined, match="KeyError"):
-                    await host.abort(host.own, ONE, PLACE)
-            assert await answered(lambda: host.statuses(ELSEWHERE)) == {ONE: BUSY}
+                    await host.abort(host.own, ONE)
+            other.at_work = False
+            assert await answered(host.statuses) == {ONE: BUSY}
         said = [each for each in logs if each["log_level"] == "error"]
         assert [each["event"] for each in said] == ["replicas.ask.failing", "errand.failing"]
         assert all("KeyError at test_replicas.py:" in each["why"] for each in said)
@@ -867,11 +924,16 @@ class TestTrouble:
             setattr(broken, name, fails)
             await wait_until(lambda: failures >= 3, "failures", seconds=PATIENCE)
             setattr(broken, name, works)
-            assert await answered(lambda: leader.other("b").statuses(PLACE)) == {ONE: BUSY}
+            assert await answered(lambda: leader.other("b").statuses()) == {ONE: BUSY}
             await wait_until(lambda: any("working" in each["event"] for each in logs), "its end", seconds=PATIENCE)
         (said,) = [each for each in logs if each["log_level"] == "error"]
         assert "OverflowError at test_replicas.py:" in said["why"]
         assert "secret" not in str(said)
+
+
+async def publish(register: Register, publication: Publication | None = None) -> bool:
+    said = publication or Publication(process="x", edition="x.1", revision=0)
+    return await register.publish("b", said, "{}", after=-1)
 
 
 class TestRegister:
@@ -887,7 +949,7 @@ class TestRegister:
     async def test_after_an_outage_everybody_has_the_time_to_say_something(self, line: Line) -> None:
         clock = Jumping()
         register = Register(line, clock)
-        assert await register.publish("b", Publication(process="x"))
+        assert await publish(register)
         assert not await self.there(register) - {"b"}
         await self.make_old(line)
         clock.ahead += 60  # the outage
@@ -902,7 +964,7 @@ class TestRegister:
     async def test_while_it_can_be_read_a_silent_one_is_gone_in_time(self, line: Line) -> None:
         clock = Jumping()
         register = Register(line, clock)
-        await register.publish("b", Publication(process="x"))
+        await publish(register)
         for _ in range(6):
             assert await self.there(register) == {"b"}
             clock.ahead += 2
@@ -925,40 +987,40 @@ class TestRegister:
         await leader.sees("b")
         host = leader.other("b")
         with pytest.raises(ServerUnreachable, match="replica b was not heard of for"):
-            await host.statuses(PLACE)
+            await host.statuses()
         await leader.sees()
         with pytest.raises(ServerUnreachable, match="replica b was not heard of for"):
-            await host.statuses(PLACE)
+            await host.statuses()
 
     async def test_what_was_held_up_on_its_way_replaces_nothing_newer(self, line: Line) -> None:
         clock = Jumping()
         register = Register(line, clock)
         await register.read()
-        late = Publication(process="x", wanted=frozenset({"late"}))
-        assert await register.publish("b", Publication(process="x"))
+        late = Publication(process="x", edition="late", revision=0)
+        assert await publish(register)
         clock.ahead -= 5  # as if it had been put together five seconds ago
-        assert not await register.publish("b", late)
+        assert not await publish(register, late)
         await register.read()
-        assert register.heard["b"].publication == Publication(process="x")
+        assert register.heard["b"].publication == Publication(process="x", edition="x.1", revision=0)
 
     async def test_what_is_published_late_is_as_old_as_it_is(self, line: Line) -> None:
         clock = Jumping()
         register = Register(line, clock)
         await register.read()
         clock.ahead -= 5
-        await register.publish("b", Publication(process="x"))
+        await publish(register)
         clock.ahead += 5
         await register.read()
         assert 5 <= register.heard["b"].age_seconds < 5 + PATIENCE
 
     async def test_a_clock_of_the_database_that_is_set_back_stops_nobody(self, line: Line) -> None:
         register = Register(line, Jumping())
-        await register.publish("b", Publication(process="x"))
+        await publish(register)
         await line.fetch("UPDATE opencode_watchdog.replica SET seen_at = seen_at + interval '1 hour'")
         await register.read()
         assert register.heard["b"].age_seconds > 3000
         assert register.present == {}
-        assert await register.publish("b", Publication(process="x"))
+        assert await publish(register)
         assert await self.there(register) == {"b"}
 
     async def test_what_another_version_published_is_somebody_who_can_not_be_understood(self, crew: Crew) -> None:
@@ -968,7 +1030,7 @@ class TestRegister:
         await leader.sees("b", "c", "d")
         for host in leader.remote():
             with pytest.raises(ServerAnswerInvalid, match=f"What {host.name} published can't be read"):
-                await host.statuses(PLACE)
+                await host.statuses()
             assert host.life() == {}
 
     async def there(self, register: Register) -> set[str]:
@@ -981,29 +1043,37 @@ class TestRegister:
 
 class TestPublications:
     def test_they_are_read_as_they_were_written(self) -> None:
-        ask = Ask(id="1", kind=AskKind.QUESTION, session_id=ONE, call_ref="\x00\ud800")
-        good = Saying(asked_at=3.25, age_seconds=0.5, statuses={SessionId("\x00"): BUSY}, asks=(ask,))
-        bad = Saying(asked_at=4.0, age_seconds=1.0, problem="It hangs.")
-        said = Publication(process="x", wanted=frozenset({"/\ud800"}), sayings={"/a": good, "/\x00": bad})
-        assert load(dump(said)) == said
-        assert dump(said).startswith(beginning("x"))
-        assert dump(said).isascii()
+        for saying in (None, Saying(asked_at=3.25, age_seconds=0.5), Saying(asked_at=4.0, problem="It hangs.\ud800")):
+            said = Publication(process="x", edition="x.1", revision=7, saying=saying, clock_ahead_seconds=-0.5)
+            assert load(dump(said)) == said
+            assert dump(said).startswith(beginning("x"))
+            assert dump(said).isascii()
 
     @pytest.mark.parametrize(
-        "change",
-        [
-            {"process": None, "sayings": []},
-            {"sayings": {"/": {}}},
-            {"sayings": {"/": {"number": "x"}}},
-            {"wanted": 5},
-            {"sayings": {"/": {"number": 1, "age_seconds": 1, "statuses": {"a": ["asleep", None, None]}}}},
-            {"sayings": {"/": {"number": 1, "age_seconds": 1, "statuses": {"a": []}, "asks": [], "problem": None}}},
-        ],
+        "change", [{"saying": {}}, {"saying": [1]}, {"saying": [[], 1, None]}, {"revision": "x"}, {"edition": None}]
     )
     def test_what_is_none_is_refused(self, change: dict[str, Any]) -> None:
         value = json.loads(dump(Publication(process="x"))) | change
+        if change == {"edition": None}:
+            del value["edition"]
         with pytest.raises(ValueError, match=r".+"):
             load(json.dumps(value))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            "[]",
+            '{"a": []}',
+            '{"a": "[]"}',
+            '{"a": "[[\\"asleep\\", null, null], []]"}',
+            '{"a": "[[\\"busy\\", \\"soon\\", null], []]"}',
+            '{"a": "[null, [[\\"1\\", \\"question\\"]]]"}',
+            '{"\\\\": null}',
+        ],
+    )
+    async def test_claims_that_are_none_are_refused(self, changes: str) -> None:
+        with pytest.raises(ValueError, match=r".+"):
+            await merged(Claims(), changes)
 
     def test_deep_nesting_is_refused(self) -> None:
         with pytest.raises(ValueError, match="no publication"):

@@ -54,14 +54,15 @@ class DemoHost:
 
     # -- what the watchdog asks ------------------------------------------------------------------------------
 
-    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+    async def statuses(self) -> Mapping[SessionId, Status]:
         """See `Host.statuses`."""
-        works = self._running.values() if directory == DIRECTORY else ()
-        return {work.session_id: Status(activity=Activity.BUSY, last_life_ms=work.last_life_ms) for work in works}
+        return {
+            work.session_id: Status(activity=Activity.BUSY, last_life_ms=work.last_life_ms)
+            for work in self._running.values()
+        }
 
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:
+    async def pending_asks(self) -> Sequence[Ask]:
         """See `Host.pending_asks`."""
-        works = self._running.values() if directory == DIRECTORY else ()
         return [
             Ask(
                 id=f"que_{work.session_id}",
@@ -70,14 +71,14 @@ class DemoHost:
                 turn_id=TurnId(work.turn.id),
                 call_ref=str(work.call.data["callID"]),
             )
-            for work in works
+            for work in self._running.values()
             if work.asks and work.call is not None
         ]
 
-    async def abort(self, session_id: SessionId, directory: str) -> None:
+    async def abort(self, session_id: SessionId) -> None:
         """See `Host.abort`: the call and the turn close; a parent's task call, too, and the parent carries on."""
         work = self._running.pop(session_id, None)
-        if work is None or directory != DIRECTORY:
+        if work is None:
             return
         now = self._now()
         closed = [*self._fail_call(work, CALL_ABORTED), *self._finish_turn(work, aborted=True)]

@@ -157,9 +157,8 @@ class OpencodeServer:
         """Where its base URL leads. For a name that is where its connections went so far."""
         return self._leads_to
 
-    @property
-    def own(self) -> None:
-        """That it serves this database has to be shown."""
+    own = None  # that it serves this database has to be shown
+    by_folder = True
 
     async def listener(self) -> Listener:
         """Who listens at its address."""

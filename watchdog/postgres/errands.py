@@ -18,7 +18,7 @@ from watchdog.errors import (
     ServerSilent,
     ServerUntold,
 )
-from watchdog.model import SessionId
+from watchdog.model import EVERYWHERE, SessionId
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.connection import Fence, transaction, translated
 from watchdog.postgres.line import LINE_SECONDS, NOTIFY, Episode, Line, Pulse, own_error
@@ -64,8 +64,6 @@ class Abort:
 
     Attributes:
         process: of the one that said that it is at work on the session; no other one carries it out.
-        directory: under which it said so.
-        directories: where a person may be asked for something in it.
         asks: the ids of those asks that it was decided in spite of. Any other one stands against it.
         life_ms: a sign of life after this moment stands against it; None where none does.
         seconds: for how long it may be carried out after it was asked.
@@ -73,9 +71,7 @@ class Abort:
 
     process: str
     session_id: SessionId
-    directory: str
     seconds: float
-    directories: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
     life_ms: int | None = None
 
@@ -284,7 +280,7 @@ class Errands:
                 if (doubt := await self._doubt(what)) is not None:
                     return Answer(problem=doubt, spared=True)
                 told = True
-                await self._own.abort(self._own.own, what.session_id, what.directory)
+                await self._own.abort(self._own.own, what.session_id, EVERYWHERE)
         except ServerError as error:
             return Answer(problem=str(error), spared=not told)
         except TimeoutError:
@@ -299,11 +295,10 @@ class Errands:
 
     async def _doubt(self, what: Abort) -> str | None:
         """What stands against it at the last moment: time has passed since whoever asks for it last looked."""
-        for directory in dict.fromkeys((what.directory, *what.directories)):
-            for ask in await self._own.pending_asks(directory):
-                if ask.session_id == what.session_id and ask.id not in what.asks:
-                    return "a person is asked for something in it"
-        status = (await self._own.statuses(what.directory)).get(what.session_id)
+        for ask in await self._own.pending_asks(EVERYWHERE):
+            if ask.session_id == what.session_id and ask.id not in what.asks:
+                return "a person is asked for something in it"
+        status = (await self._own.statuses(EVERYWHERE)).get(what.session_id)
         if status is None:
             return "it is not at work on it any more"
         if what.life_ms is not None and (status.last_life_ms or 0) > what.life_ms:
@@ -328,9 +323,7 @@ def _read_question(question: str) -> Abort | None:
         return Abort(
             process=str(value["process"]),
             session_id=SessionId(str(value["session_id"])),
-            directory=str(value["directory"]),
             seconds=float(value["seconds"]),
-            directories=tuple(str(directory) for directory in value["directories"]),
             asks=tuple(str(ask) for ask in value["asks"]),
             life_ms=None if value["life_ms"] is None else int(value["life_ms"]),
         )

@@ -1,11 +1,12 @@
 """Publishes what the own host says, and carries out what others ask of it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final
 
 from anyio.abc import TaskGroup
 
 from watchdog.ports import Clock, Hosting
+from watchdog.postgres.edition import Edition
 from watchdog.postgres.errands import Errands
 from watchdog.postgres.line import NOTIFY, NOTIFY_SAID, Bell, Episode, Line
 from watchdog.postgres.publications import Publication, Sayings
@@ -16,8 +17,6 @@ BUSY_SECONDS: Final = 1.0
 """How often is published while something is unfinished."""
 IDLE_SECONDS: Final = 3.0
 """How often is published otherwise."""
-ASKED_SECONDS: Final = 10.0
-"""How long a directory that somebody asked of goes on being published."""
 _EARLY_SECONDS: Final = 0.1
 """How much sooner than planned it may be done, rather than a whole beat later."""
 
@@ -31,7 +30,7 @@ class Publisher:
         own: the host of this process.
         name: of this replica, for people. Where another process has it already, a mark is added.
         process: this process.
-        directories: those with something unfinished, as this replica's own watchdog sees them.
+        at_work: whether something is unfinished, as this replica's own watchdog sees it.
         acts: it carries errands out; in a dry run it refuses them.
     """
 
@@ -44,7 +43,7 @@ class Publisher:
         name: str,
         process: str,
         clock: Clock,
-        directories: Callable[[], Collection[str]],
+        at_work: Callable[[], bool],
         acts: bool,
     ) -> None:
         self._line = line
@@ -52,15 +51,15 @@ class Publisher:
         self._name = name
         self._process = process
         self._clock = clock
-        self._directories = directories
+        self._at_work = at_work
         self._sayings = Sayings(own, clock, self._answered)
         self._errands = Errands(line, own, clock, process=process, acts=acts)
         self._wake = Bell()
-        self._asked: dict[str, float] = {}
         self._prompted = False  # somebody waits for what the host says from now on
         self._late = False  # the host said something after it was waited for, which is not published yet
         self._waits = False  # for the host
-        self._published: tuple[float, Publication] | None = None
+        self._edition = Edition(process)
+        self._published_at: float | None = None
 
     async def keep_publishing(self, group: TaskGroup) -> None:
         """Publish again and again. Trouble, of whatever kind, is said once, and outlived.
@@ -98,50 +97,23 @@ class Publisher:
         await self._errands.give_up()
         await self._register.remove(self._name, self._process)
 
-    def want(self, directory: str) -> None:
-        """Somebody here asks what the others do in a directory."""
-        self._asked[directory] = self._now()
-        if self._outdated():
-            self._wake.ring()
-
     def prompt(self) -> None:
         """Somebody elsewhere waits for what the host says from now on."""
         self._prompted = True
         self._wake.ring()
 
     def noted(self) -> None:
-        """The register was read: learn whether the name is taken, and what the others want to know."""
+        """The register was read: learn whether the name is taken."""
         namesake = self._register.heard.get(self._name)
         if namesake is not None and namesake.process != self._process and namesake.age_seconds <= GONE_SECONDS:
             taken, self._name = self._name, f"{self._name} {self._process[:8]}"
             logger().warning("replicas.name_taken", name=taken, instead=self._name)
-            self._published = None
-        if self._outdated():
+            self._published_at = None
             self._wake.ring()
 
-    def _wanted(self) -> frozenset[str]:
-        """The directories of which this replica wants to know what the others do in them."""
-        oldest = self._now() - ASKED_SECONDS
-        self._asked = {directory: at for directory, at in self._asked.items() if at >= oldest}
-        return frozenset({*self._directories(), *self._asked})
-
-    def _wanted_by_anyone(self) -> frozenset[str]:
-        there = [each.publication for each in self._register.present.values() if each.publication is not None]
-        return self._wanted().union(*(each.wanted for each in there if each.process != self._process))
-
-    def _outdated(self) -> bool:
-        """Whether somebody waits for what is not published yet."""
-        if self._published is None:
-            return True
-        _, last = self._published
-        return not (self._wanted() <= last.wanted and self._wanted_by_anyone() <= last.sayings.keys())
-
     def _due(self) -> bool:
-        if self._published is None or self._outdated():
-            return True
-        at, _ = self._published
-        pause = BUSY_SECONDS if self._wanted_by_anyone() else IDLE_SECONDS
-        return self._now() - at >= pause - _EARLY_SECONDS
+        pause = BUSY_SECONDS if self._at_work() else IDLE_SECONDS
+        return self._published_at is None or self._now() - self._published_at >= pause - _EARLY_SECONDS
 
     def _answered(self) -> None:
         if not self._waits:
@@ -150,32 +122,35 @@ class Publisher:
 
     async def _ask_and_publish(self, group: TaskGroup) -> None:
         prompted, self._prompted = self._prompted, False
-        directories = self._wanted_by_anyone()
-        self._sayings.keep(directories)
         moment = await self._register.moment()
         self._waits = True
         try:
-            await self._sayings.refresh(self._sayings.idle(directories), group, moment)
+            await self._sayings.refresh(group, moment)
         finally:
             self._waits = False
         await self._publish(prompted=prompted)
 
     async def _publish(self, *, prompted: bool) -> None:
-        """Publish what the host last said. The others are told at once of what is new to them."""
+        """Publish what the host last said. The others are told of what they asked for, and of one more replica."""
         self._late = False
-        now, last = self._now(), self._published[1] if self._published is not None else None
+        now, first, saying = self._now(), self._published_at is None, self._sayings.now()
+        change = await self._edition.change(saying.claims if saying is not None and saying.problem is None else None)
         publication = Publication(
             process=self._process,
-            wanted=self._wanted(),
-            sayings=self._sayings.now(),
+            edition=change.edition,
+            revision=change.revision,
+            saying=saying,
             clock_ahead_seconds=round(self._register.clock_ahead_seconds(), 3),
         )
-        if not await self._register.publish(self._name, publication):
+        if not await self._register.publish(self._name, publication, change.text, after=change.after):
             return
-        self._published = (now, publication)
-        if last is None or not publication.wanted <= last.wanted:
+        self._edition.confirm(change)
+        self._published_at = now
+        if change.after < 0:
+            await self._register.forget(self._process, but=change.edition)
+        if first:
             await self._line.fetch(NOTIFY)
-        elif prompted or not publication.sayings.keys() <= last.sayings.keys():
+        elif prompted:
             await self._line.fetch(NOTIFY_SAID)
 
     def _now(self) -> float:

@@ -1,13 +1,18 @@
-"""The table in which the replicas publish, as it was last read, and who of them is there."""
+"""The tables in which the replicas publish, as they were last read, and who of them is there.
+
+A replica's claims are rows of their own, so that only those are written and read that changed. They belong to an
+edition of its process, whose revision grows with each change; who knows it up to one revision reads what is newer.
+When a process is not sure how its last change ended, or most of an edition is over, it begins a new one.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from watchdog.ports import Clock
 from watchdog.postgres.line import ASKED, CHANNEL, Line
-from watchdog.postgres.publications import Publication, beginning, dump, load
+from watchdog.postgres.publications import Claims, Publication, beginning, dump, load, merged
 from watchdog.postgres.steps import SCHEMA
 
 GONE_SECONDS: Final = 10.0
@@ -17,22 +22,57 @@ _AWAY_SECONDS: Final = 30.0
 _BREAK_SECONDS: Final = 3.0
 """Between two readings that lie further apart, nothing is known of who was there."""
 
+_UNREAD: Final = "Its claims can't be read: the replicas may be of different versions."
+
 _READ: Final = f"""
     SELECT extract(epoch FROM now.at)::float8 AS at, replica.name, replica.said,
-        abs(extract(epoch FROM now.at - replica.seen_at))::float8 AS age_seconds
+        abs(extract(epoch FROM now.at - replica.seen_at))::float8 AS age_seconds,
+        NULL AS edition, NULL::bigint AS revision, NULL::bigint AS known, NULL AS changes
     FROM (SELECT clock_timestamp() AS at) AS now LEFT JOIN {SCHEMA}.replica ON true
+    UNION ALL
+    SELECT NULL, NULL, NULL, NULL, edition.edition, edition.revision, known.revision, coalesce((
+        SELECT json_object_agg(claim.session_id, claim.said)::text FROM {SCHEMA}.claim
+        WHERE claim.edition = edition.edition AND claim.revision > coalesce(known.revision, -1)
+    ), '{{}}')
+    FROM {SCHEMA}.edition
+    LEFT JOIN unnest($1::text[], $2::bigint[]) AS known (edition, revision)
+        ON known.edition = edition.edition AND known.revision <= edition.revision
+    WHERE known.revision IS DISTINCT FROM edition.revision
 """  # noqa: S608 - names of our own
 _MOMENT: Final = "SELECT extract(epoch FROM clock_timestamp())::float8 AS at"
 _ASK: Final = f"{_MOMENT}, pg_notify('{CHANNEL}', $1)"
 _PUBLISH: Final = f"""
-    INSERT INTO {SCHEMA}.replica AS known (name, seen_at, said) VALUES ($1, to_timestamp($2), $3)
-    ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, said = excluded.said
-    WHERE (starts_with(known.said, $4) AND known.seen_at < excluded.seen_at)
-        OR known.seen_at NOT BETWEEN clock_timestamp() - make_interval(secs => $5) AND clock_timestamp()
-    RETURNING name
+    WITH published AS (
+        INSERT INTO {SCHEMA}.replica AS known (name, seen_at, said) VALUES ($1, to_timestamp($2), $3)
+        ON CONFLICT (name) DO UPDATE SET seen_at = excluded.seen_at, said = excluded.said
+        WHERE (starts_with(known.said, $4) AND known.seen_at < excluded.seen_at)
+            OR known.seen_at NOT BETWEEN clock_timestamp() - make_interval(secs => $5) AND clock_timestamp()
+        RETURNING name
+    ), continued AS (
+        SELECT edition FROM {SCHEMA}.edition WHERE edition = $7 AND revision = $8::bigint
+    ), changed AS (
+        INSERT INTO {SCHEMA}.edition (edition, process, revision)
+        SELECT $7, $6::text, $9::bigint FROM published WHERE $9 <> $8 AND ($8 < 0 OR EXISTS (SELECT FROM continued))
+        ON CONFLICT (edition) DO UPDATE SET revision = excluded.revision
+        RETURNING edition
+    ), said AS (
+        INSERT INTO {SCHEMA}.claim (edition, session_id, revision, said)
+        SELECT changed.edition, new.key, $9, new.value FROM changed, json_each($10::json) AS new
+        ON CONFLICT (edition, session_id) DO UPDATE SET revision = excluded.revision, said = excluded.said
+    )
+    SELECT name FROM published WHERE EXISTS (SELECT FROM changed) OR ($8 = $9 AND EXISTS (SELECT FROM continued))
 """  # noqa: S608 - as above
-_REMOVE: Final = f"DELETE FROM {SCHEMA}.replica WHERE name = $1 AND starts_with(said, $2)"  # noqa: S608 - as above
+_FORGET: Final = f"DELETE FROM {SCHEMA}.edition WHERE process = $1 AND edition <> $2"  # noqa: S608 - as above
+_REMOVE: Final = f"""
+    WITH claims AS (DELETE FROM {SCHEMA}.edition WHERE process = $3)
+    DELETE FROM {SCHEMA}.replica WHERE name = $1 AND starts_with(said, $2)
+"""  # noqa: S608 - as above
 _SWEEP: Final = f"DELETE FROM {SCHEMA}.replica WHERE seen_at < clock_timestamp() - interval '1 day'"  # noqa: S608 - as above
+_SWEEP_CLAIMS: Final = f"""
+    DELETE FROM {SCHEMA}.edition WHERE NOT EXISTS (
+        SELECT FROM {SCHEMA}.replica WHERE starts_with(said, '{{"process": "' || edition.process || '"')
+    )
+"""  # noqa: S608 - as above
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +82,7 @@ class Heard:
     Attributes:
         age_seconds: how long before the reading it was published, by the database's clock. A date in the future, as
             after that clock was set back, is as far off as one in the past.
-        publication: None when it can't be read: it may be of another version.
+        publication: with its claims; None when it can't be read: it may be of another version.
     """
 
     name: str
@@ -72,6 +112,7 @@ class Register:
         self._read_at: float | None = None
         self._unbroken_since = -math.inf
         self._ahead_seconds: float | None = None  # how far the database's clock is ahead of the running clock
+        self._editions: dict[str, tuple[int, Claims | None]] = {}  # None for claims that can't be read
         self.heard: Mapping[str, Heard] = {}
         """Every row, by name, as last read."""
         self.present: Mapping[str, Heard] = {}
@@ -88,13 +129,19 @@ class Register:
         return self._read_at is not None
 
     async def read(self) -> None:
-        """Read every row."""
+        """Read every replica, and which of the claims changed."""
         sent = self._now()
-        rows = await self._line.fetch(_READ)
-        self._set_clock(rows[0]["at"], sent, self._now())
-        heard = [_heard(row["name"], row["said"], row["age_seconds"]) for row in rows if row["name"] is not None]
+        known = {edition: revision for edition, (revision, _) in self._editions.items()}
+        rows = await self._line.fetch(_READ, list(known), list(known.values()))
+        self._set_clock(next(row["at"] for row in rows if row["at"] is not None), sent, self._now())
+        for row in rows:
+            if row["edition"] is not None:
+                await self._learn(row)
+        heard = [self._heard(row) for row in rows if row["name"] is not None]
+        there = {each.publication.edition for each in heard if each.publication is not None}
+        self._editions = {edition: found for edition, found in self._editions.items() if edition in there}
         self.heard = {each.name: each for each in heard}
-        known = self.present.keys() if self.has_read else _away(heard)
+        before = self.present.keys() if self.has_read else _away(heard)
         if self.age_seconds > _BREAK_SECONDS:
             self._unbroken_since = sent
         self._read_at = sent
@@ -102,7 +149,7 @@ class Register:
         self.present = {
             name: each
             for name, each in self.heard.items()
-            if each.age_seconds <= GONE_SECONDS or (unsure and name in known)
+            if each.age_seconds <= GONE_SECONDS or (unsure and name in before)
         }
 
     async def moment(self) -> float:
@@ -122,25 +169,60 @@ class Register:
         reading = self._clock.read()
         return reading.wall_ms / 1000 - reading.running_seconds - (self._ahead_seconds or 0.0)
 
-    async def publish(self, name: str, publication: Publication) -> bool:
+    async def publish(self, name: str, publication: Publication, changes: str, *, after: int) -> bool:
         """Publish what is said at this moment.
 
+        Args:
+            changes: to the claims; see `publications.merged`.
+            after: the revision to which they are made; -1 where the edition begins.
+
         Returns:
-            Whether it was written down: not where something newer is, or the name is somebody else's.
+            Whether it was written down: not where something newer is, where the name is somebody else's, or where the
+            edition is not at that revision.
         """
         if self._ahead_seconds is None:
             await self.read()
-        at, said = self._now() + (self._ahead_seconds or 0.0), dump(publication)
-        values = (name, at, said, beginning(publication.process), GONE_SECONDS)
-        return bool(await self._line.fetch(_PUBLISH, *values))
+        at, said, process = self._now() + (self._ahead_seconds or 0.0), dump(publication), publication.process
+        values = (name, at, said, beginning(process), GONE_SECONDS, process)
+        return bool(
+            await self._line.fetch(_PUBLISH, *values, publication.edition, after, publication.revision, changes)
+        )
+
+    async def forget(self, process: str, *, but: str) -> None:
+        """Remove the claims of a process in all of its editions but one."""
+        await self._line.fetch(_FORGET, process, but)
 
     async def remove(self, name: str, process: str) -> None:
         """Remove what a process published."""
-        await self._line.fetch(_REMOVE, name, beginning(process))
+        await self._line.fetch(_REMOVE, name, beginning(process), process)
 
     async def sweep(self) -> None:
-        """Remove what was published more than a day ago."""
+        """Remove what was published more than a day ago, and claims of whoever is not there any more."""
         await self._line.fetch(_SWEEP)
+        await self._line.fetch(_SWEEP_CLAIMS)
+
+    async def _learn(self, row: Any) -> None:  # noqa: ANN401 - the driver's own
+        """Learn what changed in an edition since the revision that is known, or all of it."""
+        known = self._editions[row["edition"]][1] if row["known"] is not None else Claims()
+        try:
+            claims = await merged(known, row["changes"]) if known is not None else None
+        except ValueError:
+            claims = None
+        self._editions[row["edition"]] = row["revision"], claims
+
+    def _heard(self, row: Any) -> Heard:  # noqa: ANN401 - as above
+        try:
+            publication = load(row["said"])
+        except ValueError:
+            publication = None
+        if publication is not None:
+            revision, claims = self._editions.get(publication.edition, (-1, None))
+            saying = publication.saying
+            if saying is not None and claims is not None and revision == publication.revision:
+                publication = replace(publication, saying=replace(saying, claims=claims))
+            elif saying is not None:
+                publication = replace(publication, saying=replace(saying, problem=saying.problem or _UNREAD))
+        return Heard(name=row["name"], age_seconds=row["age_seconds"], publication=publication)
 
     async def _moment(self, statement: str, *values: object) -> float:
         sent = self._now()
@@ -160,11 +242,3 @@ class Register:
 
 def _away(heard: Iterable[Heard]) -> set[str]:
     return {each.name for each in heard if each.age_seconds <= _AWAY_SECONDS}
-
-
-def _heard(name: str, said: str, age_seconds: float) -> Heard:
-    try:
-        publication = load(said)
-    except ValueError:
-        publication = None
-    return Heard(name=name, age_seconds=age_seconds, publication=publication)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from watchdog.errors import DatabaseUnavailable, ServerAnswerInvalid, ServerDeclined, ServerUnreachable, ServerUntold
-from watchdog.model import Ask, Served, ServerName, SessionId, Status
+from watchdog.model import EVERYWHERE, Ask, Served, ServerName, SessionId, Status
 from watchdog.moments import Moment
 from watchdog.plain_host import PlainHost
 from watchdog.ports import Clock
@@ -36,7 +36,6 @@ class Others:
         clock: tells how long a question has waited.
         read: beats after each reading, also one that failed.
         wake: makes that one is taken soon.
-        want: makes that the others are told of a directory of which they are asked.
         process: this process.
         abort_seconds: how long a replica may take to answer an abort.
     """
@@ -49,7 +48,6 @@ class Others:
         *,
         read: Pulse,
         wake: Callable[[], None],
-        want: Callable[[str], None],
         process: str,
         abort_seconds: float,
     ) -> None:
@@ -60,7 +58,6 @@ class Others:
         self._clock = clock
         self._read = read
         self._wake = wake
-        self._want = want
         self._abort_seconds = abort_seconds
         self._asking: Rounds[None, float] = Rounds(lambda _: register.ask(process))
 
@@ -72,13 +69,12 @@ class Others:
                 await self._read.wait(LINE_SECONDS)
         return self.register.age_seconds <= seconds
 
-    async def saying(self, host: "RemoteHost", directory: str) -> Saying:
-        """What a replica says of a directory: its host was asked after this question came.
+    async def saying(self, host: "RemoteHost") -> Saying:
+        """What a replica says: its host was asked after this question came.
 
         Raises:
             ServerError: it says nothing in time, or that its host could not answer, or its clock is wrong.
         """
-        self._want(directory)
         until = self._now() + FIRST_ANSWER_SECONDS
         self.waiting += 1
         try:
@@ -86,7 +82,7 @@ class Others:
             asked_at = await self._asked(host)
             while True:
                 heard, publication = await self._heard(host)
-                saying = publication.sayings.get(directory)
+                saying = publication.saying
                 left = until - self._now()
                 if (saying is not None and saying.asked_at > asked_at) or left <= 0:
                     self._check_clocks(host, publication)
@@ -99,13 +95,6 @@ class Others:
     async def abort(self, host: "RemoteHost", what: Abort) -> Answer:
         """Have a replica abort a session. See `Requests.abort`."""
         return await self._requests.abort(host.name, host.replica, replace(what, seconds=self._abort_seconds))
-
-    def last(self, host: "RemoteHost") -> Mapping[str, Saying]:
-        """What a replica said when it was last read, however long ago."""
-        heard = self.register.heard.get(host.replica)
-        if heard is None or heard.publication is None or heard.process != host.process:
-            return {}
-        return heard.publication.sayings
 
     async def _asked(self, host: "RemoteHost") -> float:
         """Have all replicas publish anew. What is asked at the same time is asked once."""
@@ -143,7 +132,7 @@ def _checked(name: str, heard: Heard, saying: Saying | None, asked_at: float) ->
     if heard.age_seconds > STALE_SECONDS:
         raise ServerUnreachable(f"{name} was not heard of for {heard.age_seconds:.0f} s.")
     if saying is None:
-        raise ServerUnreachable(f"{name} has not said yet what it is at work on in a directory.")
+        raise ServerUnreachable(f"{name} has not said yet what it is at work on.")
     if saying.problem is not None:
         raise ServerUnreachable(f"{name}: {saying.problem}")
     seconds = heard.age_seconds + saying.age_seconds
@@ -171,25 +160,23 @@ class RemoteHost(PlainHost):
         """See `Server.name`."""
         return self._name
 
-    async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
+    async def statuses(self, directory: str = EVERYWHERE) -> Mapping[SessionId, Status]:  # noqa: ARG002 - all at once
         """See `Host.statuses`."""
-        return (await self._others.saying(self, directory)).statuses
+        return (await self._others.saying(self)).claims.statuses
 
-    async def pending_asks(self, directory: str) -> Sequence[Ask]:
+    async def pending_asks(self, directory: str = EVERYWHERE) -> Sequence[Ask]:  # noqa: ARG002 - as above
         """See `Host.pending_asks`."""
-        return (await self._others.saying(self, directory)).asks
+        return [ask for asks in (await self._others.saying(self)).claims.asks.values() for ask in asks]
 
-    async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:
+    async def abort(self, served: Served, session_id: SessionId, directory: str = EVERYWHERE) -> None:  # noqa: ARG002
         """See `Deputy.abort_unless`: here with no ask known of, and whatever signs of life it shows."""
-        await self.abort_unless(served, session_id, directory, directories=(), asks=(), life_ms=None)
+        await self.abort_unless(served, session_id, asks=(), life_ms=None)
 
     async def abort_unless(
         self,
         served: Served,  # noqa: ARG002 - it speaks through this very database
         session_id: SessionId,
-        directory: str,
         *,
-        directories: Collection[str],
         asks: Collection[str],
         life_ms: int | None,
     ) -> None:
@@ -203,9 +190,7 @@ class RemoteHost(PlainHost):
         what = Abort(
             process=self.process,
             session_id=session_id,
-            directory=directory,
             seconds=0.0,
-            directories=tuple(directories),
             asks=tuple(asks),
             life_ms=life_ms,
         )

@@ -4,7 +4,7 @@ A publication is dated by the database's clock, at the moment when it was put to
 way, because the process or the network stood still, is as old as it is, and never replaces a newer one.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Final, Protocol
 from uuid import uuid4
 
@@ -47,7 +47,7 @@ class Replicas:
         own: the host of this process; None where it runs no sessions, and so publishes nothing.
         name: of this replica, for people. Where another process has it already, a mark is added.
         lease: whoever holds it passes aborts on, and removes what is old.
-        directories: those with something unfinished, as this replica's own watchdog sees them.
+        at_work: whether something is unfinished, as this replica's own watchdog sees it.
         acts: false in a dry run: what others ask of this one is refused, too.
         abort_seconds: how long a replica may take to answer an abort.
     """
@@ -61,7 +61,7 @@ class Replicas:
         name: str,
         clock: Clock,
         lease: Leasehold,
-        directories: Callable[[], Collection[str]],
+        at_work: Callable[[], bool],
         acts: bool = True,
         abort_seconds: float = ABORT_SECONDS,
     ) -> None:
@@ -84,7 +84,7 @@ class Replicas:
                 name=name,
                 process=self._process,
                 clock=clock,
-                directories=directories,
+                at_work=at_work,
                 acts=acts,
             )
         self._others = Others(
@@ -93,7 +93,6 @@ class Replicas:
             clock,
             read=self._read,
             wake=self._wake.ring,
-            want=self._publisher.want if self._publisher is not None else lambda _: None,
             process=self._process,
             abort_seconds=abort_seconds,
         )
@@ -107,7 +106,9 @@ class Replicas:
         return (*own, *self._hosts.values()) if self._register.has_read else (*own, self._unread)
 
     async def refresh(self) -> None:
-        """Replicas are read in the background."""
+        """Wait until it was once read who is there. From then on that is read in the background."""
+        if not self._register.has_read:
+            await self._others.reading(READ_SECONDS)
 
     async def discover(self, holders: Holders) -> None:  # noqa: ARG002 - processes elsewhere can't be seen
         """Look for replicas that have come, and forget those that are gone."""
