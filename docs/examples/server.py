@@ -313,6 +313,6 @@ async def answer(session_id: str) -> None:
 async def release(session_id: str) -> Json:
     try:
         outcomes = await app.state.watchdog.release(session_id, reason="asked for over HTTP")
-    except watchdog.WatchdogError as error:  # of a server that does not act: the name of the one that does
+    except watchdog.WatchdogError as error:
         raise HTTPException(409, str(error)) from error
     return {"results": [outcome.result.value for outcome in outcomes]}
