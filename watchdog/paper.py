@@ -3,7 +3,8 @@
 Nothing is markup, and no word becomes an emoji: what is drawn is text with a style beside it.
 """
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -23,8 +24,9 @@ class Paper(Console):
 
     def __init__(self, *, stderr: bool = False, file: TextIO | None = None, width: int | None = None) -> None:
         super().__init__(
-            stderr=stderr, file=file, width=width, highlight=False, soft_wrap=True, markup=False, emoji=False
-        )
+            stderr=stderr, file=file, width=width, highlight=False, soft_wrap=True, markup=False, emoji=False,
+            _environ=_without_a_width_of_none(os.environ),
+        )  # fmt: skip
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """What is drawn, as pieces of text. The net below `Shown`: nothing in them steers the terminal."""
@@ -35,6 +37,11 @@ class Paper(Console):
         """Write what is left to nowhere."""
         self.quiet = True
         fall_silent(self.file)
+
+
+def _without_a_width_of_none(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment without a `COLUMNS` or `LINES` of 0: in so little room nothing at all would be shown."""
+    return {name: value for name, value in environ.items() if name not in {"COLUMNS", "LINES"} or value.strip("0")}
 
 
 def line(console: Console, text: Shown, style: str | None) -> None:
