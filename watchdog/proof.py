@@ -55,10 +55,12 @@ def deleted_at_work(
     Args:
         for_a_person: somebody asked for one of them, so that a host's word counts, too.
     """
-    known = snapshot.sessions.keys() | {each.session_id for each in snapshot.damaged}
+    damaged = {each.session_id for each in snapshot.damaged}
     for report in reports:
         if report.served is not None and (for_a_person or report.served.by is Shown.PROCESS):
-            yield from ((report, session_id) for session_id in sorted(report.said.keys() - known))
+            # What is known may be much, and what is said is little.
+            unknown = [each for each in report.said if each not in snapshot.sessions and each not in damaged]
+            yield from ((report, session_id) for session_id in sorted(unknown))
 
 
 def standing(asks: Collection[Ask], session: Session) -> list[Ask]:
