@@ -160,8 +160,7 @@ class Questions:
 
     def _check(self, what: str, takes: Sequence[str]) -> None:
         """Refuse a function that can't be called as it is going to be."""
-        functions = self._host.functions if isinstance(self._host, CallableHost) else {}
-        function = functions.get(what) or getattr(self._host, what, None)
+        function = self._given(what)
         form = f"{what}({', '.join(takes)})"
         if not callable(function):
             raise HostUnfit(f"The host {type(self._host).__qualname__} has no function {form}: give it one.")
@@ -182,10 +181,13 @@ class Questions:
         """A method of the host, for people."""
         return f"the host's {what} ({self._function(what)})"
 
-    def _function(self, what: str) -> str:
+    def _given(self, what: str) -> Any:  # noqa: ANN401 - whatever the host has under that name
+        """The function that answers, as whoever made the host gave it; None where there is none."""
         functions = self._host.functions if isinstance(self._host, CallableHost) else {}
-        host: Any = self._host
-        function: Any = functions.get(what) or getattr(host, what, host)
+        return functions.get(what) or getattr(self._host, what, None)
+
+    def _function(self, what: str) -> str:
+        function: Any = self._given(what) or self._host
         while isinstance(function, partial):
             function = function.func
         if not hasattr(function, "__qualname__"):
