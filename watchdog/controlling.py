@@ -63,9 +63,7 @@ async def controlling(
 def _remember(settings: Settings) -> None:
     """Note where the last API of this user listens, for `page`; it can do without."""
     try:
-        path = _noted_at()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_privately(path, f"{settings.control}\n")
+        write_privately(_noted_at(), f"{settings.control}\n")
     except (OSError, SettingsError) as error:
         structlog.get_logger("watchdog").warning("control.unnoted", why=str(error))
 

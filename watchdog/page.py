@@ -112,7 +112,6 @@ def _opening(link: str) -> str:
     """A file that leads to the link, as a URL: a link among a browser's arguments could be seen by other users."""
     path = kept_at().with_name("page.html")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_privately(
             path, f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={escape(link)}">\n'
         )

@@ -52,7 +52,8 @@ class Door:
             return None
         headers, path = Headers(scope=scope), scope["path"]
         host, port = scope.get("client") or ("unknown", 0)
-        self._crowd.asks((host, port), known=self._gate.admits(headers))
+        admitted = self._gate.admits(headers)
+        self._crowd.asks((host, port), known=admitted)
         exchange = _Exchange(
             receive, send, headers=headers, bounds=self._gate.bounds, origin=self._origin(headers), clock=self._clock
         )
@@ -60,6 +61,7 @@ class Door:
             method=scope["method"],
             path=path,
             headers=headers,
+            admitted=admitted,
             client=host,
             now_seconds=self._clock.read().awake_seconds,
         )

@@ -124,9 +124,9 @@ class Gate:
         self._open = Bucket(rate=bounds.rate, burst=bounds.burst, clients=bounds.clients)
 
     def objection(
-        self, *, method: str, path: str, headers: Headers, client: str, now_seconds: float
+        self, *, method: str, path: str, headers: Headers, admitted: bool, client: str, now_seconds: float
     ) -> Problem | None:
-        """What stands against a request, or None."""
+        """What stands against a request, or None. `admitted` is what `admits` says of its headers."""
         if not self.names.knows(headers.getlist("host")):
             return Problem(
                 name="foreign-host",
@@ -148,7 +148,7 @@ class Gate:
             return _too_many(self._open.take(client, now_seconds), closing=True)
         if method == "POST" and path in DOORS:
             return _too_many(self._doubtful.take(client, now_seconds))
-        if not self.admits(headers):
+        if not admitted:
             return _too_many(self._doubtful.take(client, now_seconds)) or Problem(
                 name="unauthorized",
                 status=401,

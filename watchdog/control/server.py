@@ -46,8 +46,8 @@ class _Protocol(H11Protocol):
         """A client is there."""
         super().connection_made(transport)
         gone = None if self.client is None else self._crowd.enter(self.client)
-        for each in [each for each in self.connections if isinstance(each, _Protocol)] if gone else []:
-            if each.client == gone:
+        for each in tuple(self.connections) if gone else ():
+            if isinstance(each, _Protocol) and each.client == gone:
                 each.transport.abort()
         self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
 

@@ -49,7 +49,6 @@ def renew_token(path: Path) -> None:
         SettingsError: it can't be written.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_privately(path, _new())
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
@@ -99,6 +98,8 @@ class KeptToken:
 def write_privately(path: Path, text: str) -> None:
     """Write a file that nobody but its owner can read, and replace the one that is there, in one step.
 
+    Its folder is made where there is none.
+
     Raises:
         OSError: it can't be written.
     """
@@ -112,7 +113,6 @@ def write_privately(path: Path, text: str) -> None:
 
 def _make(path: Path) -> None:
     """Make a token. Of several who do so at once, the first to link its file wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = _written_beside(path, _new())
     try:
         with suppress(FileExistsError):
@@ -126,6 +126,7 @@ def _new() -> str:
 
 
 def _written_beside(path: Path, text: str) -> Path:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
