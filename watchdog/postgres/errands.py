@@ -25,8 +25,6 @@ from watchdog.postgres.line import LINE_SECONDS, NOTIFY, Episode, Line, Pulse, o
 from watchdog.postgres.steps import SCHEMA
 from watchdog.voice import logger
 
-_RETRY_SECONDS: Final = 1.0
-
 _PUT: Final = f"""
     INSERT INTO {SCHEMA}.errand (replica, term, asked_at, question)
     VALUES (:replica, :term, clock_timestamp(), :question) RETURNING id
@@ -306,15 +304,8 @@ class Errands:
         return None
 
     async def _reply(self, id_: int, answer: Answer) -> None:
-        """Answer, as soon as the database takes it."""
-        while True:
-            try:
-                await self._line.fetch(_ANSWER, id_, json.dumps(asdict(answer)))
-                await self._line.fetch(NOTIFY)
-            except DatabaseUnavailable:
-                await self._clock.sleep(_RETRY_SECONDS)
-            else:
-                return
+        await self._line.insist(self._clock, _ANSWER, id_, json.dumps(asdict(answer)))
+        await self._line.insist(self._clock, NOTIFY)
 
 
 def _read_question(question: str) -> Abort | None:

@@ -9,12 +9,14 @@ import anyio
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, WatchdogError
+from watchdog.ports import Clock
 from watchdog.postgres.connection import place_of, translated
 from watchdog.voice import logger
 
 LINE_SECONDS: Final = 3.0
 """How long a statement may take, the connection included where it has to be made."""
 _HANG_UP_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 1.0
 
 CHANNEL: Final = "opencode_watchdog_errand"
 """On which replicas tell each other of what is new."""
@@ -68,6 +70,16 @@ class Line:
             except BaseException:
                 await self._hang_up()
                 raise
+
+    async def insist(self, clock: Clock, statement: str, *values: object) -> None:
+        """Run a statement that may be run twice, as soon as the database takes it."""
+        while True:
+            try:
+                await self.fetch(statement, *values)
+            except DatabaseUnavailable:
+                await clock.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     async def close(self) -> None:
         """Close the connection, without waiting for a database that does not answer."""

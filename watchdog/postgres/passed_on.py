@@ -38,7 +38,6 @@ _LOST_SECONDS: Final = 5.0
 _UNREAD_SECONDS: Final = 30.0
 """How long the database may be away while an answer is waited for."""
 _ASK_SECONDS: Final = 1.0
-_RETRY_SECONDS: Final = 1.0
 _WITHDRAW_SECONDS: Final = 1.0
 _MAY_BE_DONE: Final = "It may have been done all the same: `history` shows it."
 
@@ -228,9 +227,10 @@ class PassedOn:
                 wanted = read_wanted(row["question"])
                 problem = self._problem(wanted, taken[0]["age_seconds"])
                 if wanted is None or problem is not None:
-                    await self._reply(id_, dump_error(NotActing(problem or "")))
+                    answer = dump_error(NotActing(problem or ""))
                 else:
-                    await self._reply(id_, await self._done(row, wanted, carry_out))
+                    answer = await self._done(row, wanted, carry_out)
+                await self._line.insist(self._clock, _ANSWER, id_, answer)
         finally:
             self._under_way.discard(id_)
 
@@ -254,16 +254,6 @@ class PassedOn:
             "request.done", request=row["id"], kind=wanted.kind.value, asked_by=row["asked_by"], problem=problem
         )
         return answer
-
-    async def _reply(self, id_: int, answer: str) -> None:
-        """Answer, as soon as the database takes it."""
-        while True:
-            try:
-                await self._line.fetch(_ANSWER, id_, answer)
-            except DatabaseUnavailable:
-                await self._clock.sleep(_RETRY_SECONDS)
-            else:
-                return
 
     def _now(self) -> float:
         return self._clock.read().running_seconds
