@@ -9,7 +9,7 @@ SIZES := 10000 100000 1000000
 ON_FILES := idle served changed first judged detection stuck hanging memory cpu load start
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test coverage soak unit lock bench clean
+.PHONY: help setup demo check format tools test coverage soak unit lock bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -41,14 +41,14 @@ format: $(READY) ## write the format, fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: $(READY) ## every test, on real opencode servers too (the binaries come from npm, once)
+tools: $(READY)
 	@$(BIN)/python -m tests.support.binaries
 	@$(BIN)/python -m tests.support.debian
+
+test: tools ## every test, on real opencode servers too (the binaries come from npm, once)
 	$(BIN)/pytest $(WORKERS) --durations 25
 
-coverage: $(READY) ## the same, with every branch counted: it takes nearly twice as long
-	@$(BIN)/python -m tests.support.binaries
-	@$(BIN)/python -m tests.support.debian
+coverage: tools ## the same, with every branch counted: it takes nearly twice as long
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(WORKERS)
 	@$(BIN)/coverage combine --quiet
