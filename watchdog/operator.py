@@ -204,7 +204,8 @@ class Operator:
                 return await leader.release(session_id, reason=reason, below=below)
             return await self._releasing.release(session_id, reason=reason, below=below, consented=agreed)
 
-        return self._begin(OperationKind.RELEASE, (session_id, below, *sorted(agreed)), session_id, work)
+        key = (session_id, below, *sorted(agreed))
+        return self._begin(OperationKind.RELEASE, key, session_id, work, passed_on=leader is not None)
 
     async def carry_out(self, wanted: Wanted) -> Answer:
         """Do what another replica, or a command, passes on to the one that acts.
@@ -243,15 +244,23 @@ class Operator:
         return self._begin(OperationKind.DELETE_MESSAGE, (session_id, message_id), session_id, work)
 
     def _begin(
-        self, kind: OperationKind, key: Hashable, session_id: SessionId, work: Callable[[], Awaitable[Answer]]
+        self,
+        kind: OperationKind,
+        key: Hashable,
+        session_id: SessionId,
+        work: Callable[[], Awaitable[Answer]],
+        *,
+        passed_on: bool = False,
     ) -> Operation:
+        """Begin it, or join the same. What was passed on and comes back here must not wait for itself."""
+
         async def and_look() -> Answer:
             try:
                 return await work()
             finally:
                 self._watch.wake()
 
-        return self.operations.begin(kind, key, session_id, and_look)
+        return self.operations.begin(kind, (key, passed_on), session_id, and_look)
 
     def _check_right(self) -> None:
         if self._watch.pace.dry_run:
@@ -329,7 +338,8 @@ class Operator:
             # It may have been undone since it was read.
             return await undo.undo((await self.intervention(number))[0])
 
-        return self._begin(OperationKind.UNDO, number, found.verdict.cancel_session_id, work)
+        session_id = found.verdict.cancel_session_id
+        return self._begin(OperationKind.UNDO, number, session_id, work, passed_on=leader is not None)
 
     async def hold(self, session_id: SessionId, *, length_ms: int | None = None) -> HoldChange:
         """Leave a session alone, or everything (`EVERYTHING`); for a while, or until somebody ends it.

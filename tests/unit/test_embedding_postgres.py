@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import Mock
 
 import anyio
 import anyio.lowlevel
@@ -21,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import watchdog
 from tests.support.postgres import ADMIN, Cluster, PostgresRows
 from tests.support.program import Program, program
-from tests.support.waiting import wait_until
+from tests.support.waiting import SECONDS, wait_until
 from tests.support.watchdog_run import Finished
 from tests.unit.test_embed import PLACE, InProcessHost, Notes
 from watchdog.clock import Countable, SystemClock
@@ -437,6 +438,25 @@ class TestReplicas:
             failure, failing.failure = failing.failure, None
             assert isinstance(failure, ExceptionGroup)
             assert failure.subgroup(ZeroDivisionError) is not None
+
+    async def test_what_one_passes_on_and_then_takes_on_itself_is_done_once_and_waits_for_nothing(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        replica = world.replica()
+        session = replica.begin("1", age=1)
+        async with replica.running() as dog:
+            await wait_until(lambda: replica.notes.looks, "a look")
+            operator = dog._running()._operator
+            assert operator is not None
+            answers = iter([False])  # the lease comes right after the operator asked for it
+            right = Mock(wraps=operator._right)
+            right.acquire.side_effect = lambda: next(answers, True)
+            monkeypatch.setattr(operator, "_right", right)
+            with anyio.fail_after(SECONDS):
+                outcomes = await operator.release(session).result()
+        assert isinstance(outcomes, tuple)
+        assert [each.result for each in outcomes] == [Result.RECOVERED]
+        assert right.acquire.call_count > 1
 
     async def test_one_that_has_just_got_the_lease_does_not_send_people_to_itself(self, world: World) -> None:
         leader, follower = world.replica(), world.replica()
