@@ -55,8 +55,11 @@ class Terms:
             cluster.run(statement, database=self.database)
 
     def notes(self) -> list[Note]:
-        """All changes, in the order in which the row was locked."""
-        rows = self._cluster.run("SELECT term, holder, at, expires_at FROM terms ORDER BY id", database=self.database)
+        """All changes, in the order in which the row was locked. What was given back ran out at the epoch."""
+        rows = self._cluster.run(
+            "SELECT term, holder, at, greatest(expires_at, 'epoch') AS expires_at FROM terms ORDER BY id",
+            database=self.database,
+        )
         return [Note(**row) for row in rows]
 
     def term(self) -> int:

@@ -297,7 +297,7 @@ class TestLimits:
     async def test_a_database_that_can_not_be_asked(self, parties: Parties) -> None:
         _, other = await parties.pair()
         await other.engine.dispose()
-        other.line._engine = own_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
+        other.line._kept._engine = own_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
         with pytest.raises(DatabaseUnavailable, match=r"Whether it was passed on is not known.*`history` shows it"):
             await other.release()
 

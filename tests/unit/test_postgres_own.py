@@ -101,8 +101,8 @@ async def tables(engine: AsyncEngine) -> set[tuple[str, str]]:
 async def test_nothing_but_the_own_schema_is_made(engine: AsyncEngine) -> None:
     before = await tables(engine)
     await own.prepare(engine)
-    names = {"intervention", "kept_row", "hold", "state", "lease", "replica", "errand", "request", "edition", "claim"}
-    assert await tables(engine) - before == {(SCHEMA, name) for name in names}
+    names = ["intervention", "kept_row", "hold", "state", "lease", "replica", "errand", "request", "edition", "claim"]
+    assert await tables(engine) - before == {(SCHEMA, name) for name in [*names, "tenure"]}
     await works(engine)
 
 
@@ -186,6 +186,18 @@ class TestAnOlderVersion:
             replica.script(VERSION_1_AT_WORK)
         mark = "SELECT obj_description('opencode_watchdog'::regnamespace, 'pg_namespace') AS mark"
         assert postgres.run(mark, database=str(old.url.database))[0]["mark"] == "opencode-watchdog 1"
+
+    @pytest.mark.parametrize("version", range(1, VERSION))
+    async def test_each_version_leads_to_the_newest(
+        self, engine: AsyncEngine, postgres_rows: PostgresRows, version: int
+    ) -> None:
+        steps = [statement for step in STEPS[:version] for statement in step]
+        postgres_rows.script(";".join(steps) + f"; COMMENT ON TABLE {SCHEMA}.lease IS 'opencode-watchdog {version}'")
+        with capture_logs() as logs:
+            await own.prepare(engine)
+        assert [(line["before"], line["version"]) for line in logs] == [(version, VERSION)]
+        assert (SCHEMA, "tenure") in await tables(engine)
+        await works(engine)
 
     async def test_who_only_looks_takes_it_as_it_is(self, old: AsyncEngine) -> None:
         before = await tables(old)
@@ -301,7 +313,9 @@ class TestWithoutTheRight:
 
     async def test_a_database_that_may_only_be_read(self, postgres: Cluster, engine: AsyncEngine) -> None:
         postgres.run(f'ALTER ROLE {USER} IN DATABASE "{engine.url.database}" SET default_transaction_read_only = on')
-        with pytest.raises(JournalUnusable, match="may not make the watchdog's own schema"):
+        with pytest.raises(
+            JournalUnusable, match="is read-only: it is a standby, or default_transaction_read_only is on"
+        ):
             await own.prepare(engine)
 
 

@@ -780,7 +780,7 @@ class TestTrouble:
         for member in (leader, other):
             line = member.replicas._line
             async with line._turn:
-                await line._driver.execute("UNLISTEN *")
+                await (await line._kept.driver()).execute("UNLISTEN *")
         other.host.busy = {ONE: BUSY}
         host = leader.other("b")
         assert await answered(host.statuses) == {ONE: BUSY}

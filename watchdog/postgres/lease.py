@@ -8,13 +8,15 @@ answers to the question whether it may act, each worth more than the one before:
     hold      what stays true until the caller's transaction ends: the row is locked, and nobody can take over
 
 A transaction that is stopped while it holds the row is ended by the server (`idle_in_transaction_session_timeout`).
-Every moment that is stored or compared in the database is one of its own clock. A lease that ran out is never
-renewed, only taken anew with the next term. And a process trusts no term but one that it took itself: a name that is
-used again after a restart, or a restored copy of the database, gives nobody a right that another one may have, too.
+Every moment that is stored or compared in the database is one of its own clock. Where that goes back, an expiry may
+lie further ahead than any lease: so a row that has not changed for as long as its lease lasts, by the own clock of
+whoever wants it, is free, too. A lease that ran out is never renewed, only taken anew with the next term. And a
+process trusts no term but one that it took itself: a name that is used again after a restart, or a restored copy of
+the database, gives nobody a right that another one may have, too.
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -24,8 +26,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost
 from watchdog.ports import Clock
-from watchdog.postgres import own, steps
+from watchdog.postgres import own
 from watchdog.postgres.connection import CONNECT_SECONDS, TROUBLE, place_of, sentence, translated
+from watchdog.postgres.lease_row import BUSY, LIMIT, LOCK, ROW, LeaseRow, Stillness, ended, milliseconds
 from watchdog.voice import logger
 
 SECONDS: Final = 9.0
@@ -36,37 +39,6 @@ _TRIES: Final = 6
 """How often others try to take it meanwhile. A lock is waited for as long."""
 _RETRIES: Final = 12
 """How often a renewal that failed is tried again meanwhile."""
-
-_ROW: Final = f"{steps.SCHEMA}.lease"
-_LOOK: Final = f"SELECT holder, term, expires_at <= clock_timestamp() AS free FROM {_ROW} WHERE name = 'watchdog'"  # noqa: S608 - names of our own
-_TAKE: Final = f"""
-    UPDATE {_ROW} SET holder = $1, term = term + 1, expires_at = clock_timestamp() + make_interval(secs => $2)
-    WHERE name = 'watchdog' AND expires_at <= clock_timestamp() RETURNING term
-"""  # noqa: S608 - as above
-_RENEW: Final = f"""
-    UPDATE {_ROW} SET expires_at = clock_timestamp() + make_interval(secs => $3)
-    WHERE name = 'watchdog' AND holder = $1 AND term = $2 AND expires_at > clock_timestamp() RETURNING true
-"""  # noqa: S608 - as above
-_GIVE_BACK: Final = f"""
-    UPDATE {_ROW} SET expires_at = clock_timestamp()
-    WHERE name = 'watchdog' AND holder = $1 AND term = $2 AND expires_at > clock_timestamp()
-"""  # noqa: S608 - as above
-_LIMIT: Final = """
-    SELECT set_config('idle_in_transaction_session_timeout', :milliseconds, true),
-           set_config('lock_timeout', :milliseconds, true)
-"""
-_LOCK: Final = f"""
-    WITH locked AS MATERIALIZED (SELECT holder, term, expires_at FROM {_ROW} WHERE name = 'watchdog' FOR UPDATE)
-    SELECT holder, term, expires_at <= clock_timestamp() AS free FROM locked
-"""  # noqa: S608 - as above
-"""The clock is read after the wait for the lock: in one SELECT it would be read before."""
-
-_BUSY: Final = (
-    asyncpg.exceptions.LockNotAvailableError,
-    asyncpg.exceptions.QueryCanceledError,
-    asyncpg.exceptions.TransactionRollbackError,
-)
-"""What the server answers when somebody else has the row: the connection is as good as before."""
 
 
 class Lease:
@@ -99,7 +71,14 @@ class Lease:
         self._seconds = seconds
         self._changed = changed
         self._place = place_of(engine.url)
-        self._line = _Line(engine, statement_seconds=seconds / _RENEWALS, lock_seconds=seconds / _TRIES)
+        self._row = LeaseRow(
+            engine,
+            name=name,
+            seconds=seconds,
+            statement_seconds=seconds / _RENEWALS,
+            lock_seconds=seconds / _TRIES,
+        )
+        self._still = Stillness()
         self._turn = anyio.Lock()
         self._until = self._sent = -1.0
         """On the own clock: when the trust ends; and when the last question was sent that had a good answer."""
@@ -154,17 +133,17 @@ class Lease:
             await self._give_back("it is given back")
         except TROUBLE as error:
             self._note(error)
-        await self._line.close()
+        await self._row.close()
 
     async def _give_back(self, why: str) -> None:
         """Let the next one take it at once, if that can be said in a third of a lease; else it runs out."""
         term = self.term
-        if not self._let_go(term):
+        if term is None or not self._let_go(term):
             return
         logger().info("lease.lost", why=why)
         with anyio.move_on_after(self._seconds / _RENEWALS, shield=True):
-            async with self._turn, self._line.transaction() as driver:
-                await driver.execute(_GIVE_BACK, self._name, term)
+            async with self._turn, self._row.transaction() as row:
+                await row.give_back(term)
 
     # -- the fence -------------------------------------------------------------------------------------------
 
@@ -197,13 +176,13 @@ class Lease:
         term = self.term
         if term is None or not self.acquire():
             raise self._lost()
-        milliseconds = str(_milliseconds(self._seconds / _RENEWALS))
+        limit = str(milliseconds(self._seconds / _RENEWALS))
         try:
-            await connection.execute(text(_LIMIT), {"milliseconds": milliseconds})
-            row = (await connection.execute(text(_LOCK))).mappings().one_or_none()
+            await connection.execute(text(LIMIT), {"milliseconds": limit})
+            row = (await connection.execute(text(LOCK))).one_or_none()
         except asyncpg.InternalClientError as error:
-            raise _ended() from error
-        if row is None or row["free"] or (row["holder"], row["term"]) != (self._name, term):
+            raise ended() from error
+        if row is None or row.free or (row.holder, row.term) != (self._name, term):
             self._see(row)
             self._lose(term, self._reason(row))
             raise self._lost()
@@ -218,41 +197,43 @@ class Lease:
             async with self._turn:
                 try:
                     await (self._take() if self.term is None else self._renew(self.term))
-                except _BUSY:
+                except BUSY:
                     return  # somebody else has the row, and so it is not unreachable; the next turn comes soon
         self._unreachable = False
 
     async def _take(self) -> None:
         term, sent = None, self._now()
-        async with self._line.transaction() as driver:
-            row = await driver.fetchrow(_LOOK)
-            if row is None:
-                raise DatabaseUnavailable(f"The table {_ROW} in {self._place} has lost its row; nobody can act.")
-            if row["free"]:
+        async with self._row.transaction() as row:
+            found = await row.look()
+            if found is None:
+                raise DatabaseUnavailable(f"The table {ROW} in {self._place} has lost its row; nobody can act.")
+            still = self._still.seconds(found.mark, asked=sent, answered=self._now())
+            over = found.free or still >= found.seconds * (1 + 1 / _TRIES)
+            if over:
                 sent = self._now()
-                term = await driver.fetchval(_TAKE, self._name, self._seconds)
-        self._see(row)
+                term = await row.take(found.mark)
+        self._see(found)
         if term is not None and self._now() < sent + self._seconds:
             self.term, self._sent, self._until = term, sent, sent + self._seconds
             logger().info("lease.gained", term=term)
             self._tell()
 
     async def _renew(self, term: int) -> None:
-        renewed, row = False, None
-        async with self._line.transaction() as driver:
+        renewed, found = False, None
+        async with self._row.transaction() as row:
             if (sent := self._now()) < self._until:
-                renewed = await driver.fetchval(_RENEW, self._name, term, self._seconds)
+                renewed = await row.renew(term)
             if not renewed:
-                row = await driver.fetchrow(_LOOK)
+                found = await row.look()
         if not renewed:
-            self._see(row)
-            self._lose(term, self._reason(row))
+            self._see(found)
+            self._lose(term, self._reason(found))
         elif self.term == term:
             self._sent, self._until = sent, sent + self._seconds
 
     def _patience(self) -> float:
         """Seconds for one turn: less than is left of the trust, so that its end is noticed in time."""
-        limit = self._seconds / _RENEWALS if self._line.is_open else CONNECT_SECONDS
+        limit = self._seconds / _RENEWALS if self._row.is_open else CONNECT_SECONDS
         return limit if self.term is None else min(limit, self._until - self._now())
 
     def _pause(self) -> float:
@@ -269,13 +250,13 @@ class Lease:
 
     # -- what became of it -----------------------------------------------------------------------------------
 
-    def _lose(self, term: int | None, why: str) -> None:
+    def _lose(self, term: int, why: str) -> None:
         """Let go of a term, if it is still the one that this process has."""
         if self._let_go(term):
             logger().warning("lease.lost", why=why)
 
-    def _let_go(self, term: int | None) -> bool:
-        if term is None or self.term != term:
+    def _let_go(self, term: int) -> bool:
+        if self.term != term:
             return False
         self.term = None
         self._tell()
@@ -290,14 +271,14 @@ class Lease:
         return LeaseLost(f"{who[0].upper()}{who[1:]}: this replica no longer has it, so it does nothing.")
 
     def _see(self, row: Any) -> None:  # noqa: ANN401 - of either driver
-        self._seen = None if row is None or row["free"] else row["holder"]
+        self._seen = None if row is None or row.free else row.holder
 
     def _reason(self, row: Any) -> str:  # noqa: ANN401 - of either driver
         if row is None:
             return "its row is gone from the database"
-        if row["free"]:
+        if row.free:
             return "it ran out"
-        return "its term is over" if row["holder"] == self._name else f"{row['holder']} has it"
+        return "its term is over" if row.holder == self._name else f"{row.holder} has it"
 
     def _note(self, error: Exception) -> None:
         """Say that the database can't be asked, once until it can be again."""
@@ -314,83 +295,3 @@ class Lease:
 
     def _now(self) -> float:
         return self._clock.read().running_seconds
-
-
-class _Line:
-    """A long-lived connection, made when it is needed, thrown away without a wait when it does not answer.
-
-    Statements run on the driver's own connection: to throw one away SQLAlchemy would wait for it.
-
-    Args:
-        engine: what it comes from.
-        statement_seconds: the server ends a longer statement, and a transaction that stands still for longer.
-        lock_seconds: the server ends a longer wait for a lock.
-    """
-
-    def __init__(self, engine: AsyncEngine, *, statement_seconds: float, lock_seconds: float) -> None:
-        self._engine = engine
-        self._connection: AsyncConnection | None = None
-        self._driver: Any = None
-        self._begin = f"""
-            BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-            SET LOCAL statement_timeout = {_milliseconds(statement_seconds)};
-            SET LOCAL idle_in_transaction_session_timeout = {_milliseconds(statement_seconds)};
-            SET LOCAL lock_timeout = {_milliseconds(lock_seconds)};
-            SET LOCAL synchronous_commit = on
-        """
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a connection, as far as is known."""
-        return self._driver is not None and not self._driver.is_closed()
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Any]:
-        """A short transaction, on the driver's connection; the caller sets the time limit."""
-        if not self.is_open:
-            await self.close()
-            await self._connect()
-        driver = self._driver
-        try:
-            await driver.execute(self._begin)
-            try:
-                yield driver
-            except _BUSY:
-                await driver.execute("ROLLBACK")
-                raise
-            await driver.execute("COMMIT")
-        except _BUSY:
-            raise
-        except BaseException as error:
-            await self.close()
-            if isinstance(error, asyncpg.InternalClientError):
-                raise _ended() from error
-            raise
-
-    async def close(self) -> None:
-        """Close it at once, also in a task that is cancelled: nobody's answer is waited for."""
-        connection, self._connection = self._connection, None
-        driver, self._driver = self._driver, None
-        if driver is not None:
-            driver.terminate()
-        if connection is not None:
-            with anyio.CancelScope(shield=True):
-                await connection.invalidate()
-                await connection.close()
-
-    async def _connect(self) -> None:
-        self._connection = await self._engine.connect()
-        try:
-            self._driver = (await self._connection.get_raw_connection()).driver_connection
-        except BaseException:
-            await self.close()
-            raise
-
-
-def _ended() -> ConnectionError:
-    """What to raise for the driver's own error after it read the end of its connection amid the next question."""
-    return ConnectionAbortedError("the server ended the connection while this process stood still")
-
-
-def _milliseconds(seconds: float) -> int:
-    return max(1, round(seconds * 1000))

@@ -6,16 +6,16 @@ from traceback import extract_tb
 from typing import Any, Final
 
 import anyio
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, WatchdogError
 from watchdog.ports import Clock
 from watchdog.postgres.connection import place_of, translated
+from watchdog.postgres.kept import Kept
 from watchdog.voice import logger
 
 LINE_SECONDS: Final = 3.0
 """How long a statement may take, the connection included where it has to be made."""
-_HANG_UP_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 1.0
 
 CHANNEL: Final = "opencode_watchdog_errand"
@@ -45,12 +45,10 @@ class Line:
 
     def __init__(self, engine: AsyncEngine, *, channel: str, heard: Callable[[str], None]) -> None:
         self.place = place_of(engine.url)
-        self._engine = engine
         self._channel = channel
         self._heard = heard
         self._turn = anyio.Lock()
-        self._connection: AsyncConnection | None = None
-        self._driver: Any = None  # asyncpg's own connection
+        self._kept = Kept(engine, self._listen)
 
     async def fetch(self, statement: str, *values: object) -> Sequence[Any]:
         """Run a statement, and return its rows. After an error the connection is thrown away.
@@ -64,11 +62,11 @@ class Line:
         async with self._turn:
             try:
                 with translated(self.place, DatabaseUnavailable), anyio.fail_after(LINE_SECONDS):
-                    driver = await self._connected()
+                    driver = await self._kept.driver()
                     rows: Sequence[Any] = await driver.fetch(statement, *values)
                     return rows
             except BaseException:
-                await self._hang_up()
+                await self._kept.close()
                 raise
 
     async def insist(self, clock: Clock, statement: str, *values: object) -> None:
@@ -84,28 +82,11 @@ class Line:
     async def close(self) -> None:
         """Close the connection, without waiting for a database that does not answer."""
         async with self._turn:
-            await self._hang_up()
+            await self._kept.close()
 
-    async def _connected(self) -> Any:  # noqa: ANN401 - the driver's own
-        if self._driver is not None and self._driver.is_closed():
-            await self._hang_up()
-        if self._driver is None:
-            self._connection = await self._engine.connect()
-            driver: Any = (await self._connection.get_raw_connection()).driver_connection
-            await driver.add_listener(self._channel, lambda *notification: self._heard(notification[-1]))
-            self._driver = driver
-            self._heard("")
-        return self._driver
-
-    async def _hang_up(self) -> None:
-        connection, driver = self._connection, self._driver
-        self._connection = self._driver = None
-        if driver is not None:
-            driver.terminate()
-        if connection is not None:
-            with anyio.move_on_after(_HANG_UP_SECONDS, shield=True):
-                await connection.invalidate()
-                await connection.close()
+    async def _listen(self, driver: Any) -> None:  # noqa: ANN401 - asyncpg's
+        await driver.add_listener(self._channel, lambda *notification: self._heard(notification[-1]))
+        self._heard("")
 
 
 class Pulse:

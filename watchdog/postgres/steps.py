@@ -120,7 +120,18 @@ _SECOND: Final = (
 )
 """What people ask of the one that acts, whichever replica they ask; and what each host says of each session."""
 
-STEPS: Final = (_FIRST, _SECOND)
+_THIRD: Final = (
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.tenure (
+        name text PRIMARY KEY,
+        term bigint NOT NULL,
+        seconds float8 NOT NULL
+    )
+    """,
+)
+"""How long the lease of a term lasts. An older version's holder leaves the row of the term before it."""
+
+STEPS: Final = (_FIRST, _SECOND, _THIRD)
 """What leads from each version to the next. The first one makes the schema with its first statement."""
 VERSION: Final = len(STEPS)
 
