@@ -17,6 +17,7 @@ from watchdog.no_journal import NoJournal
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.connection import beside, own_engine
 from watchdog.postgres.elsewhere import Elsewhere
+from watchdog.postgres.fit import make_sure
 from watchdog.postgres.journal import PostgresJournal
 from watchdog.postgres.lease import Lease
 from watchdog.postgres.replicas import Replicas
@@ -94,7 +95,7 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
             seconds=settings.lease_duration.total_seconds(),
             changed=situation.changed,
         )
-        store = await PostgresStore.open(engines.shared, clock=situation.clock, fence=lease)
+        store = await _store(engines, lease, situation)
         fleet = Replicas(
             engines.another(),
             aside=engines.another(),
@@ -170,6 +171,11 @@ def _check(settings: Settings) -> None:
         )
 
 
+async def _store(engines: _Engines, lease: Lease, situation: Situation) -> PostgresStore:
+    await make_sure(engines.shared, writes=situation.acts)
+    return await PostgresStore.open(engines.shared, clock=situation.clock, fence=lease)
+
+
 async def _journal(
     settings: Settings, engines: _Engines, lease: Lease, situation: Situation
 ) -> PostgresJournal | NoJournal:
@@ -178,7 +184,9 @@ async def _journal(
     try:
         if isinstance(settings.journal, PostgresUrl):
             # The lease is no part of another database: there it is asked before each act, and that is all.
-            return await PostgresJournal.open(engines.elsewhere(settings.journal), make=situation.acts)
+            elsewhere = engines.elsewhere(settings.journal)
+            await make_sure(elsewhere, writes=situation.acts)
+            return await PostgresJournal.open(elsewhere, make=situation.acts)
         return await PostgresJournal.open(engines.shared, fence=lease, make=situation.acts)
     except JournalUnusable as error:
         if situation.needs_journal:

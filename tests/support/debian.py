@@ -13,6 +13,7 @@ import pytest
 
 PACKAGES: Final = {
     "chromium": "chromium",
+    "pgbouncer": "pgbouncer",
     "postgres": "postgresql",
     "prometheus": "prometheus",
     "promtool": "prometheus",
@@ -21,6 +22,8 @@ PACKAGES: Final = {
 """Which package brings which program."""
 BESIDE_PATH: Final = {"postgres": Path("/usr/lib/postgresql")}
 """Where Debian puts programs of which there is one for each version, each in VERSION/bin: the newest is taken."""
+_FOR_ROOT: Final = "/usr/sbin"
+"""Which is in nobody else's PATH."""
 INSTALL_SECONDS: Final = 600.0
 
 
@@ -31,7 +34,8 @@ def required() -> bool:
 
 def find(program: str) -> str | None:
     """The path of a program, or None without it."""
-    if (found := shutil.which(program)) is not None or program not in BESIDE_PATH:
+    found = shutil.which(program) or shutil.which(program, path=_FOR_ROOT)
+    if found is not None or program not in BESIDE_PATH:
         return found
     beside = BESIDE_PATH[program].glob(f"*/bin/{program}")
     newest = sorted(beside, key=lambda path: [int(number) for number in re.findall(r"\d+", path.parts[-3])])

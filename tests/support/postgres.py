@@ -71,9 +71,9 @@ class Cluster:
     def __init__(self, like: Self | None = None) -> None:
         self._like = like
         self._programs = programs()
-        self._user = _unprivileged()
-        self.folder = Path(tempfile.mkdtemp(prefix="owpg-", dir=_reachable_folder(self._user)))
-        self.port = _free_port()
+        self._user = unprivileged()
+        self.folder = Path(tempfile.mkdtemp(prefix="owpg-", dir=reachable_folder(self._user)))
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
         self._orphaned = subprocess.Popen(
@@ -251,7 +251,7 @@ class Cluster:
             lines = (self.data / "postmaster.pid").read_text().split("\n")
         except FileNotFoundError:
             return False
-        return lines[0] == str(pid) and len(lines) > 7 and lines[7].strip() == "ready"
+        return lines[0] == str(pid) and len(lines) > 7 and lines[7].strip() in {"ready", "standby"}
 
 
 def programs() -> Path:
@@ -264,7 +264,7 @@ def schema(kind: Kind = "jsonb") -> str:
     return SCHEMA.replace(" integer", " bigint").replace("data text", f"data {kind}")
 
 
-def _unprivileged() -> dict[str, Any]:
+def unprivileged() -> dict[str, Any]:
     """As whom PostgreSQL runs, which refuses root; as arguments of `subprocess`."""
     if os.geteuid() != 0:
         return {}
@@ -273,14 +273,15 @@ def _unprivileged() -> dict[str, Any]:
     return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": []}
 
 
-def _reachable_folder(user: dict[str, Any]) -> Path:
+def reachable_folder(user: dict[str, Any]) -> Path:
     """The folder for temporary files, if everybody may pass through it to their own; else /tmp."""
     folder = Path(tempfile.gettempdir()).resolve()
     closed = user and not all(each.stat().st_mode & 0o001 for each in (folder, *folder.parents))
     return Path("/tmp") if closed else folder  # noqa: S108 - the one that everybody may use
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on 127.0.0.1 on which nothing listens."""
     for number in range(_PORTS):
         port = _FIRST_PORT + (os.getpid() + number * 17) % _PORTS
         with socket.socket() as probe:

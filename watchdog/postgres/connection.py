@@ -22,8 +22,16 @@ STATEMENT_SECONDS: Final = 10.0
 
 _OPTIONS: Final = {"passfile", "prepared_statement_cache_size", "ssl", "sslmode", "target_session_attrs"}
 """What may stand behind the `?` of an address."""
+POOLED: Final = (
+    "is behind a pooler that lends a connection for one transaction only (PgBouncer's pool_mode), and the watchdog "
+    "needs connections that stay its own. Give it the address of PostgreSQL itself, or of a pool in session mode"
+)
+_STATEMENT_MODE: Final = "statement pooling mode"
+"""Of that PgBouncer says nothing else, and no SQLSTATE of its own."""
 _SENTENCES: Final = {
     "08": "can't be reached",
+    "26000": POOLED,
+    "42P05": POOLED,
     "22": "can't hold a value that it was given",
     "28": "refused the login: the name or the password is wrong",
     "3D000": "is not there: the server has no database of that name",
@@ -34,7 +42,7 @@ _SENTENCES: Final = {
     "55P03": "is locked by somebody else",
     "57014": "took longer than it may for a statement",
     "57P": "is shutting down or starting",
-    "25006": "is read-only: it may be a standby",
+    "25006": "is read-only: it is a standby, or default_transaction_read_only is on",
     "25P03": "ended a transaction that stood still for too long",
     "40": "could not finish a transaction beside others",
 }
@@ -190,6 +198,8 @@ def sentence(error: BaseException) -> str:
         return "gave no connection in time: every one of the pool is in use"
     original = getattr(error, "orig", None) or error
     state = str(getattr(original, "sqlstate", None) or getattr(original, "pgcode", None) or "")
+    if _STATEMENT_MODE in str(original):
+        return POOLED
     for length in (5, 3, 2):
         if state[:length] in _SENTENCES:
             return _SENTENCES[state[:length]]

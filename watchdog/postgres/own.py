@@ -42,8 +42,8 @@ _FOUND: Final = f"""
         ) AS reached
     FROM pg_catalog.pg_namespace AS found WHERE found.nspname = '{SCHEMA}'
 """
-_MAY_NOT: Final = {"42501", "25006"}
-"""SQLSTATE: insufficient privilege, a read-only transaction."""
+_MAY_NOT: Final = "42501"
+"""SQLSTATE: insufficient privilege."""
 
 
 def as_script(role: str | None = None) -> str:
@@ -100,7 +100,7 @@ async def _step(connection: AsyncConnection, reached: int, place: str, *, there:
         for statement in missing:
             await connection.execute(text(statement))
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) not in _MAY_NOT:
+        if getattr(error.orig, "sqlstate", None) != _MAY_NOT:
             raise
         what = f"make the watchdog's own schema {SCHEMA} in {place}"
         if reached:

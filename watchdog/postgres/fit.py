@@ -1,0 +1,96 @@
+"""Whether a server is one that the watchdog can work with: said at its start, rather than by what fails later."""
+
+from itertools import count
+from typing import Any, Final
+
+import anyio
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
+from watchdog.postgres.connection import (
+    CONNECT_SECONDS,
+    POOLED,
+    STATEMENT_SECONDS,
+    beside,
+    place_of,
+    transaction,
+    translated,
+)
+from watchdog.postgres.kept import Kept
+
+OLDEST: Final = 13
+"""The first PostgreSQL that has `pg_current_snapshot`."""
+
+_ASK: Final = """
+    SELECT current_setting('server_version') AS version,
+        CAST(current_setting('server_version_num') AS integer) / 10000 AS number, pg_is_in_recovery() AS is_standby,
+        current_setting('transaction_read_only') = 'on' AS is_read_only, pg_backend_pid() AS pid
+"""
+_NO_STANDBY: Final = "it is a standby. Give the address of the primary, or `target_session_attrs=primary` with both"
+_READ_ONLY: Final = (
+    "default_transaction_read_only is on, for the server, the database or this role. Some hosters turn it on when a "
+    "disk is full"
+)
+_numbers = count()
+
+
+async def make_sure(engine: AsyncEngine, *, writes: bool) -> None:
+    """Refuse a server that can't be worked with.
+
+    Args:
+        engine: connects to it.
+        writes: something is to be written. Whoever only looks may look at a standby.
+
+    Raises:
+        DatabaseUnsupported: it is too old; or a pooler is in front of it, which gives each transaction another
+            connection.
+        DatabaseUnavailable: it can't be asked, or takes no writes.
+    """
+    place = place_of(engine.url)
+    with translated(place, DatabaseUnavailable):
+        async with transaction(engine, seconds=STATEMENT_SECONDS) as connection:
+            found = (await connection.execute(text(_ASK))).one()
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            is_pooled = driver.get_server_pid() != found.pid
+        if found.number < OLDEST:
+            raise DatabaseUnsupported(
+                f"The database {place} is in PostgreSQL {found.version}; the watchdog needs {OLDEST} or later."
+            )
+        if writes and found.is_read_only:
+            why = _NO_STANDBY if found.is_standby else _READ_ONLY
+            raise DatabaseUnavailable(f"The database {place} is read-only: {why}.")
+        if is_pooled and await _is_lent(engine):
+            raise DatabaseUnsupported(f"The database {place} {POOLED}.")
+
+
+async def _is_lent(engine: AsyncEngine) -> bool:
+    """Whether a pooler gives a connection another one of the server's after a transaction.
+
+    Two connections have one of the server's each, at once. Whichever a pooler lends next, the one that came back last
+    or the one that came back first, in one of two rounds it is not the same.
+    """
+    engines = [beside(engine), beside(engine)]
+    kept = [Kept(each) for each in engines]
+    try:
+        with anyio.fail_after(2 * CONNECT_SECONDS):
+            first, second = [await each.driver() for each in kept]
+            for order in ((first, second), (second, first)):
+                for driver in order:
+                    await driver.execute("BEGIN")
+                before = await _pid(first)
+                for driver in order:
+                    await driver.execute("COMMIT")
+                if await _pid(first) != before:
+                    return True
+            return False
+    finally:
+        for each, its_engine in zip(kept, engines, strict=True):
+            await each.close()
+            await its_engine.dispose()
+
+
+async def _pid(driver: Any) -> int:  # noqa: ANN401 - asyncpg's
+    """The process of the server's. No statement is sent twice, as it may not be known where it comes to."""
+    pid: int = await driver.fetchval(f"SELECT pg_backend_pid() + 0 * {next(_numbers)}")
+    return pid
