@@ -54,7 +54,6 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
     situation = Situation(
         own=None,
         clock=SystemClock(),
-        at_work=lambda: False,
         changed=lambda: None,
         acts=False,
         needs_journal=False,
@@ -81,6 +80,11 @@ async def _look(found: Replica, loaded: Loaded, findings: _Findings) -> None:
         "watched_by": there.acting,
     }
     findings.replicas = list(there.present)
+    if there.disagreements:
+        findings.warnings.append(
+            f"the replicas would judge by different limits: {'; '.join(there.disagreements)}. "
+            "Whichever acts goes by its own: give all the same settings."
+        )
     await _look_at_journal(found, loaded, findings)
     findings.indexes = list(await look_for(found.engine, described.data))
     clock = SystemClock()

@@ -171,7 +171,6 @@ class Watchdog:
             engine=self._engine,
             server=self._server,
             clock=self._clock,
-            at_work=first.sees_work,
             changed=self._look_again,
             alive=lambda: first.ticking,
             acts=not self._dry_run,
@@ -236,11 +235,6 @@ class Watchdog:
 
 class _FirstLook(Latest):
     """The last look of the loop; and waits for the first one, or the next, or for word that there is none."""
-
-    def sees_work(self) -> bool:
-        """Whether something is unfinished."""
-        sessions = self.assessment.observation.snapshot.sessions if self.assessment is not None else {}
-        return any(session.has_open_rows for session in sessions.values())
 
     def __init__(self, clock: Clock, poll_interval_seconds: float) -> None:
         super().__init__(clock=clock, poll_interval_seconds=poll_interval_seconds)

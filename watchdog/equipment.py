@@ -120,7 +120,6 @@ async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> As
         None,
         own=None,
         clock=SystemClock(),
-        at_work=lambda: False,
         changed=lambda: None,
         acts=acts,
         needs_journal=needs_journal,

@@ -20,7 +20,7 @@ from watchdog.model import (
     Turn,
     TurnId,
 )
-from watchdog.ports import Fleet, Owners, Server, Store
+from watchdog.ports import Deputy, Fleet, Owners, Server, Store
 from watchdog.proof import claims
 from watchdog.questions import Said, ask
 from watchdog.serving import Doubt, NotShown, by_nobody, by_process, by_rows, of_rows
@@ -87,6 +87,8 @@ class Hearing:
         lookup: who has the database open.
         before: what was found a moment ago.
         at_work: where each server said at the last look that it is at work.
+        fresh: what is to be done rests on the answers. Otherwise a deputy's word of a moment ago is one, where it
+            leaves no doubt.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Hearing:
         lookup: Lookup,
         before: ShownBefore,
         at_work: Mapping[ServerName, Collection[str]] = _NOWHERE,
+        fresh: bool = True,
     ) -> None:
         self.lookup = lookup
         self.before = before
@@ -105,6 +108,7 @@ class Hearing:
         self._store = store
         self._fleet = fleet
         self._silences = silences
+        self._fresh = fresh
         self._discovered = False
 
     async def reports(
@@ -156,17 +160,62 @@ class Hearing:
             return ()
         return await self._store.directories(since_ms=served.born_ms)
 
-    async def _ask(self, servers: Iterable[Server], snapshot: Snapshot) -> list[ServerReport]:
+    async def _ask(self, servers: Sequence[Server], snapshot: Snapshot) -> list[ServerReport]:
         reports: dict[int, ServerReport] = {}
+        lately: dict[int, Deputy] = {}
 
         async def report(index: int, server: Server) -> None:
             wanted = self._wanted(server, snapshot).union(await self._touched(server) if self._searches else ())
+            if isinstance(server, Deputy) and wanted and index not in lately:
+                said = await self._said_lately(server)
+                if said is not None:
+                    lately[index], reports[index] = server, _report(server, server.own, said)
+                    return
             reports[index] = await self._report(server, sorted(wanted), snapshot)
 
-        async with anyio.create_task_group() as group:
-            for index, server in enumerate(servers):
-                group.start_soon(report, index, server, name=f"ask {server.name}")
+        async def ask(some: Iterable[int]) -> None:
+            async with anyio.create_task_group() as group:
+                for index in some:
+                    group.start_soon(report, index, servers[index], name=f"ask {servers[index].name}")
+
+        await ask(range(len(servers)))
+        await ask(self._in_doubt(lately, reports, snapshot))
         return [reports[index] for index in sorted(reports)]
+
+    async def _said_lately(self, server: Deputy) -> Said | None:
+        """What a deputy said of its own accord; None where it is to be asked."""
+        if self._searches:
+            return None
+        if self._fresh and (not self._named or server.mentions(self._named)):
+            return None
+        try:
+            statuses, asks = await server.lately()
+        except ServerError as error:
+            if self._fresh or server.led_from_here():
+                return None
+            return replace(_NOTHING, problems={EVERYWHERE: str(error)})
+        return Said(vouches=True, known=True, statuses={EVERYWHERE: statuses}, asks={EVERYWHERE: tuple(asks)})
+
+    def _in_doubt(
+        self, lately: Mapping[int, Deputy], reports: Mapping[int, ServerReport], snapshot: Snapshot
+    ) -> list[int]:
+        """Which of those whose word of a moment ago was taken are to be asked all the same.
+
+        That nobody is at work on something is asked of all. Who is at work on something in which nothing is open any
+        more may have let go of it.
+        """
+        claimed = {session_id for report in reports.values() for session_id in report.said}
+        if self._fresh:
+            unclaimed = any(self._matters(snapshot.sessions.get(id_)) for id_ in self._named if id_ not in claimed)
+            return [*lately] if unclaimed else []
+        if not any(each.led_from_here() for each in lately.values()):
+            return []
+        open_ones = {each.id for each in snapshot.sessions.values() if each.has_open_rows}
+        return [index for index in lately if open_ones - claimed or reports[index].said.keys() - open_ones]
+
+    def _matters(self, session: Session | None) -> bool:
+        """Whether it does that nobody is at work on it: not where it has ended, below another one that is named."""
+        return session is None or session.has_open_rows or session.parent_id not in self._named
 
     async def _report(self, server: Server, directories: Collection[str], snapshot: Snapshot) -> ServerReport:
         if not directories:

@@ -62,7 +62,6 @@ async def means(
     engine: AsyncEngine | None,
     server: Hosting,
     clock: Clock,
-    at_work: Callable[[], bool],
     changed: Callable[[], None],
     alive: Callable[[], bool],
     acts: bool,
@@ -71,7 +70,6 @@ async def means(
 
     Args:
         server: answers for the sessions of this process.
-        at_work: whether something is unfinished, as the last look saw it.
         changed: is told when the right to act was gained or lost.
         alive: whether the loop goes on.
         acts: something may be done; false in a dry run.
@@ -87,7 +85,7 @@ async def means(
         async with _on_file(settings, path, engine, server, clock) as file:
             yield file
         return
-    who = {"own": server, "clock": clock, "at_work": at_work, "changed": changed, "alive": alive}
+    who = {"own": server, "clock": clock, "changed": changed, "alive": alive}
     # A dry run makes nothing, so it does without a journal where there is none yet.
     async with replica(settings, engine, **who, acts=acts, needs_journal=acts) as found:
         yield Means(

@@ -105,6 +105,7 @@ class Observer:
             lookup=self._lookup,
             before=self._shown,
             at_work=self._at_work,
+            fresh=fresh,
         )
 
     async def _read(self, also: Collection[SessionId], *, full: bool, scan_parts: bool) -> Snapshot:

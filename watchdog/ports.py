@@ -269,7 +269,26 @@ class Hosting(Server, Protocol):
 
 @runtime_checkable
 class Deputy(Protocol):
-    """A server that is told something by way of others. Time passes until it acts, so it looks once more itself."""
+    """A server that is asked and told by way of others: it says some things of its own accord, too.
+
+    Time passes until it acts on what it is told, so it looks once more itself.
+    """
+
+    def led_from_here(self) -> bool:
+        """Whether this process has the right to act: whoever only looks on has no question of its own."""
+        ...
+
+    def mentions(self, session_ids: Collection[SessionId]) -> bool:
+        """Whether it lately said anything of some sessions."""
+        ...
+
+    async def lately(self) -> tuple[Mapping[SessionId, Status], Sequence[Ask]]:
+        """What it said of its own accord: `Server.statuses` and `Server.pending_asks` of a moment ago.
+
+        Raises:
+            ServerError: that is too long ago, or was no answer.
+        """
+        ...
 
     async def abort_unless(
         self,

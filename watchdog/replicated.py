@@ -34,7 +34,6 @@ class Situation:
     Attributes:
         own: answers for the sessions of this process; None for a command, which runs none.
         clock: times it all.
-        at_work: whether something is unfinished, as this replica sees it.
         changed: is told when this replica gained or lost the right to act.
         acts: something may be done. What only looks takes no lease, and makes no tables.
         needs_journal: it can't do without.
@@ -43,7 +42,6 @@ class Situation:
 
     own: Hosting | None
     clock: Clock
-    at_work: Callable[[], bool]
     changed: Callable[[], None]
     acts: bool
     needs_journal: bool
@@ -103,7 +101,7 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
             name=name,
             clock=situation.clock,
             lease=lease,
-            at_work=situation.at_work,
+            limits=settings.limits(),
             acts=situation.acts,
             abort_seconds=settings.abort_timeout.total_seconds(),
         )

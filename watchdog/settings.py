@@ -117,6 +117,19 @@ Filesystems = Annotated[
 ]
 
 
+_LIMITS = (
+    "tool_timeout",
+    "tool_timeouts",
+    "task_timeout",
+    "idle_timeout",
+    "task_hard_timeout",
+    "human_timeout",
+    "shell_timeout",
+    "declared_timeout_grace",
+    "max_declared_timeout",
+)
+
+
 class Settings(BaseSettings):
     """Everything that can be set. An embedding server makes one itself; the program uses `load_settings`.
 
@@ -183,6 +196,10 @@ class Settings(BaseSettings):
         own = url if isinstance(url, ServerUrl) else ServerUrl(url)
         password = own.password or self.server_password
         return own.username or self.server_username, password.get_secret_value() if password else None
+
+    def limits(self) -> dict[str, str]:
+        """What `judge` is told, in words, where it is a matter of taste."""
+        return {name: _in_words(name, getattr(self, name)) for name in _LIMITS}
 
     def policy(self) -> model.Policy:
         """What `judge` is told, in seconds."""

@@ -102,7 +102,7 @@ async def test_nothing_but_the_own_schema_is_made(engine: AsyncEngine) -> None:
     before = await tables(engine)
     await own.prepare(engine)
     names = ["intervention", "kept_row", "hold", "state", "lease", "replica", "errand", "request", "edition", "claim"]
-    assert await tables(engine) - before == {(SCHEMA, name) for name in [*names, "tenure"]}
+    assert await tables(engine) - before == {(SCHEMA, name) for name in [*names, "tenure", "standard"]}
     await works(engine)
 
 

@@ -106,7 +106,8 @@ class Member:
         self.proxy = proxy
         self.host = SomeHost()
         self.clock = Jumping()
-        self.at_work = False
+        self.broken = False
+        self.limits = {"tool_timeout": "30m"}
         self.engine: AsyncEngine = own_engine(_through(url, proxy))
         self.aside: AsyncEngine = own_engine(_through(url, proxy))
         self.lease_engine: AsyncEngine = own_engine(url)
@@ -125,7 +126,7 @@ class Member:
             name=name,
             clock=self.clock,
             lease=self.lease,
-            at_work=lambda: self.at_work,
+            limits=self.limits,
             acts=acts,
             abort_seconds=abort_seconds,
         )
@@ -422,7 +423,6 @@ class TestWhatIsSaid:
     async def test_a_host_that_answered_once_and_hangs_since_grows_old(self, crew: Crew) -> None:
         leader, other = await crew.pair()
         host = leader.other("b")
-        leader.at_work = True
         assert await host.statuses() == {}
         other.host.hangs = True
         await refused(host.statuses, "The host of replica b has not answered for")
@@ -440,7 +440,6 @@ class TestWhatIsSaid:
 
     async def test_a_replica_without_a_host_asks_and_publishes_nothing(self, crew: Crew) -> None:
         other = await crew.join("b")
-        other.at_work = True
         other.host.busy = {ONE: BUSY}
         reader = await crew.join("reader", serve=False)
         reader.replicas = reader.made("reader", None)
@@ -485,7 +484,6 @@ class TestWhoIsThere:
     async def test_one_that_is_cut_off_answers_nothing_and_then_is_gone(self, crew: Crew) -> None:
         leader, other = await crew.pair()
         other.host.busy = {ONE: BUSY}
-        leader.at_work = True
         host = leader.other("b")
         assert await host.statuses() == {ONE: BUSY}
         await crew.silence(other)
@@ -562,7 +560,6 @@ class TestAborts:
         third = await crew.join("c")
         await leader.sees("b", "c")
         other.host.busy = {ONE: BUSY}
-        leader.at_work = True
         host = leader.other("b")
         assert await host.statuses() == {ONE: BUSY}
         await host.abort(host.own, ONE)
@@ -574,7 +571,6 @@ class TestAborts:
 
     async def test_what_is_said_after_an_abort_was_asked_after_it(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
-        leader.at_work = True
         host = leader.other("b")
         for number in range(20):
             session = SessionId(f"ses_{number}")
@@ -790,7 +786,6 @@ class TestTrouble:
 
     async def test_a_restart_of_the_server_is_said_once_and_outlived(self, fragile: Crew) -> None:
         leader, other = await fragile.pair()
-        leader.at_work = True
         host = leader.other("b")
         assert await host.statuses() == {}
         with capture_logs() as logs:
@@ -885,12 +880,12 @@ class TestTrouble:
 
         class Broken(EmbeddedServer):
             async def statuses(self, directory: str = EVERYWHERE) -> dict[SessionId, Status]:  # noqa: ARG002
-                if other.at_work:
+                if other.broken:
                     raise KeyError("secret")
                 return {ONE: BUSY}
 
         other.replicas = other.made("b", Broken(other.host, Countable(other.clock)))
-        errors, other.at_work = [], True
+        errors, other.broken = [], True
         with capture_logs() as logs:
             other.serve()
             await leader.sees("b")
@@ -899,7 +894,7 @@ class TestTrouble:
                 errors.append(await refused(host.statuses, "KeyError at test_replicas"))
                 with pytest.raises(ServerDeclined, match="KeyError"):
                     await host.abort(host.own, ONE)
-            other.at_work = False
+            other.broken = False
             assert await answered(host.statuses) == {ONE: BUSY}
         said = [each for each in logs if each["log_level"] == "error"]
         assert [each["event"] for each in said] == ["replicas.ask.failing", "errand.failing"]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from watchdog.model import Ask, SessionId, Status
@@ -11,6 +11,9 @@ from watchdog.strides import in_strides
 
 _MANY_OVER: Final = 1_000
 """How many sessions of an edition may be over, beside as many as are not: those are rows that say nothing."""
+
+_LIFE_MS: Final = 10_000
+"""How much newer a sign of life has to be to be worth a row, where nobody waits for it."""
 
 _Claim = tuple[Status | None, tuple[Ask, ...]]
 _OVER: Final[_Claim] = (None, ())
@@ -49,11 +52,13 @@ class Edition:
         self._over: set[SessionId] = set()
         self._unsure = False  # whether the last change was written down
 
-    async def change(self, claims: Claims | None) -> Change:
+    async def change(self, claims: Claims | None, *, exact: bool) -> Change:
         """What leads to these claims.
 
         Args:
             claims: all that there are; None where nothing new is known.
+            exact: somebody waits for them. Otherwise a sign of life that came soon after the last one is no change:
+                a row would be written for each session at each beat.
         """
         if self._unsure or len(self._over) > max(_MANY_OVER, len(self._written) - len(self._over)):
             self._begin_anew()
@@ -63,7 +68,8 @@ class Edition:
             now = claims.statuses.keys() | claims.asks.keys()
             async for id_ in in_strides(now):
                 claim = claims.statuses.get(id_), claims.asks.get(id_, ())
-                if self._written.get(id_) != claim:
+                before = self._written.get(id_)
+                if before != claim and (exact or before is None or not _shows_life_only(before, claim)):
                     changed[id_] = claim
             changed.update(dict.fromkeys(self._written.keys() - now - self._over, _OVER))
         said = {}
@@ -89,3 +95,12 @@ class Edition:
         self._number += 1
         self._revision = -1
         self._written, self._over = {}, set()
+
+
+def _shows_life_only(before: _Claim, now: _Claim) -> bool:
+    """Whether nothing changed but the last sign of life, and that not by much."""
+    (then, asked), (status, asks) = before, now
+    if then is None or status is None or then.last_life_ms is None or status.last_life_ms is None:
+        return False
+    soon = 0 <= status.last_life_ms - then.last_life_ms < _LIFE_MS
+    return soon and asks == asked and replace(status, last_life_ms=then.last_life_ms) == then

@@ -30,7 +30,10 @@ WANTED: Final = "wanted"
 ANSWERED: Final = "answered"
 """What a notification says to those who want something: it was done."""
 ASKED: Final = "asked "
-"""How a notification begins that has everybody publish what their hosts say; then comes the process that asks."""
+"""How a notification begins that has replicas publish what their hosts say.
+
+Then come the process that asks and those that it asks; all, where none is named.
+"""
 
 
 class Line:

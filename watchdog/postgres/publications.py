@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -26,6 +26,10 @@ class Claims:
 
     statuses: Mapping[SessionId, Status] = field(default_factory=dict)
     asks: Mapping[SessionId, tuple[Ask, ...]] = field(default_factory=dict)
+
+    def all_asks(self) -> Sequence[Ask]:
+        """What is asked, of whichever session."""
+        return [ask for asks in self.asks.values() for ask in asks]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

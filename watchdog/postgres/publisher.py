@@ -1,6 +1,5 @@
 """Publishes what the own host says, and carries out what others ask of it."""
 
-from collections.abc import Callable
 from typing import Final
 
 from anyio.abc import TaskGroup
@@ -11,12 +10,12 @@ from watchdog.postgres.errands import Errands
 from watchdog.postgres.line import NOTIFY, NOTIFY_SAID, Bell, Episode, Line
 from watchdog.postgres.publications import Publication, Sayings
 from watchdog.postgres.register import GONE_SECONDS, Register
+from watchdog.postgres.standards import Standards
 from watchdog.voice import logger
 
-BUSY_SECONDS: Final = 1.0
-"""How often is published while something is unfinished."""
-IDLE_SECONDS: Final = 3.0
-"""How often is published otherwise."""
+BEAT_SECONDS: Final = 3.0
+"""How often is published without being asked."""
+_TRY_SECONDS: Final = 1.0
 _EARLY_SECONDS: Final = 0.1
 """How much sooner than planned it may be done, rather than a whole beat later."""
 
@@ -30,7 +29,7 @@ class Publisher:
         own: the host of this process.
         name: of this replica, for people. Where another process has it already, a mark is added.
         process: this process.
-        at_work: whether something is unfinished, as this replica's own watchdog sees it.
+        standards: by which it would judge.
         acts: it carries errands out; in a dry run it refuses them.
     """
 
@@ -43,7 +42,7 @@ class Publisher:
         name: str,
         process: str,
         clock: Clock,
-        at_work: Callable[[], bool],
+        standards: Standards,
         acts: bool,
     ) -> None:
         self._line = line
@@ -51,7 +50,7 @@ class Publisher:
         self._name = name
         self._process = process
         self._clock = clock
-        self._at_work = at_work
+        self._standards = standards
         self._sayings = Sayings(own, clock, self._answered)
         self._errands = Errands(line, own, clock, process=process, acts=acts)
         self._wake = Bell()
@@ -78,7 +77,7 @@ class Publisher:
                 episode.failed(error)
             else:
                 episode.worked()
-            await self._wake.wait(BUSY_SECONDS)
+            await self._wake.wait(_TRY_SECONDS)
 
     async def carry_out(self, group: TaskGroup) -> None:
         """Begin what others ask of this replica, in tasks of a group.
@@ -112,8 +111,7 @@ class Publisher:
             self._wake.ring()
 
     def _due(self) -> bool:
-        pause = BUSY_SECONDS if self._at_work() else IDLE_SECONDS
-        return self._published_at is None or self._now() - self._published_at >= pause - _EARLY_SECONDS
+        return self._published_at is None or self._now() - self._published_at >= BEAT_SECONDS - _EARLY_SECONDS
 
     def _answered(self) -> None:
         if not self._waits:
@@ -134,7 +132,8 @@ class Publisher:
         """Publish what the host last said. The others are told of what they asked for, and of one more replica."""
         self._late = False
         now, first, saying = self._now(), self._published_at is None, self._sayings.now()
-        change = await self._edition.change(saying.claims if saying is not None and saying.problem is None else None)
+        claims = saying.claims if saying is not None and saying.problem is None else None
+        change = await self._edition.change(claims, exact=prompted)
         publication = Publication(
             process=self._process,
             edition=change.edition,
@@ -149,6 +148,7 @@ class Publisher:
         if change.after < 0:
             await self._register.forget(self._process, but=change.edition)
         if first:
+            await self._standards.publish()
             await self._line.fetch(NOTIFY)
         elif prompted:
             await self._line.fetch(NOTIFY_SAID)

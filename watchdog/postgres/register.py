@@ -6,7 +6,7 @@ When a process is not sure how its last change ended, or most of an edition is o
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ _AWAY_SECONDS: Final = 30.0
 """How long a replica may have been silent that a process still counts as there when it reads for the first time."""
 _BREAK_SECONDS: Final = 3.0
 """Between two readings that lie further apart, nothing is known of who was there."""
+_MOST_NAMED: Final = 200
+"""How many processes fit into a notification, of less than 8,000 bytes."""
 
 _UNREAD: Final = "Its claims can't be read: the replicas may be of different versions."
 
@@ -64,15 +66,19 @@ _PUBLISH: Final = f"""
 """  # noqa: S608 - as above
 _FORGET: Final = f"DELETE FROM {SCHEMA}.edition WHERE process = $1 AND edition <> $2"  # noqa: S608 - as above
 _REMOVE: Final = f"""
-    WITH claims AS (DELETE FROM {SCHEMA}.edition WHERE process = $3)
+    WITH claims AS (DELETE FROM {SCHEMA}.edition WHERE process = $3),
+        standards AS (DELETE FROM {SCHEMA}.standard WHERE process = $3)
     DELETE FROM {SCHEMA}.replica WHERE name = $1 AND starts_with(said, $2)
 """  # noqa: S608 - as above
 _SWEEP: Final = f"DELETE FROM {SCHEMA}.replica WHERE seen_at < clock_timestamp() - interval '1 day'"  # noqa: S608 - as above
-_SWEEP_CLAIMS: Final = f"""
-    DELETE FROM {SCHEMA}.edition WHERE NOT EXISTS (
-        SELECT FROM {SCHEMA}.replica WHERE starts_with(said, '{{"process": "' || edition.process || '"')
+_SWEEP_LEFT: Final = tuple(
+    f"""
+    DELETE FROM {SCHEMA}.{table} AS old WHERE NOT EXISTS (
+        SELECT FROM {SCHEMA}.replica WHERE starts_with(said, '{{"process": "' || old.process || '"')
     )
-"""  # noqa: S608 - as above
+    """  # noqa: S608 - as above
+    for table in ("edition", "standard")
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,13 +162,18 @@ class Register:
         """What the database's clock shows, in seconds since the epoch."""
         return await self._moment(_MOMENT)
 
-    async def ask(self, process: str) -> float:
-        """Have all others publish anew what their hosts say.
+    async def ask(self, process: str, others: Collection[str]) -> float:
+        """Have some others publish anew what their hosts say.
+
+        Args:
+            process: this one.
+            others: theirs. Where there are too many to name, all are asked.
 
         Returns:
             What the database's clock showed before they were told.
         """
-        return await self._moment(_ASK, f"{ASKED}{process}")
+        named = sorted(set(others)) if len(set(others)) <= _MOST_NAMED else []
+        return await self._moment(_ASK, " ".join([f"{ASKED}{process}", *named]))
 
     def clock_ahead_seconds(self) -> float:
         """How far this process's wall clock is ahead of the database's, once something was read."""
@@ -197,9 +208,9 @@ class Register:
         await self._line.fetch(_REMOVE, name, beginning(process), process)
 
     async def sweep(self) -> None:
-        """Remove what was published more than a day ago, and claims of whoever is not there any more."""
-        await self._line.fetch(_SWEEP)
-        await self._line.fetch(_SWEEP_CLAIMS)
+        """Remove what was published more than a day ago, and what is left of whoever is not there any more."""
+        for statement in (_SWEEP, *_SWEEP_LEFT):
+            await self._line.fetch(statement)
 
     async def _learn(self, row: Any) -> None:  # noqa: ANN401 - the driver's own
         """Learn what changed in an edition since the revision that is known, or all of it."""

@@ -1,5 +1,6 @@
 """Other replicas' hosts, as servers that can be asked: by what they published, and by errands."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
@@ -17,6 +18,8 @@ from watchdog.sharing import Rounds
 
 STALE_SECONDS: Final = 3.0
 """From when on what a replica published is no answer any more."""
+LATELY_SECONDS: Final = 6.0
+"""The same, where it was not asked: its host is asked at each beat, and may be slow; then it is read by others."""
 FIRST_ANSWER_SECONDS: Final = 2.0
 """How long a question waits for what a replica's host said after it was put."""
 _ASK_SECONDS: Final = 0.3
@@ -37,6 +40,7 @@ class Others:
         read: beats after each reading, also one that failed.
         wake: makes that one is taken soon.
         process: this process.
+        acts: whether this process has the right to act.
         abort_seconds: how long a replica may take to answer an abort.
     """
 
@@ -49,8 +53,10 @@ class Others:
         read: Pulse,
         wake: Callable[[], None],
         process: str,
+        acts: Callable[[], bool],
         abort_seconds: float,
     ) -> None:
+        self.acts: Final = acts
         self.waiting = 0
         """How many questions wait for something to be published."""
         self.register = register
@@ -59,7 +65,7 @@ class Others:
         self._read = read
         self._wake = wake
         self._abort_seconds = abort_seconds
-        self._asking: Rounds[None, float] = Rounds(lambda _: register.ask(process))
+        self._asking: Rounds[str, float] = Rounds(lambda others: register.ask(process, others))
 
     async def reading(self, seconds: float) -> bool:
         """Wait for a reading that is not older than this, but not for long. Returns whether there is one."""
@@ -92,14 +98,32 @@ class Others:
         finally:
             self.waiting -= 1
 
+    async def lately(self, host: "RemoteHost") -> Saying:
+        """What a replica said of its own accord.
+
+        Raises:
+            ServerError: it said nothing lately, or that its host could not answer, or its clock is wrong.
+        """
+        heard, publication = await self._heard(host)
+        self._check_clocks(host, publication)
+        return _checked(host.name, heard, publication.saying, -math.inf, LATELY_SECONDS)
+
+    def mentions(self, host: "RemoteHost", session_ids: Collection[SessionId]) -> bool:
+        """Whether what a replica said last is about some sessions."""
+        heard = self.register.heard.get(host.replica)
+        saying = heard.publication.saying if heard is not None and heard.publication is not None else None
+        return saying is not None and any(
+            id_ in saying.claims.statuses or id_ in saying.claims.asks for id_ in session_ids
+        )
+
     async def abort(self, host: "RemoteHost", what: Abort) -> Answer:
         """Have a replica abort a session. See `Requests.abort`."""
         return await self._requests.abort(host.name, host.replica, replace(what, seconds=self._abort_seconds))
 
     async def _asked(self, host: "RemoteHost") -> float:
-        """Have all replicas publish anew. What is asked at the same time is asked once."""
+        """Have a replica publish anew. Those of which it is wanted at the same time are asked at once."""
         try:
-            return await self._asking.join(None)
+            return await self._asking.join(host.process)
         except DatabaseUnavailable as error:
             raise ServerUnreachable(f"What {host.name} says can't be read from the database.") from error
 
@@ -127,16 +151,18 @@ class Others:
         return self._clock.read().running_seconds
 
 
-def _checked(name: str, heard: Heard, saying: Saying | None, asked_at: float) -> Saying:
+def _checked(
+    name: str, heard: Heard, saying: Saying | None, asked_at: float, recent_seconds: float = STALE_SECONDS
+) -> Saying:
     """The saying, if it is an answer to what was asked at a moment, and recent by all clocks."""
-    if heard.age_seconds > STALE_SECONDS:
+    if heard.age_seconds > recent_seconds:
         raise ServerUnreachable(f"{name} was not heard of for {heard.age_seconds:.0f} s.")
     if saying is None:
         raise ServerUnreachable(f"{name} has not said yet what it is at work on.")
     if saying.problem is not None:
         raise ServerUnreachable(f"{name}: {saying.problem}")
     seconds = heard.age_seconds + saying.age_seconds
-    if saying.asked_at <= asked_at or seconds > STALE_SECONDS:
+    if saying.asked_at <= asked_at or seconds > recent_seconds:
         raise ServerUnreachable(f"The host of {name} has not answered for {seconds:.0f} s.")
     return saying
 
@@ -166,7 +192,20 @@ class RemoteHost(PlainHost):
 
     async def pending_asks(self, directory: str = EVERYWHERE) -> Sequence[Ask]:  # noqa: ARG002 - as above
         """See `Host.pending_asks`."""
-        return [ask for asks in (await self._others.saying(self)).claims.asks.values() for ask in asks]
+        return (await self._others.saying(self)).claims.all_asks()
+
+    def led_from_here(self) -> bool:
+        """See `Deputy.led_from_here`."""
+        return self._others.acts()
+
+    def mentions(self, session_ids: Collection[SessionId]) -> bool:
+        """See `Deputy.mentions`."""
+        return self._others.mentions(self, session_ids)
+
+    async def lately(self) -> tuple[Mapping[SessionId, Status], Sequence[Ask]]:
+        """See `Deputy.lately`."""
+        claims = (await self._others.lately(self)).claims
+        return claims.statuses, claims.all_asks()
 
     async def abort(self, served: Served, session_id: SessionId, directory: str = EVERYWHERE) -> None:  # noqa: ARG002
         """See `Deputy.abort_unless`: here with no ask known of, and whatever signs of life it shows."""

@@ -4,7 +4,6 @@ A publication is dated by the database's clock, at the moment when it was put to
 way, because the process or the network stood still, is as old as it is, and never replaces a newer one.
 """
 
-from collections.abc import Callable
 from typing import Final, Protocol
 from uuid import uuid4
 
@@ -21,6 +20,7 @@ from watchdog.postgres.passed_on import PassedOn
 from watchdog.postgres.publisher import Publisher
 from watchdog.postgres.register import Heard, Register
 from watchdog.postgres.remote import Others, RemoteHost
+from watchdog.postgres.standards import Limits, Standards
 from watchdog.voice import logger
 
 READ_SECONDS: Final = 1.0
@@ -47,7 +47,7 @@ class Replicas:
         own: the host of this process; None where it runs no sessions, and so publishes nothing.
         name: of this replica, for people. Where another process has it already, a mark is added.
         lease: whoever holds it passes aborts on, and removes what is old.
-        at_work: whether something is unfinished, as this replica's own watchdog sees it.
+        limits: by which this replica judges, or would judge, if it acted.
         acts: false in a dry run: what others ask of this one is refused, too.
         abort_seconds: how long a replica may take to answer an abort.
     """
@@ -61,7 +61,7 @@ class Replicas:
         name: str,
         clock: Clock,
         lease: Leasehold,
-        at_work: Callable[[], bool],
+        limits: Limits,
         acts: bool = True,
         abort_seconds: float = ABORT_SECONDS,
     ) -> None:
@@ -75,6 +75,7 @@ class Replicas:
         self._requests = Requests(aside, self._line, lease, clock, read=self._read, wake=self._wake.ring)
         self.leader: Final = PassedOn(self._line, lease, clock, name=name)
         """The one that acts, be it this replica or another one."""
+        self._standards = Standards(self._line, process=self._process, limits=limits)
         self._publisher: Publisher | None = None
         if own is not None:
             self._publisher = Publisher(
@@ -84,7 +85,7 @@ class Replicas:
                 name=name,
                 process=self._process,
                 clock=clock,
-                at_work=at_work,
+                standards=self._standards,
                 acts=acts,
             )
         self._others = Others(
@@ -94,6 +95,7 @@ class Replicas:
             read=self._read,
             wake=self._wake.ring,
             process=self._process,
+            acts=lease.acquire,
             abort_seconds=abort_seconds,
         )
         self._hosts: dict[tuple[str, str], RemoteHost] = {}
@@ -139,7 +141,12 @@ class Replicas:
     def _notified(self, said: str) -> None:
         """Somebody said something: it is read, or somebody here has to say something, or it is for others."""
         if said.startswith(ASKED):
-            if self._publisher is not None and said != f"{ASKED}{self._process}":
+            asking, *asked = said.removeprefix(ASKED).split()
+            if (
+                self._publisher is not None
+                and asking != self._process
+                and self._process in (asked or [self._process])
+            ):
                 self._publisher.prompt()
         elif said == ANSWERED:
             self.leader.told.beat()
@@ -177,6 +184,8 @@ class Replicas:
             await self._register.sweep()
             await self._requests.sweep()
             await self.leader.sweep()
+            if self._publisher is not None:
+                await self._standards.compare()
             self._swept_at = now
 
     def _host(self, heard: Heard) -> RemoteHost:

@@ -7,11 +7,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable
+from watchdog.postgres import standards
 from watchdog.postgres.connection import STATEMENT_SECONDS, place_of, transaction, translated
 from watchdog.postgres.register import GONE_SECONDS
 from watchdog.postgres.steps import SCHEMA
 
 _THERE: Final = f"SELECT to_regclass('{SCHEMA}.lease') IS NOT NULL AND to_regclass('{SCHEMA}.replica') IS NOT NULL"
+_TOLD: Final = f"SELECT to_regclass('{SCHEMA}.standard') IS NOT NULL"
 _ACTING: Final = f"SELECT holder FROM {SCHEMA}.lease WHERE expires_at > clock_timestamp()"  # noqa: S608 - names of our own
 _PRESENT: Final = f"""
     SELECT name FROM {SCHEMA}.replica
@@ -26,10 +28,12 @@ class Roll:
     Attributes:
         acting: the name of the replica that has the lease.
         present: the names of all that were heard of lately.
+        disagreements: by which limits they would judge, where those are not the same: see `standards`.
     """
 
     acting: str | None = None
     present: tuple[str, ...] = ()
+    disagreements: tuple[str, ...] = ()
 
 
 async def roll(engine: AsyncEngine) -> Roll:
@@ -43,5 +47,8 @@ async def roll(engine: AsyncEngine) -> Roll:
             if not (await connection.execute(text(_THERE))).scalar_one():
                 return Roll()
             acting = (await connection.execute(text(_ACTING))).scalar_one_or_none()
-            present = (await connection.execute(text(_PRESENT), {"seconds": GONE_SECONDS})).scalars()
-            return Roll(acting=acting, present=tuple(present))
+            present = tuple((await connection.execute(text(_PRESENT), {"seconds": GONE_SECONDS})).scalars())
+            told = (await connection.execute(text(_TOLD))).scalar_one()
+            rows = (await connection.execute(text(standards.READ))).all() if told else []
+            limits = {row.name: standards.read(row.limits) for row in rows if row.name in present}
+            return Roll(acting=acting, present=present, disagreements=tuple(standards.disagreements(limits)))

@@ -130,8 +130,17 @@ _THIRD: Final = (
     """,
 )
 """How long the lease of a term lasts. An older version's holder leaves the row of the term before it."""
+_FOURTH: Final = (
+    f"""
+    CREATE TABLE IF NOT EXISTS {SCHEMA}.standard (
+        process text PRIMARY KEY,
+        limits text NOT NULL
+    )
+    """,
+)
+"""By which limits each replica would judge."""
 
-STEPS: Final = (_FIRST, _SECOND, _THIRD)
+STEPS: Final = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """What leads from each version to the next. The first one makes the schema with its first statement."""
 VERSION: Final = len(STEPS)
 
