@@ -7,10 +7,11 @@ from typing import Final, Protocol
 import anyio
 
 from watchdog.again import Again, Door
+from watchdog.deputies import Deputy
 from watchdog.errors import JournalUnusable, LeaseLost, ServerDeclined, ServerError, ServerUntold
 from watchdog.interventions import Actor, InterventionId
 from watchdog.model import Outcome, Result, ServerName, Session, Step, TurnId, Verdict
-from watchdog.ports import Clock, Deputy, Fleet, Journal, Store
+from watchdog.ports import Clock, Fleet, Journal, Store
 from watchdog.rulings import Consent, Dropped
 from watchdog.shown import shown
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import anyio
 
+from watchdog.deputies import Deputy
 from watchdog.errors import OpenElsewhere, ServerError
 from watchdog.model import (
     EVERYWHERE,
@@ -20,7 +21,7 @@ from watchdog.model import (
     Turn,
     TurnId,
 )
-from watchdog.ports import Deputy, Fleet, Owners, Server, Store
+from watchdog.ports import Fleet, Owners, Server, Store
 from watchdog.proof import claims
 from watchdog.questions import Said, ask
 from watchdog.serving import Doubt, NotShown, by_nobody, by_process, by_rows, of_rows
