@@ -66,6 +66,7 @@ Servers = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for a database that is not there yet.")]
 Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
 Control = Annotated[
     str | None,
@@ -107,6 +108,7 @@ def run(
     control: Control = None,
     *,
     dry_run: DryRun = False,
+    wait: Wait = False,
 ) -> None:
     """Watch until told to stop (SIGTERM or Ctrl-C)."""
     loaded = _load(config, database, server, control)
@@ -114,7 +116,7 @@ def run(
     from watchdog import logs, service
 
     logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
-    _go(lambda: service.run(loaded, dry_run=dry_run))
+    _go(lambda: service.run(loaded, dry_run=dry_run, wait=wait))
 
 
 @app.command()

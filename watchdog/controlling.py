@@ -60,6 +60,18 @@ async def controlling(
             _forget(settings)
 
 
+async def answer_health(loaded: Loaded, over: anyio.Event) -> None:
+    """Answer health checks, if the settings say so, until there is a database.
+
+    Raises:
+        SettingsError: the address is not allowed or taken.
+    """
+    if loaded.settings.control is not None:
+        from watchdog.control.waiting import answer
+
+        await answer(allowed(loaded), over)
+
+
 def _remember(settings: Settings) -> None:
     """Note where the last API of this user listens, for `page`; it can do without."""
     try:

@@ -20,20 +20,24 @@ from watchdog.settings import Loaded
 from watchdog.sidecar import sidecar
 from watchdog.supervisor import supervised
 from watchdog.voice import logger
+from watchdog.waiting import await_database
 from watchdog.watch import Assessment
 
 _CUT_SECONDS = 0.5
 """How much later than the loop's own grace the whole is cut."""
 
 
-async def run(loaded: Loaded, *, dry_run: bool) -> Exit:
-    """Watch until SIGTERM or SIGINT; a second signal kills."""
+async def run(loaded: Loaded, *, dry_run: bool, wait: bool) -> Exit:
+    """Watch until SIGTERM or SIGINT; a second signal kills. If told to, wait for the database first."""
     log = logger()
     stop, clock = anyio.Event(), SystemClock()
     poll_seconds = loaded.settings.poll_interval.total_seconds()
     async with anyio.create_task_group() as group:
         # Before anything is opened, so that a signal ends it properly at any moment.
         await group.start(_stop_on_signal, stop, name="wait for a signal")
+        if wait and not await await_database(loaded, stop):
+            group.cancel_scope.cancel()
+            return Exit.FINE
         async with (
             sidecar(loaded, feeds=True) as car,
             alerting(loaded, database=car.path, clock=clock) as alerts,

@@ -3,6 +3,8 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ import pytest
 from tests.deploy.files import FOLDER, PROJECT, documents, run, settings_of
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
-from tests.support.program import NOWHERE, Program
+from tests.support.program import NOWHERE, Program, Started
 from tests.support.waiting import SECONDS, wait_until
 
 OLDEST_KUBERNETES = "1.29"
 """The first one with native sidecars switched on."""
 BIN = Path(sys.executable).parent
+KUBELET = {"Host": "10.1.2.3:4097"}
 
 
 def manifest(kind: str) -> dict[str, Any]:
@@ -88,34 +91,78 @@ def test_in_kubernetes_the_watchdog_is_a_native_sidecar_that_shares_processes_an
     (sidecar,), (server,) = spec["initContainers"], spec["containers"]
     assert spec["shareProcessNamespace"] is True
     assert sidecar["restartPolicy"] == "Always"
-    assert "startupProbe" not in sidecar, "the server would wait for a watchdog that waits for the server's database"
     assert "runAsUser" not in sidecar["securityContext"], "both run as the pod's user"
     (data,) = [each for each in sidecar["volumeMounts"] if each["mountPath"] == "/data"]
     assert (data["name"], data["subPath"]) == (
         server["volumeMounts"][0]["name"],
         server["volumeMounts"][0]["subPath"],
     )
+    assert sidecar["startupProbe"]["httpGet"] == sidecar["livenessProbe"]["httpGet"]
     assert sidecar["livenessProbe"]["httpGet"]["path"] == "/healthz"
-    assert sidecar["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert "readinessProbe" not in sidecar, "a watchdog that can't act is no reason to send nobody to the server"
+    assert sidecar["securityContext"]["readOnlyRootFilesystem"] is True
+    (tmp,) = [each["name"] for each in sidecar["volumeMounts"] if each["mountPath"] == "/tmp"]  # noqa: S108
+    (volume,) = spec["volumes"]
+    assert volume["name"] == tmp
+    assert "emptyDir" in volume
     settings = settings_of(environ_of(sidecar))
     assert settings.sole_owner is True
     assert settings.shutdown_grace < timedelta(seconds=spec["terminationGracePeriodSeconds"])
 
 
-async def test_the_sidecar_waits_for_the_database_that_its_server_makes(program: Program, tmp_path: Path) -> None:
+@asynccontextmanager
+async def waiting(program: Program, database: Path) -> AsyncIterator[tuple[Started, Callable[[str], Awaitable[int]]]]:
+    """The sidecar of the manifest before there is a database; and what its address answers for a path."""
     (sidecar,) = pod()["initContainers"]
-    database = tmp_path / "opencode.db"
+    address = f"127.0.0.1:{free_port()}"
     program.settings(servers=[NOWHERE], discover=False, log_level="debug", log_format="json")
-    program.more |= {"OPENCODE_WATCHDOG_DATABASE": str(database), "PATH": f"{BIN}:/usr/bin:/bin"}
-    program.line = [*sidecar["command"], *sidecar["args"]]
-    async with program.started() as running:
+    program.more |= environ_of(sidecar) | {
+        "OPENCODE_WATCHDOG_DATABASE": str(database),
+        "OPENCODE_WATCHDOG_SERVERS": NOWHERE,
+        "OPENCODE_WATCHDOG_CONTROL": address,
+    }
+    async with (
+        program.started(*sidecar["args"]) as running,
+        httpx.AsyncClient(base_url=f"http://{address}", headers=KUBELET, timeout=SECONDS) as client,
+    ):
+
+        async def status(path: str) -> int:
+            try:
+                return (await client.get(path)).status_code
+            except httpx.TransportError:
+                return 0
+
+        await running.said("watch.waiting")
+        await wait_until(lambda: status("/healthz"), "an answer", explain=running.stderr)
+        yield running, status
+
+
+async def test_the_sidecar_is_alive_while_it_waits_for_the_database_that_its_server_makes(
+    program: Program, tmp_path: Path
+) -> None:
+    database = tmp_path / "opencode.db"
+    async with waiting(program, database) as (running, status):
+        assert [await status(path) for path in ("/healthz", "/readyz", "/api/sessions")] == [200, 503, 503]
+        database.touch()  # as the server does before it fills it
         await asyncio.sleep(1.2)
         assert running.process.poll() is None
-        assert running.stderr() == ""
+        database.unlink()
         with OpencodeFile(database):
             await running.said("watch.looked")
+            assert await status("/healthz") == httpx.codes.OK
             running.process.terminate()
             assert (await running.finished()).code == 0
+
+
+async def test_a_sidecar_that_waits_ends_when_it_is_told_to(program: Program, tmp_path: Path) -> None:
+    async with waiting(program, tmp_path / "opencode.db") as (running, _):
+        running.process.terminate()
+        assert (await running.finished()).code == 0
+
+
+async def test_without_being_told_to_wait_a_missing_database_is_an_error(program: Program, tmp_path: Path) -> None:
+    program.settings(servers=[NOWHERE], discover=False, database=str(tmp_path / "opencode.db"))
+    assert (await program.run("run")).code == 3
 
 
 async def test_the_probes_get_their_answer_by_the_address_of_the_pod_without_a_token(
@@ -129,21 +176,20 @@ async def test_the_probes_get_their_answer_by_the_address_of_the_pod_without_a_t
         "OPENCODE_WATCHDOG_SERVERS": NOWHERE,
         "OPENCODE_WATCHDOG_CONTROL": address,
     }
-    kubelet = {"Host": "10.1.2.3:4097"}
     async with (
         program.started("run") as running,
-        httpx.AsyncClient(base_url=f"http://{address}", headers=kubelet, timeout=SECONDS) as client,
+        httpx.AsyncClient(base_url=f"http://{address}", headers=KUBELET, timeout=SECONDS) as client,
     ):
         await running.said("control.listening")
 
-        async def status(probe: str) -> int:
-            return (await client.get(sidecar[probe]["httpGet"]["path"])).status_code
+        async def status(path: str) -> int:
+            return (await client.get(path)).status_code
 
         async def alive() -> bool:
-            return await status("livenessProbe") == httpx.codes.OK
+            return await status(sidecar["livenessProbe"]["httpGet"]["path"]) == httpx.codes.OK
 
         await wait_until(alive, "life", explain=running.stderr)
-        assert await status("readinessProbe") == httpx.codes.SERVICE_UNAVAILABLE, "its server is not there"
+        assert await status("/readyz") == httpx.codes.SERVICE_UNAVAILABLE, "its server is not there"
         assert (await client.get("/metrics")).status_code == httpx.codes.UNAUTHORIZED
         token = {"Authorization": f"Bearer {program.more['OPENCODE_WATCHDOG_CONTROL_TOKEN']}"}
         assert (await client.get("/metrics", headers=token)).status_code == httpx.codes.OK

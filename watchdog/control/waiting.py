@@ -1,0 +1,24 @@
+"""Health checks are answered while there is no database yet, in place of the HTTP API."""
+
+import anyio
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from watchdog.addresses import Address
+from watchdog.control.crowd import Crowd
+from watchdog.control.server import listen_at, serve
+
+
+async def answer(address: Address, over: anyio.Event) -> None:
+    """Say that the program is alive, and not ready, until the wait is over.
+
+    Raises:
+        SettingsError: the address is taken, or is none of this machine's.
+    """
+    await serve(_says, address, listen_at(address), over, crowd=Crowd())
+
+
+async def _says(scope: Scope, receive: Receive, send: Send) -> None:
+    alive = scope["path"] == "/healthz"
+    said = {"ok": alive, "reasons": [] if alive else ["There is no database yet."]}
+    await JSONResponse(said, status_code=200 if alive else 503)(scope, receive, send)
