@@ -3,8 +3,8 @@
 import json
 import os
 import signal
-import subprocess
 
+from tests.support.forked import Process
 from tests.support.opencode import Lab, Session
 from tests.support.prompts import sleep
 from tests.support.rows import session_ids
@@ -115,6 +115,6 @@ async def _running_session(lab: Lab) -> Session:
     return session
 
 
-def _kill9(process: subprocess.Popen[bytes]) -> None:
+def _kill9(process: Process) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -19,7 +19,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import uuid
@@ -34,6 +33,7 @@ import psutil
 
 from tests.support.binaries import number_of, opencode_binary, program_of
 from tests.support.events import EventRecorder
+from tests.support.forked import Process, start
 from tests.support.rows import Rows, child_sessions, read_rows
 from tests.support.scripted_model import MODEL, ScriptedModel
 from tests.support.waiting import SECONDS, wait_until
@@ -92,7 +92,7 @@ class Lab:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     servers: list["Server"] = field(default_factory=list)
     _clients: list[httpx.AsyncClient] = field(default_factory=list)
-    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _processes: list[Process] = field(default_factory=list)
 
     @classmethod
     @asynccontextmanager
@@ -156,7 +156,7 @@ class Lab:
         await server.wait_healthy()
         return server
 
-    def opencode_run(self, prompt: str, *, name: str = "run") -> subprocess.Popen[bytes]:
+    def opencode_run(self, prompt: str, *, name: str = "run") -> Process:
         """Start `opencode run PROMPT`, which executes its session itself and listens on no port."""
         words = self.home / f"{name}.prompt"
         words.write_text(prompt)  # by way of stdin: it puts quotes of its own around arguments
@@ -172,17 +172,17 @@ class Lab:
         folder: Path | None = None,
         output: Path | None = None,
         stdin: Path = Path(os.devnull),
-    ) -> subprocess.Popen[bytes]:
+    ) -> Process:
         """Start a program in a process group of its own, stderr (and stdout, without `output`) to the log."""
         with log.open("ab") as errors, (output or log).open("ab") as sink, stdin.open("rb") as source:
-            process = subprocess.Popen(
+            process = start(
                 command,
-                cwd=folder or self.project(),
-                env={**self.environment(), **(extra or {})},
+                folder=folder or self.project(),
+                environment={**self.environment(), **(extra or {})},
                 stdin=source,
                 stdout=sink,
                 stderr=errors,
-                start_new_session=True,
+                new_session=True,
             )
         self._processes.append(process)
         return process
@@ -256,7 +256,7 @@ class Server:
 
     lab: Lab
     port: int
-    process: subprocess.Popen[bytes]
+    process: Process
     client: httpx.AsyncClient
     log: Path
 

@@ -20,6 +20,7 @@ from typing import Final
 import pytest
 
 from tests.support.database import OpencodeFile
+from tests.support.forked import Process, interruptible, start
 from tests.support.waiting import wait_until
 from tests.support.watchdog_run import Finished, Setting, _environment, _python, to_toml
 
@@ -67,10 +68,8 @@ class Program:
         """Start it; whatever is left of it at the end of the block is killed."""
         line = [*self.line, *(str(each) for each in arguments)]
         stdout, stderr = self.home / "stdout", self.home / "stderr"
-        with _interruptible(), stdout.open("wb") as out, stderr.open("wb") as err:
-            process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-                line, cwd=self.home, env=self.environ, stdin=subprocess.DEVNULL, stdout=out, stderr=err
-            )
+        with open(os.devnull, "rb") as nothing, stdout.open("wb") as out, stderr.open("wb") as err:  # noqa: ASYNC230, PTH123
+            process = start(line, folder=self.home, environment=self.environ, stdin=nothing, stdout=out, stderr=err)
         try:
             yield Started(process=process, out=stdout, err=stderr)
         finally:
@@ -85,7 +84,7 @@ class Program:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
         environ = {name: value for name, value in self.environ.items() if name != "NO_COLOR"}
         line = [*self.line, *(str(each) for each in arguments)]
-        with _interruptible():
+        with interruptible():
             process = subprocess.Popen(
                 line,
                 cwd=self.home,
@@ -111,7 +110,7 @@ class Program:
 class Started:
     """A program that runs."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Process
     out: Path
     err: Path
 
@@ -189,17 +188,6 @@ class Terminal:
             if not read:
                 return
             self.shown += read.decode(errors="replace")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """A child inherits an ignored SIGINT, as a shell sets it for what runs in the background."""
-    before = signal.getsignal(signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def now_ms() -> int:

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 import coverage
 
+from tests.support.forked import PROGRAM, Process
 from tests.support.opencode import Lab, Server
 from tests.support.waiting import SECONDS, wait_until
 
@@ -110,7 +111,7 @@ class Running:
 
     watchdog: Watchdog
     arguments: tuple[str, ...] = ()
-    _process: subprocess.Popen[bytes] | None = None
+    _process: Process | None = None
     _log: Path | None = None
     _lines: list[Json] = field(default_factory=list)
     _other: list[str] = field(default_factory=list)
@@ -145,7 +146,7 @@ class Running:
             raise AssertionError(f"did not end within {STOP_SECONDS:g} s of SIGTERM\n{self.tail()}") from None
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         """The process itself."""
         if self._process is None:
             raise RuntimeError("not started")
@@ -257,7 +258,7 @@ def to_toml(settings: Mapping[str, Setting]) -> str:
 def _python() -> list[str]:
     """How to start the watchdog: under coverage when this process is."""
     if coverage.Coverage.current() is None:
-        return [sys.executable, "-m", "watchdog"]
+        return [*PROGRAM]
     rcfile = f"--rcfile={_PROJECT / 'pyproject.toml'}"
     data = f"--data-file={_PROJECT / '.coverage'}"
     return [sys.executable, "-m", "coverage", "run", rcfile, data, "--parallel-mode", "-m", "watchdog"]
