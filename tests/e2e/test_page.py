@@ -405,7 +405,9 @@ async def test_in_both_themes_and_at_400_pixels_everything_shows_and_reads(site:
             await expect(page.locator(".session .id").filter(has_text="/home/ann").first).to_be_visible()
             await page.screenshot(path=folder / f"{name}.png", full_page=True)
             await page.unroute_all(behavior="wait")
-            await expect(page.locator(".session .id").filter(has_text="/home/ann")).to_have_count(0)  # nothing moves now
+            await expect(page.locator(".session .id").filter(has_text="/home/ann")).to_have_count(
+                0
+            )  # nothing moves now
 
             await button(row, "Explanation").click()
             await button_of(entries(page, ended)).click()

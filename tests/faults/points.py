@@ -6,12 +6,12 @@ right before or right after the method did its work, as a power cut would.
 
 import json
 import sqlite3
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.support.forked import patched
 from tests.support.program import Program
 
 KILLED: Final = -9
@@ -61,7 +61,7 @@ class Point:
         module, owner = OWNER_OF[self.method]
         method = self.method.partition(".")[2]
         code = _WRAP.format(module=module, owner=owner, method=method, nth=self.nth, before=self.before)
-        return [sys.executable, "-c", f"{code}\nfrom watchdog.__main__ import main\nmain()"]
+        return patched(code)
 
 
 def points(*methods: str) -> list[Point]:

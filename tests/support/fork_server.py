@@ -30,6 +30,8 @@ STATUS_BYTES: Final = 4
 class Request:
     """What is to be started."""
 
+    code: str
+    """Python that runs before the program."""
     arguments: list[str]
     folder: str
     environment: dict[str, str]
@@ -107,4 +109,5 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if wanted := main(socket.socket(fileno=int(sys.argv[1]))):
         _become(wanted)
+        exec(wanted.code, {"__name__": "__main__"})  # noqa: S102 - a test's own
         importlib.import_module("watchdog.__main__").main()

@@ -20,8 +20,14 @@ from tests.support.fork_server import STATUS_BYTES, Request
 
 PROGRAM: Final = [sys.executable, "-m", "watchdog"]
 """How a person starts it."""
+_THEN: Final = "\nfrom watchdog.__main__ import main\nmain()  # forked"
 _AT_START: Final = ("PYTHON", "LANG", "LC_", "COVERAGE")
 """How the names of variables begin that an interpreter, or its coverage, reads at its start only."""
+
+
+def patched(code: str) -> list[str]:
+    """A line that runs some Python and then the program, in a process that may have imported it before."""
+    return [sys.executable, "-c", code + _THEN]
 
 
 class Forked:
@@ -53,6 +59,10 @@ class Forked:
         """Send it a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Tell it to end, unless it has ended."""
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill it, unless it has ended."""
@@ -111,7 +121,8 @@ def start(
     new_session: bool = False,
 ) -> Process:
     """Start a line in a process of its own. The program's own line is forked where the system has pidfds."""
-    if line[: len(PROGRAM)] != PROGRAM or not hasattr(os, "pidfd_open"):
+    code, arguments = _parted(line)
+    if code is None or not hasattr(os, "pidfd_open"):
         with interruptible():
             return subprocess.Popen(
                 line,
@@ -127,9 +138,18 @@ def start(
     if server is None:
         server = _servers[frozenset(at_start.items())] = _ForkServer({"PATH": os.defpath, **at_start})
     request = Request(
-        arguments=line[len(PROGRAM) :], folder=str(folder), environment=dict(environment), new_session=new_session
+        code=code, arguments=arguments, folder=str(folder), environment=dict(environment), new_session=new_session
     )
     return server.start(request, (stdin, stdout, stderr))
+
+
+def _parted(line: list[str]) -> tuple[str | None, list[str]]:
+    """What runs before the program, and its arguments; no code at all if it is not the program."""
+    if line[: len(PROGRAM)] == PROGRAM:
+        return "", line[len(PROGRAM) :]
+    if line[:2] == [sys.executable, "-c"] and line[2].endswith(_THEN):
+        return line[2].removesuffix(_THEN), line[3:]
+    return None, []
 
 
 @contextmanager

@@ -134,10 +134,10 @@ class Started:
 
     async def finished(self, seconds: float = SECONDS) -> Finished:
         """Wait for its end. No program may ever show a person a traceback."""
-        await asyncio.to_thread(self.process.wait, seconds)
+        code = await asyncio.to_thread(self.process.wait, seconds)
         stdout, stderr = self.out.read_text(encoding="utf-8"), self.stderr()
         assert "Traceback" not in stdout + stderr, stderr
-        return Finished(code=self.process.returncode, stdout=stdout, stderr=stderr)
+        return Finished(code=code, stdout=stdout, stderr=stderr)
 
 
 @dataclass(kw_only=True)

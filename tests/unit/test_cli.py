@@ -150,7 +150,9 @@ def test_a_reader_that_leaves_early_is_no_error(program: Program, path: Path, ar
         done = subprocess.run(
             line, cwd=program.home, env=program.environ, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False
         )
-    assert set(done.stderr.splitlines()) <= {"settling 3 sessions"}, "a wait of some seconds is said, and nothing else"
+    assert set(done.stderr.splitlines()) <= {"settling 3 sessions"}, (
+        "a wait of some seconds is said, and nothing else"
+    )
     assert done.returncode == {"scan": 1, "check": 3, "recover": 0}[arguments[0]]
 
 
