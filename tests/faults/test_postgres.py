@@ -236,14 +236,13 @@ async def test_a_migration_that_locks_the_tables(here: Site) -> None:
         here.hang("1")
         async with somebody.transaction():
             await somebody.execute(lock)
-            await wait_until(here.waits_for_lock, "a look that waits", explain=here.explain)
+            await asyncio.sleep(0.3)
         await here.all_ended()
-        assert here.notes.troubles == []
-        here.setting("lock_timeout", "100ms")
+        assert here.notes.troubles == []  # it was over soon
         here.hang("2")
         async with somebody.transaction():
             await somebody.execute(lock)
-            await here.trouble("is locked by somebody else")
+            await here.trouble("has locked a table")
         await here.all_ended()
         await here.goes_on()
     await somebody.close()

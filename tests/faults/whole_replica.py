@@ -225,11 +225,6 @@ class Site:
         query = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name = $2"
         return int(self.cluster.run(query, self.name, SHARED)[0][0])
 
-    def waits_for_lock(self) -> bool:
-        """Whether a connection of the watchdog's waits for a lock."""
-        query = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = $1"
-        return bool(self.cluster.run(query, SHARED))
-
     # -- sessions --------------------------------------------------------------------------------------------
 
     def hang(self, name: str, *, server: Server | None = None) -> SessionId:

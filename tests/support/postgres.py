@@ -234,7 +234,7 @@ class Cluster:
         if self._user:
             shutil.chown(self.folder, self._user["user"], self._user["group"])
         if self._like is None:
-            options = ["--no-sync", "--no-instructions", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+            options = ["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C"]
             self._run([str(self._programs / "initdb"), "-D", str(self._first), "-U", ADMIN, *options])
         first = self._first if self._like is None else self._like._first
         self._run(["cp", "-a", str(first), str(self.data)])

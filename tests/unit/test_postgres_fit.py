@@ -62,6 +62,15 @@ class TestPooler:
             for each in await asyncio.gather(*(refusal(url) for _ in range(5))):
                 assert POOLED.search(each)
 
+    @pytest.mark.parametrize(("mode", "size"), [("transaction", 1), ("session", 2)])
+    async def test_one_that_is_too_small_to_tell_is_too_small(
+        self, postgres: Cluster, postgres_url: str, monkeypatch: pytest.MonkeyPatch, mode: Mode, size: int
+    ) -> None:
+        monkeypatch.setattr(fit, "_PROBE_SECONDS", 1.0)
+        with PgBouncer(postgres, mode, f"default_pool_size = {size}") as bouncer:
+            found = await refusal(bouncer.url(postgres_url))
+        assert "does not give three connections at once, and the watchdog needs them. Make its pool larger." in found
+
     @pytest.mark.parametrize("mode", ["transaction", "statement"])
     async def test_a_server_behind_one_is_told_at_its_start_and_so_is_who_checks(
         self, program: Program, postgres: Cluster, postgres_url: str, mode: Mode

@@ -1,4 +1,4 @@
-"""Whoever writes rows of a server's gives way to the server: each deadlock is built with it, on a real PostgreSQL."""
+"""Whoever reads or writes rows of a server's gives way to it: each deadlock is built, on a real PostgreSQL."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +10,7 @@ import pytest
 from tests.support.database import NOW
 from tests.support.postgres import Cluster, PostgresRows
 from watchdog.clock import SystemClock
-from watchdog.errors import GaveWay
+from watchdog.errors import DatabaseUnavailable, GaveWay
 from watchdog.model import CallId, GuardedWrite, TurnId
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.store import Limits, PostgresStore
@@ -148,6 +148,45 @@ async def test_rows_that_stay_locked_are_said_to_be_and_are_written_later(scene:
         with pytest.raises(GaveWay, match=r"has locked rows .* nothing was written.*tried again"):
             await scene.impatient.write(writes, while_newest=scene.turn)
     assert await scene.impatient.write(writes, while_newest=scene.turn) == len(writes)
+
+
+class TestALook:
+    """Beside a server that alters its tables, one after the other in one transaction, as a migration does."""
+
+    @pytest.mark.parametrize(
+        ("first", "second"), [("part", "message"), ("message", "part"), ("part", "session"), ("message", "session")]
+    )
+    async def test_a_server_that_locks_the_tables_in_another_order_always_commits(
+        self, scene: Scene, first: str, second: str
+    ) -> None:
+        async with scene.server.transaction():
+            await scene.server.execute(f"LOCK TABLE {first} IN ACCESS EXCLUSIVE MODE")
+            ours = asyncio.create_task(scene.store.look())
+            await asyncio.sleep(1.5 * DEADLOCK_SECONDS)
+            await scene.server.execute(f"LOCK TABLE {second} IN ACCESS EXCLUSIVE MODE")
+        found = await asyncio.wait_for(ours, PATIENCE)
+        assert found.open_rows == {scene.turn, scene.call}
+
+    async def test_what_was_written_anew_meanwhile_is_seen_and_not_taken_to_be_empty(self, scene: Scene) -> None:
+        """A transaction that looked at anything before sees no row of a table that was written anew since then."""
+        async with scene.server.transaction():
+            await scene.server.execute("ALTER TABLE part ALTER COLUMN data TYPE jsonb USING data || '{}'")
+            ours = asyncio.create_task(scene.store.look())
+            await asyncio.sleep(0.2)
+        found = await asyncio.wait_for(ours, PATIENCE)
+        assert found.open_rows == {scene.turn, scene.call}
+
+    async def test_a_table_that_is_not_read_is_not_locked_either(self, postgres: Cluster, scene: Scene) -> None:
+        postgres.run("CREATE TABLE workspace (id text, type text)", database=scene.rows.url.rpartition("/")[2])
+        assert scene.call in (await scene.store.look(full=True)).open_rows
+
+    @pytest.mark.parametrize("table", ["session", "message", "part"])
+    async def test_tables_that_stay_locked_are_said_to_be_and_are_read_later(self, scene: Scene, table: str) -> None:
+        async with scene.server.transaction():
+            await scene.server.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(DatabaseUnavailable, match=r"has locked a table of .* a migration, say.*next look"):
+                await scene.impatient.look()
+        assert (await scene.impatient.look()).open_rows == {scene.turn, scene.call}
 
 
 async def test_no_wait_is_long_by_what_the_database_and_the_role_say(postgres: Cluster, scene: Scene) -> None:

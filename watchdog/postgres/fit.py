@@ -32,6 +32,7 @@ _READ_ONLY: Final = (
     "default_transaction_read_only is on, for the server, the database or this role. Some hosters turn it on when a "
     "disk is full"
 )
+_PROBE_SECONDS: Final = 2 * CONNECT_SECONDS
 _numbers = count()
 
 
@@ -73,7 +74,7 @@ async def _is_lent(engine: AsyncEngine) -> bool:
     engines = [beside(engine), beside(engine)]
     kept = [Kept(each) for each in engines]
     try:
-        with anyio.fail_after(2 * CONNECT_SECONDS):
+        with anyio.fail_after(_PROBE_SECONDS):
             first, second = [await each.driver() for each in kept]
             for order in ((first, second), (second, first)):
                 for driver in order:
@@ -84,6 +85,11 @@ async def _is_lent(engine: AsyncEngine) -> bool:
                 if await _pid(first) != before:
                     return True
             return False
+    except TimeoutError as error:
+        raise DatabaseUnavailable(
+            f"The pooler at {place_of(engine.url)} does not give three connections at once, and the watchdog needs "
+            "them. Make its pool larger."
+        ) from error
     finally:
         for each, its_engine in zip(kept, engines, strict=True):
             await each.close()

@@ -148,10 +148,11 @@ VERSION: Final = """
 """
 """What can be seen now: the same text means that nobody committed anything (PostgreSQL's manual, 9.27.9)."""
 READ: Final = f"""
-    SELECT seen.version, set_config('enable_seqscan', 'off', TRUE) AS scans, set_config('jit', 'off', TRUE) AS jit
+    SELECT seen.version, set_config('enable_seqscan', 'off', TRUE) AS scans, set_config('jit', 'off', TRUE) AS jit,
+        set_config('lock_timeout', '100ms', TRUE) AS patience
     FROM ({VERSION}) AS seen
 """
-"""The first statement of a transaction that reads, which knows better than the planner how little there is to read.
+"""The first query of a transaction that reads, which knows better than the planner how little there is to read.
 Of conditions on `data` there are no statistics, and at some millions of rows it would rather scan a table than go by
 an index that holds twenty. Nor is it worth while to compile anything. Without an index the table is scanned."""
 DIRECTORIES: Final = (
@@ -199,6 +200,9 @@ class Dialect:
     """The statements that depend on the type of `data`, which is `jsonb` or `json`.
 
     Attributes:
+        lock: the statement before any other of a transaction that reads. It waits for nobody, and from then on nobody
+            alters a table. A wait amid a look could be part of a deadlock; and who looked at anything before a table
+            was written anew sees none of its rows.
         look: what a look asks.
         open_parts_of_sessions: the ids of the open calls of some sessions.
         queued: the prompts of a session that no turn answers yet.
@@ -206,6 +210,7 @@ class Dialect:
         update: the guarded write of rows of each table. `jsonb` is compared as a value: it keeps no text.
     """
 
+    lock: str
     look: Statements
     open_parts_of_sessions: str
     queued: str
@@ -244,11 +249,14 @@ def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType
     """
     message, part = (_readable(each.format(kind=kind), kind) for each in (_MESSAGE, _PART))
     is_open_message, is_open_part = open_message(kind), open_part(kind)
+    workspaces = _workspaces(tables)
+    more = ["workspace"] if workspaces == _WORKSPACE_AND_TYPE else []
 
     def of(table: str, column: str, condition: str = "TRUE") -> str:
         return _EACH.format(table=table, condition=f"{table}.{column} = wanted.value AND {condition}")
 
     return Dialect(
+        lock=f"LOCK TABLE {', '.join([*COLUMNS, *more])} IN ACCESS SHARE MODE NOWAIT",
         look=Statements(
             open_messages=f"{message} FROM message WHERE {is_open_message}",
             open_messages_of_sessions=(f"{message} FROM {_IDS} {of('message', 'session_id', is_open_message)}"),
@@ -258,8 +266,8 @@ def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType
                 f" UNION ALL {part} FROM {_IDS} {of('part', 'id', is_open_part)} WHERE CAST(:after AS bigint) <> 0"
             ),
             open_parts_of_messages=(f"{part} FROM {_IDS} {of('part', 'message_id', is_open_part)}"),
-            sessions=_SESSIONS.replace(_NO_WORKSPACE, _workspaces(tables)),
-            sessions_and_ancestors=_ANCESTORS.replace(_NO_WORKSPACE, _workspaces(tables)),
+            sessions=_SESSIONS.replace(_NO_WORKSPACE, workspaces),
+            sessions_and_ancestors=_ANCESTORS.replace(_NO_WORKSPACE, workspaces),
             children=_CHILDREN,
             newest=_readable(_NEWEST.format(), kind),
             last_written=_LAST_WRITTEN,

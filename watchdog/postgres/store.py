@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final, Self, TypeVar
 
 from sqlalchemy import TextClause, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, GaveWay, WriteRefused
@@ -30,6 +31,8 @@ _WHY: Final[Mapping[Way, str]] = {
     "slow": "The database {} took longer over a write than others may be kept waiting",
 }
 _MOMENTS: Final = ("bigint", "integer")
+_LOCKED: Final = "55P03"
+"""SQLSTATE: somebody else has the lock."""
 
 Id = TypeVar("Id", bound=str)
 
@@ -41,7 +44,7 @@ class Limits:
     Attributes:
         read_seconds: for a look as a whole, a wait for a connection of the pool included.
         write_seconds: for one try at a guarded write.
-        pauses: after each try that gave way to others, in seconds; there is one try more.
+        pauses: after each try, of a write or a look, that gave way to others, in seconds; there is one try more.
     """
 
     read_seconds: float = 10.0
@@ -122,7 +125,7 @@ class PostgresStore:
         if full or self._failed:
             await self._check_tables()
         try:
-            async with self._seeing() as (fetch, version):
+            async with self._seeing(lock=self._dialect.lock) as (fetch, version):
                 look = Look(fetch=fetch, ask=self._dialect.look)
                 snapshot = await look.everything(_ALL_THAT_IS_OPEN, _possible(also))
         except DatabaseUnavailable:
@@ -265,7 +268,7 @@ class PostgresStore:
             return await look.sessions(wanted, [str(record["id"]) for record in found])
 
     async def _check_tables(self) -> None:
-        async with self._reading() as fetch:
+        async with self._seeing(lock=None) as (fetch, _):
             tables = _tables(await fetch(queries.COLUMNS_FOUND, {}))
             self._kind = kind = _checked(tables, self.place)
         self._dialect = queries.dialect(kind, tables)
@@ -273,22 +276,44 @@ class PostgresStore:
     @asynccontextmanager
     async def _reading(self) -> AsyncIterator[Fetch]:
         """A transaction that sees the database as it is at one moment."""
-        async with self._seeing() as (fetch, _):
+        async with self._seeing(lock=self._dialect.lock) as (fetch, _):
             yield fetch
 
     @asynccontextmanager
-    async def _seeing(self) -> AsyncIterator[tuple[Fetch, str]]:
-        """The same, with the version of what it sees."""
+    async def _seeing(self, *, lock: str | None) -> AsyncIterator[tuple[Fetch, str]]:
+        """The same, with the version of what it sees; again and again, while somebody else has a table locked."""
         self.reads["transaction"] += 1
+        pauses = iter(self._limits.pauses)
         with translated(self.place, DatabaseUnavailable):
-            async with transaction(
-                self._engine,
-                seconds=self._limits.read_seconds,
-                isolation_level="REPEATABLE READ",
-                postgresql_readonly=True,
-            ) as connection:
-                (begun,) = await self._fetch(connection, queries.READ, {})
-                yield partial(self._fetch, connection), str(begun["version"])
+            while True:
+                async with transaction(
+                    self._engine,
+                    seconds=self._limits.read_seconds,
+                    isolation_level="REPEATABLE READ",
+                    postgresql_readonly=True,
+                ) as connection:
+                    if lock is None or await self._locks(connection, lock):
+                        (begun,) = await self._fetch(connection, queries.READ, {})
+                        yield partial(self._fetch, connection), str(begun["version"])
+                        return
+                pause = next(pauses, None)
+                if pause is None:
+                    raise DatabaseUnavailable(
+                        f"Somebody else has locked a table of {self.place}, for a migration, say, so nothing was "
+                        "read. It is tried again at the next look."
+                    )
+                await self._clock.sleep(pause)
+
+    async def _locks(self, connection: AsyncConnection, lock: str) -> bool:
+        """Whether the tables can be locked at once, as they are by whoever reads them."""
+        try:
+            await connection.execute(self._statement(lock))
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCKED:
+                raise
+            await connection.rollback()
+            return False
+        return True
 
     async def _fetch(
         self, connection: AsyncConnection, query: str, parameters: Mapping[str, object]
