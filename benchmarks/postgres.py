@@ -20,7 +20,8 @@ from benchmarks.figures import Figure, Result, at_least, at_most, ratios, under
 from benchmarks.work import Opened
 from tests.support.postgres import ADMIN, Cluster
 from watchdog.clock import SystemClock
-from watchdog.opencode.look import Known, Look, Record
+from watchdog.opencode.look import Known, Look
+from watchdog.opencode.rows import Record
 from watchdog.postgres import queries
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.store import Limits, PostgresStore

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from watchdog.family import TASK, Family
+from watchdog.gradual import Gradual
 from watchdog.limits import lengthened, tool_limit
 from watchdog.model import (
     EVERYTHING,
@@ -39,18 +40,18 @@ class Claim(NamedTuple):
 class Case:
     """One observation, one policy and one moment, as answers to the questions that a judge asks."""
 
-    def __init__(self, observation: Observation, policy: Policy, now: Moment) -> None:
-        # What is decided, and said, must not depend on the order in which things were told.
-        holders = observation.holders
-        self.observation = observation = replace(
-            observation,
-            reports=tuple(sorted(observation.reports, key=lambda report: report.name)),
-            holders=holders and replace(holders, known=tuple(sorted(holders.known, key=lambda each: each.pid))),
-        )
+    def __init__(self, observation: Observation, policy: Policy, now: Moment, family: Family | None = None) -> None:
+        self.observation = observation = _in_order(observation)
         self.policy = policy
         self.now = now
-        self.family = Family(observation)
+        self.family = family or Family(observation)
         self._tool_limits: dict[str, float | None] = {}
+
+    @classmethod
+    def gradually(cls, observation: Observation, policy: Policy, now: Moment) -> Gradual[Self]:
+        """The same, session by session."""
+        family = yield from Family.gradually(_in_order(observation))
+        return cls(observation, policy, now, family)
 
     def age(self, call: ToolCall) -> float:
         """How long a call has run, in seconds that count."""
@@ -187,6 +188,16 @@ class Case:
         if turn is None:
             return "no server answers for it"
         return f"no server answers for it, and {prove(self.observation, self.policy, session, turn).why}"
+
+
+def _in_order(observation: Observation) -> Observation:
+    """What is decided, and said, must not depend on the order in which things were told."""
+    holders = observation.holders
+    return replace(
+        observation,
+        reports=tuple(sorted(observation.reports, key=lambda report: report.name)),
+        holders=holders and replace(holders, known=tuple(sorted(holders.known, key=lambda each: each.pid))),
+    )
 
 
 def _patience(status: Status) -> tuple[bool, int]:

@@ -21,10 +21,14 @@ from watchdog.model import (
 from watchdog.moments import Moment, WallMs
 from watchdog.plain_host import PlainHost
 from watchdog.ports import Counter, Host, Server
+from watchdog.strides import in_strides
 
 MOST_STRANGERS: Final = 5_000
 LATEST_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
+
+_NO_STATUSES: Final = "gave no mapping of session ids to Status"
+_NO_ASKS: Final = "gave no sequence of Ask"
 
 _Touch = tuple[WallMs, Moment]
 
@@ -89,31 +93,37 @@ class EmbeddedServer(PlainHost):
     async def statuses(self, directory: str = EVERYWHERE) -> Mapping[SessionId, Status]:  # noqa: ARG002 - all at once
         """See `Host.statuses`."""
         answer: Any = await self._questions.ask("statuses", seconds=hosting.ANSWER_SECONDS)
-        if not isinstance(answer, Mapping) or not all(isinstance(each, Status) for each in answer.values()):
-            raise ServerAnswerInvalid(f"{self._questions.name('statuses')} gave no mapping of session ids to Status")
-        if not all(isinstance(id_, str) and _is_sound(status) for id_, status in answer.items()):
-            raise ServerAnswerInvalid(
-                f"{self._questions.name('statuses')} gave a Status with something in it that can't be: its session's "
-                "id is a str, its activity an Activity, and its times are milliseconds since the epoch, or None"
-            )
-        touched = self.touches.last()
-        return {
-            id_: _with_life(status, touched.get(id_))
-            for id_, status in answer.items()
-            if status.activity is not Activity.IDLE
-        }
+        if not isinstance(answer, Mapping):
+            raise ServerAnswerInvalid(f"{self._questions.name('statuses')} {_NO_STATUSES}")
+        touched, found = self.touches.last(), dict[SessionId, Status]()
+        async for id_, status in in_strides([*answer.items()]):  # it may be the host's own, which goes on
+            if not isinstance(status, Status):
+                raise ServerAnswerInvalid(f"{self._questions.name('statuses')} {_NO_STATUSES}")
+            if not isinstance(id_, str) or not _is_sound(status):
+                raise ServerAnswerInvalid(
+                    f"{self._questions.name('statuses')} gave a Status with something in it that can't be: its "
+                    "session's id is a str, its activity an Activity, and its times are milliseconds since the "
+                    "epoch, or None"
+                )
+            if status.activity is not Activity.IDLE:
+                found[SessionId(id_)] = _with_life(status, touched.get(SessionId(id_)))
+        return found
 
     async def pending_asks(self, directory: str = EVERYWHERE) -> Sequence[Ask]:  # noqa: ARG002 - as above
         """See `Host.pending_asks`."""
         answer: Any = await self._questions.ask("pending_asks", seconds=hosting.ANSWER_SECONDS)
-        if not isinstance(answer, Sequence) or not all(isinstance(each, Ask) for each in answer):
-            raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} gave no sequence of Ask")
-        if not all(_is_text(each.id, each.session_id) and _is_whole(each) for each in answer):
-            raise ServerAnswerInvalid(
-                f"{self._questions.name('pending_asks')} gave an Ask with something in it that can't be: its kind is "
-                "an AskKind, and its ids are str; those of its turn and call may be None"
-            )
-        return answer
+        if not isinstance(answer, Sequence):
+            raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} {_NO_ASKS}")
+        asks = [*answer]
+        async for each in in_strides(asks):
+            if not isinstance(each, Ask):
+                raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} {_NO_ASKS}")
+            if not _is_text(each.id, each.session_id) or not _is_whole(each):
+                raise ServerAnswerInvalid(
+                    f"{self._questions.name('pending_asks')} gave an Ask with something in it that can't be: its "
+                    "kind is an AskKind, and its ids are str; those of its turn and call may be None"
+                )
+        return asks
 
     async def abort(self, served: Served, session_id: SessionId, directory: str = EVERYWHERE) -> None:  # noqa: ARG002
         """See `Host.abort`."""

@@ -6,7 +6,9 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 from operator import attrgetter
+from typing import Self
 
+from watchdog.gradual import Gradual, at_once
 from watchdog.model import Activity, Ask, CallId, Observation, Session, SessionId, ToolCall, TurnId
 from watchdog.proof import standing
 
@@ -17,12 +19,23 @@ class Family:
     """The sessions of an observation as a forest, with the asks that wait for a human."""
 
     def __init__(self, observation: Observation) -> None:
+        at_once(self._gather(observation))
+
+    @classmethod
+    def gradually(cls, observation: Observation) -> Gradual[Self]:
+        """The same, session by session."""
+        self = cls.__new__(cls)
+        yield from self._gather(observation)
+        return self
+
+    def _gather(self, observation: Observation) -> Gradual[None]:
         by_id = sorted(observation.snapshot.sessions.values(), key=attrgetter("id"))
         by_age = sorted(by_id, key=attrgetter("created_ms"))
         self._sessions = {session.id: session for session in by_age}
         self._children: dict[SessionId, list[Session]] = defaultdict(list)
         naming: list[Session] = []
         for session in by_age:
+            yield
             if session.parent_id is not None and session.parent_id != session.id:
                 self._children[session.parent_id].append(session)
             for call in session.calls:
@@ -36,10 +49,31 @@ class Family:
         self._asks: dict[SessionId, list[Ask]] = {}
         for report in observation.reports:
             for id_, asks in report.asked.items():
+                yield
                 if id_ in self._sessions and (left := standing(asks, self._sessions[id_])):
                     self._asks.setdefault(id_, []).extend(left)
         self._asked: dict[SessionId, frozenset[CallId] | None] = {}
         self._waited_for: dict[SessionId, list[Session]] = {}
+        self._parents: dict[SessionId, list[SessionId]] = {}
+        self._task_over: dict[SessionId, tuple[Session, ToolCall]] = {}
+        self._mattering: AbstractSet[SessionId] = frozenset()
+        self._working: AbstractSet[SessionId] = frozenset()
+        if self._links:
+            yield from self._look_upward()
+
+    def _look_upward(self) -> Gradual[None]:
+        """Find out who is above whom, and what is to be known of all that is below a session."""
+        for id_, children in self._links.items():
+            yield
+            for child in children:
+                self._parents.setdefault(child.id, []).append(id_)
+        for parent in self._sessions.values():
+            yield
+            if parent.id in self._links:
+                self._note_task_over(parent)
+        mattering = (id_ for id_, each in self._sessions.items() if self._matters(each))
+        self._mattering = (yield from self._upward(mattering)).keys()
+        self._working = (yield from self._upward([*self._busy, *self._asks])).keys()
 
     def _all_links(self, naming: list[Session]) -> dict[SessionId, list[Session]]:
         """The children of each session that has any, by the database's word and by that of its open task calls."""
@@ -58,28 +92,31 @@ class Family:
         """Whether something is open in it, or a server is at work on it."""
         return session.has_open_rows or session.id in self._busy
 
-    def deepest_first(self) -> list[Session]:
+    def deepest_first(self) -> Iterator[Session]:
         """Every unfinished session, each after all that are below it (in a cycle: in some fixed order)."""
+        for session in self._deepest_first():
+            if session.calls or self.unfinished(session):
+                yield session
+
+    def _deepest_first(self) -> Iterator[Session]:
         depths = self._depths()
         roots = sorted(self._sessions.values(), key=lambda each: depths.get(each.id, 1)) if depths else None
-        order: list[Session] = []
         seen: set[SessionId] = set()
         for root in roots or self._sessions.values():
             if root.id not in self._links:
                 if root.id not in seen:
                     seen.add(root.id)
-                    order.append(root)
+                    yield root
                 continue
             stack: list[tuple[Session, bool]] = [(root, False)]
             while stack:
                 session, expanded = stack.pop()
                 if expanded:
-                    order.append(session)
+                    yield session
                 elif session.id not in seen:
                     seen.add(session.id)
                     stack.append((session, True))
                     stack.extend((child, False) for child in reversed(self._linked(session)))
-        return [session for session in order if session.calls or self.unfinished(session)]
 
     def below(self, session: Session) -> frozenset[SessionId]:
         """All sessions below this one, at any depth."""
@@ -205,8 +242,12 @@ class Family:
 
     def first_upward(self, ids: Iterable[SessionId]) -> Mapping[SessionId, SessionId]:
         """For each session that is, or has below it, one of these: the first of them in the order given."""
+        return at_once(self._upward(ids))
+
+    def _upward(self, ids: Iterable[SessionId]) -> Gradual[Mapping[SessionId, SessionId]]:
         first: dict[SessionId, SessionId] = {}
         for id_ in ids:
+            yield
             todo = [id_]
             while todo:
                 reached = todo.pop()
@@ -226,24 +267,6 @@ class Family:
         return self.unfinished(session) or self._at_work(session)
 
     @cached_property
-    def _parents(self) -> Mapping[SessionId, Sequence[SessionId]]:
-        parents: dict[SessionId, list[SessionId]] = {}
-        for id_, children in self._links.items():
-            for child in children:
-                parents.setdefault(child.id, []).append(id_)
-        return parents
-
-    @cached_property
-    def _mattering(self) -> AbstractSet[SessionId]:
-        """What matters, and whatever is above it."""
-        return self.first_upward(id_ for id_, each in self._sessions.items() if self._matters(each)).keys()
-
-    @cached_property
-    def _working(self) -> AbstractSet[SessionId]:
-        """What is at work or asks a person, and whatever is above it."""
-        return self.first_upward([*self._busy, *self._asks]).keys()
-
-    @cached_property
     def _asking(self) -> AbstractSet[SessionId]:
         """What asks a person, and whatever is above it."""
         return self.first_upward(self._asks).keys()
@@ -259,27 +282,21 @@ class Family:
         )
         return self.first_upward(retrying).keys()
 
-    @cached_property
-    def _task_over(self) -> Mapping[SessionId, tuple[Session, ToolCall]]:
-        """For each session the open task call of another one that may have started it: the first of the oldest."""
-        over: dict[SessionId, tuple[Session, ToolCall]] = {}
-        for parent in self._sessions.values():
-            if parent.id not in self._links:
-                continue
-            superseded = {turn.id for turn in parent.turns if turn.superseded}
-            calls = [call for call in parent.calls if call.tool == TASK and call.turn_id not in superseded]
-            children = self._children.get(parent.id, [])
-            unnamed = len(children)  # from here on, an earlier call may have started them
-            for call in calls:
-                if call.child_id is None:
-                    first = bisect_left(children, call.created_ms, hi=unnamed, key=_created)
-                    started, unnamed = children[first:unnamed], first
-                else:
-                    child = self._named(parent, call.child_id)
-                    started = [child] if child is not None else []
-                for each in started:
-                    over.setdefault(each.id, (parent, call))
-        return over
+    def _note_task_over(self, parent: Session) -> None:
+        """Note for each session the open task call that may have started it: of the oldest parent, the first."""
+        superseded = {turn.id for turn in parent.turns if turn.superseded}
+        calls = [call for call in parent.calls if call.tool == TASK and call.turn_id not in superseded]
+        children = self._children.get(parent.id, [])
+        unnamed = len(children)  # from here on, an earlier call may have started them
+        for call in calls:
+            if call.child_id is None:
+                first = bisect_left(children, call.created_ms, hi=unnamed, key=_created)
+                started, unnamed = children[first:unnamed], first
+            else:
+                child = self._named(parent, call.child_id)
+                started = [child] if child is not None else []
+            for each in started:
+                self._task_over.setdefault(each.id, (parent, call))
 
     def _named(self, session: Session, child_id: SessionId) -> Session | None:
         return self._sessions.get(child_id) if child_id != session.id else None

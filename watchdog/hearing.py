@@ -9,6 +9,7 @@ import anyio
 
 from watchdog.deputies import Deputy
 from watchdog.errors import OpenElsewhere, ServerError
+from watchdog.gradual import Gradual
 from watchdog.model import (
     EVERYWHERE,
     Holders,
@@ -342,6 +343,8 @@ def _report(server: Server, served: Served | NotShown | None, said: Said) -> Ser
 
 
 def _covered(served: Served, by_session: Mapping[SessionId, Value]) -> dict[SessionId, Value]:
+    if served.covers_all:
+        return dict(by_session)
     return {id_: value for id_, value in by_session.items() if served.covers(id_)}
 
 
@@ -360,11 +363,11 @@ def at_work(
     }
 
 
-def unclaimed_turns(snapshot: Snapshot, reports: Iterable[ServerReport]) -> list[tuple[Session, Turn]]:
+def unclaimed_turns(snapshot: Snapshot, reports: Sequence[ServerReport]) -> Gradual[list[tuple[Session, Turn]]]:
     """The turns with something open that no server claims, or that a newer turn has superseded."""
-    reports = list(reports)
     found: list[tuple[Session, Turn]] = []
     for session in snapshot.sessions.values():
+        yield
         if session.has_open_rows:
             claimed = any(claims(report, session) for report in reports)
             found.extend((session, turn) for turn in session.turns if turn.superseded or not claimed)

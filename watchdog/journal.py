@@ -15,9 +15,10 @@ from typing import Any, Self
 
 from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.journal_file import JournalFile
-from watchdog.journal_shapes import dump, dump_begun, read_begun, read_hold, read_intervention, read_kept
+from watchdog.journal_shapes import dump, dump_begun, dump_state, read_begun, read_hold, read_intervention, read_kept
 from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
 from watchdog.places import user_folder
+from watchdog.strides import gradually
 
 _PUT_HOLD = """
     INSERT INTO hold (session_id, since_ms, until_ms, why) VALUES (:session_id, :since_ms, :until_ms, :why)
@@ -244,7 +245,7 @@ class SqliteJournal:
 
     async def save(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep a JSON value under a key."""
-        values = (key, json.dumps(value, separators=(",", ":")))
+        values = (key, await gradually(dump_state(value)))
         await self._write(_PUT_STATE, [values])
 
     async def load(self, key: str) -> dict[str, Any] | None:

@@ -2,10 +2,12 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Final, Protocol
 
+from watchdog.gradual import Gradual
 from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
 from watchdog.model import (
     Ask,
@@ -21,6 +23,9 @@ from watchdog.model import (
 )
 
 _ABOUT_TO = "about_to"
+_COMPACT: Final = (",", ":")
+_PIECE: Final = 100
+"""How many members of an object are written at a stretch."""
 
 
 class Fields(Protocol):
@@ -33,13 +38,31 @@ class Fields(Protocol):
 
 def dump(value: Verdict | Outcome) -> str:
     """A verdict or an outcome as the journal keeps it."""
-    return json.dumps(asdict(value), separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(asdict(value), separators=_COMPACT, ensure_ascii=False)
+
+
+def dump_state(value: Mapping[str, Any]) -> Gradual[str]:
+    """What must not be forgotten, as the journal keeps it: as `json.dumps` gives it, in pieces."""
+    members = []
+    for name, part in value.items():
+        yield
+        text = json.dumps(part, separators=_COMPACT) if not isinstance(part, dict) else (yield from _in_pieces(part))
+        members.append(f"{json.dumps(name)}:{text}")
+    return f"{{{','.join(members)}}}"
+
+
+def _in_pieces(value: Mapping[str, Any]) -> Gradual[str]:
+    members, pieces = iter(value.items()), []
+    while piece := dict(islice(members, _PIECE)):
+        yield
+        pieces.append(json.dumps(piece, separators=_COMPACT)[1:-1])
+    return f"{{{','.join(pieces)}}}"
 
 
 def dump_begun(verdict: Verdict, about_to: Step | None) -> str:
     """A verdict as the journal keeps it, with what is about to be sent; who does not know of that leaves it out."""
     begun = asdict(verdict) if about_to is None else {**asdict(verdict), _ABOUT_TO: asdict(about_to)}
-    return json.dumps(begun, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(begun, separators=_COMPACT, ensure_ascii=False)
 
 
 def read_intervention(row: Fields) -> Intervention:

@@ -13,6 +13,7 @@ from watchdog.attempts import process_of, same
 from watchdog.case import Case, Claim
 from watchdog.deleted import Deleted, deleted
 from watchdog.family import Ended
+from watchdog.gradual import Gradual, at_once
 from watchdog.intime import in_time
 from watchdog.limits import duration
 from watchdog.model import (
@@ -48,10 +49,17 @@ def judge(observation: Observation, policy: Policy, now: Moment) -> Judgement:
         policy: what is allowed.
         now: the moment to judge for; the ages of all clocks are taken from it.
     """
-    bench = _Bench(Case(observation, policy, now))
+    return at_once(judge_gradually(observation, policy, now))
+
+
+def judge_gradually(observation: Observation, policy: Policy, now: Moment) -> Gradual[Judgement]:
+    """The same, session by session."""
+    bench = _Bench((yield from Case.gradually(observation, policy, now)))
     for session in bench.case.family.deepest_first():
+        yield
         bench.hear(session)
     for each in deleted(bench.case):
+        yield
         bench.judge_deleted(each)
     return Judgement(verdicts=tuple(bench.verdicts), spared=tuple(bench.spared), unclaimed=frozenset(bench.unclaimed))
 

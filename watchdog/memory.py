@@ -4,14 +4,14 @@ The memory is folded forward by values that are passed in; it reads no clock. It
 everything about a call, a turn or a session that is no longer open is forgotten.
 """
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from watchdog.asked import Asker, still_asked
 from watchdog.attempts import after, process_of
 from watchdog.family import Family
+from watchdog.gradual import Gradual, at_once
 from watchdog.model import (
-    EMPTY,
     Activity,
     Attempts,
     CallId,
@@ -20,17 +20,15 @@ from watchdog.model import (
     Process,
     Result,
     ServerName,
-    ServerReport,
     Session,
     SessionId,
-    Status,
     Stopped,
     ToolCall,
     TurnId,
     Verdict,
 )
 from watchdog.moments import NEVER, Moment, WallMs
-from watchdog.sightings import ROWS, Convert, Sightings, lives, retries
+from watchdog.sightings import Convert, Sightings, idle_clocks, lives, retries
 
 
 @dataclass(slots=True)
@@ -57,6 +55,7 @@ class Memory:
     """The watchdog's memory between looks; `recollection` carries it over to the next process.
 
     Attributes:
+        noted_at: the look that was noted last.
         elsewhere: hosts on any machine may run the sessions, and none of their processes can be seen: what is open
             in one is no evidence against a host that took it over from another.
         heard: for each session that one of these was heard to be at work on: since when, without a break; None if
@@ -77,6 +76,7 @@ class Memory:
     let_go: dict[TurnId, ServerName] = field(default_factory=dict)
     claimed_by: dict[SessionId, ServerName] = field(default_factory=dict)
     folded_at: Moment | None = None
+    noted_at: Moment = NEVER
     unwatched: bool = False
     elsewhere: bool = False
     heard: dict[SessionId, Moment | None] = field(default_factory=dict)
@@ -92,27 +92,33 @@ class Memory:
             observation: what was gathered, with no clocks in it.
             convert: turns the wall times in it into moments.
         """
+        return at_once(self.fold_gradually(observation, convert))
+
+    def fold_gradually(self, observation: Observation, convert: Convert) -> Gradual[Observation]:
+        """The same, session by session. It has to be brought to its end before the next one begins."""
         elapsed = 0.0 if self.folded_at is None else max(0.0, observation.now - self.folded_at)
         self.folded_at = observation.now
-        family = Family(observation)
+        family = yield from Family.gradually(observation)
         for session in observation.snapshot.sessions.values():
+            yield
             if session.calls:
                 self._fold_calls(observation, family, session, elapsed, convert)
         self.unwatched = False
-        self._note_stopped(observation)
+        yield from self._note_stopped(observation)
         self._note_asks(observation)
-        self._note_claims(observation)
-        claimed = {id_: process_of(observation.reports, id_) for report in observation.reports for id_ in report.said}
-        self.processes = {id_: process for id_, process in claimed.items() if process is not None}
-        self._forget(observation)
-        looks = self._valid_looks(_fingerprints(observation, self.looks)) if self.looks else {}
-        shown = lives(observation, self.lives, convert)
+        yield from self._note_claims(observation)
+        yield from self._note_processes(observation)
+        yield from self._forget(observation)
+        looks = self._valid_looks((yield from _fingerprints(observation, self.looks)))
+        shown = yield from lives(observation, self.lives, convert)
+        idle = yield from idle_clocks(observation, self.lives, self.heard)
+        due = yield from retries(observation, self.retries, convert)
         return replace(
             observation,
             call_clocks={id_: call.start for id_, call in self.calls.items()},
-            idle_clocks=idle_clocks(observation, self.lives, self.heard),
+            idle_clocks=idle,
             lives=shown,
-            retries=retries(observation, self.retries, convert),
+            retries=due,
             ask_clocks=dict(self.asks),
             looks={row: look.at for row, look in looks.items()},
             stopped=dict(self.stopped),
@@ -144,7 +150,14 @@ class Memory:
 
     def note_looks(self, observation: Observation, unclaimed: Collection[str]) -> None:
         """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew."""
-        prints = _fingerprints(observation, frozenset(unclaimed))
+        at_once(self.note_looks_gradually(observation, unclaimed))
+
+    def note_looks_gradually(self, observation: Observation, unclaimed: Collection[str]) -> Gradual[None]:
+        """The same, session by session. Of looks that are judged side by side the last one counts."""
+        prints = yield from _fingerprints(observation, frozenset(unclaimed))
+        if observation.now < self.noted_at:
+            return
+        self.noted_at = observation.now
         known = self._valid_looks(prints)
         self.looks = {
             row: known.get(row) or _Look(at=observation.now, fingerprint=prints[row])
@@ -251,10 +264,11 @@ class Memory:
                 return f"{report.name} does not say whether a person is asked for something"
         return None
 
-    def _note_stopped(self, observation: Observation) -> None:
+    def _note_stopped(self, observation: Observation) -> Gradual[None]:
         """Remember since when each session's clocks have stood still because somebody is silent."""
         found: dict[SessionId, Stopped] = {}
         for session in observation.snapshot.sessions.values():
+            yield
             why = self._silent(observation, session) if session.calls else None
             if why is None and session.calls and self.elsewhere and self._changes_hands(observation, session)[0]:
                 why = "not exactly one host says that it is at work on it"
@@ -269,7 +283,19 @@ class Memory:
         self.asks = {id_: self.asks.get(id_, observation.now) for id_ in kept}
         self.askers = {**{id_: asker for id_, asker in self.askers.items() if id_ in kept}, **listed}
 
-    def _note_claims(self, observation: Observation) -> None:
+    def _note_processes(self, observation: Observation) -> Gradual[None]:
+        """Remember which process is at work on each session."""
+        found: dict[SessionId, Process] = {}
+        for report in observation.reports:
+            known: Process | None = None  # of all its sessions the same one
+            for id_ in report.said:
+                yield
+                process = process_of(observation.reports, id_)
+                if process is not None:
+                    known = found[id_] = process if known is None else known
+        self.processes = found
+
+    def _note_claims(self, observation: Observation) -> Gradual[None]:
         """Remember which server holds each session; a server that does not answer keeps what it held.
 
         So does a host elsewhere of which nothing is heard: it may have been cut off, and be at work.
@@ -279,15 +305,17 @@ class Memory:
         claimed: dict[SessionId, list[ServerName]] = {}
         for report in observation.reports:
             for id_ in report.said:
+                yield
                 claimed.setdefault(id_, []).append(report.name)
-        before = self.claimed_by
-        self.claimed_by = {
-            id_: name
-            for id_, name in before.items()
-            if id_ in sessions
-            and (reports[name].against(sessions[id_]) is not None if name in reports else self.elsewhere)
-        }
-        self.claimed_by.update({id_: names[-1] for id_, names in claimed.items()})
+        before, now_by = self.claimed_by, dict[SessionId, ServerName]()
+        for id_, name in before.items():
+            yield
+            if id_ in sessions and id_ not in claimed:
+                silent = reports[name].against(sessions[id_]) is not None if name in reports else self.elsewhere
+                if silent:
+                    now_by[id_] = name
+        now_by.update((id_, names[-1]) for id_, names in claimed.items())
+        self.claimed_by = now_by
         if not self.elsewhere:
             return
         same = {id_ for id_, names in claimed.items() if before.get(id_) in names}
@@ -298,6 +326,7 @@ class Memory:
             id_: None for id_ in self.heard if id_ in observation.snapshot.sessions
         }
         for id_, names in claimed.items():
+            yield
             sure = self.heard.get(id_) if id_ in same else None if id_ in self.heard else fresh
             known[id_] = sure if sure is not None and len(names) == 1 else now
         self.heard = known
@@ -305,15 +334,17 @@ class Memory:
     def _valid_looks(self, prints: Mapping[str, tuple[int, int]]) -> Mapping[str, _Look]:
         return {row: look for row, look in self.looks.items() if prints.get(row) == look.fingerprint}
 
-    def _forget(self, observation: Observation) -> None:
+    def _forget(self, observation: Observation) -> Gradual[None]:
         """Drop what is about calls, turns and sessions that are no longer unfinished."""
         sessions = observation.snapshot.sessions
-        open_calls = {call.id for session in sessions.values() for call in session.calls}
-        open_turns = {turn.id for session in sessions.values() for turn in session.turns}
-        unfinished = {id_ for id_, session in sessions.items() if session.has_open_rows or id_ in self.claimed_by}
-        deleted = self.claimed_by.keys() - sessions.keys()  # a server is at work on them all the same
-        open_ids = {*unfinished, *deleted, *open_calls, *open_turns}
-        self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_calls}
+        open_ids: set[str] = {*self.claimed_by}  # also what was deleted: a server is at work on it all the same
+        for session in sessions.values():
+            yield
+            open_ids.update(call.id for call in session.calls)
+            open_ids.update(turn.id for turn in session.turns)
+            if session.has_open_rows:
+                open_ids.add(session.id)
+        self.calls = {id_: call for id_, call in self.calls.items() if id_ in open_ids}
         self.lives.forget(sessions.keys())
         self.attempts = {key: tried for key, tried in self.attempts.items() if key.partition(":")[2] in open_ids}
         self.let_go = {turn: server for turn, server in self.let_go.items() if turn in open_ids}
@@ -346,42 +377,11 @@ def _youngest(observation: Observation, session: Session) -> Moment:
     return min(births, default=NEVER)
 
 
-def idle_clocks(
-    observation: Observation, seen: Sightings, heard: Mapping[SessionId, Moment | None] = EMPTY
-) -> dict[SessionId, Moment]:
-    """For each session whose silence somebody witnesses: the moment from which its idle time counts.
-
-    A server that reports a session busy is a witness while its feed is connected; an embedded host is one where
-    it knows the last sign of life itself.
-
-    Args:
-        seen: the signs of life that rows and hosts tell of.
-        heard: since when a host elsewhere is at work on a session: silence before that was not its own.
-    """
-    clocks: dict[SessionId, Moment] = {}
-    for session in observation.snapshot.sessions.values():
-        for report in observation.reports:
-            for status in report.said.get(session.id, ()):
-                start = _idle_start(session, report, status, seen)
-                if start is not None and start >= clocks.get(session.id, start):
-                    clocks[session.id] = start
-        if session.id in clocks and (since := heard.get(session.id)) is not None:
-            clocks[session.id] = max(clocks[session.id], since)
-    return clocks
-
-
-def _idle_start(session: Session, report: ServerReport, status: Status, seen: Sightings) -> Moment | None:
-    told = seen.known[session.id]
-    life = max(told[ROWS][1], report.life.get(session.id, NEVER))
-    if status.last_life_ms is not None:
-        return max(life, told[report.name][1])
-    return None if report.witness is None else report.witness.silent_since(life)
-
-
-def _fingerprints(observation: Observation, rows: Container[str]) -> dict[str, tuple[int, int]]:
+def _fingerprints(observation: Observation, rows: Collection[str]) -> Gradual[dict[str, tuple[int, int]]]:
     """What tells of each of some open rows whether it changed."""
     prints: dict[str, tuple[int, int]] = {}
-    for session in observation.snapshot.sessions.values():
+    for session in observation.snapshot.sessions.values() if rows else ():
+        yield
         for call in session.calls:
             if call.id in rows:
                 prints[call.id] = (call.updated_ms, call.size)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, NewType
 
@@ -334,7 +335,12 @@ class Served:
 
     def covers(self, session_id: SessionId) -> bool:
         """Whether it is shown for this session."""
-        return self.by is not Shown.ROWS or session_id in self.sessions
+        return self.covers_all or session_id in self.sessions
+
+    @property
+    def covers_all(self) -> bool:
+        """Whether it is shown for every session."""
+        return self.by is not Shown.ROWS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -407,6 +413,9 @@ class ServerReport(Telling):
             raise ValueError(f"{self.name} is not shown to serve this database: what it says is not of it")
         said: dict[SessionId, list[Status]] = {}
         for _, statuses in sorted(self.statuses.items()):
+            if not said and self.served is not None and self.served.covers_all:  # of a host that is all there is
+                said = {id_: [status] for id_, status in statuses.items()}
+                continue
             for id_, status in statuses.items():
                 if self.serves(id_):
                     said.setdefault(id_, []).append(status)
@@ -725,7 +734,8 @@ class Judgement:
     @property
     def next_deadline(self) -> Moment | None:
         """The earliest moment at which time alone may change it."""
-        return min((spared.until for spared in self.spared if spared.until is not None), default=None)
+        deadlines = [spared.until for spared in self.spared if spared.until is not None]
+        return min(deadlines, key=attrgetter("seconds"), default=None)
 
 
 class Result(StrEnum):

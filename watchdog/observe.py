@@ -14,6 +14,7 @@ from watchdog.moments import NEVER, Moment
 from watchdog.ports import Fleet, Owners, Server, Store
 from watchdog.proof import deleted_at_work
 from watchdog.silence import Silences
+from watchdog.strides import gradually
 
 # How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
 # on a proof asks again.
@@ -92,7 +93,7 @@ class Observer:
             )
             for server in self._fleet.servers():
                 server.forget(snapshot.sessions)
-            return self._memory.fold(observation, instant)
+            return await gradually(self._memory.fold_gradually(observation, instant), whole=True)
 
     def _hearing(self, now: Moment, *, fresh: bool) -> Hearing:
         """The questions of a look. Who has the database open and who serves it may be known since a moment ago."""
@@ -131,7 +132,7 @@ class Observer:
         self, snapshot: Snapshot, reports: list[ServerReport], hearing: Hearing
     ) -> tuple[list[ServerReport], Holders | None]:
         """Find out who has the database open, if something is open that no server claims."""
-        unclaimed = unclaimed_turns(snapshot, reports)
+        unclaimed = await gradually(unclaimed_turns(snapshot, reports))
         if not unclaimed:
             hearing.lookup.unneeded()
             return reports, None

@@ -1,23 +1,28 @@
 """The memory between looks, kept in the journal so that it outlives the process that made it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import anyio
 
 from watchdog.clock import Countable, check_numbers
+from watchdog.gradual import Gradual
 from watchdog.memory import CallMemory, Memory
 from watchdog.model import EMBEDDED, Attempts, CallId, Process, ServerName, SessionId, Stopped, TurnId
-from watchdog.moments import Moment
+from watchdog.moments import Moment, WallMs
 from watchdog.ports import Journal, Reading
 from watchdog.sightings import Sightings
+from watchdog.strides import gradually
 from watchdog.version_one import migrated
 
 VERSION = 2
 REPLICAS: Final = "replicas"
 """Stands for the id of a boot where several machines share one memory: what ran goes on when one of them is gone."""
 _KEY = "memory"
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 _SAVE_EVERY_SECONDS = 60.0
 _UNWATCHED_SECONDS = 120.0
 """Time in which nobody looked counts up to this. What was written in a longer one may have been an approval."""
@@ -103,35 +108,48 @@ class Recollection:
             if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
                 return
             self._taken += 1
-            await self._journal.save(_KEY, dump(self._memory, self._clock, self._boot_id))
+            await self._journal.save(_KEY, await gradually(dump(self._memory, self._clock, self._boot_id)))
             self._saved, self._kept = (state, now), self._taken
 
 
-def dump(memory: Memory, clock: Countable, boot_id: str) -> dict[str, Any]:
-    """Everything that must survive a restart: first sights, waits, attempts. Moments are told by their ages."""
+def dump(memory: Memory, clock: Countable, boot_id: str) -> Gradual[dict[str, Any]]:
+    """Everything that must survive a restart: first sights, waits, attempts. Moments are told by their ages.
+
+    What is remembered may go on to change meanwhile. What was so when it began is in it, or what became of that.
+    """
     now = clock.now()
+
+    def told(call: CallMemory) -> dict[str, Any]:
+        return {
+            "age_seconds": now - call.start,
+            "paused": call.paused,
+            "written_ms": call.written_ms,
+            "witnessed": call.witnessed,
+        }
+
     return {
         "version": VERSION,
         "boot_id": boot_id,
         "clock": clock.dump(),
-        "calls": {
-            id_: {
-                "age_seconds": now - call.start,
-                "paused": call.paused,
-                "written_ms": call.written_ms,
-                "witnessed": call.witnessed,
-            }
-            for id_, call in memory.calls.items()
-        },
-        "asks": {id_: now - since for id_, since in memory.asks.items()},
+        "folded_seconds_ago": None if memory.folded_at is None else now - memory.folded_at,
         "attempts": {key: _told(tried, now) for key, tried in memory.attempts.items()},
         "let_go": dict(memory.let_go),
         "claimed_by": dict(memory.claimed_by),
-        "lives": _seen(memory.lives, now),
-        "retries": _seen(memory.retries, now),
-        "stopped": {id_: [each.why, now - each.since] for id_, each in memory.stopped.items()},
-        "folded_seconds_ago": None if memory.folded_at is None else now - memory.folded_at,
+        "calls": (yield from _each(memory.calls, told)),
+        "asks": (yield from _each(memory.asks, lambda since: now - since)),
+        "lives": (yield from _each(memory.lives.known, partial(_seen, now))),
+        "retries": (yield from _each(memory.retries.known, partial(_seen, now))),
+        "stopped": (yield from _each(memory.stopped, lambda each: [each.why, now - each.since])),
     }
+
+
+def _each(values: Mapping[Key, Value], told: Callable[[Value], object]) -> Gradual[dict[Key, object]]:
+    """Each value as it is told."""
+    found = {}
+    for key, value in [*values.items()]:
+        yield
+        found[key] = told(value)
+    return found
 
 
 def restore(value: Mapping[str, Any], memory: Memory, clock: Countable, boot_id: str, *, resume: bool = True) -> bool:
@@ -197,11 +215,8 @@ def _told(tried: Attempts, now: Moment) -> dict[str, Any]:
     }
 
 
-def _seen(sightings: Sightings, now: Moment) -> dict[str, Any]:
-    return {
-        id_: {who: [wall_ms, now - moment] for who, (wall_ms, moment) in told.items()}
-        for id_, told in sightings.known.items()
-    }
+def _seen(now: Moment, told: Mapping[ServerName, tuple[WallMs, Moment]]) -> dict[str, Any]:
+    return {who: [wall_ms, now - moment] for who, (wall_ms, moment) in told.items()}
 
 
 def _number(value: Any) -> float:  # noqa: ANN401 - whatever the file holds

@@ -6,7 +6,7 @@ from watchdog.clock import Advance
 from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
 from watchdog.errors import WatchdogError
 from watchdog.model import Outcome, Result, SessionId, Spared, SpareReason, Verdict
-from watchdog.voice import logger
+from watchdog.voice import debugs, logger
 from watchdog.watch import Assessment
 
 
@@ -28,15 +28,16 @@ class LogListener:
         self._note_holds(assessment.observation.on_hold)
         judgement = assessment.judgement
         self._note_uneasy(judgement.spared)
-        logger().debug(
-            "watch.looked",
-            verdicts=len(judgement.verdicts),
-            spared=[
-                {"session_id": each.session_id, "reason": each.reason.value, "part_id": each.call_id}
-                for each in judgement.spared
-            ],
-            seconds=round(assessment.slow_seconds, 4),
-        )
+        if debugs():
+            logger().debug(
+                "watch.looked",
+                verdicts=len(judgement.verdicts),
+                spared=[
+                    {"session_id": each.session_id, "reason": each.reason.value, "part_id": each.call_id}
+                    for each in judgement.spared
+                ],
+                seconds=round(assessment.slow_seconds, 4),
+            )
         if not acting:
             self._tell_once(judgement.verdicts)
 

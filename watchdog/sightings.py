@@ -1,13 +1,14 @@
 """Wall times that others wrote, each with its place on the countable clock, fixed at first sight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from watchdog.model import Activity, Observation, ServerName, SessionId
-from watchdog.moments import Moment, WallMs
+from watchdog.gradual import Gradual
+from watchdog.model import EMPTY, Activity, Observation, ServerName, ServerReport, Session, SessionId, Status
+from watchdog.moments import NEVER, Moment, WallMs
 
 ROWS = ServerName("")
 """Stands for the database, where a server's name says who told a time."""
@@ -49,29 +50,32 @@ class Sightings:
             self.known = {id_: told for id_, told in self.known.items() if id_ in session_ids}
 
 
-def lives(observation: Observation, seen: Sightings, convert: Convert) -> dict[SessionId, Moment]:
+def lives(observation: Observation, seen: Sightings, convert: Convert) -> Gradual[dict[SessionId, Moment]]:
     """The last sign of life of each session: of its rows, of the feeds, and of what embedded hosts know."""
     moment_of = convert.moment_of
-    found = {
-        id_: seen.see(id_, ROWS, session.last_life_ms, moment_of)
-        for id_, session in observation.snapshot.sessions.items()
-    }
+    found: dict[SessionId, Moment] = {}
+    for id_, session in observation.snapshot.sessions.items():
+        yield
+        found[id_] = seen.see(id_, ROWS, session.last_life_ms, moment_of)
     for report in observation.reports:
         for id_, heard in report.life.items():
+            yield
             if id_ in found and heard > found[id_]:
                 found[id_] = heard
         for id_, said in report.said.items():
+            yield
             told = [status.last_life_ms for status in said if status.last_life_ms is not None]
             if told and id_ in found:
                 found[id_] = max(found[id_], seen.see(id_, report.name, max(told), moment_of))
     return found
 
 
-def retries(observation: Observation, seen: Sightings, convert: Convert) -> dict[SessionId, Moment]:
+def retries(observation: Observation, seen: Sightings, convert: Convert) -> Gradual[dict[SessionId, Moment]]:
     """Until when each session waits for its provider, where a server says so; of several the latest."""
     found: dict[SessionId, Moment] = {}
     for report in observation.reports:
         for id_, said in report.said.items():
+            yield
             told = [each.retry_at_ms for each in said if each.activity is Activity.RETRY and each.retry_at_ms]
             if told:
                 session = observation.snapshot.sessions.get(id_)
@@ -80,3 +84,36 @@ def retries(observation: Observation, seen: Sightings, convert: Convert) -> dict
                 found[id_] = max(found.get(id_, due), due)
     seen.forget(found.keys())
     return found
+
+
+def idle_clocks(
+    observation: Observation, seen: Sightings, heard: Mapping[SessionId, Moment | None] = EMPTY
+) -> Gradual[dict[SessionId, Moment]]:
+    """For each session whose silence somebody witnesses: the moment from which its idle time counts.
+
+    A server that reports a session busy is a witness while its feed is connected; an embedded host is one where
+    it knows the last sign of life itself.
+
+    Args:
+        seen: the signs of life that rows and hosts tell of.
+        heard: since when a host elsewhere is at work on a session: silence before that was not its own.
+    """
+    clocks: dict[SessionId, Moment] = {}
+    for session in observation.snapshot.sessions.values():
+        yield
+        for report in observation.reports:
+            for status in report.said.get(session.id, ()):
+                start = _idle_start(session, report, status, seen)
+                if start is not None and start >= clocks.get(session.id, start):
+                    clocks[session.id] = start
+        if session.id in clocks and (since := heard.get(session.id)) is not None:
+            clocks[session.id] = max(clocks[session.id], since)
+    return clocks
+
+
+def _idle_start(session: Session, report: ServerReport, status: Status, seen: Sightings) -> Moment | None:
+    told = seen.known[session.id]
+    life = max(told[ROWS][1], report.life.get(session.id, NEVER))
+    if status.last_life_ms is not None:
+        return max(life, told[report.name][1])
+    return None if report.witness is None else report.witness.silent_since(life)

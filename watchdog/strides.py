@@ -1,20 +1,62 @@
-"""Long work in the event loop, in strides: whatever else waits for the loop comes in between."""
+"""Long work in the event loop, in strides: whatever else waits for the loop comes in between.
 
-from collections.abc import AsyncIterator, Iterable
+A stride is a slice of time, for all that works in strides together: several pieces of work in a row hold the loop no
+longer than a single one.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from time import perf_counter
 from typing import Final, TypeVar
 
 import anyio.lowlevel
 
-STRIDE: Final = 200
-"""How many sessions are worked on at a stretch: a few milliseconds."""
+from watchdog.gradual import Gradual, at_once
+
+SLICE_SECONDS: Final = 0.005
+"""How long the loop is held at a stretch. What a single item takes comes on top."""
+seconds: Callable[[], float] = perf_counter
+"""What measures the slices. No age is counted by it."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-async def in_strides(items: Iterable[Item], *, stride: int = STRIDE) -> AsyncIterator[Item]:
-    """Go through some items, and let others use the loop after every so many."""
-    for number, item in enumerate(items, 1):
+class _Breath:
+    """When the loop was last given to others."""
+
+    taken_at = float("-inf")
+
+
+async def in_strides(items: Iterable[Item]) -> AsyncIterator[Item]:
+    """Go through some items, and let others use the loop whenever a slice of time is used up."""
+    for item in items:
+        if seconds() - _Breath.taken_at > SLICE_SECONDS:
+            await _breathe()
         yield item
-        if number % stride == 0:
-            await anyio.lowlevel.checkpoint()
+
+
+async def gradually(work: Gradual[Result], *, whole: bool = False) -> Result:
+    """Do a piece of work, and let others use the loop whenever a slice of time is used up.
+
+    Args:
+        work: stops after each item.
+        whole: it must not be left half done. When cancelled, it is brought to its end at once.
+    """
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            result: Result = done.value
+            return result
+        if seconds() - _Breath.taken_at > SLICE_SECONDS:
+            try:
+                await _breathe()
+            except BaseException:
+                if whole:
+                    at_once(work)
+                raise
+
+
+async def _breathe() -> None:
+    await anyio.lowlevel.checkpoint()
+    _Breath.taken_at = seconds()

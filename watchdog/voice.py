@@ -38,6 +38,15 @@ def logger() -> Logger:
     return _STANDARD
 
 
+def debugs() -> bool:
+    """Whether a line for who looks for a fault goes anywhere: one with thousands of fields is made only then."""
+    if not structlog.is_configured():
+        return logging.getLogger(NAME).isEnabledFor(logging.DEBUG)
+    chosen = structlog.get_logger(NAME)
+    asked = getattr(chosen, "is_enabled_for", None) or getattr(chosen, "isEnabledFor", None)
+    return asked is None or bool(asked(logging.DEBUG))
+
+
 class _Standard:
     """The standard library's logger: the message is `event field=value …`, and the record has `fields`."""
 

@@ -14,7 +14,7 @@ from watchdog.climb import Confirm, Ladder, confirmed
 from watchdog.clock import Countable
 from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut
 from watchdog.interventions import Actor
-from watchdog.judge import judge
+from watchdog.judge import judge_gradually
 from watchdog.listening import Assessment, Listener
 from watchdog.memory import Memory
 from watchdog.model import (
@@ -34,6 +34,7 @@ from watchdog.remedy import Remedy
 from watchdog.rulings import Consent
 from watchdog.searching import Search
 from watchdog.silence import Silences
+from watchdog.strides import gradually
 from watchdog.whole import WholeLook
 
 __all__ = ["Assessment", "Listener", "Mandate", "Pace", "Watch"]
@@ -161,8 +162,8 @@ class Watch:
         holds = await self.journal.holds(instant.at_ms)
         self._mind(holds)
         observation = replace(observation, on_hold={id_: hold.why for id_, hold in holds.items()})
-        judgement = judge(observation, self.policy, instant.now)
-        self.memory.note_looks(observation, judgement.unclaimed)
+        judgement = await gradually(judge_gradually(observation, self.policy, instant.now))
+        await gradually(self.memory.note_looks_gradually(observation, judgement.unclaimed))
         slow = self.clock.read().awake_seconds - instant.awake_seconds
         return Assessment(
             observation=observation,

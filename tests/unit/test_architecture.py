@@ -17,6 +17,7 @@ EXPLAINING = {"explanation", "explain", "explain_clocks", "explain_witnesses", "
 PURE = {
     "shown",
     "moments",
+    "gradual",
     "sightings",
     "overview",
     "model",
@@ -81,7 +82,7 @@ ROOMS: Mapping[str, set[str]] = {
     "serving": {"comparing", "errors", "model", "ports", "sharing"},
     "questions": {"errors", "model", "ports", "silence"},
     "hearing": {"deputies", "errors", "model", "ports", "proof", "questions", "serving", "silence"},
-    "observe": {"clock", "endpoints", "hearing", "memory", "model", "moments", "ports", "proof", "silence"},
+    "observe": {"clock", "endpoints", "hearing", "memory", "model", "ports", "proof", "silence", "strides"},
     "again": {"case", "listening", "model", "ports", "rulings", "sharing"},
     "whole": {"listening", "model", "ports"},
     "climb": {"again", "deputies", "ports", "model", "errors", "interventions", "rulings"},
@@ -89,7 +90,7 @@ ROOMS: Mapping[str, set[str]] = {
     "remedy": {"again", "climb", "settling", "ports", "model", "errors", "interventions", "rulings"},
     "pace": {"limits", "model"},
     "acting": {"errors", "interventions", "listening", "memory", "model", "pace", "ports", "remedy", "rulings"},
-    "recollection": {"ports", "model", "memory", "clock", "sightings", "version_one"},
+    "recollection": {"ports", "model", "memory", "clock", "sightings", "strides", "version_one"},
     "version_one": {"clock"},
     "listening": {"clock", "model", "errors"},
     "sharing": set(),
@@ -104,6 +105,7 @@ ROOMS: Mapping[str, set[str]] = {
         "acting",
         "pace",
         "sharing",
+        "strides",
         "silence",
         "listening",
         "ports",
@@ -165,7 +167,7 @@ ROOMS: Mapping[str, set[str]] = {
     "contract_journal": {"contract", "interventions", "model", "undo"},
     "render_journal": {"contract", "contract_journal", "interventions", "limits", "model", "render", "undo"},
     "render_explain": {"contract", "explanation", "limits", "model", "render"},
-    "journal": {"model", "interventions", "journal_file", "journal_shapes", "places"},
+    "journal": {"model", "interventions", "journal_file", "journal_shapes", "places", "strides"},
     "journal_file": {"errors"},
     "journal_shapes": {"model", "interventions"},
     "no_journal": {"model", "interventions"},
@@ -180,10 +182,11 @@ ROOMS: Mapping[str, set[str]] = {
     "hosting": {"voice", "errors", "model", "ports", "sharing"},
     "plain_host": {"errors", "model"},
     "own_task": {"errors"},
-    "embedded": {"hosting", "errors", "model", "plain_host", "ports"},
-    "opencode": {"certificates", "endpoints", "model", "errors", "places", "ports", "lock", "sharing"},
+    "embedded": {"hosting", "errors", "model", "plain_host", "ports", "strides"},
+    "opencode": {"certificates", "endpoints", "model", "errors", "places", "ports", "lock", "sharing", "strides"},
     "postgres": {
         "opencode.look",
+        "opencode.rows",
         "plain_host",
         "model",
         "errors",
@@ -201,8 +204,8 @@ ROOMS: Mapping[str, set[str]] = {
 }
 """What each module may import of ours. A folder's modules may also import each other."""
 
-EVERYWHERE = {"shown", "moments"}
-"""Whoever has words for people lets them through the one; the other is the two kinds of time."""
+EVERYWHERE = {"shown", "moments", "gradual"}
+"""What lets words through to people; the two kinds of time; and what work in pieces is."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "opencode.writing", "journal", "demo.book", "postgres"),
@@ -237,7 +240,7 @@ PROC = {
     "opencode.one_file": r"of /proc in it",
     "opencode.strangers": r"/proc(?![a-z])",
 }
-TIME = {"clock", "cli", "__main__", "app", "sidecar"}
+TIME = {"clock", "cli", "__main__", "app", "sidecar", "strides"}
 CLOCKS = {"datetime", "date", "anyio"}
 MAKERS: Mapping[str, tuple[str, ...]] = {
     "Shown": ("shown",),

@@ -15,6 +15,7 @@ from tests.fakes.clock import FakeClock
 from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import busy, call, question, report, session
 from watchdog.clock import Countable
+from watchdog.gradual import at_once
 from watchdog.judge import judge
 from watchdog.memory import Memory
 from watchdog.model import Activity, CallId, Observation, Policy, ServerReport, Session, SessionId, Snapshot, Status
@@ -89,7 +90,7 @@ class History:
             self.look()
 
     def restart(self, away: float) -> None:
-        kept = json.loads(json.dumps(dump(self.memory, self.counter, BOOT)))
+        kept = json.loads(json.dumps(at_once(dump(self.memory, self.counter, BOOT))))
         self.hands.advance(away)
         self.alive += 0.0 if self.asks else min(away, UNWATCHED)
         self.counter, self.memory = Countable(self.hands), Memory()

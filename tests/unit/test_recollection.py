@@ -17,6 +17,7 @@ from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import SERVER, busy, call, question, report, session
 from watchdog.clock import Countable, Instant
 from watchdog.errors import JournalUnusable
+from watchdog.gradual import at_once
 from watchdog.memory import CallMemory, Memory
 from watchdog.model import (
     EMBEDDED,
@@ -458,7 +459,7 @@ def remembered() -> dict[str, Any]:
         lives=Sightings({SessionId("ses_1"): {ROWS: (5, now + -7.0)}}),
         retries=Sightings({SessionId("ses_1"): {SERVER: (6, now + 8.0)}}),
     )
-    value: dict[str, Any] = json.loads(json.dumps(dump(memory, clock, BOOT)))
+    value: dict[str, Any] = json.loads(json.dumps(at_once(dump(memory, clock, BOOT))))
     return value
 
 
@@ -602,7 +603,7 @@ def test_what_is_restored_tells_the_same_ages_as_what_was_dumped(
     for move, seconds in history:
         getattr(hands, move)(seconds if move == "step" else abs(seconds))
         clock.look()
-    kept = json.loads(json.dumps(dump(memory, clock, BOOT)))
+    kept = json.loads(json.dumps(at_once(dump(memory, clock, BOOT))))
     other, again = Memory(), Countable(hands)
     assert restore(kept, other, again, BOOT)
     shift = again.now() - clock.now()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from watchdog.clock import Countable
+from watchdog.gradual import at_once
 from watchdog.memory import Memory
 from watchdog.model import Attempts, CallId
 from watchdog.recollection import dump, restore, restore_elsewhere
@@ -88,7 +89,7 @@ def test_another_replica_takes_it_up_too() -> None:
 def test_what_is_kept_from_then_on_is_of_the_second_version_and_tells_the_same() -> None:
     clock = later(30)
     memory, again = taken_up(clock), Memory()
-    kept = json.loads(json.dumps(dump(memory, clock, BOOT)))
+    kept = json.loads(json.dumps(at_once(dump(memory, clock, BOOT))))
     assert (kept["version"], "timeline" in kept) == (2, False)
     assert restore(kept, again, clock, BOOT)
     assert {id_: call.start.seconds for id_, call in again.calls.items()} == pytest.approx(

@@ -17,10 +17,11 @@ from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode import queries
 from watchdog.opencode.identity import check_place, filesystem_type, uri_of
-from watchdog.opencode.look import as_ids, newest_turn, whole_row
+from watchdog.opencode.look import as_ids
 from watchdog.opencode.mounts import FilesystemType
 from watchdog.opencode.one_file import OneFile, glance, shown
 from watchdog.opencode.reader import Reader, finished, translated
+from watchdog.opencode.rows import newest_turn, whole_row
 from watchdog.opencode.schema import experimental_sessions
 from watchdog.opencode.sqlite_errors import primary_code
 from watchdog.opencode.tracker import Tracker

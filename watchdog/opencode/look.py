@@ -1,149 +1,27 @@
 """One look at opencode's database: which queries are asked, and how the answers become nouns."""
 
 import json
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
+from typing import Final, TypeVar
 
-from watchdog.model import CallId, CallStatus, Damage, Row, Session, SessionId, Snapshot, ToolCall, Turn, TurnId
+from watchdog.model import CallId, Damage, Session, SessionId, Snapshot, ToolCall, Turn, TurnId
+from watchdog.opencode.rows import Made, Readings, Record, moment, read_call, read_session, read_turn, tried
+from watchdog.strides import in_strides
 
-Record = Mapping[str, object]
 Fetch = Callable[[str, Mapping[str, object]], Awaitable[Sequence[Record]]]
 """Runs one query with named parameters inside the transaction of the look."""
 
+LAST_ROWID: Final = (1 << 63) - 1
+_ID: Final = attrgetter("id")
 
-LAST_ROWID = (1 << 63) - 1
-_LATEST_MS = (1 << 63) - 1
-"""No time is later, whatever JSON can spell: no database could hold it."""
-
-LOCAL_WORKSPACES = frozenset({"worktree"})
-"""The types of workspaces whose sessions run in the process that has the database open."""
-UNKNOWN_WORKSPACE = "unknown"
+Placed = TypeVar("Placed", Turn, ToolCall)
 
 
 def as_ids(ids: Iterable[str]) -> str:
     """Ids as one parameter, for `json_each`: any number of them, in the order given."""
     return json.dumps(list(dict.fromkeys(ids)))
-
-
-def whole_row(record: Record) -> Row:
-    """A whole row. A time that can't be read counts as 0."""
-    return Row(
-        table=str(record["kind"]),
-        id=str(record["id"]),
-        message_id=TurnId(str(record["message_id"])),
-        session_id=SessionId(str(record["session_id"])),
-        created_ms=_moment(record["created"]) or 0,
-        updated_ms=_moment(record["updated"]) or 0,
-        data=str(record["data"]),
-    )
-
-
-def remote_workspace(record: Record) -> str | None:
-    """The type of the workspace of a session that may run on another machine; None for one that runs here.
-
-    A type that is not known to be local may be anything: opencode's plugins bring further ones.
-    """
-    if not record.get("workspace"):
-        return None
-    kind = record.get("workspace_type")
-    if not isinstance(kind, str) or not kind:
-        return UNKNOWN_WORKSPACE
-    return None if kind in LOCAL_WORKSPACES else kind
-
-
-def newest_turn(records: Sequence[Record]) -> TurnId | None:
-    """The newest turn of the one session that `NEWEST` was asked for."""
-    return next((TurnId(str(record["turn_id"])) for record in records if record["turn_id"] is not None), None)
-
-
-def _moment(value: object) -> int | None:
-    """A time in milliseconds, or None for what is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST_MS:
-        return None
-    return int(value)
-
-
-def _text(value: object) -> str | None:
-    # JSON may spell a lone surrogate, which could not be printed or stored later.
-    return value.encode(errors="replace").decode() if isinstance(value, str) else None
-
-
-class _Unreadable(Exception):
-    """A row can't be read as what it should be; the text says why, without any of its content."""
-
-
-def _fields(record: Record) -> list[object]:
-    if not isinstance(record["fields"], str):
-        raise _Unreadable("its JSON is broken")
-    if record["shape"] != "object":
-        raise _Unreadable("its JSON is no object")
-    try:
-        fields: list[object] = json.loads(record["fields"])
-    except (ValueError, RecursionError):
-        raise _Unreadable("its JSON can't be read") from None
-    return fields
-
-
-def _row_times(record: Record) -> tuple[int, int]:
-    created, updated = _moment(record["created"]), _moment(record["updated"])
-    if created is None or updated is None:
-        raise _Unreadable("the row's time_created or time_updated is no time")
-    return created, updated
-
-
-def read_turn(record: Record) -> Turn | None:
-    """A turn from its row; None for a message that is no turn."""
-    role, created_in_json, completed, cwd = _fields(record)
-    if not isinstance(role, str):
-        raise _Unreadable("it has no role")
-    if role != "assistant":
-        return None
-    created, updated = _row_times(record)
-    if created_in_json is not None and _moment(created_in_json) is None:
-        raise _Unreadable("its time.created is no time")
-    if completed is not None and _moment(completed) is None:
-        raise _Unreadable("its time.completed is no time")
-    return Turn(
-        id=TurnId(str(record["id"])),
-        session_id=SessionId(str(record["session_id"])),
-        created_ms=created,
-        updated_ms=updated,
-        size=_moment(record["size"]) or 0,
-        open=completed is None,
-        cwd=_text(cwd) or None,
-    )
-
-
-def read_call(record: Record) -> ToolCall:
-    """An open call from its row."""
-    tool, call_ref, status, start, timeout, child = _fields(record)
-    if status is None:
-        raise _Unreadable("it has no state, or a state without a status")
-    if status not in tuple(CallStatus):
-        raise _Unreadable("its status is unknown")
-    name = _text(tool)
-    if not name:
-        raise _Unreadable("it has no tool name")
-    created, updated = _row_times(record)
-    if start is not None and _moment(start) is None:
-        raise _Unreadable("its time.start is no time")
-    declared = timeout if _moment(timeout) is not None and isinstance(timeout, int | float) else None
-    child_id = _text(child)
-    return ToolCall(
-        id=CallId(str(record["id"])),
-        turn_id=TurnId(str(record["message_id"])),
-        session_id=SessionId(str(record["session_id"])),
-        tool=name,
-        status=CallStatus(str(status)),
-        created_ms=created,
-        updated_ms=updated,
-        size=_moment(record["size"]) or 0,
-        call_ref=_text(call_ref) or None,
-        declared_timeout_ms=declared,
-        child_id=SessionId(child_id) if child_id else None,
-        personal=bool(record.get("personal")),
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,6 +78,7 @@ class Look:
 
     Attributes:
         ask: what is asked.
+        readings: what came of each row at the last look.
         open_messages: the messages that are open or can't be read, after the look.
         unread_messages: those of them that can't be read, whose parts were not read either.
         open_parts: the parts that are not cleanly closed, after the look, each with its session.
@@ -207,6 +86,7 @@ class Look:
 
     fetch: Fetch
     ask: Statements
+    readings: Readings = field(default_factory=Readings)
     open_messages: set[str] = field(default_factory=set)
     unread_messages: set[str] = field(default_factory=set)
     open_parts: dict[str, str] = field(default_factory=dict)
@@ -220,19 +100,29 @@ class Look:
         messages = await self._read_turns(
             self.ask.open_messages, {"ids": as_ids(known.turns), "after": known.turns_after}
         )
-        self.open_messages = {str(record["id"]) for record in messages}
+        whole = set(known.whole)
+        async for record in in_strides(messages):
+            id_ = str(record["id"])
+            self.open_messages.add(id_)
+            if (moment(record["place"]) or 0) > known.turns_after:
+                whole.add(id_)
         self.unread_messages = self.open_messages - self._turns.keys()
-        new = {str(record["id"]) for record in messages if (_moment(record["place"]) or 0) > known.turns_after}
-        await self._read_calls(known.calls, known.calls_after, whole=self._turns.keys() & {*known.whole, *new})
-        wanted: set[str] = {*also, *(turn.session_id for turn in self._turns.values())}
-        wanted.update(call.child_id for call in self._calls.values() if call.child_id)
-        parents = [(c.session_id, c.created_ms) for c in self._calls.values() if c.tool == "task"]
+        await self._read_calls(known.calls, known.calls_after, whole=self._turns.keys() & whole)
+        wanted = {*also, *(turn.session_id for turn in self._turns.values())}
+        parents = []
+        async for call in in_strides(self._calls.values()):
+            if call.child_id:
+                wanted.add(call.child_id)
+            if call.tool == "task":
+                parents.append((call.session_id, call.created_ms))
         if parents:
             children = await self.fetch(self.ask.children, {"calls": json.dumps(parents)})
-            wanted.update(str(row["id"]) for row in children)
+            wanted.update(SessionId(str(row["id"])) for row in children)
         sessions = await self._read_sessions(self.ask.sessions_and_ancestors, {"ids": as_ids(sorted(wanted))})
-        self._report_strays(sessions)
-        return Snapshot(sessions=await self._filled(sessions), damaged=tuple(self._damaged.values()))
+        await self._report_strays(sessions)
+        found = await self._filled(sessions)
+        self.readings.end()
+        return Snapshot(sessions=found, damaged=tuple(self._damaged.values()))
 
     async def sessions(self, ids: Collection[SessionId], suspects: Collection[str]) -> Mapping[SessionId, Session]:
         """Read some sessions and what is open in them.
@@ -251,17 +141,19 @@ class Look:
         )
         self._damaged.setdefault((table, found.id), found)
 
+    def _read(self, table: str, read: Callable[[Record], Made], record: Record) -> Made | str:
+        """What a row reads as, or why it can't be read. It depends on nothing but the row."""
+        return self.readings.get((table, record["id"]), (*record.values(),), tried, read, record)
+
     async def _read_turns(self, query: str, parameters: Mapping[str, object]) -> Sequence[Record]:
         records = await self.fetch(query, parameters)
-        for record in records:
-            try:
-                turn = read_turn(record)
-            except _Unreadable as problem:
-                self._damage("message", record, str(problem))
-                continue
-            if turn is not None:
+        async for record in in_strides(records):
+            turn = self._read("message", read_turn, record)
+            if isinstance(turn, str):
+                self._damage("message", record, turn)
+            elif turn is not None:
                 self._turns[turn.id] = turn
-                self._places[turn.id] = _moment(record["place"]) or 0
+                self._places[turn.id] = moment(record["place"]) or 0
         return records
 
     async def _read_calls(self, ids: Collection[str], after: int, *, whole: Collection[str]) -> None:
@@ -271,96 +163,118 @@ class Look:
             records += await self.fetch(self.ask.open_parts, {"ids": as_ids(ids), "after": after})
         if whole:
             records += await self.fetch(self.ask.open_parts_of_messages, {"ids": as_ids(whole)})
-        self.open_parts = {str(record["id"]): str(record["session_id"]) for record in records}
-        unknown = {str(record["message_id"]) for record in records} - self._turns.keys()
+        unknown = set()
+        async for record in in_strides(records):
+            self.open_parts[str(record["id"])] = str(record["session_id"])
+            if (turn_id := str(record["message_id"])) not in self._turns:
+                unknown.add(turn_id)
         if unknown:
             await self._read_turns(self.ask.messages, {"ids": as_ids(unknown)})
-        for record in records:
-            try:
-                call = self._placed(read_call(record))
-            except _Unreadable as problem:
+        holding = set()
+        async for record in in_strides(records):
+            call = self._read("part", read_call, record)
+            problem = call if isinstance(call, str) else self._misplaced(call)
+            if isinstance(call, str) or problem is not None:
                 self._damage("part", record, str(problem))
-            else:
-                self._calls[call.id] = call
-                self._places[call.id] = _moment(record["place"]) or 0
-        holding = {call.turn_id for call in self._calls.values()}
+                continue
+            self._calls[call.id] = call
+            self._places[call.id] = moment(record["place"]) or 0
+            holding.add(call.turn_id)
         self._turns = {id_: turn for id_, turn in self._turns.items() if turn.open or id_ in holding}
 
-    def _placed(self, call: ToolCall) -> ToolCall:
+    def _misplaced(self, call: ToolCall) -> str | None:
         turn = self._turns.get(call.turn_id)
         if turn is None:
-            raise _Unreadable("its message is no turn that can be read")
-        if turn.session_id != call.session_id:
-            raise _Unreadable("it names another session than its turn")
-        return call
+            return "its message is no turn that can be read"
+        return None if turn.session_id == call.session_id else "it names another session than its turn"
 
     async def _read_sessions(self, query: str, parameters: Mapping[str, object]) -> dict[SessionId, Session]:
         sessions = {}
-        for record in await self.fetch(query, parameters):
-            created = _moment(record["created"])
-            if created is None or not isinstance(record["directory"], str):
-                self._damage(
-                    "session", {**record, "session_id": record["id"]}, "its directory or time_created can't be read"
-                )
-                continue
-            session_id = SessionId(str(record["id"]))
-            parent = record["parent_id"]
-            sessions[session_id] = Session(
-                id=session_id,
-                directory=record["directory"],
-                created_ms=created,
-                parent_id=SessionId(parent) if isinstance(parent, str) else None,
-                remote=remote_workspace(record),
-            )
+        async for record in in_strides(await self.fetch(query, parameters)):
+            session = self._read("session", read_session, record)
+            if isinstance(session, str):
+                self._damage("session", {**record, "session_id": record["id"]}, session)
+            else:
+                sessions[session.id] = session
         return sessions
 
-    def _report_strays(self, sessions: Mapping[SessionId, Session]) -> None:
+    async def _report_strays(self, sessions: Mapping[SessionId, Session]) -> None:
         open_turns = [turn for turn in self._turns.values() if turn.open]
-        for table, rows in (("message", open_turns), ("part", self._calls.values())):
-            for row in rows:
+        rows: Sequence[tuple[str, Iterable[Turn | ToolCall]]] = (
+            ("message", open_turns),
+            ("part", self._calls.values()),
+        )
+        for table, each in rows:
+            async for row in in_strides(each):
                 if row.session_id not in sessions:
                     record = {"id": row.id, "session_id": row.session_id}
                     self._damage(table, record, "its session is missing or can't be read")
 
     async def _filled(self, sessions: Mapping[SessionId, Session]) -> dict[SessionId, Session]:
+        """The sessions with what is open in them, and with their last signs of life."""
         if not sessions:
             return {}
-        found = await self.fetch(self.ask.newest, {"ids": as_ids(sessions)})
-        newest = {str(record["session_id"]): record for record in found}
-        messages = [
-            *self._turns,
-            *(str(record["message_id"]) for record in found if record["message_id"] is not None),
-        ]
-        written = {
-            str(record["id"]): _moment(record["updated"]) or 0
-            for record in await self.fetch(self.ask.last_written, {"ids": as_ids(messages)})
-        }
-        calls: dict[SessionId, list[ToolCall]] = defaultdict(list)
-        for call in sorted(self._calls.values(), key=self._age):
-            calls[call.session_id].append(call)
-        turns: dict[SessionId, list[Turn]] = defaultdict(list)
-        for turn in sorted(self._turns.values(), key=self._age):
-            turns[turn.session_id].append(turn)
-        return {
-            id_: _with_rows(session, newest[id_], written, turns[id_], calls[id_])
-            for id_, session in sessions.items()
-        }
+        messages: dict[str, None] = dict.fromkeys(self._turns)
+        newest: dict[str, Record] = {}
+        async for record in in_strides(await self.fetch(self.ask.newest, {"ids": as_ids(sessions)})):
+            newest[str(record["session_id"])] = record
+            if record["message_id"] is not None:
+                messages[str(record["message_id"])] = None
+        written: dict[str, int] = {}
+        async for record in in_strides(await self.fetch(self.ask.last_written, {"ids": as_ids(messages)})):
+            written[str(record["id"])] = moment(record["updated"]) or 0
+        calls = await self._by_session(self._calls.values())
+        turns = await self._by_session(self._turns.values())
+        filled = {}
+        async for session in in_strides(sessions.values()):
+            filled[session.id] = self._with_rows(
+                session, newest[session.id], written, turns(session.id), calls(session.id)
+            )
+        return filled
+
+    async def _by_session(self, rows: Iterable[Placed]) -> Callable[[SessionId], Sequence[Placed]]:
+        """Gives the rows of a session, the oldest first. Most have one, for which no list is kept meanwhile."""
+        alone: dict[SessionId, Placed] = {}
+        several: dict[SessionId, list[Placed]] = {}
+        async for row in in_strides(rows):
+            first = alone.setdefault(row.session_id, row)
+            if first is not row:
+                several.setdefault(row.session_id, [first]).append(row)
+
+        def of(session_id: SessionId) -> Sequence[Placed]:
+            if session_id in several:
+                return sorted(several[session_id], key=self._age)
+            return [alone[session_id]] if session_id in alone else ()
+
+        return of
 
     def _age(self, row: Turn | ToolCall) -> tuple[int, int]:
         return row.created_ms, self._places[row.id]
 
+    def _with_rows(
+        self,
+        session: Session,
+        newest: Record,
+        written: Mapping[str, int],
+        turns: Sequence[Turn],
+        calls: Sequence[ToolCall],
+    ) -> Session:
+        parts = [written.get(id_, 0) for id_ in (*map(_ID, turns), str(newest["message_id"]))]
+        made_of = (session, (*newest.values(),), parts, turns, calls)
+        return self.readings.get(session.id, made_of, _with_rows, session, newest, parts, turns, calls)
+
 
 def _with_rows(
-    session: Session, newest: Record, written: Mapping[str, int], turns: Sequence[Turn], calls: Sequence[ToolCall]
+    session: Session, newest: Record, parts: Sequence[int], turns: Sequence[Turn], calls: Sequence[ToolCall]
 ) -> Session:
+    """A session with its rows, and its last sign of life; `parts` are the times of its messages' last parts."""
     seen = [newest["prompted"], newest["turned"], newest["completed"], *(turn.created_ms for turn in turns)]
-    parts = [written.get(id_, 0) for id_ in (*(turn.id for turn in turns), str(newest["message_id"]))]
     return replace(
         session,
         calls=tuple(calls),
         turns=tuple(replace(turn, superseded=newest["turn_id"] not in (None, turn.id)) for turn in turns),
         # A session without a message shows life by its birth.
-        last_life_ms=max([session.created_ms, *parts, *(_moment(value) or 0 for value in seen)]),
+        last_life_ms=max([session.created_ms, *parts, *(moment(value) or 0 for value in seen)]),
         newest_prompt_id=str(newest["prompt_id"]) if newest["prompt_id"] is not None else None,
-        queued_prompts=_moment(newest["queued"]) or 0,
+        queued_prompts=moment(newest["queued"]) or 0,
     )

@@ -25,9 +25,11 @@ from sqlalchemy.pool import StaticPool
 from watchdog.errors import DatabaseDamaged, DatabaseUnavailable
 from watchdog.opencode import queries
 from watchdog.opencode.identity import FileIdentity
-from watchdog.opencode.look import Fetch, Record
+from watchdog.opencode.look import Fetch
+from watchdog.opencode.rows import Record
 from watchdog.opencode.schema import check_schema
 from watchdog.opencode.sqlite_errors import HOW_TO_MEND, is_damage, sentence
+from watchdog.strides import in_strides
 
 END_SECONDS = 10.0
 """How long a piece of work that was begun may resist a cancellation."""
@@ -178,7 +180,7 @@ class Reader:
             described = _described(driver, query, parameters)
             self._columns[query], rows = await finished(described, interrupt=driver.interrupt)
         columns = self._columns[query]
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        return [dict(zip(columns, row, strict=True)) async for row in in_strides(rows)]
 
 
 async def _described(

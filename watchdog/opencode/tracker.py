@@ -19,8 +19,9 @@ from typing import Final
 from watchdog.errors import DatabaseUnavailable
 from watchdog.model import GuardedWrite, Session, SessionId, Snapshot
 from watchdog.opencode import queries
-from watchdog.opencode.look import LAST_ROWID, Fetch, Known, Look, Record
+from watchdog.opencode.look import LAST_ROWID, Fetch, Known, Look
 from watchdog.opencode.reader import Reader
+from watchdog.opencode.rows import Readings, Record
 
 _BEFORE_ALL: Final = -1 << 63
 _MOST_STARTS: Final = 5
@@ -50,6 +51,7 @@ class Tracker:
         self._step_rows = step_rows
         self._search_rows = search_rows
         self._version: tuple[int, int] | None = None
+        self._readings = Readings()
         self._file = reader.file
         self._forgotten = False
         self._turns: set[str] = set()
@@ -170,7 +172,7 @@ class Tracker:
         self._places[table] = place or self._places[table]
 
     async def _look(self, fetch: Fetch, tails: Record, also: Collection[SessionId]) -> Snapshot:
-        look = Look(fetch=fetch, ask=self._reader.ask)
+        look = Look(fetch=fetch, ask=self._reader.ask, readings=self._readings)
         known = Known(
             turns=self._turns,
             turns_after=self._places["message"].rowid,

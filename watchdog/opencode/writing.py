@@ -16,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from watchdog.errors import WriteRefused
 from watchdog.model import GuardedWrite, TurnId
 from watchdog.opencode import queries
-from watchdog.opencode.look import as_ids, newest_turn
+from watchdog.opencode.look import as_ids
 from watchdog.opencode.one_file import OneFile
+from watchdog.opencode.rows import newest_turn
 from watchdog.opencode.sqlite_errors import primary_code
 
 _ITS_OWN: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH})

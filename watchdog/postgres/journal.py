@@ -16,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
 from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
-from watchdog.journal_shapes import dump, dump_begun, read_begun, read_hold, read_intervention, read_kept
+from watchdog.journal_shapes import dump, dump_begun, dump_state, read_begun, read_hold, read_intervention, read_kept
 from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
 from watchdog.postgres.connection import STATEMENT_SECONDS, Fence, place_of, transaction, translated
 from watchdog.postgres.own import prepare
 from watchdog.postgres.steps import SCHEMA
+from watchdog.strides import gradually
 
 # ruff: noqa: S608 - the pieces are constants; every value is a parameter
 
@@ -239,7 +240,7 @@ class PostgresJournal:
 
     async def save(self, key: str, value: Mapping[str, Any]) -> None:
         """Keep a JSON value under a key."""
-        values = {"key": key, "value": json.dumps(value, separators=(",", ":"))}
+        values = {"key": key, "value": await gradually(dump_state(value))}
         async with self._fenced() as connection:
             await connection.execute(text(_PUT_STATE), _stored(values))
 

@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, GaveWay, WriteRefused
 from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
-from watchdog.opencode.look import Fetch, Known, Look, Record, as_ids, newest_turn, whole_row
+from watchdog.opencode.look import Fetch, Known, Look, as_ids
+from watchdog.opencode.rows import Readings, Record, newest_turn, whole_row
 from watchdog.ports import Clock
 from watchdog.postgres import queries
 from watchdog.postgres.connection import Fence, place_of, transaction, translated
@@ -24,6 +25,7 @@ from watchdog.postgres.queries import Data
 from watchdog.postgres.standing import Standing
 from watchdog.postgres.writing import GivesWay, Way, Writing
 from watchdog.sharing import Rounds
+from watchdog.strides import in_strides
 
 _ALL_THAT_IS_OPEN: Final = Known(turns=(), turns_after=0, whole=(), calls=(), calls_after=0)
 _WHY: Final[Mapping[Way, str]] = {
@@ -80,6 +82,7 @@ class PostgresStore:
         self._kind = kind
         self._dialect = queries.dialect(kind)
         self._statements: dict[str, TextClause] = {}
+        self._readings = Readings()
         self._seen: str | None = None
         self._failed = False
         self._sessions = Rounds(self._read_sessions)
@@ -126,7 +129,7 @@ class PostgresStore:
             await self._check_tables()
         try:
             async with self._seeing(lock=self._dialect.lock) as (fetch, version):
-                look = Look(fetch=fetch, ask=self._dialect.look)
+                look = Look(fetch=fetch, ask=self._dialect.look, readings=self._readings)
                 snapshot = await look.everything(_ALL_THAT_IS_OPEN, _possible(also))
         except DatabaseUnavailable:
             self._failed = True
@@ -319,7 +322,8 @@ class PostgresStore:
         self, connection: AsyncConnection, query: str, parameters: Mapping[str, object]
     ) -> Sequence[Record]:
         found = await connection.execute(self._statement(query), dict(parameters))
-        return [dict(record) for record in found.mappings()]
+        columns = (*found.keys(),)
+        return [dict(zip(columns, row, strict=True)) async for row in in_strides(found.fetchall())]
 
     def _statement(self, query: str) -> TextClause:
         if query not in self._statements:

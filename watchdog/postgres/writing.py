@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from watchdog.model import GuardedWrite, TurnId
-from watchdog.opencode.look import as_ids, newest_turn
+from watchdog.opencode.look import as_ids
+from watchdog.opencode.rows import newest_turn
 from watchdog.ports import Clock
 from watchdog.postgres.queries import Dialect
 from watchdog.postgres.standing import Standing, standing_against
