@@ -3,7 +3,6 @@
 import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import attrgetter
 from typing import Final, TypeVar
 
 from watchdog.model import CallId, Damage, Session, SessionId, Snapshot, ToolCall, Turn, TurnId
@@ -14,7 +13,6 @@ Fetch = Callable[[str, Mapping[str, object]], Awaitable[Sequence[Record]]]
 """Runs one query with named parameters inside the transaction of the look."""
 
 LAST_ROWID: Final = (1 << 63) - 1
-_ID: Final = attrgetter("id")
 
 Placed = TypeVar("Placed", Turn, ToolCall)
 
@@ -243,8 +241,8 @@ class Look:
 
         def of(session_id: SessionId) -> Sequence[Placed]:
             if session_id in several:
-                return sorted(several[session_id], key=self._age)
-            return [alone[session_id]] if session_id in alone else ()
+                return tuple(sorted(several[session_id], key=self._age))
+            return (alone[session_id],) if session_id in alone else ()
 
         return of
 
@@ -259,7 +257,7 @@ class Look:
         turns: Sequence[Turn],
         calls: Sequence[ToolCall],
     ) -> Session:
-        parts = [written.get(id_, 0) for id_ in (*map(_ID, turns), str(newest["message_id"]))]
+        parts = (*(written.get(turn.id, 0) for turn in turns), written.get(str(newest["message_id"]), 0))
         made_of = (session, (*newest.values(),), parts, turns, calls)
         return self.readings.get(session.id, made_of, _with_rows, session, newest, parts, turns, calls)
 
@@ -271,8 +269,10 @@ def _with_rows(
     seen = [newest["prompted"], newest["turned"], newest["completed"], *(turn.created_ms for turn in turns)]
     return replace(
         session,
-        calls=tuple(calls),
-        turns=tuple(replace(turn, superseded=newest["turn_id"] not in (None, turn.id)) for turn in turns),
+        calls=(*calls,),
+        turns=tuple(
+            turn if newest["turn_id"] in (None, turn.id) else replace(turn, superseded=True) for turn in turns
+        ),
         # A session without a message shows life by its birth.
         last_life_ms=max([session.created_ms, *parts, *(moment(value) or 0 for value in seen)]),
         newest_prompt_id=str(newest["prompt_id"]) if newest["prompt_id"] is not None else None,
