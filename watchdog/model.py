@@ -713,9 +713,9 @@ class Spared(Telling):
     @property
     def uneasy(self) -> bool:
         """Whether a person may want to know: nobody can tell, nothing helped, or a clock stood still for too long."""
-        if self.reason is SpareReason.CLOCK_STOPPED:
-            return (self.stopped_seconds or 0.0) >= (self.limit_seconds or 0.0)
-        return self.reason in UNEASY
+        return self.reason in UNEASY or (
+            self.reason is SpareReason.CLOCK_STOPPED and (self.stopped_seconds or 0.0) >= (self.limit_seconds or 0.0)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
