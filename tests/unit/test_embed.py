@@ -418,7 +418,7 @@ class TestFailures:
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("watchdog.watch.judge", breaks)
+        monkeypatch.setattr("watchdog.watch.judge_gradually", breaks)
         with structlog.testing.capture_logs() as logs, pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
             async with world.running() as state:
                 await wait_until(lambda: state.failure, "the failure")
@@ -433,7 +433,7 @@ class TestFailures:
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("watchdog.watch.judge", breaks)
+        monkeypatch.setattr("watchdog.watch.judge_gradually", breaks)
         with structlog.testing.capture_logs(), pytest.raises(KeyError):  # noqa: PT012
             async with world.running() as state:
                 await wait_until(lambda: state.failure, "the failure")

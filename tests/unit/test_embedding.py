@@ -227,7 +227,7 @@ class TestRelease:
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("watchdog.watch.judge", breaks)
+        monkeypatch.setattr("watchdog.watch.judge_gradually", breaks)
         with structlog.testing.capture_logs(), pytest.raises(ExceptionGroup):  # noqa: PT012
             async with world.running() as dog:
                 with pytest.raises(NotActing, match="failed"):
@@ -289,7 +289,7 @@ class TestServe:
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("watchdog.watch.judge", breaks)
+        monkeypatch.setattr("watchdog.watch.judge_gradually", breaks)
         dog = watchdog.Watchdog(world.settings(), host=world.host, engine=world.engine)
         with structlog.testing.capture_logs() as logs, anyio.fail_after(60), pytest.raises(ExceptionGroup) as caught:
             await dog.serve()
