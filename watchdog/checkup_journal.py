@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from watchdog.chronicle import now_ms
-from watchdog.contract_journal import hold_fields
+from watchdog.contract_journal import Hold as HoldShape
 from watchdog.durations import format_duration
 from watchdog.errors import JournalUnusable, SettingsError
 from watchdog.holds import in_order
@@ -77,7 +77,7 @@ async def _contents(
         "filesystem": filesystem,
         "interventions": await journal.count(),
         "begun": begun,
-        "on_hold": [hold_fields(hold) for hold in holds],
+        "on_hold": [HoldShape.told(hold) for hold in holds],
         "advice": _IN_A_CONTAINER if filesystem in _LAYERED and _in_a_container() else None,
     }, warnings
 

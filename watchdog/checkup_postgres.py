@@ -6,7 +6,7 @@ from typing import Any
 from watchdog.checkup_words import in_one_line
 from watchdog.clock import SystemClock
 from watchdog.contract import VERSION
-from watchdog.contract_journal import hold_fields
+from watchdog.contract_journal import Hold as HoldShape
 from watchdog.durations import format_duration
 from watchdog.errors import JournalUnusable, WatchdogError, sentences
 from watchdog.exits import Exit
@@ -126,7 +126,7 @@ async def _look_at_journal(found: Replica, loaded: Loaded, findings: _Findings) 
             "kept_for": format_duration(loaded.settings.journal_retention),
             "interventions": await journal.count(),
             "begun": [each.id for each in await journal.begun()],
-            "on_hold": [hold_fields(hold) for hold in holds],
+            "on_hold": [HoldShape.told(hold) for hold in holds],
         }
         if any(hold.session_id == EVERYTHING for hold in holds):
             findings.warnings.append("everything is on hold: nothing is ended until `resume`, or the hold ends.")

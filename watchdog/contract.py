@@ -1,12 +1,18 @@
-"""What the program prints as JSON: a documented contract. `VERSION` changes when it breaks."""
+"""What the program says as JSON, printed or over HTTP: a documented contract. `VERSION` changes when it breaks.
+
+Each shape is written once. It is made of the value of the same name, by the names of its fields or those that stand
+beside them; the OpenAPI document shows it, too.
+"""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Final, Literal
 
-from watchdog.model import Judgement, Observation, Outcome, SessionId, Spared, Step, Verdict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SkipValidation
 
-VERSION = 1
+from watchdog import model
+
+VERSION: Final = 1
 
 
 def moment(at_ms: float) -> str:
@@ -22,90 +28,163 @@ def told_moment(at_ms: float | None) -> str | None:
         return None
 
 
-def scan_document(database: str, observation: Observation, judgement: Judgement) -> dict[str, Any]:
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+Text = Annotated[str, SkipValidation]
+"""Any text: a row may hold half a surrogate pair, which no validator takes."""
+_ISO = Field(description="ISO 8601, UTC", examples=["2026-01-01T00:00:00.000Z"])
+Moment = Annotated[str, BeforeValidator(lambda at: at if isinstance(at, str) else moment(at)), _ISO]
+MaybeMoment = Annotated[str | None, BeforeValidator(lambda at: at if isinstance(at, str) else told_moment(at)), _ISO]
+_SECONDS = Field(description="seconds")
+Seconds = Annotated[float, _SECONDS]
+Rounded = Annotated[float, BeforeValidator(_rounded), _SECONDS]
+MaybeRounded = Annotated[float | None, BeforeValidator(_rounded), _SECONDS]
+PartId = Annotated[Text | None, Field(validation_alias="call_id")]
+
+
+class Shape(BaseModel):
+    """What all have in common."""
+
+    model_config = ConfigDict(from_attributes=True, validate_by_name=True, extra="forbid")
+
+    @classmethod
+    def told(cls, value: object) -> dict[str, Any]:
+        """A value as JSON; whatever is none yet is made of values by their attributes."""
+        return cls.model_validate(value).model_dump(warnings=False)
+
+
+class Document(Shape):
+    """What all documents have in common."""
+
+    version: Literal[1] = VERSION
+    database: Text
+
+
+class Verdict(Shape):
+    """One session that will never end by itself."""
+
+    session_id: Text
+    kind: Text
+    message_id: Text | None
+    part_id: PartId
+    tool: Text | None
+    age_seconds: Rounded
+    limit_seconds: Seconds | None
+    cancel_session_id: Text
+    why: Text
+
+
+class Spared(Shape):
+    """Something unfinished that is left alone."""
+
+    session_id: Text
+    reason: Text
+    part_id: PartId
+    why: Text
+
+
+class Step(Shape):
+    """One step of an intervention."""
+
+    step: Text
+    at: Moment = Field(validation_alias="at_ms")
+    ok: bool
+    detail: Text
+
+
+class Outcome(Shape):
+    """How an intervention ended: in `outcomes`, and as the fields of the `outcome` log event."""
+
+    session_id: Text
+    kind: Text
+    result: Text
+    steps: list[Step]
+    why: Text
+    dropped_prompts: list[Text]
+
+
+class Counts(Shape):
+    """How much there is."""
+
+    unfinished_sessions: int
+    open_tool_calls: int
+    damaged_rows: int
+
+
+class Scan(Document):
     """What `scan --json` prints."""
+
+    observed_at: Moment
+    degraded: list[Text]
+    counts: Counts
+    verdicts: list[Verdict]
+    spared: list[Spared]
+
+
+class Outcomes(Document):
+    """What a release did."""
+
+    outcomes: list[Outcome]
+
+
+class Recovery(Outcomes):
+    """What `recover --json` prints: it alone says what it left alone."""
+
+    spared: list[Spared]
+
+
+class Deletion(Outcomes):
+    """What a deletion did."""
+
+    session_id: Text
+    message_id: Text
+    deleted: bool
+
+
+def scan_values(database: str, observation: model.Observation, judgement: model.Judgement) -> dict[str, Any]:
+    """What a `Scan` is made of."""
     sessions = observation.snapshot.sessions.values()
     unfinished = {each.session_id for each in judgement.verdicts} | {each.session_id for each in judgement.spared}
     return {
-        "version": VERSION,
         "database": database,
-        "observed_at": moment(observation.at_ms),
+        "observed_at": observation.at_ms,
         "degraded": [*observation.degraded, *damage_sentences(observation)],
         "counts": {
             "unfinished_sessions": len(unfinished | {each.id for each in sessions if each.has_open_rows}),
             "open_tool_calls": sum(len(session.calls) for session in sessions),
             "damaged_rows": len(observation.snapshot.damaged),
         },
-        "verdicts": [verdict_fields(verdict) for verdict in judgement.verdicts],
-        "spared": [spared_fields(spared) for spared in judgement.spared],
+        "verdicts": judgement.verdicts,
+        "spared": judgement.spared,
     }
+
+
+def scan_document(database: str, observation: model.Observation, judgement: model.Judgement) -> dict[str, Any]:
+    """What `scan --json` prints."""
+    return Scan.told(scan_values(database, observation, judgement))
 
 
 def outcomes_document(
-    database: str, outcomes: Iterable[Outcome], spared: Iterable[Spared] | None = None
+    database: str, outcomes: Iterable[model.Outcome], spared: Iterable[model.Spared] | None = None
 ) -> dict[str, Any]:
-    """What `recover --json` and `release --json` print; only `recover` says what it left alone."""
-    document: dict[str, Any] = {
-        "version": VERSION,
-        "database": database,
-        "outcomes": [outcome_fields(outcome) for outcome in outcomes],
-    }
-    return document if spared is None else {**document, "spared": [spared_fields(each) for each in spared]}
+    """What `recover --json` and `release --json` print."""
+    document = {"database": database, "outcomes": [*outcomes]}
+    return Outcomes.told(document) if spared is None else Recovery.told({**document, "spared": [*spared]})
 
 
 def deletion_document(
-    database: str, *, session_id: SessionId, message_id: str, outcomes: Iterable[Outcome], gone: bool
+    database: str, *, session_id: model.SessionId, message_id: str, outcomes: Iterable[model.Outcome], gone: bool
 ) -> dict[str, Any]:
     """What `delete-message --json` prints."""
-    document = outcomes_document(database, outcomes)
-    return {**document, "session_id": session_id, "message_id": message_id, "deleted": gone}
+    ids = {"session_id": session_id, "message_id": message_id}
+    return Deletion.told({"database": database, "outcomes": [*outcomes], **ids, "deleted": gone})
 
 
-def damage_sentences(observation: Observation) -> list[str]:
+def damage_sentences(observation: model.Observation) -> list[str]:
     """The rows that can't be read, a sentence each."""
     return [
         f"{damage.table} {damage.id} of session {damage.session_id} is left alone: {damage.problem}"
         for damage in observation.snapshot.damaged
     ]
-
-
-def verdict_fields(verdict: Verdict) -> dict[str, Any]:
-    """One verdict."""
-    return {
-        "session_id": verdict.session_id,
-        "kind": verdict.kind.value,
-        "message_id": verdict.message_id,
-        "part_id": verdict.call_id,
-        "tool": verdict.tool,
-        "age_seconds": round(verdict.age_seconds, 1),
-        "limit_seconds": verdict.limit_seconds,
-        "cancel_session_id": verdict.cancel_session_id,
-        "why": verdict.why,
-    }
-
-
-def spared_fields(spared: Spared) -> dict[str, Any]:
-    """Something that is spared."""
-    return {
-        "session_id": spared.session_id,
-        "reason": spared.reason.value,
-        "part_id": spared.call_id,
-        "why": spared.why,
-    }
-
-
-def outcome_fields(outcome: Outcome) -> dict[str, Any]:
-    """One outcome, in `outcomes` and as the fields of the `outcome` log event."""
-    return {
-        "session_id": outcome.session_id,
-        "kind": outcome.kind.value,
-        "result": outcome.result.value,
-        "steps": [step_fields(step) for step in outcome.steps],
-        "why": outcome.why,
-        "dropped_prompts": list(outcome.dropped_prompts),
-    }
-
-
-def step_fields(step: Step) -> dict[str, Any]:
-    """One step."""
-    return {"step": step.step, "at": moment(step.at_ms), "ok": step.ok, "detail": step.detail}

@@ -2,100 +2,116 @@
 
 from typing import Any
 
-from watchdog.contract import VERSION, moment, told_moment
-from watchdog.explanation import CallPage, Clock, Explanation, Finding, SessionPage, Testimony, TurnPage
+from pydantic import Field
+
+from watchdog import explanation
+from watchdog.contract import Document, MaybeMoment, MaybeRounded, Moment, PartId, Rounded, Seconds, Shape, Text
 
 
-def explain_document(database: str, explanation: Explanation) -> dict[str, Any]:
-    """What `explain --json` prints."""
-    return {
-        "version": VERSION,
-        "database": database,
-        "observed_at": moment(explanation.at_ms),
-        "session_id": explanation.session_id,
-        "stuck": explanation.stuck,
-        "judgement": explanation.sentence,
-        "advice": list(explanation.advice),
-        "on_hold": list(explanation.holds),
-        "interventions": list(explanation.history),
-        "notes": list(explanation.notes),
-        "sessions": [_session_fields(page) for page in explanation.sessions],
-    }
-
-
-def _session_fields(page: SessionPage) -> dict[str, Any]:
-    return {
-        "session_id": page.id,
-        "parent_id": page.parent_id,
-        "depth": page.depth,
-        "asked": page.asked,
-        "unfinished": page.unfinished,
-        "damaged": page.damaged,
-        "findings": [finding_fields(finding) for finding in page.findings],
-        "turns": [_turn_fields(turn) for turn in page.turns],
-        "clocks": [clock_fields(clock) for clock in page.clocks],
-        "witnesses": [_testimony_fields(testimony) for testimony in page.testimonies],
-    }
-
-
-def finding_fields(finding: Finding) -> dict[str, Any]:
+class Finding(Shape):
     """What the judgement says of a session or a call."""
-    return {
-        "name": finding.name,
-        "stuck": finding.stuck,
-        "part_id": finding.call_id,
-        "why": finding.why,
-        "until": told_moment(finding.until_ms),
-    }
+
+    name: Text
+    stuck: bool
+    part_id: PartId
+    why: Text
+    until: MaybeMoment = Field(validation_alias="until_ms")
 
 
-def _turn_fields(turn: TurnPage) -> dict[str, Any]:
-    return {
-        "message_id": turn.id,
-        "open": turn.open,
-        "superseded": turn.superseded,
-        "age_seconds": round(turn.age_seconds, 1),
-        "calls": [_call_fields(call) for call in turn.calls],
-    }
-
-
-def _call_fields(call: CallPage) -> dict[str, Any]:
-    return {
-        "part_id": call.id,
-        "tool": call.tool,
-        "status": call.status.value,
-        "age_seconds": round(call.age_seconds, 1),
-        "waits_on_session_id": call.waits_on,
-        "clocks": [clock_fields(clock) for clock in call.clocks],
-    }
-
-
-def clock_fields(clock: Clock) -> dict[str, Any]:
+class Clock(Shape):
     """One clock."""
-    return {
-        "setting": clock.setting.value,
-        "origin": clock.origin,
-        "age_seconds": _seconds(clock.age_seconds),
-        "limit_seconds": clock.limit_seconds,
-        "remaining_seconds": _seconds(clock.remaining_seconds),
-        "uncounted_seconds": round(clock.uncounted_seconds, 1),
-        "stands_still": clock.still,
-        "note": clock.note,
-    }
+
+    setting: Text
+    origin: Text
+    age_seconds: MaybeRounded
+    limit_seconds: Seconds | None
+    remaining_seconds: MaybeRounded
+    uncounted_seconds: Rounded
+    stands_still: Text | None = Field(validation_alias="still")
+    note: Text | None
 
 
-def _testimony_fields(testimony: Testimony) -> dict[str, Any]:
-    return {
-        "witness": testimony.kind.value,
-        "who": testimony.who,
-        "says": testimony.says,
-        "stance": testimony.stance.value,
-        "since": told_moment(testimony.since_ms),
-        "pid": testimony.pid,
-        "message_id": testimony.turn_id,
-        "part_id": testimony.call_id,
-    }
+class Call(Shape):
+    """An open call."""
+
+    part_id: Text = Field(validation_alias="id")
+    tool: Text
+    status: Text
+    age_seconds: Rounded
+    waits_on_session_id: Text | None = Field(validation_alias="waits_on")
 
 
-def _seconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 1)
+class CallWithClocks(Call):
+    """An open call of an explanation."""
+
+    clocks: list[Clock]
+
+
+class Turn(Shape):
+    """A turn of an explanation."""
+
+    message_id: Text = Field(validation_alias="id")
+    open: bool
+    superseded: bool
+    age_seconds: Rounded
+    calls: list[CallWithClocks]
+
+
+class Witness(Shape):
+    """What one witness says."""
+
+    witness: Text = Field(validation_alias="kind")
+    who: Text
+    says: Text
+    stance: Text
+    since: MaybeMoment = Field(validation_alias="since_ms")
+    pid: int | None
+    message_id: Text | None = Field(validation_alias="turn_id")
+    part_id: PartId
+
+
+class ExplainedSession(Shape):
+    """One session of an explanation."""
+
+    session_id: Text = Field(validation_alias="id")
+    parent_id: Text | None
+    depth: int
+    asked: bool
+    unfinished: bool
+    damaged: bool
+    findings: list[Finding]
+    turns: list[Turn]
+    clocks: list[Clock]
+    witnesses: list[Witness] = Field(validation_alias="testimonies")
+
+
+class Explanation(Document):
+    """Why one session is stuck or left alone."""
+
+    observed_at: Moment
+    session_id: Text
+    stuck: bool
+    judgement: Text
+    advice: list[Text]
+    on_hold: list[Text]
+    interventions: list[Text]
+    notes: list[Text]
+    sessions: list[ExplainedSession]
+
+
+def explain_document(database: str, found: explanation.Explanation) -> dict[str, Any]:
+    """What `explain --json` prints."""
+    return Explanation.told(
+        {
+            "database": database,
+            "observed_at": found.at_ms,
+            "session_id": found.session_id,
+            "stuck": found.stuck,
+            "judgement": found.sentence,
+            "advice": found.advice,
+            "on_hold": found.holds,
+            "interventions": found.history,
+            "notes": found.notes,
+            "sessions": found.sessions,
+        }
+    )

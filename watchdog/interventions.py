@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
 
-from watchdog.model import Outcome, Row, SessionId, Step, Verdict
+from watchdog.model import EVERYTHING, Outcome, Row, SessionId, Step, Verdict
 from watchdog.shown import Telling
 
 InterventionId = NewType("InterventionId", int)
@@ -66,3 +66,8 @@ class Hold(Telling):
     since_ms: int
     until_ms: int | None
     why: str
+
+    @property
+    def everything(self) -> bool:
+        """Whether it is of all sessions."""
+        return self.session_id == EVERYTHING

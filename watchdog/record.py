@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
+from watchdog import contract
 from watchdog.clock import Advance
-from watchdog.contract import damage_sentences, outcome_fields, verdict_fields
+from watchdog.contract import damage_sentences
 from watchdog.errors import WatchdogError
 from watchdog.model import Outcome, Result, SessionId, Spared, SpareReason, Verdict
 from watchdog.voice import debugs, logger
@@ -53,19 +54,19 @@ class LogListener:
 
     def found(self, verdict: Verdict) -> None:
         """Log a verdict that is about to be carried out."""
-        logger().info("verdict.found", **verdict_fields(verdict))
+        logger().info("verdict.found", **contract.Verdict.told(verdict))
 
     def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
         """Log an outcome; giving up is an alert."""
         fine = outcome.result in {Result.RECOVERED, Result.UNCHANGED, Result.DRY_RUN}
         log = logger().info if fine else logger().warning
-        log("outcome", **outcome_fields(outcome))
+        log("outcome", **contract.Outcome.told(outcome))
         if given_up:
-            logger().error("verdict.given_up", **verdict_fields(verdict))
+            logger().error("verdict.given_up", **contract.Verdict.told(verdict))
 
     def failed(self, verdict: Verdict, error: Exception) -> None:
         """Log an error of the watchdog's own, with where it happened."""
-        logger().error("verdict.failed", exc_info=error, **verdict_fields(verdict))
+        logger().error("verdict.failed", exc_info=error, **contract.Verdict.told(verdict))
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
         """Log that the database or the journal can't be used, once."""
@@ -111,5 +112,5 @@ class LogListener:
         verdicts = tuple(verdicts)
         for verdict in verdicts:
             if verdict.attempt_keys not in self._told:
-                logger().info("verdict.observed", **verdict_fields(verdict))
+                logger().info("verdict.observed", **contract.Verdict.told(verdict))
         self._told = frozenset(verdict.attempt_keys for verdict in verdicts)

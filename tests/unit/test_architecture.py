@@ -207,6 +207,8 @@ ROOMS: Mapping[str, set[str]] = {
 EVERYWHERE = {"shown", "moments", "gradual"}
 """What lets words through to people; the two kinds of time; and what work in pieces is."""
 
+CONTRACT = ("contract", "contract_explain", "contract_journal", "contract_overview")
+
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "sqlalchemy": ("opencode.database", "opencode.reader", "opencode.writing", "journal", "demo.book", "postgres"),
     "asyncpg": ("postgres",),
@@ -223,7 +225,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "fastapi": ("control",),
     "starlette": ("control",),
     "uvicorn": ("control.server",),
-    "pydantic": ("settings", "setting_values", "server_url", "durations", "sources", "control"),
+    "pydantic": ("settings", "setting_values", "server_url", "durations", "sources", "control", *CONTRACT),
     "pydantic_core": ("settings", "durations", "sources", "control"),
     "pydantic_settings": ("settings", "durations", "sources", "control"),
 }

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from watchdog.contract import VERSION, deletion_document, moment, outcomes_document, scan_document
-from watchdog.contract_journal import hold_fields, undo_document
+from watchdog.contract import VERSION, deletion_document, moment, outcomes_document, scan_values
+from watchdog.contract_journal import undo_document
 from watchdog.contract_overview import session_lines
 from watchdog.control.problems import problem_of
+from watchdog.control.shapes import Sessions
 from watchdog.interventions import Intervention
 from watchdog.operations import Answer, Operation
 from watchdog.operator import Glance
@@ -20,17 +21,17 @@ API = "/api/v1"
 def sessions_document(database: str, glance: Glance, *, program: str, poll_interval_seconds: float) -> dict[str, Any]:
     """The last look of the loop; `program` is the version of ours."""
     observation, judgement = glance.assessment.observation, glance.assessment.judgement
-    return {
-        **scan_document(database, observation, judgement),
+    more = {
         "program": program,
-        "now": moment(glance.now_ms),
+        "now": glance.now_ms,
         "mandate": glance.mandate.value,
         "holder_pid": glance.holder_pid,
         "unavailable": glance.problem,
         "poll_interval_seconds": poll_interval_seconds,
-        "on_hold": [hold_fields(hold) for hold in glance.holds],
+        "on_hold": glance.holds,
         "sessions": session_lines(glance.lines, at_ms=observation.at_ms, titles=glance.titles, acting=glance.acting),
     }
+    return Sessions.told({**scan_values(database, observation, judgement), **more})
 
 
 def answer_document(database: str, journal: str | None, answer: Answer) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any, Final
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from watchdog import contract
 from watchdog.clock import Advance
-from watchdog.contract import damage_sentences, moment, outcome_fields, verdict_fields
+from watchdog.contract import damage_sentences, moment
 from watchdog.errors import Busy, WatchdogError
 from watchdog.limits import duration
 from watchdog.listening import Assessment
@@ -175,15 +176,15 @@ class Events:
 
     def found(self, verdict: Verdict) -> None:
         """Tell of a verdict that is about to be carried out."""
-        self._tell("verdict", verdict_fields(verdict))
+        self._tell("verdict", contract.Verdict.told(verdict))
 
     def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:  # noqa: ARG002
         """Tell of an outcome."""
-        self._tell("outcome", {**outcome_fields(outcome), "given_up": given_up})
+        self._tell("outcome", {**contract.Outcome.told(outcome), "given_up": given_up})
 
     def failed(self, verdict: Verdict, error: Exception) -> None:
         """Tell of an error of the watchdog's own; no more than its kind."""
-        self._tell("failed", {**verdict_fields(verdict), "error": type(error).__name__})
+        self._tell("failed", {**contract.Verdict.told(verdict), "error": type(error).__name__})
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:  # noqa: ARG002
         """Tell once that the database or the journal can't be used."""
