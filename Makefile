@@ -44,6 +44,7 @@ format: $(READY) ## write the format, fix what can be fixed
 tools: $(READY)
 	@$(BIN)/python -m tests.support.binaries
 	@$(BIN)/python -m tests.support.debian
+	@$(BIN)/python -m tests.support.oldest_postgres
 
 test: tools ## every test, on real opencode servers too (the binaries come from npm, once)
 	$(BIN)/pytest $(WORKERS) --durations 25

@@ -182,9 +182,7 @@ async def _journal(
     try:
         if isinstance(settings.journal, PostgresUrl):
             # The lease is no part of another database: there it is asked before each act, and that is all.
-            elsewhere = engines.elsewhere(settings.journal)
-            await make_sure(elsewhere, writes=situation.acts)
-            return await PostgresJournal.open(elsewhere, make=situation.acts)
+            return await PostgresJournal.open(engines.elsewhere(settings.journal), make=situation.acts)
         return await PostgresJournal.open(engines.shared, fence=lease, make=situation.acts)
     except JournalUnusable as error:
         if situation.needs_journal:

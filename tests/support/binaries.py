@@ -49,13 +49,10 @@ def fetch(version: str) -> Path:
     present = opencode_binary(version)
     if present is not None:
         return present
-    npm = shutil.which("npm")
-    if npm is None:
-        raise BinaryUnavailable("npm is not installed")
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=FOLDER) as scratch:
         package = f"{_package(version)}@{number_of(version)}"
-        binary = _extract(_pack(npm, package, Path(scratch)), Path(scratch), program_of(version))
+        binary = _extract(pack(package, Path(scratch)), Path(scratch), program_of(version))
         _prove(binary, number_of(version))
         target = FOLDER / version
         target.mkdir(exist_ok=True)
@@ -104,13 +101,30 @@ def main() -> int:
 
 
 def _package(version: str) -> str:
-    system, machine = _SYSTEMS.get(platform.system()), _MACHINES.get(platform.machine().lower())
-    if system is None or machine is None:
-        raise BinaryUnavailable(f"opencode has no build for {platform.system()} {platform.machine()}")
-    return f"@kilocode/cli-{system}-{machine}" if version == FORK else f"opencode-{system}-{machine}"
+    return f"@kilocode/cli-{machine()}" if version == FORK else f"opencode-{machine()}"
 
 
-def _pack(npm: str, package: str, folder: Path) -> Path:
+def machine() -> str:
+    """This machine, as packages of npm name it.
+
+    Raises:
+        BinaryUnavailable: nothing is built for it.
+    """
+    system, processor = _SYSTEMS.get(platform.system()), _MACHINES.get(platform.machine().lower())
+    if system is None or processor is None:
+        raise BinaryUnavailable(f"nothing is built for {platform.system()} {platform.machine()}")
+    return f"{system}-{processor}"
+
+
+def pack(package: str, folder: Path) -> Path:
+    """Have npm download a package into an empty folder.
+
+    Raises:
+        BinaryUnavailable: it did not.
+    """
+    npm = shutil.which("npm")
+    if npm is None:
+        raise BinaryUnavailable("npm is not installed")
     command = [npm, "pack", package, "--pack-destination", str(folder), "--loglevel", "error"]
     try:
         done = subprocess.run(

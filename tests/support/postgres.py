@@ -59,6 +59,7 @@ class Cluster:
 
     Args:
         like: another one of this process, whose first state is copied: that is quicker than to make one.
+        programs: PostgreSQL's, if not Debian's.
 
     Attributes:
         folder: all that belongs to it.
@@ -68,9 +69,9 @@ class Cluster:
     flags: ClassVar[dict[str, str]] = _FLAGS
     """The settings of the server that are not PostgreSQL's own."""
 
-    def __init__(self, like: Self | None = None) -> None:
+    def __init__(self, like: Self | None = None, programs: Path | None = None) -> None:
         self._like = like
-        self._programs = programs()
+        self._programs = programs or newest_programs()
         self._user = unprivileged()
         self.folder = Path(tempfile.mkdtemp(prefix="owpg-", dir=reachable_folder(self._user)))
         self.port = free_port()
@@ -211,24 +212,26 @@ class Cluster:
 
     def copy(self, database: str, name: str | None = None) -> str:
         """Copy a database, as a dump and its restore do; whoever is connected to it is cut off. Returns its URL."""
-        self._cut_off(database)
+        self.cut_off(database)
         return self.fresh_database(name, database)
 
     def replace(self, database: str, by: str) -> None:
         """Drop a database and give its name to another, as one who restores a backup does."""
         self.drop(database)
-        self._cut_off(by)
+        self.cut_off(by)
         self.run(f'ALTER DATABASE "{by}" RENAME TO "{database}"')
 
     def drop(self, database: str) -> None:
         """Drop a database, if it is there; whoever is connected is cut off."""
-        self._cut_off(database)
+        self.cut_off(database)
         self.run(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
 
-    def _cut_off(self, database: str) -> None:
+    def cut_off(self, database: str) -> None:
+        """End all connections to a database, and return when they are gone."""
         if (talk := self._talks.pop(database, None)) is not None:
             talk.close()
-        self.run("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", database)
+        while self.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", database):
+            time.sleep(0.002)
 
     def _make(self) -> None:
         if self._user:
@@ -254,7 +257,7 @@ class Cluster:
         return lines[0] == str(pid) and len(lines) > 7 and lines[7].strip() in {"ready", "standby"}
 
 
-def programs() -> Path:
+def newest_programs() -> Path:
     """The folder of PostgreSQL's programs. Without them the test is skipped, or fails where CI says so."""
     return Path(os.path.realpath(require("postgres"))).parent
 

@@ -542,7 +542,7 @@ async def test_a_connection_that_the_server_ends_is_made_anew(
 ) -> None:
     """However much of its end the driver has read before the next question."""
     lease = await replicas.opened("a")
-    postgres.run("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = $1", terms.database)
+    postgres.cut_off(terms.database)
     for _ in range(turns):
         await asyncio.sleep(0)
     with suppress(DatabaseUnavailable):

@@ -3,9 +3,9 @@
 import asyncio
 import re
 
+import asyncpg
 import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
-from structlog.testing import capture_logs
 
 import watchdog
 from tests.support.pgbouncer import Mode, PgBouncer
@@ -19,7 +19,7 @@ from watchdog import CallableHost, Settings
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, WatchdogError, sentences
 from watchdog.model import Result
 from watchdog.postgres import fit
-from watchdog.postgres.connection import own_engine
+from watchdog.postgres.connection import own_engine, sentence
 
 __all__ = ["path", "program", "rows", "world"]
 
@@ -59,7 +59,7 @@ class TestPooler:
         with PgBouncer(postgres, "transaction", more) as bouncer:
             url = bouncer.url(postgres_url)
             assert POOLED.search(await refusal(url))
-            for each in await asyncio.gather(*(refusal(url) for _ in range(5))):
+            for each in await asyncio.gather(*(refusal(url) for _ in range(8))):
                 assert POOLED.search(each)
 
     @pytest.mark.parametrize(("mode", "size"), [("transaction", 1), ("session", 2)])
@@ -96,6 +96,14 @@ class TestPooler:
             await first.engine.dispose()
             await second.engine.dispose()
 
+    @pytest.mark.parametrize(
+        "error", [asyncpg.exceptions.DuplicatePreparedStatementError, asyncpg.exceptions.InvalidSQLStatementNameError]
+    )
+    def test_one_that_comes_between_later_is_told_by_what_fails_then(
+        self, error: type[asyncpg.PostgresError]
+    ) -> None:
+        assert POOLED.search(f"The database {sentence(error('prepared statement'))}.")
+
 
 class TestVersion:
     async def test_one_that_is_too_old_is_named_with_what_is_needed(
@@ -115,18 +123,18 @@ class TestReadOnly:
         url = own_cluster.opencode_database()
         async with Replicas(url) as replicas:
             lease = await replicas.keeping("a", 2.0)
-            with capture_logs() as logs:
-                await asyncio.to_thread(own_cluster.stop)
-                (own_cluster.data / "standby.signal").touch()
-                await asyncio.to_thread(own_cluster.start)
-                await wait_until(lambda: not lease.acquire(), "its loss", seconds=20)
-                assert STANDBY.search(await refused_at_start(url))
-                assert await refusal(url, writes=False) == ""
-                done = await program.run("check", "--database", url)
-                assert (done.code, said(done, "problem")) == (0, [])
-                assert own_cluster.run("SELECT pg_promote()")[0][0]
-                await wait_until(has(lease), "the next term", seconds=20)
-            assert "is read-only: it is a standby, or default" in str(logs)
+            await asyncio.to_thread(own_cluster.stop)
+            (own_cluster.data / "standby.signal").touch()
+            await asyncio.to_thread(own_cluster.start)
+            await wait_until(lambda: not lease.acquire(), "its loss", seconds=60)
+            assert STANDBY.search(await refused_at_start(url))
+            assert await refusal(url, writes=False) == ""
+            done = await program.run("check", "--database", url)
+            assert (done.code, said(done, "problem")) == (0, [])
+            with pytest.raises(DatabaseUnavailable, match="is read-only: it is a standby, or default"):
+                await replicas.replica("b").open()
+            assert own_cluster.run("SELECT pg_promote()")[0][0]
+            await wait_until(has(lease), "the next term", seconds=60)
         assert await refusal(url) == ""
 
     @pytest.mark.parametrize("of", ["DATABASE {database}", "ROLE opencode IN DATABASE {database}"])

@@ -33,6 +33,7 @@ _READ_ONLY: Final = (
     "disk is full"
 )
 _PROBE_SECONDS: Final = 2 * CONNECT_SECONDS
+_ROUNDS: Final = 8
 _numbers = count()
 
 
@@ -68,23 +69,23 @@ async def make_sure(engine: AsyncEngine, *, writes: bool) -> None:
 async def _is_lent(engine: AsyncEngine) -> bool:
     """Whether a pooler gives a connection another one of the server's after a transaction.
 
-    Two connections have one of the server's each, at once. Whichever a pooler lends next, the one that came back last
-    or the one that came back first, in one of two rounds it is not the same.
+    Two connections have one of the server's each, at once, and give them back in one order and in the other.
+    Whichever a pooler lends next, the one that came back last or the one that came back first, after one of the
+    rounds it is not the same. Others may be lent those in between, so there are more rounds.
     """
     engines = [beside(engine), beside(engine)]
     kept = [Kept(each) for each in engines]
     try:
         with anyio.fail_after(_PROBE_SECONDS):
-            first, second = [await each.driver() for each in kept]
-            for order in ((first, second), (second, first)):
-                for driver in order:
+            drivers = [await each.driver() for each in kept]
+            seen: tuple[set[int], set[int]] = (set(), set())
+            for turn in range(_ROUNDS):
+                for driver, pids in zip(drivers, seen, strict=True):
                     await driver.execute("BEGIN")
-                before = await _pid(first)
-                for driver in order:
+                    pids.add(await _pid(driver))
+                for driver in drivers if turn % 2 else drivers[::-1]:
                     await driver.execute("COMMIT")
-                if await _pid(first) != before:
-                    return True
-            return False
+            return any(len(pids) > 1 for pids in seen)
     except TimeoutError as error:
         raise DatabaseUnavailable(
             f"The pooler at {place_of(engine.url)} does not give three connections at once, and the watchdog needs "
