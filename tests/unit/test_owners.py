@@ -383,6 +383,15 @@ async def test_a_holder_that_is_not_listed_is_a_hidden_one(
     assert (holders.known, holders.complete) == ((), False)
 
 
+async def test_a_connection_of_our_own_that_the_list_no_longer_names_is_no_hidden_one(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strangers, "held_locks", frozenset)
+    with our_connection(database):
+        holders = await sidecar(database).look()
+    assert (holders.complete, pids(holders)) == (True, []), holders.why_incomplete
+
+
 async def test_a_holder_whose_details_are_hidden_proves_nothing(
     database: Path, opened: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:

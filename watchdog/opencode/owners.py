@@ -112,7 +112,9 @@ class ProcessOwners:
         current = identity_of(shm)
         if answer.file is None or current is None:
             return self._describe((), self._clock.read(), file.doubt)
-        pids, devices = file.sight.holders, devices_of(locks, answer)
+        # A connection of our own may be closed between the kernel's answer and its list.
+        ours = {os.getpid()} if answer.pid == os.getpid() else set()
+        pids, devices = file.sight.holders | ours, devices_of(locks, answer)
         doubt = self._doubt(answer, pids) or file.doubt
         if current != answer.file:
             doubt = "The database keeps being replaced."
