@@ -124,6 +124,8 @@ async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> As
         acts=acts,
         needs_journal=needs_journal,
     ) as found:
+        if acts:
+            await found.lease.make_certain()
         is_elsewhere = acts and not found.lease.acquire()
         async with anyio.create_task_group() as group:
             for task in found.tasks if is_elsewhere else (*found.tasks, *found.duties):

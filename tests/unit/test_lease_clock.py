@@ -1,19 +1,23 @@
 """The lease on a real PostgreSQL whose clock goes back, as far as its row tells: an expiry that no lease can have."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tests.support.postgres import Cluster
+from tests.support.postgres import Cluster, PostgresRows
+from tests.support.program import Program, path, program, rows
 from tests.support.terms import Terms
 from tests.support.waiting import wait_until
 from tests.unit.test_lease import FOR_EVER, PATIENCE, ROW, Jumping, Replicas, has, terms_of
 from tests.unit.test_postgres_own import VERSION_1_AT_WORK
 from watchdog.errors import LeaseLost
 from watchdog.postgres.lease_row import LONGEST_SECONDS, Stillness
+
+__all__ = ["path", "program", "rows"]
 
 LONG_ENOUGH = FOR_EVER * 7 / 6 + 1
 """After so long nobody who has a lease of `FOR_EVER` can have it still, if nothing was heard of it."""
@@ -138,6 +142,32 @@ async def test_given_back_it_is_taken_at_once_whatever_the_clock_says_then(repli
     terms.change(LATER)
     second = await replicas.opened("b")
     assert (second.acquire(), second.term) == (True, 2)
+
+
+async def test_who_turns_to_the_holder_is_certain_once_it_renews(replicas: Replicas, terms: Terms) -> None:
+    first = await replicas.opened("a")
+    second = await replicas.opened("b", 0.6)
+    await second.make_certain()  # there is no doubt
+    terms.change(LATER)
+    await second.open()
+    certain = asyncio.create_task(second.make_certain())
+    await asyncio.sleep(0.3)
+    assert not certain.done()
+    await first.confirm()
+    await asyncio.wait_for(certain, PATIENCE)
+    assert (first.acquire(), second.acquire()) == (True, False)
+
+
+async def test_a_command_acts_itself_where_the_holder_is_gone(
+    replicas: Replicas, terms: Terms, program: Program, postgres_rows: PostgresRows
+) -> None:
+    session = postgres_rows.session()
+    call = postgres_rows.call(postgres_rows.turn(session))
+    await replicas.opened("a", 1.0)
+    terms.change(LATER)
+    done = await program.run("release", "--yes", session, "--database", replicas.url)
+    assert done.code == 0, done.stdout + done.stderr
+    assert json.loads(postgres_rows.get("part", call))["state"]["status"] == "error"
 
 
 async def test_of_a_replica_of_an_older_version_the_longest_lease_is_believed(

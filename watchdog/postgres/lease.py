@@ -83,7 +83,7 @@ class Lease:
         self._until = self._sent = -1.0
         """On the own clock: when the trust ends; and when the last question was sent that had a good answer."""
         self._seen: str | None = None
-        self._unreachable = False
+        self._unreachable = self._doubtful = False
 
     # -- the loop's mandate ----------------------------------------------------------------------------------
 
@@ -105,6 +105,19 @@ class Lease:
         await own.prepare(self._engine)
         with translated(self._place, DatabaseUnavailable):
             await self._try()
+
+    async def make_certain(self) -> None:
+        """Where the database's clock went back, wait until the holder is heard of, or the lease can be taken.
+
+        For whoever would otherwise turn to the holder, and does not try again later. After `open`.
+
+        Raises:
+            DatabaseUnavailable: the database did not say who has it.
+        """
+        while self._doubtful and not self.acquire():
+            await self._clock.sleep(self._seconds / _TRIES)
+            with translated(self._place, DatabaseUnavailable):
+                await self._try()
 
     async def keep(self, alive: Callable[[], bool] = lambda: True) -> None:
         """Renew it while this process has it, otherwise try to take it. Never ends: cancel it.
@@ -208,8 +221,9 @@ class Lease:
             if found is None:
                 raise DatabaseUnavailable(f"The table {ROW} in {self._place} has lost its row; nobody can act.")
             still = self._still.seconds(found.mark, asked=sent, answered=self._now())
-            over = found.free or still >= found.seconds * (1 + 1 / _TRIES)
-            if over:
+            limit = found.seconds * (1 + 1 / _TRIES)
+            self._doubtful = found.left > limit
+            if found.free or still >= limit:
                 sent = self._now()
                 term = await row.take(found.mark)
         self._see(found)

@@ -19,7 +19,9 @@ LONGEST_SECONDS: Final = 300.0
 
 _LOOK: Final = f"""
     SELECT lease.holder, lease.term, lease.expires_at <= clock_timestamp() AS free, CAST(lease.xmin AS text) AS mark,
-        coalesce(tenure.seconds, {LONGEST_SECONDS}) AS seconds
+        coalesce(tenure.seconds, {LONGEST_SECONDS}) AS seconds, CASE WHEN lease.expires_at > clock_timestamp()
+            THEN CAST(extract(epoch FROM lease.expires_at) - extract(epoch FROM clock_timestamp()) AS float8) ELSE 0
+        END AS left
     FROM {ROW} LEFT JOIN {SCHEMA}.tenure ON tenure.name = lease.name AND tenure.term = lease.term
     WHERE lease.name = 'watchdog'
 """
@@ -70,6 +72,7 @@ class Found:
         free: it has run out, by the database's clock.
         mark: another one after each change.
         seconds: how long after its last change the holder may still trust it.
+        left: until it has run out, by the database's clock. More than `seconds` if that went back.
     """
 
     holder: str
@@ -77,6 +80,7 @@ class Found:
     free: bool
     mark: str
     seconds: float
+    left: float
 
 
 class Stillness:
