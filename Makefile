@@ -73,7 +73,7 @@ lock: ## resolve the dependencies anew (needs uv)
 bench: $(BENCH_READY) ## what watching costs, on databases of up to a million parts (PARTS=5000000 adds one)
 	$(BIN)/python -m benchmarks $(ON_FILES) $(addprefix --parts ,$(SIZES) $(PARTS)) \
 		--results benchmarks/results --page docs/performance.md --page README.md
-	$(BIN)/python -m benchmarks postgres leader $(addprefix --parts ,$(SIZES) $(PARTS)) \
+	$(BIN)/python -m benchmarks postgres leader crowd $(addprefix --parts ,$(SIZES) $(PARTS)) \
 		--results benchmarks/results/postgres --page docs/scaling.md
 
 clean: ## remove what make made

@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.bench import REFERENCE, Bench, Measurement, Step
 from benchmarks.cluster import missing
+from benchmarks.crowd import crowd
 from benchmarks.detection import detection
 from benchmarks.first import first
 from benchmarks.generate import cache_folder, cached, reserved
@@ -48,8 +49,9 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "start": start,
     "postgres": postgres,
     "leader": leader,
+    "crowd": crowd,
 }
-IN_POSTGRES = frozenset({"postgres", "leader"})
+IN_POSTGRES = frozenset({"postgres", "leader", "crowd"})
 SIZES = (10_000, 100_000, 1_000_000)
 
 

@@ -6,7 +6,7 @@ runs as somebody who can't enter the user's cache.
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final
@@ -88,15 +88,27 @@ async def fill(
             step(f"copy {copy + 1} of {copies}")
             for table in ("session", "message", "part"):
                 await admin.execute(await _again(admin, table, copy))
-        with closing(OpencodeFile(Path(":memory:"))) as file:
-            work = [begin(file, number, at=at) for number in range(sessions)]
-            await _copy(admin, file.connection, lambda _: None)
+        work = await begun(admin, range(sessions), at=at)
         step("indexes")
         for statement in statements:
             if "CREATE INDEX" in statement:
                 await owner.execute(statement)
         await settle(admin)
     return url, work
+
+
+async def begun(admin: Any, numbers: Iterable[int], *, at: int | None = None) -> list[Opened]:  # noqa: ANN401 - as below
+    """Write sessions at work.
+
+    Args:
+        admin: a connection of the superuser's.
+        numbers: tell them from all others.
+        at: when they began, in milliseconds since the epoch; now by default.
+    """
+    with closing(OpencodeFile(Path(":memory:"))) as file:
+        work = [begin(file, number, at=at) for number in numbers]
+        await _copy(admin, file.connection, lambda _: None)
+    return work
 
 
 async def settle(admin: Any) -> None:  # noqa: ANN401 - asyncpg brings no types

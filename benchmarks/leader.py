@@ -79,7 +79,7 @@ class Sessions:
         del self._work[session_id]
 
 
-class _Told(Quiet):
+class Told(Quiet):
     """Notes when the first verdict was found, and when the last session was verified; and that it acts.
 
     Args:
@@ -140,7 +140,7 @@ async def _looks(cluster: Cluster, path: Path, count: int, bench: Bench) -> list
     """The seconds of looks at so many sessions, each after somebody committed something."""
     bench.step(f"{count:,} sessions")
     url, work = await fill(cluster, f"looks_{count}", path, count)
-    told = _Told(wanted=-1)
+    told = Told(wanted=-1)
     async with connected(url) as writer, _watching(url, work, told, poll_interval=_SELDOM) as dog:
         with anyio.fail_after(_PATIENCE_SECONDS):
             await told.acting.wait()
@@ -162,7 +162,7 @@ async def _ended(cluster: Cluster, path: Path, bench: Bench) -> float:
     """The seconds from the first verdict on many stuck sessions until the last one is verified."""
     bench.step(f"{STUCK:,} stuck sessions")
     url, work = await fill(cluster, "stuck", path, STUCK, at=now_ms() - _AGE_MS)
-    told = _Told(wanted=STUCK)
+    told = Told(wanted=STUCK)
     async with _watching(url, work, told, tool_timeout=_LIMIT, max_concurrency=CONCURRENCY):
         with anyio.move_on_after(_PATIENCE_SECONDS):
             await told.all.wait()
@@ -175,7 +175,7 @@ async def _ended(cluster: Cluster, path: Path, bench: Bench) -> float:
 async def _watching(
     url: str,
     work: Sequence[Opened],
-    told: _Told,
+    told: Told,
     **settings: Any,  # noqa: ANN401 - whatever the settings take
 ) -> AsyncIterator[Watchdog]:
     """A watchdog inside a server that is at work on sessions, with the indexes, and the server's own engine."""

@@ -15,7 +15,7 @@ import anyio
 import pytest
 from rich.console import Console
 
-from benchmarks import leader, report, scans
+from benchmarks import crowd, leader, report, scans
 from benchmarks import postgres as in_postgres
 from benchmarks.__main__ import IN_POSTGRES, MEASUREMENTS, measurable
 from benchmarks.bench import Bench
@@ -179,7 +179,7 @@ def test_the_pages_quote_the_last_run(name: str, results: str) -> None:
 def test_make_bench_runs_each_measurement_once() -> None:
     lines = (DOCS.parent / "Makefile").read_text(encoding="utf-8").splitlines()
     (on_files,) = [line.partition(":=")[2].split() for line in lines if line.startswith("ON_FILES")]
-    assert [*on_files, "postgres", "leader"] == list(MEASUREMENTS)
+    assert [*on_files, "postgres", "leader", "crowd"] == list(MEASUREMENTS)
 
 
 def test_a_newer_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
@@ -422,6 +422,24 @@ async def test_a_leader_is_measured(generated: Path, tmp_path: Path, monkeypatch
         monkeypatch.setattr(leader, name, value)
     bench = Bench(databases={PARTS: generated}, folder=tmp_path, step=lambda _: None)
     result = await leader.leader(bench)
+    assert all(figure.value > 0 for figure in result.figures)
+
+
+async def test_a_crowd_is_measured(generated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require("postgres")
+    small = {
+        "MANY": 3,
+        "FEW": 2,
+        "SESSIONS": 4,
+        "SECONDS": 2.0,
+        "HUNG": 2,
+        "_AHEAD_MS": 4000,
+        "_PATIENCE_SECONDS": 60.0,
+    }
+    for name, value in small.items():
+        monkeypatch.setattr(crowd, name, value)
+    bench = Bench(databases={PARTS: generated}, folder=tmp_path, step=lambda _: None)
+    result = await crowd.crowd(bench)
     assert all(figure.value > 0 for figure in result.figures)
 
 
