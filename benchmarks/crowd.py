@@ -189,8 +189,7 @@ async def _watching(url: str, work: Sequence[Opened], count: int, told: Told) ->
         async with anyio.create_task_group() as group:
             for host in hosts:
                 group.start_soon(partial(_replica, host, engine, told, over))
-            for host in hosts:
-                await host.watched.wait()
+                await host.watched.wait()  # a loop that starts all at once has no time for any
             try:
                 yield hosts
             finally:
