@@ -9,6 +9,7 @@ import anyio
 
 from watchdog.contract import deletion_document, outcomes_document, scan_document
 from watchdog.damage import refuse_damaged
+from watchdog.database_url import PostgresUrl
 from watchdog.equipment import Equipment, equipment
 from watchdog.errors import AlreadyWatched, UsageError
 from watchdog.exits import Exit
@@ -25,6 +26,7 @@ from watchdog.model import (
 )
 from watchdog.moments import Moment
 from watchdog.no_journal import NoJournal
+from watchdog.opening import locate
 from watchdog.progress import busy, countdown
 from watchdog.releasing import Agreed, Deletion, Releasing, signs_of_life
 from watchdog.render import Screen, note
@@ -188,7 +190,17 @@ def _agreed(confirm: Confirm | None) -> Agreed | None:
 async def delete_message(
     loaded: Loaded, screen: Screen, session_id: str, message_id: str, *, confirm: Confirm | None
 ) -> Exit:
-    """Release the session if it is busy, delete the message through the server that has it, and verify."""
+    """Release the session if it is busy, delete the message through the server that has it, and verify.
+
+    Raises:
+        UsageError: the session is in PostgreSQL, where no host can be asked for that.
+    """
+    if isinstance(found := locate(loaded), PostgresUrl):
+        raise UsageError(
+            f"No message in {found} can be deleted from here: a Python server's host has no function for that, and "
+            f"the watchdog itself deletes nothing. End what goes on with `release {session_id}`, and delete the "
+            "message by your server."
+        )
     async with sidecar(loaded, feeds=False) as car:
         releasing = Releasing(car.watch(), car.store, car.fleet, progress=_Shown())
         deletion = await releasing.delete_message(SessionId(session_id), message_id, agreed=_agreed(confirm))

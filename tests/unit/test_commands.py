@@ -460,6 +460,15 @@ async def test_without_a_server_a_message_can_not_be_deleted(program: Program, r
     assert "can't be reached" in done.stderr
 
 
+async def test_a_message_in_postgresql_is_refused_with_the_reason_before_anything_is_ended(program: Program) -> None:
+    done = await program.run("delete-message", "ses_1", "msg_1", "--database", "postgresql://127.0.0.1:1/sessions")
+    assert (done.code, done.stdout) == (2, "")
+    said = " ".join(done.stderr.split())
+    assert "No message in postgresql://127.0.0.1:1/sessions can be deleted from here" in said
+    assert "host has no function for that" in said
+    assert "`release ses_1`" in said
+
+
 async def test_a_message_that_is_not_there_is_a_usage_error(program: Program, rows: OpencodeFile) -> None:
     rows.session("ses_done")
     done = await program.run("delete-message", "ses_done", "msg_no", "--database", rows.path, "--server", NOWHERE)
