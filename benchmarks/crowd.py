@@ -5,7 +5,7 @@ of the server's connections. A loop that they share is the worst case for how so
 """
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -38,6 +38,7 @@ _LIMIT = timedelta(minutes=30)
 _AHEAD_MS = 15_000
 """How long before its limit a call is there that is to hang."""
 _POOL = 20
+_AT_ONCE = 5
 _PATIENCE_SECONDS = 120.0
 
 _COUNTED = """
@@ -187,13 +188,20 @@ async def _watching(url: str, work: Sequence[Opened], count: int, told: Told) ->
         hosts = [_Host(pool, work[number::count]) for number in range(count)]
         over = anyio.Event()
         async with anyio.create_task_group() as group:
-            for host in hosts:
-                group.start_soon(partial(_replica, host, engine, told, over))
-                await host.watched.wait()  # a loop that starts all at once has no time for any
+            for some in _batches(hosts):  # a loop that starts all at once has no time for any
+                for host in some:
+                    group.start_soon(partial(_replica, host, engine, told, over))
+                for host in some:
+                    await host.watched.wait()
             try:
                 yield hosts
             finally:
                 over.set()
+
+
+def _batches(hosts: Sequence[_Host]) -> Iterator[Sequence[_Host]]:
+    """A few at a time."""
+    return (hosts[begin : begin + _AT_ONCE] for begin in range(0, len(hosts), _AT_ONCE))
 
 
 async def _replica(host: _Host, engine: AsyncEngine, told: Told, over: anyio.Event) -> None:

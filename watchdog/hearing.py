@@ -186,8 +186,6 @@ class Hearing:
 
     async def _said_lately(self, server: Deputy) -> Said | None:
         """What a deputy said of its own accord; None where it is to be asked."""
-        if self._searches:
-            return None
         if self._fresh and (not self._named or server.mentions(self._named)):
             return None
         try:

@@ -75,7 +75,11 @@ class Team:
 
 
 async def look(
-    member: Member, *sessions: Session, about: Collection[SessionId] = (), fresh: bool = False
+    member: Member,
+    *sessions: Session,
+    about: Collection[SessionId] = (),
+    fresh: bool = False,
+    first: bool = False,
 ) -> dict[str, ServerReport]:
     """The reports of one look, by name."""
     hearing = Hearing(
@@ -86,14 +90,16 @@ async def look(
         before=ShownBefore(),
         fresh=fresh,
     )
-    reports = await hearing.reports(Snapshot(sessions={each.id: each for each in sessions}), named=about)
+    reports = await hearing.reports(
+        Snapshot(sessions={each.id: each for each in sessions}), named=about, search=first
+    )
     return {report.name.removeprefix("replica "): report for report in reports}
 
 
 async def test_a_look_asks_nobody_and_has_nothing_written_where_everything_is_claimed(crew: Crew) -> None:
     team = await Team.of(crew, b=[ONE], c=[TWO])
-    for _ in range(5):
-        reports = await look(team.leader, session(ONE), session(TWO))
+    for first in (True, False, False):
+        reports = await look(team.leader, session(ONE), session(TWO), first=first)
         assert [list(reports[name].said) for name in "bc"] == [[ONE], [TWO]]
         assert {report.trouble for report in reports.values()} == {None}
     assert (team.asked(), team.written()) == ([], [])
