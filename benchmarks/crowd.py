@@ -1,15 +1,15 @@
 """What many replicas on one PostgreSQL cost it, and how soon a call that hangs in one of them is ended.
 
-All of them are whole watchdogs, as tasks of this process: with a lease, a line and a host of their own, on one pool
-of the server's connections. A loop that they share is the worst case for how soon anything is seen.
+All are tasks of this process. One is a whole watchdog, which acts. The others are all that a replica is beside its
+looks: a host, its beats and claims, what it reads of the others, its errands, and a lease to wait for. Their looks cost
+what `leader` measures. A loop that they share is the worst case for how soon anything is seen.
 """
 
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,12 @@ from benchmarks.work import Opened, now_ms
 from tests.support.postgres import ADMIN
 from tests.support.waiting import wait_until
 from watchdog import running
+from watchdog.clock import Countable, SystemClock
+from watchdog.embedded import EmbeddedServer
 from watchdog.model import SessionId
+from watchdog.postgres.connection import own_engine
+from watchdog.postgres.lease import Lease
+from watchdog.postgres.replicas import Replicas
 from watchdog.settings import Settings
 
 MANY, FEW = 100, 3
@@ -38,7 +43,7 @@ _LIMIT = timedelta(minutes=30)
 _AHEAD_MS = 15_000
 """How long before its limit a call is there that is to hang."""
 _POOL = 20
-_AT_ONCE = 5
+SETTINGS = Settings(tool_timeout=_LIMIT)
 _PATIENCE_SECONDS = 120.0
 
 _COUNTED = """
@@ -62,7 +67,6 @@ class _Host(Sessions):
     def __init__(self, pool: asyncpg.Pool, work: Sequence[Opened]) -> None:
         super().__init__(pool, work)
         self.told: dict[SessionId, int] = {}
-        self.watched = anyio.Event()
 
     def take(self, one: Opened) -> None:
         """Be at work on one more."""
@@ -188,23 +192,40 @@ async def _watching(url: str, work: Sequence[Opened], count: int, told: Told) ->
         hosts = [_Host(pool, work[number::count]) for number in range(count)]
         over = anyio.Event()
         async with anyio.create_task_group() as group:
-            for some in _batches(hosts):  # a loop that starts all at once has no time for any
-                for host in some:
-                    group.start_soon(partial(_replica, host, engine, told, over))
-                for host in some:
-                    await host.watched.wait()
+            group.start_soon(_whole, hosts[0], engine, told, over)
+            await told.acting.wait()
+            for number, host in enumerate(hosts[1:], start=1):
+                group.start_soon(_light, url, number, host, over)
             try:
                 yield hosts
             finally:
                 over.set()
 
 
-def _batches(hosts: Sequence[_Host]) -> Iterator[Sequence[_Host]]:
-    """A few at a time."""
-    return (hosts[begin : begin + _AT_ONCE] for begin in range(0, len(hosts), _AT_ONCE))
-
-
-async def _replica(host: _Host, engine: AsyncEngine, told: Told, over: anyio.Event) -> None:
-    async with running(Settings(tool_timeout=_LIMIT), host=host, engine=engine, listeners=[told]):
-        host.watched.set()
+async def _whole(host: _Host, engine: AsyncEngine, told: Told, over: anyio.Event) -> None:
+    async with running(SETTINGS, host=host, engine=engine, listeners=[told]):
         await over.wait()
+
+
+async def _light(url: str, number: int, host: _Host, over: anyio.Event) -> None:
+    clock, name = SystemClock(), f"light-{number}"
+    async with AsyncExitStack() as stack:
+        engines = [own_engine(url) for _ in range(3)]
+        for engine in engines:
+            stack.push_async_callback(engine.dispose)
+        lease = Lease(engines[0], clock=clock, name=name)
+        stack.push_async_callback(lease.close)
+        replicas = Replicas(
+            engines[1],
+            aside=engines[2],
+            own=EmbeddedServer(host, Countable(clock)),
+            name=name,
+            clock=clock,
+            lease=lease,
+            limits=SETTINGS.limits(),
+        )
+        async with anyio.create_task_group() as group:
+            group.start_soon(replicas.serve)
+            group.start_soon(lease.keep)
+            await over.wait()
+            group.cancel_scope.cancel()
