@@ -1,8 +1,8 @@
 """What many replicas on one PostgreSQL cost it, and how soon a call that hangs in one of them is ended.
 
 All are tasks of this process. One is a whole watchdog, which acts. The others are all that a replica is beside its
-looks: a host, its beats and claims, what it reads of the others, its errands, and a lease to wait for. Their looks cost
-what `leader` measures. A loop that they share is the worst case for how soon anything is seen.
+looks: a host, its beats and claims, what it reads of the others, its errands, and a lease to wait for. Their looks
+cost what `leader` measures. A loop that they share is the worst case for how soon anything is seen.
 """
 
 import time
