@@ -51,7 +51,6 @@ _COUNTED = """
 """
 _PRESENT = """
     SELECT count(*) FROM opencode_watchdog.replica WHERE said LIKE '%"saying"%'
-        AND seen_at > clock_timestamp() - interval '8 s'
 """
 
 

@@ -11,7 +11,7 @@ from tests.unit.test_replicas import BUSY, ONE, PATIENCE, TWO, Crew, Member, cre
 from watchdog.clock import SystemClock
 from watchdog.hearing import Hearing, Lookup, ShownBefore
 from watchdog.model import EVERYWHERE, Ask, AskKind, ServerReport, Session, SessionId, Snapshot
-from watchdog.postgres import publisher, remote
+from watchdog.postgres import publisher, remote, replicas
 from watchdog.postgres.elsewhere import Elsewhere
 from watchdog.silence import Silences
 
@@ -186,6 +186,33 @@ async def test_a_question_to_one_is_put_to_no_other(crew: Crew) -> None:
     for _ in range(3):
         assert await team.leader.other("b").statuses() == {ONE: BUSY}
     assert (team.asked(), team.written()) == (["b"], ["b"])
+
+
+def counted(member: Member) -> list[float]:
+    """An entry for each reading of a replica from here on."""
+    register, readings = member.replicas._register, list[float]()
+    read = register.read
+
+    async def noted() -> None:
+        readings.append(register.age_seconds)
+        await read()
+
+    register.read = noted  # type: ignore[method-assign]
+    return readings
+
+
+async def test_one_that_does_not_act_reads_seldom_and_when_somebody_says_something(
+    crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "ASIDE_SECONDS", NEVER)
+    team = await Team.of(crew, b=[ONE])
+    reads = {name: counted(member) for name, member in (("a", team.leader), ("b", team.b))}
+    await wait_until(lambda: len(reads["a"]) >= 2, "that it reads", seconds=PATIENCE)
+    before = len(reads["b"])
+    await wait_until(lambda: len(reads["a"]) >= 4, "that it reads on", seconds=PATIENCE)
+    assert len(reads["b"]) == before
+    await team.leader.other("b").abort(team.leader.other("b").own, ONE)
+    assert team.b.host.aborted == [ONE]
 
 
 async def test_where_too_many_are_to_be_named_all_are_asked(crew: Crew) -> None:

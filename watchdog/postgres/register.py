@@ -19,7 +19,7 @@ GONE_SECONDS: Final = 10.0
 """From when on a replica that was not heard of is none any more."""
 _AWAY_SECONDS: Final = 30.0
 """How long a replica may have been silent that a process still counts as there when it reads for the first time."""
-_BREAK_SECONDS: Final = 3.0
+_BREAK_SECONDS: Final = 5.0
 """Between two readings that lie further apart, nothing is known of who was there."""
 _MOST_NAMED: Final = 200
 """How many processes fit into a notification, of less than 8,000 bytes."""

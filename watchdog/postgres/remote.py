@@ -27,7 +27,7 @@ _ASK_SECONDS: Final = 0.3
 APART_SECONDS: Final = 2.0
 """How far two replicas' wall clocks may be apart: signs of life are times of one, and compared with the other."""
 _READ_SECONDS: Final = 2.0
-"""How old a reading may be that answers a question: one is taken every second."""
+"""How old a reading may be that answers a question; another one is taken where it is older."""
 
 
 class Others:

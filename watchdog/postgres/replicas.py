@@ -24,7 +24,9 @@ from watchdog.postgres.standards import Limits, Standards
 from watchdog.voice import logger
 
 READ_SECONDS: Final = 1.0
-"""How often a replica reads what the others say, and what is asked of it, if nobody wakes it."""
+"""How often the one that acts reads what the others say, if nobody wakes it."""
+ASIDE_SECONDS: Final = 2.0
+"""How often another one does, and what is asked of it."""
 ABORT_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 60.0
 _FAREWELL_SECONDS: Final = 2.0
@@ -166,7 +168,7 @@ class Replicas:
             else:
                 episode.worked()
             self._read.beat()
-            await self._wake.wait(READ_SECONDS)
+            await self._wake.wait(READ_SECONDS if self._lease.acquire() else ASIDE_SECONDS)
 
     async def _look(self, group: TaskGroup) -> None:
         await self._register.read()
