@@ -152,7 +152,7 @@ def _looks(subjects: Mapping[int, _Subject], reference: int, server: str) -> lis
             beside=f"tables read as a whole: {', '.join(whole) or 'none'}",
         ),
         Figure.of(
-            "… the scan of part costs so many times more", ratios(top.scans, top.medians[: len(top.scans)]), "x",
+            "a scan of part costs so many times a tick", ratios(top.scans, top.medians[: len(top.scans)]), "x",
             target=at_least(100), beside=f"{median(top.scans):,.0f} ms, in turns",
         ),
     ]  # fmt: skip

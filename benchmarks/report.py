@@ -17,6 +17,14 @@ from benchmarks.figures import Bound, Figure, Result, Target
 
 QUOTE_BEGINS = "<!-- the table of the last run, written by make bench -->"
 QUOTE_ENDS = "<!-- the end of the table -->"
+BEST_BEGINS = "<!-- three lines of the last run, written by make bench -->"
+BEST_ENDS = "<!-- the end of the lines -->"
+BEST = (
+    "a scan of part costs so many times a tick",
+    "detection after the limit, p99",
+    "idle, nothing open, 1,000,000 parts",
+)
+"""The figures that the front page quotes."""
 COLUMNS = ("figure", "target", "measured", "beside", "met")
 _WORDS = {True: "met", False: "missed", None: "-"}
 _STYLES = {True: "green", False: "bold red", None: "dim"}
@@ -168,14 +176,23 @@ def write(report: Report, folder: Path) -> None:
     (folder / "latest.md").write_text(as_markdown(report), encoding="utf-8")
 
 
+def best(table: str) -> str:
+    """The lines of a run's table that the front page quotes, with the table's head."""
+    wanted = ("| figure |", "| --- |", *(f"| {name} |" for name in BEST))
+    return "".join(line for line in table.splitlines(keepends=True) if line.startswith(wanted))
+
+
 def quote(table: str, page: Path) -> None:
-    """Put a run's table into a page, in place of the one before, between the two lines that mark it.
+    """Put a run's table, or its best lines, into a page, in place of those before, between the lines that mark it.
 
     Raises:
         ValueError: the page does not have the two lines.
     """
-    before, begin, rest = page.read_text(encoding="utf-8").partition(QUOTE_BEGINS)
-    _, end, after = rest.partition(QUOTE_ENDS)
-    if not begin or not end:
-        raise ValueError(f"{page} has no place for the table")
-    page.write_text(f"{before}{begin}\n{table}{end}{after}", encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    for begins, ends, quoted in ((QUOTE_BEGINS, QUOTE_ENDS, table), (BEST_BEGINS, BEST_ENDS, best(table))):
+        before, begin, rest = text.partition(begins)
+        _, end, after = rest.partition(ends)
+        if begin and end:
+            page.write_text(f"{before}{begin}\n{quoted}{end}{after}", encoding="utf-8")
+            return
+    raise ValueError(f"{page} has no place for the table")

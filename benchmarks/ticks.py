@@ -62,7 +62,7 @@ async def idle(bench: Bench) -> Result:
             beside=f"scan of part {median(_cpu(top.part)):,.1f} ms, by session {median(_cpu(top.session)):,.1f} ms",
         ),
         Figure.of(
-            "… the scan of part costs so many times more", ratios(_cpu(top.part), cpu[bench.reference]), "x",
+            "a scan of part costs so many times a tick", ratios(_cpu(top.part), cpu[bench.reference]), "x",
             target=at_least(2_000), beside="a cron script's JSON scan, in turns",
         ),
         *_growth(cpu),

@@ -167,13 +167,18 @@ def test_each_measurement_is_in_the_documents() -> None:
     assert [name for name in MEASUREMENTS if f"`{name}`" not in page] == []
 
 
-@pytest.mark.parametrize(
-    ("name", "results"), [("docs/performance.md", ""), ("README.md", ""), ("docs/scaling.md", "postgres")]
-)
+@pytest.mark.parametrize(("name", "results"), [("docs/performance.md", ""), ("docs/scaling.md", "postgres")])
 def test_the_pages_quote_the_last_run(name: str, results: str) -> None:
     page = (DOCS.parent / name).read_text(encoding="utf-8")
     quoted = page.partition(report.QUOTE_BEGINS)[2].partition(report.QUOTE_ENDS)[0]
     assert quoted == "\n" + (DOCS.parent / "benchmarks/results" / results / "latest.md").read_text(encoding="utf-8")
+
+
+def test_the_front_page_quotes_three_lines_of_the_last_run() -> None:
+    page = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    quoted = page.partition(report.BEST_BEGINS)[2].partition(report.BEST_ENDS)[0]
+    assert quoted == "\n" + report.best((DOCS.parent / "benchmarks/results/latest.md").read_text(encoding="utf-8"))
+    assert len(quoted.splitlines()) == len(("", "head", "rule", *report.BEST))
 
 
 def test_make_bench_runs_each_measurement_once() -> None:
