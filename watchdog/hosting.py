@@ -122,10 +122,11 @@ class Questions:
                 )
 
         scope = anyio.CancelScope()
+        measured = Measured(self._answer(what, *arguments), self._now, blocked)
 
         async def run() -> Any:  # noqa: ANN401 - as above
             with scope:
-                return await Measured(self._answer(what, *arguments), self._now, blocked)
+                return await measured
 
         task = self._under_way[question] = asyncio.create_task(run(), name=f"ask the host for {what}")
         task.add_done_callback(partial(self._ended, question))
@@ -133,7 +134,8 @@ class Questions:
             await asyncio.wait([task], timeout=seconds)
         finally:
             cut = not task.done()
-            scope.cancel()  # not the task, which would then end though it waits for a thread
+            if not _is_of_a_thread(measured.waits_for):
+                scope.cancel()  # not the task, which would then end though it waits for a thread of anyio's
         if cut:
             raise ServerSilent(f"{name} could not answer within {seconds or 0:g} s: TimeoutError")
         if task.cancelled():
@@ -205,12 +207,16 @@ class Measured(Generic[Answer]):
         work: what is awaited.
         now: seconds, on a clock that stands still in sleep.
         told: is told of each stretch, in seconds, right after it.
+
+    Attributes:
+        waits_for: what it waits for now, in most cases a future of asyncio's.
     """
 
     def __init__(self, work: Awaitable[Answer], now: Callable[[], float], told: Callable[[float], None]) -> None:
         self._work = work
         self._now = now
         self._told = told
+        self.waits_for: object = None
 
     def __await__(self) -> Generator[Any, Any, Answer]:
         inner: Any = self._work.__await__()
@@ -218,14 +224,14 @@ class Measured(Generic[Answer]):
         while True:
             began = self._now()
             try:
-                waits_for = step()
+                self.waits_for = step()
             except StopIteration as stop:
                 answer: Answer = stop.value
                 return answer
             finally:
                 self._told(self._now() - began)
             try:
-                value = yield waits_for
+                value = yield self.waits_for
             except BaseException as error:  # noqa: BLE001 - a cancellation, too, is for what is awaited
                 step = partial(_throw, inner, error)
             else:
@@ -267,6 +273,16 @@ async def watch_loop(clock: Clock) -> None:
                 seconds=round(late, 2),
                 why="something ran in the event loop without awaiting, or the process was stopped",
             )
+
+
+def _is_of_a_thread(future: object) -> bool:
+    """Whether a thread of a pool answers it, for `asyncio.to_thread` or `run_in_executor`.
+
+    Cancelled, it would end at once and the thread would not: asked again and again, threads would pile up. Only what
+    asyncio chained it with tells.
+    """
+    chained = getattr(future, "_callbacks", None) or ()
+    return any("_chain_future" in getattr(callback, "__qualname__", "") for callback, _ in chained)
 
 
 def _throw(inner: Any, error: BaseException) -> Any:  # noqa: ANN401 - what is awaited decides

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.pool import StaticPool
 
 from watchdog.climb import Confirm, confirmed
 from watchdog.damage import refuse_damaged
@@ -26,6 +27,12 @@ from watchdog.ports import Clock, Fleet, History, Hosting, Owners, Store
 from watchdog.right import Right
 from watchdog.settings import Settings
 from watchdog.wanted import Leader
+
+_DRIVERS: Final = {"postgresql": "asyncpg", "sqlite": "aiosqlite"}
+_MAKE: Final = {
+    "postgresql": 'create_async_engine("postgresql+asyncpg://…")',
+    "sqlite": 'create_async_engine("sqlite+aiosqlite:///…")',
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +87,8 @@ async def means(
         JournalUnusable: the journal can't be used, and is not `off`.
         AlreadyWatched: a watchdog runs in this process already.
     """
+    if engine is not None:
+        _refuse_unfit(engine)
     if not _is_in_postgres(settings, engine):
         path = settings.database if isinstance(settings.database, Path) else _path_of(engine)
         async with _on_file(settings, path, engine, server, clock) as file:
@@ -121,6 +130,31 @@ async def _on_file(
                 journal=journal,
                 right=lock,
             )
+
+
+def _refuse_unfit(engine: object) -> None:
+    """Refuse what was passed as the engine and can't be used as one.
+
+    Raises:
+        SettingsError: for what, and what to pass instead.
+    """
+    if not isinstance(engine, AsyncEngine):
+        raise SettingsError(
+            f"engine is of the type {type(engine).__module__}.{type(engine).__qualname__}, and has to be an "
+            "AsyncEngine of SQLAlchemy: pass what create_async_engine gives, neither a synchronous engine, which "
+            "would block the event loop, nor a session, a connection or an address."
+        )
+    name, driver = engine.dialect.name, engine.dialect.driver
+    if driver != _DRIVERS.get(name, driver):
+        raise SettingsError(
+            f"The engine uses the driver {driver}: the watchdog knows {name} by {_DRIVERS[name]} alone. Leave the "
+            f"server's engine as it is, and make one for the watchdog, {_MAKE[name]}, or set `database`."
+        )
+    if name == "postgresql" and isinstance(engine.pool, StaticPool):
+        raise SettingsError(
+            "The engine has a StaticPool: all that goes on at once would share one connection to PostgreSQL. Pass "
+            "one with a pool of its own, as create_async_engine makes it."
+        )
 
 
 def _is_in_postgres(settings: Settings, engine: AsyncEngine | None) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -219,19 +219,36 @@ class TestHostsOfAnotherForm:
 
 
 class Blocked:
-    """A host function that waits in a thread, which nothing can cut short, until the test lets it go."""
+    """A host function that waits in a thread, which nothing can cut short, until the test lets it go.
 
-    def __init__(self) -> None:
+    Args:
+        wait: waits in a thread.
+    """
+
+    def __init__(self, wait: Callable[[Callable[[], object]], Awaitable[object]] = anyio.to_thread.run_sync) -> None:
         self.gate = threading.Event()
         self.calls = 0
         self.inside = 0
+        self._wait = wait
 
     async def __call__(self, *_: object) -> Any:  # noqa: ANN401
         self.calls += 1
-        self.inside += 1
-        await anyio.to_thread.run_sync(self.gate.wait)
-        self.inside -= 1
+        await self._wait(self._inside)
         return {}
+
+    def _inside(self) -> None:
+        self.inside += 1
+        self.gate.wait()
+        self.inside -= 1
+
+
+async def in_a_pool(work: Callable[[], object]) -> object:
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+async def below_a_timeout(work: Callable[[], object]) -> object:
+    async with asyncio.timeout(60):
+        return await asyncio.to_thread(work)
 
 
 @pytest.fixture
@@ -241,10 +258,18 @@ def blocked() -> Iterator[Blocked]:
     made.gate.set()
 
 
+@pytest.fixture(params=[anyio.to_thread.run_sync, asyncio.to_thread, in_a_pool, below_a_timeout])
+def blocked_anyhow(request: pytest.FixtureRequest) -> Iterator[Blocked]:
+    made = Blocked(request.param)
+    yield made
+    made.gate.set()
+
+
 class TestThreads:
     async def test_what_waits_in_a_thread_is_left_behind_at_its_limit_and_not_asked_again(
-        self, blocked: Blocked
+        self, blocked_anyhow: Blocked
     ) -> None:
+        blocked = blocked_anyhow
         questions = Questions(host(blocked), SystemClock())
         with pytest.raises(ServerSilent, match=r"Blocked\) could not answer within 0.05 s"):
             await questions.ask("statuses", seconds=0.05)
@@ -256,6 +281,21 @@ class TestThreads:
         blocked.gate.set()
         await wait_until(lambda: not blocked.inside, "its end")
         assert await questions.ask("statuses", seconds=5.0) == {}
+
+    async def test_what_waits_for_something_in_the_loop_is_cancelled_and_asked_again(self) -> None:
+        calls = 0
+
+        async def waits() -> dict[SessionId, Status]:
+            nonlocal calls
+            calls += 1
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError
+
+        questions = Questions(host(waits), SystemClock())
+        for _ in range(3):
+            with pytest.raises(ServerSilent, match=r"could not answer within 0.05 s"):
+                await questions.ask("statuses", seconds=0.05)
+        assert calls == 3
 
     async def test_who_asks_meanwhile_shares_the_next_answer(self) -> None:
         calls, gate = 0, anyio.Event()
