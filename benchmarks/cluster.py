@@ -14,7 +14,7 @@ from typing import Any, Final
 import asyncpg
 
 from benchmarks.bench import Step
-from benchmarks.work import Opened, begin, opened
+from benchmarks.work import Opened, begin, folder, opened
 from tests.support.database import OpencodeFile
 from tests.support.debian import PACKAGES, find
 from tests.support.postgres import ADMIN, Cluster, schema
@@ -59,6 +59,7 @@ async def fill(
     *,
     copies: int = 1,
     at: int | None = None,
+    folders: int = 1,
     step: Step = lambda _: None,
 ) -> tuple[str, list[Opened]]:
     """Make a database with the rows of a SQLite file and so many sessions at work, analyzed and vacuumed.
@@ -70,6 +71,7 @@ async def fill(
         sessions: how many are at work.
         copies: how often the file's rows are there.
         at: when they began, in milliseconds since the epoch; now by default.
+        folders: in how many folders they work, in turns.
         step: hears of the progress.
 
     Returns:
@@ -88,7 +90,7 @@ async def fill(
             step(f"copy {copy + 1} of {copies}")
             for table in ("session", "message", "part"):
                 await admin.execute(await _again(admin, table, copy))
-        work = await begun(admin, range(sessions), at=at)
+        work = await begun(admin, range(sessions), at=at, folders=folders)
         step("indexes")
         for statement in statements:
             if "CREATE INDEX" in statement:
@@ -97,16 +99,23 @@ async def fill(
     return url, work
 
 
-async def begun(admin: Any, numbers: Iterable[int], *, at: int | None = None) -> list[Opened]:  # noqa: ANN401 - as below
+async def begun(
+    admin: Any,  # noqa: ANN401 - as below
+    numbers: Iterable[int],
+    *,
+    at: int | None = None,
+    folders: int = 1,
+) -> list[Opened]:
     """Write sessions at work.
 
     Args:
         admin: a connection of the superuser's.
         numbers: tell them from all others.
         at: when they began, in milliseconds since the epoch; now by default.
+        folders: in how many folders they work, in turns.
     """
     with closing(OpencodeFile(Path(":memory:"))) as file:
-        work = [begin(file, number, at=at) for number in numbers]
+        work = [begin(file, number, at=at, directory=folder(number, folders)) for number in numbers]
         await _copy(admin, file.connection, lambda _: None)
     return work
 

@@ -17,6 +17,7 @@ from benchmarks.cluster import Measured, connected, fill, make_indexes
 from benchmarks.desk import cost
 from benchmarks.figures import Figure, Result
 from benchmarks.first import Quiet
+from benchmarks.guest import guest
 from benchmarks.work import Opened, now_ms
 from tests.support.postgres import Cluster
 from watchdog import running
@@ -116,6 +117,7 @@ async def leader(bench: Bench) -> Result:
     with Measured() as cluster:
         looks = {count: await _looks(cluster, path, count, bench) for count in (FEW, MANY)}
         taken = await _ended(cluster, path, bench)
+        felt = await guest(cluster, path, bench)
     name = "PostgreSQL: one leader, {:,} open sessions, looked at and judged"
     alone, most = STUCK * ABORT_MS / 1000, CONCURRENCY * 1000 / ABORT_MS
     return Result(
@@ -132,6 +134,7 @@ async def leader(bench: Bench) -> Result:
                 "… sessions ended", [STUCK / taken], "a second",
                 beside=f"{CONCURRENCY} aborts at a time, {ABORT_MS} ms each: {most:g} at most",
             ),
+            *felt,
         )
     )  # fmt: skip
 

@@ -40,22 +40,28 @@ def clear(connection: sqlite3.Connection) -> None:
 
 
 @contextmanager
-def opened(path: Path, count: int) -> Iterator[tuple[OpencodeFile, list[Opened]]]:
+def opened(path: Path, count: int, *, folders: int = 1) -> Iterator[tuple[OpencodeFile, list[Opened]]]:
     """A connection to a database, with so many sessions at work in it until the block ends.
 
     Args:
         path: the database.
         count: how many sessions.
+        folders: in how many folders they work, in turns.
     """
     with closing(OpencodeFile(path)) as file:
         clear(file.connection)
         try:
             with file.connection:  # one commit
                 file.connection.execute("BEGIN IMMEDIATE")
-                work = [begin(file, number) for number in range(count)]
+                work = [begin(file, number, directory=folder(number, folders)) for number in range(count)]
             yield file, work
         finally:
             clear(file.connection)
+
+
+def folder(number: int, folders: int) -> str:
+    """Where the session of a number works."""
+    return DIRECTORY if folders == 1 else f"{DIRECTORY}/{number % folders}"
 
 
 def begin(file: OpencodeFile, number: int, *, directory: str = DIRECTORY, at: int | None = None) -> Opened:

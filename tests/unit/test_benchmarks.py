@@ -15,7 +15,7 @@ import anyio
 import pytest
 from rich.console import Console
 
-from benchmarks import crowd, leader, report, scans
+from benchmarks import crowd, guest, leader, report, scans
 from benchmarks import postgres as in_postgres
 from benchmarks.__main__ import IN_POSTGRES, MEASUREMENTS, measurable
 from benchmarks.bench import Bench
@@ -425,6 +425,8 @@ async def test_a_leader_is_measured(generated: Path, tmp_path: Path, monkeypatch
     require("postgres")
     for name, value in {"MANY": 20, "FEW": 10, "ROUNDS": 1, "STUCK": 10, "_PATIENCE_SECONDS": 60.0}.items():
         monkeypatch.setattr(leader, name, value)
+    monkeypatch.setattr(guest, "FOLDERS", {10: (1, 5)})
+    monkeypatch.setattr(guest, "LOOKS", 1)
     bench = Bench(databases={PARTS: generated}, folder=tmp_path, step=lambda _: None)
     result = await leader.leader(bench)
     assert all(figure.value > 0 for figure in result.figures)
