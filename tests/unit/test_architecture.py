@@ -229,7 +229,10 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "pydantic_core": ("settings", "durations", "sources", "control"),
     "pydantic_settings": ("settings", "durations", "sources", "control"),
 }
-FOR_TYPING = {(name, "sqlalchemy.ext.asyncio") for name in ("asgi", "embed", "in_postgres", "means", "replicated")}
+FOR_TYPING = {
+    *((name, "sqlalchemy.ext.asyncio") for name in ("asgi", "embed", "in_postgres", "means", "replicated")),
+    ("means", "sqlalchemy.pool"),
+}
 """An embedding server passes its own engine."""
 
 PROC = {
