@@ -201,18 +201,35 @@ def counted(member: Member) -> list[float]:
     return readings
 
 
-async def test_one_that_does_not_act_reads_seldom_and_when_somebody_says_something(
+async def rests(member: Member, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let a replica read only when it is woken, and count that."""
+    monkeypatch.setattr(replicas, "ASIDE_SECONDS", NEVER)
+    readings = counted(member)
+    member.replicas._wake.ring()
+    await wait_until(lambda: readings, "that it reads", seconds=PATIENCE)
+    readings.clear()
+    return readings
+
+
+async def test_one_that_does_not_act_reads_seldom_and_when_it_is_told_to(
     crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replicas, "ASIDE_SECONDS", NEVER)
     team = await Team.of(crew, b=[ONE])
-    reads = {name: counted(member) for name, member in (("a", team.leader), ("b", team.b))}
-    await wait_until(lambda: len(reads["a"]) >= 2, "that it reads", seconds=PATIENCE)
-    before = len(reads["b"])
-    await wait_until(lambda: len(reads["a"]) >= 4, "that it reads on", seconds=PATIENCE)
-    assert len(reads["b"]) == before
+    aside, acting = await rests(team.b, monkeypatch), counted(team.leader)
+    await wait_until(lambda: len(acting) >= 3, "that the one that acts reads", seconds=PATIENCE)
+    assert not aside
     await team.leader.other("b").abort(team.leader.other("b").own, ONE)
     assert team.b.host.aborted == [ONE]
+    assert aside
+
+
+async def test_an_errand_wakes_only_the_one_that_it_is_for(crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    team = await Team.of(crew, b=[ONE])
+    others = await rests(team.c, monkeypatch)
+    await team.leader.other("b").abort(team.leader.other("b").own, ONE)
+    assert team.b.host.aborted == [ONE]
+    await team.leader.other("c").statuses()  # by now it has heard of everything before
+    assert not others
 
 
 async def test_where_too_many_are_to_be_named_all_are_asked(crew: Crew) -> None:

@@ -21,7 +21,7 @@ from watchdog.errors import (
 from watchdog.model import EVERYWHERE, SessionId
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.connection import Fence, transaction, translated
-from watchdog.postgres.line import LINE_SECONDS, NOTIFY, Episode, Line, Pulse, own_error
+from watchdog.postgres.line import CHANNEL, ERRAND, LINE_SECONDS, NOTIFY_DONE, Episode, Line, Pulse, own_error
 from watchdog.postgres.steps import SCHEMA
 from watchdog.voice import logger
 
@@ -29,6 +29,7 @@ _PUT: Final = f"""
     INSERT INTO {SCHEMA}.errand (replica, term, asked_at, question)
     VALUES (:replica, :term, clock_timestamp(), :question) RETURNING id
 """  # noqa: S608 - names of our own
+_TELL: Final = f"SELECT pg_notify('{CHANNEL}', :said)"
 _ANSWERED: Final = f"SELECT id, answer FROM {SCHEMA}.errand WHERE id = ANY($1::bigint[]) AND answer IS NOT NULL"  # noqa: S608 - as above
 _OPEN: Final = f"""
     SELECT id, question FROM {SCHEMA}.errand WHERE replica = $1 AND answer IS NULL
@@ -140,6 +141,11 @@ class Requests:
         finally:
             del self._awaited[id_]
 
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is waited for."""
+        return None in self._awaited.values()
+
     async def look(self) -> None:
         """Read the answers that are waited for.
 
@@ -168,7 +174,7 @@ class Requests:
                 left = replace(what, seconds=max(0.0, deadline - self._clock.read().running_seconds))
                 values = {"replica": replica, "term": self._lease.term, "question": json.dumps(asdict(left))}
                 id_: int = (await connection.execute(text(_PUT), values)).scalar_one()
-                await connection.execute(text(NOTIFY))
+                await connection.execute(text(_TELL), {"said": f"{ERRAND}{what.process}"})
             return id_
 
     async def _answer(self, id_: int, name: str, deadline: float, seconds: float) -> Answer:
@@ -238,7 +244,7 @@ class Errands:
         """
         stopped = Answer(problem="It was stopped meanwhile.")
         await self._line.fetch(_GIVE_UP, self._claim, json.dumps(asdict(stopped)))
-        await self._line.fetch(NOTIFY)
+        await self._line.fetch(NOTIFY_DONE)
 
     async def _carry_out(self, id_: int, what: Abort | None) -> None:
         try:
@@ -305,7 +311,7 @@ class Errands:
 
     async def _reply(self, id_: int, answer: Answer) -> None:
         await self._line.insist(self._clock, _ANSWER, id_, json.dumps(asdict(answer)))
-        await self._line.insist(self._clock, NOTIFY)
+        await self._line.insist(self._clock, NOTIFY_DONE)
 
 
 def _read_question(question: str) -> Abort | None:

@@ -7,7 +7,7 @@ from anyio.abc import TaskGroup
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.edition import Edition
 from watchdog.postgres.errands import Errands
-from watchdog.postgres.line import NOTIFY, NOTIFY_SAID, Bell, Episode, Line
+from watchdog.postgres.line import NOTIFY_CAME, NOTIFY_SAID, Bell, Episode, Line
 from watchdog.postgres.publications import Publication, Sayings
 from watchdog.postgres.register import GONE_SECONDS, Register
 from watchdog.postgres.standards import Standards
@@ -149,7 +149,7 @@ class Publisher:
             await self._register.forget(self._process, but=change.edition)
         if first:
             await self._standards.publish()
-            await self._line.fetch(NOTIFY)
+            await self._line.fetch(NOTIFY_CAME)
         elif prompted:
             await self._line.fetch(NOTIFY_SAID)
 

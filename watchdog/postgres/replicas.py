@@ -15,7 +15,20 @@ from watchdog.errors import DatabaseUnavailable
 from watchdog.model import Holders, ServerName
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.errands import Requests, TermedFence
-from watchdog.postgres.line import ANSWERED, ASKED, CHANNEL, SAID, WANTED, Bell, Episode, Line, Pulse
+from watchdog.postgres.line import (
+    ANSWERED,
+    ASKED,
+    CAME,
+    CHANNEL,
+    DONE,
+    ERRAND,
+    SAID,
+    WANTED,
+    Bell,
+    Episode,
+    Line,
+    Pulse,
+)
 from watchdog.postgres.passed_on import PassedOn
 from watchdog.postgres.publisher import Publisher
 from watchdog.postgres.register import Heard, Register
@@ -152,11 +165,17 @@ class Replicas:
                 self._publisher.prompt()
         elif said == ANSWERED:
             self.leader.told.beat()
-        elif said == WANTED:
-            if self._lease.acquire():
-                self._wake.ring()
-        elif said != SAID or self._others.waiting:
+        elif self._concerns_this_one(said):
             self._wake.ring()
+
+    def _concerns_this_one(self, said: str) -> bool:
+        """Whether there is something to read here; what another version says is for everybody."""
+        if said.startswith(ERRAND):
+            return said == f"{ERRAND}{self._process}"
+        if said in {WANTED, CAME}:
+            return self._lease.acquire()
+        waits = {SAID: self._others.waiting > 0, DONE: self._requests.waiting}
+        return waits.get(said, True)
 
     async def _keep_reading(self, group: TaskGroup) -> None:
         episode = Episode("replicas.read")
