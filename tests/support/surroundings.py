@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -282,13 +283,12 @@ def all_in(wrong: Wrong, folder: Path, *, as_json: bool = False, only: Container
     return {each.result().name: each.result() for each in seen}
 
 
-def drawn_for(surroundings: str) -> Container[str]:
-    """The commands to try in surroundings: one that looks, one that writes, one that watches, and two in turn.
+def drawn_for(surroundings: str) -> AbstractSet[str]:
+    """The commands to try in surroundings: one that looks, one that writes, one that watches, and one in turn.
 
     Together they bring each command into several surroundings. `SURROUNDINGS=all` tries each in each.
     """
     if os.environ.get("SURROUNDINGS") == "all":
         return EVERY
     others = [command.name for command in COMMANDS if command.name not in ALWAYS]
-    first = 2 * list(SURROUNDINGS).index(surroundings)
-    return {*ALWAYS, *(others[(first + more) % len(others)] for more in range(2))}
+    return {*ALWAYS, others[list(SURROUNDINGS).index(surroundings) % len(others)]}
