@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from watchdog.asked import Asker, still_asked
 from watchdog.attempts import after, process_of
 from watchdog.family import Family
-from watchdog.gradual import Gradual, at_once
+from watchdog.gradual import Gradual
 from watchdog.model import (
     Activity,
     Attempts,
@@ -85,17 +85,15 @@ class Memory:
     stopped: dict[SessionId, Stopped] = field(default_factory=dict)
     processes: dict[SessionId, Process] = field(default_factory=dict)
 
-    def fold(self, observation: Observation, convert: Convert) -> Observation:
+    def fold_gradually(self, observation: Observation, convert: Convert) -> Gradual[Observation]:
         """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
+
+        It has to be brought to its end before the next one begins.
 
         Args:
             observation: what was gathered, with no clocks in it.
             convert: turns the wall times in it into moments.
         """
-        return at_once(self.fold_gradually(observation, convert))
-
-    def fold_gradually(self, observation: Observation, convert: Convert) -> Gradual[Observation]:
-        """The same, session by session. It has to be brought to its end before the next one begins."""
         elapsed = 0.0 if self.folded_at is None else max(0.0, observation.now - self.folded_at)
         self.folded_at = observation.now
         family = yield from Family.gradually(observation)
@@ -148,12 +146,11 @@ class Memory:
         """Forget what was tried to settle, because a person asks for it to be tried now."""
         self.attempts = {key: tried for key, tried in self.attempts.items() if not key.startswith("settle:")}
 
-    def note_looks(self, observation: Observation, unclaimed: Collection[str]) -> None:
-        """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew."""
-        at_once(self.note_looks_gradually(observation, unclaimed))
-
     def note_looks_gradually(self, observation: Observation, unclaimed: Collection[str]) -> Gradual[None]:
-        """The same, session by session. Of looks that are judged side by side the last one counts."""
+        """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew.
+
+        Of looks that are judged side by side the last one counts.
+        """
         prints = yield from _fingerprints(observation, frozenset(unclaimed))
         if observation.now < self.noted_at:
             return

@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import anyio.lowlevel
 
-from watchdog.gradual import Gradual, at_once
+from watchdog.gradual import Gradual, at_once, step
 
 SLICE_SECONDS: Final = 0.005
 """How long the loop is held at a stretch. What a single item takes comes on top."""
@@ -42,12 +42,7 @@ async def gradually(work: Gradual[Result], *, whole: bool = False) -> Result:
         work: stops after each item.
         whole: it must not be left half done. When cancelled, it is brought to its end at once.
     """
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            result: Result = done.value
-            return result
+    while (done := step(work)) is None:
         if seconds() - _Breath.taken_at > SLICE_SECONDS:
             try:
                 await _breathe()
@@ -55,6 +50,7 @@ async def gradually(work: Gradual[Result], *, whole: bool = False) -> Result:
                 if whole:
                     at_once(work)
                 raise
+    return done.result
 
 
 async def _breathe() -> None:

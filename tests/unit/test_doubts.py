@@ -12,6 +12,7 @@ from tests.support.database import OpencodeFile
 from tests.unit.observations import AT, POLICY, busy, call, holder, observation, question, report, session, turn
 from tests.unit.test_remedy import ORPHAN, PLACE, SESSION, STUCK, World
 from watchdog.clock import Countable
+from watchdog.gradual import at_once
 from watchdog.interventions import Actor, Hold, InterventionId
 from watchdog.judge import judge
 from watchdog.memory import Memory
@@ -54,7 +55,7 @@ class TestLateNews:
                 snapshot=Snapshot(sessions={gated.id: gated}),
                 reports=reports,
             )
-            folded = memory.fold(seen, instant)
+            folded = at_once(memory.fold_gradually(seen, instant))
             ages.append(folded.now - folded.call_clocks[PRT])
             clock.advance(5)
         return ages

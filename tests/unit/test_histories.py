@@ -65,7 +65,7 @@ class History:
             snapshot=Snapshot(sessions={SESSION: self.session}),
             reports=reports,
         )
-        self.seen = self.memory.fold(seen, instant)
+        self.seen = at_once(self.memory.fold_gradually(seen, instant))
         self.counter.plan(instant.awake_seconds + INTERVAL)
         return self.seen
 
@@ -163,7 +163,7 @@ def test_no_history_lets_a_wait_for_a_provider_end_before_it_has_lasted_in_awake
             snapshot=waiting,
             reports=(report(statuses={SESSION: retry}),),
         )
-        seen = memory.fold(seen, instant)
+        seen = at_once(memory.fold_gradually(seen, instant))
         counter.plan(instant.awake_seconds + INTERVAL)
         return seen.retries[SESSION] - seen.now
 

@@ -24,6 +24,7 @@ from tests.unit.observations import (
     turn,
 )
 from watchdog.clock import Countable
+from watchdog.gradual import at_once
 from watchdog.judge import judge
 from watchdog.memory import Memory
 from watchdog.model import Ask, Observation, Session, TurnId, VerdictKind
@@ -155,8 +156,8 @@ def fold(seen: Observation) -> Callable[[], object]:
     memory, instant = Memory(), Countable(FakeClock(wall_ms=NOW)).look()
 
     def look() -> None:
-        memory.fold(seen, instant)
-        memory.note_looks(seen, seen.snapshot.open_rows)
+        at_once(memory.fold_gradually(seen, instant))
+        at_once(memory.note_looks_gradually(seen, seen.snapshot.open_rows))
 
     look()
     return look

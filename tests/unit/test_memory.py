@@ -8,6 +8,7 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.unit.observations import DIRECTORY, POLICY, SERVER, busy, call, question, report, session, turn
 from watchdog.clock import Countable
+from watchdog.gradual import at_once
 from watchdog.judge import judge
 from watchdog.memory import Memory
 from watchdog.model import (
@@ -57,7 +58,7 @@ class World:
             snapshot=Snapshot(sessions={each.id: each for each in sessions}),
             reports=reports,
         )
-        return self.memory.fold(seen, instant)
+        return at_once(self.memory.fold_gradually(seen, instant))
 
     def back(self, seconds: float) -> Moment:
         return self.counter.now() + -seconds
@@ -490,38 +491,38 @@ class TestLooks:
     def test_a_row_that_nobody_executes_is_dated_from_the_look_that_found_it_so(self, world: World) -> None:
         known = world.began(age=100)
         first = world.look(known)
-        world.memory.note_looks(first, {"prt_1", "msg_1"})
+        at_once(world.memory.note_looks_gradually(first, {"prt_1", "msg_1"}))
         world.clock.advance(30)
         assert world.look(known).looks == {"prt_1": first.now, "msg_1": first.now}
 
     @pytest.mark.parametrize("change", [{"updated_ms": 5}, {"size": 5}])
     def test_a_row_that_changed_starts_anew(self, world: World, change: dict[str, Any]) -> None:
         known = world.began(age=100)
-        world.memory.note_looks(world.look(known), {"prt_1", "msg_1"})
+        at_once(world.memory.note_looks_gradually(world.look(known), {"prt_1", "msg_1"}))
         world.clock.advance(30)
         written = replace(known, calls=(replace(known.calls[0], **change),))
         seen = world.look(written)
         assert set(seen.looks) == {"msg_1"}
-        world.memory.note_looks(seen, {"prt_1", "msg_1"})
+        at_once(world.memory.note_looks_gradually(seen, {"prt_1", "msg_1"}))
         world.clock.advance(30)
         assert world.look(written).looks["prt_1"] == seen.now
 
     def test_a_row_that_somebody_may_execute_in_between_starts_anew(self, world: World) -> None:
         known = world.began(age=100)
-        world.memory.note_looks(world.look(known), {"prt_1"})
-        world.memory.note_looks(world.look(known), set())
+        at_once(world.memory.note_looks_gradually(world.look(known), {"prt_1"}))
+        at_once(world.memory.note_looks_gradually(world.look(known), set()))
         assert world.look(known).looks == {}
 
     def test_sleep_is_no_second_look(self, world: World) -> None:
         known = world.began(age=100)
-        world.memory.note_looks(world.look(known), {"prt_1"})
+        at_once(world.memory.note_looks_gradually(world.look(known), {"prt_1"}))
         world.clock.sleep_machine(3600)
         seen = world.look(known)
         assert seen.now - seen.looks["prt_1"] <= 0.1
 
     def test_a_row_that_is_gone_is_forgotten(self, world: World) -> None:
         known = world.began(age=100)
-        world.memory.note_looks(world.look(known), {"prt_1", "prt_gone"})
+        at_once(world.memory.note_looks_gradually(world.look(known), {"prt_1", "prt_gone"}))
         assert set(world.memory.looks) == {"prt_1"}
 
 
@@ -608,10 +609,10 @@ class TestAttempts:
 class TestForgetting:
     def test_everything_about_what_closed_is_forgotten(self, world: World) -> None:
         known = world.began()
-        world.memory.note_looks(world.look(known, reports=(busy("ses_1"),)), {"prt_1", "msg_1"})
+        at_once(world.memory.note_looks_gradually(world.look(known, reports=(busy("ses_1"),)), {"prt_1", "msg_1"}))
         world.memory.note_outcome(verdict(), outcome(Result.INEFFECTIVE), now=START, pause_seconds=1, most=3)
         seen = world.look()
-        world.memory.note_looks(seen, set())
+        at_once(world.memory.note_looks_gradually(seen, set()))
         assert (world.memory.calls, world.memory.looks, world.memory.attempts) == ({}, {}, {})
         assert (seen.call_clocks, seen.looks, seen.attempts) == ({}, {}, {})
         assert world.memory.claimed_by == {}
@@ -636,6 +637,6 @@ class TestForgetting:
     def test_a_closed_turn_with_an_open_call_is_remembered_by_its_call(self, world: World) -> None:
         now = world.clock.now_ms
         left = session(turns=[replace(turn(), open=False)], calls=[call(created_ms=now, updated_ms=now)])
-        world.memory.note_looks(world.look(left), {"prt_1"})
+        at_once(world.memory.note_looks_gradually(world.look(left), {"prt_1"}))
         world.clock.advance(10)
         assert "prt_1" in world.look(left).looks

@@ -71,7 +71,7 @@ class Process:
             snapshot=Snapshot(sessions={each.id: each for each in sessions}),
             reports=reports,
         )
-        seen = self.memory.fold(seen, instant)
+        seen = at_once(self.memory.fold_gradually(seen, instant))
         self.idle = {id_: seen.now - since for id_, since in seen.idle_clocks.items()}
         if keep:
             await self.recollection.keep()
