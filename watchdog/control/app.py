@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from watchdog.addresses import Address
@@ -19,7 +19,7 @@ from watchdog.control.documents import API
 from watchdog.control.door import EXPOSED, Door
 from watchdog.control.files import INDEX, PageFile, page_files
 from watchdog.control.gate import DOORS, HEALTH, Gate
-from watchdog.control.health import Doctor, Health
+from watchdog.control.health import Doctor, told
 from watchdog.control.problems import MEDIA_TYPE, Problem, answer_error, answer_http_error, answer_invalid
 from watchdog.control.routes import Services, router
 from watchdog.control.shapes import EnterBody, ProblemShape, ProofBody
@@ -88,16 +88,12 @@ def _add_health(app: FastAPI, doctor: Doctor) -> None:
     @app.get("/healthz", operation_id="healthz", summary="Whether the loop ticked lately", responses=answers)
     async def healthz() -> Response:
         """For whoever restarts it."""
-        return _told(doctor.alive())
+        return told(doctor.alive())
 
     @app.get("/readyz", operation_id="readyz", summary="Whether all that it needs can be used", responses=answers)
     async def readyz() -> Response:
         """For whoever alerts."""
-        return _told(doctor.ready())
-
-
-def _told(health: Health) -> Response:
-    return JSONResponse({"ok": health.ok, "reasons": list(health.reasons)}, status_code=200 if health.ok else 503)
+        return told(doctor.ready())
 
 
 def _add_metrics(app: FastAPI, services: Services) -> None:

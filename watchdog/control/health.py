@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from starlette.responses import JSONResponse
+
 from watchdog.latest import Latest
 from watchdog.model import ServerName, ServerReport
 from watchdog.ports import Server
@@ -18,6 +20,11 @@ class Health:
     def ok(self) -> bool:
         """Whether all is well."""
         return not self.reasons
+
+
+def told(health: Health) -> JSONResponse:
+    """How it is, as whoever asks is answered."""
+    return JSONResponse({"ok": health.ok, "reasons": list(health.reasons)}, status_code=200 if health.ok else 503)
 
 
 class Doctor:

@@ -1,11 +1,11 @@
 """Health checks are answered while there is no database yet, in place of the HTTP API."""
 
 import anyio
-from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from watchdog.addresses import Address
 from watchdog.control.crowd import Crowd
+from watchdog.control.health import Health, told
 from watchdog.control.server import listen_at, serve
 
 
@@ -20,5 +20,5 @@ async def answer(address: Address, over: anyio.Event) -> None:
 
 async def _says(scope: Scope, receive: Receive, send: Send) -> None:
     alive = scope["path"] == "/healthz"
-    said = {"ok": alive, "reasons": [] if alive else ["There is no database yet."]}
-    await JSONResponse(said, status_code=200 if alive else 503)(scope, receive, send)
+    health = Health() if alive else Health(reasons=("There is no database yet.",))
+    await told(health)(scope, receive, send)
