@@ -2,23 +2,32 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from typing import Protocol
 
 import anyio
 
 from watchdog.clock import Instant
 from watchdog.endpoints import listener
 from watchdog.hearing import Hearing, Lookup, ShownBefore, at_work, unclaimed_turns
-from watchdog.memory import Memory
 from watchdog.model import EMBEDDED, Holders, Observation, ServerName, ServerReport, SessionId, Snapshot
 from watchdog.moments import NEVER, Moment
 from watchdog.ports import Fleet, Owners, Server, Store
 from watchdog.proof import deleted_at_work
+from watchdog.sightings import Convert
 from watchdog.silence import Silences
 from watchdog.strides import gradually
 
 # How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
 # on a proof asks again.
 HOLDERS_STAY_VALID_SECONDS = 15.0
+
+
+class Fold(Protocol):
+    """Completes an observation with what only the memory knows, and takes it in."""
+
+    async def __call__(self, observation: Observation, convert: Convert, /) -> Observation:
+        """See `Recollection.fold`."""
+        ...
 
 
 class Observer:
@@ -30,14 +39,14 @@ class Observer:
         store: Store,
         fleet: Fleet,
         owners: Owners,
-        memory: Memory,
+        fold: Fold,
         silences: Silences,
         reuse_holders_seconds: float,
     ) -> None:
         self._store = store
         self._fleet = fleet
         self._owners = owners
-        self._memory = memory
+        self._fold = fold
         self._silences = silences
         self._reuse_seconds = min(reuse_holders_seconds, HOLDERS_STAY_VALID_SECONDS)
         self._turn = anyio.Lock()
@@ -93,7 +102,7 @@ class Observer:
             )
             for server in self._fleet.servers():
                 server.forget(snapshot.sessions)
-            return await gradually(self._memory.fold_gradually(observation, instant), whole=True)
+            return await self._fold(observation, instant)
 
     def _hearing(self, now: Moment, *, fresh: bool) -> Hearing:
         """The questions of a look. Who has the database open and who serves it may be known since a moment ago."""

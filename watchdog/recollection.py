@@ -10,10 +10,10 @@ import anyio
 from watchdog.clock import Countable, check_numbers
 from watchdog.gradual import Gradual
 from watchdog.memory import CallMemory, Memory
-from watchdog.model import EMBEDDED, Attempts, CallId, Process, ServerName, SessionId, Stopped, TurnId
+from watchdog.model import EMBEDDED, Attempts, CallId, Observation, Process, ServerName, SessionId, Stopped, TurnId
 from watchdog.moments import Moment, WallMs
 from watchdog.ports import Journal, Reading
-from watchdog.sightings import Sightings
+from watchdog.sightings import Convert, Sightings
 from watchdog.strides import gradually
 from watchdog.version_one import migrated
 
@@ -29,7 +29,9 @@ _UNWATCHED_SECONDS = 120.0
 
 
 class Recollection:
-    """Takes the memory of an earlier process up, and keeps this one's.
+    """Folds looks into the memory, takes that of an earlier process up, and keeps this one's: one after the other.
+
+    Each takes several strides, and nobody may see the memory half way.
 
     Args:
         memory: is told whether hosts on any machine may run the sessions.
@@ -45,6 +47,7 @@ class Recollection:
         self._recalled = False
         self._saved: tuple[object, float] | None = None
         self._saving = anyio.Lock()
+        self._turn = anyio.Lock()
         self._taken = 0
         self._kept = 0
         """The number of the last picture of the memory that was taken, and of the last that was saved."""
@@ -58,11 +61,17 @@ class Recollection:
         Raises:
             JournalUnusable: the journal can't be read.
         """
-        if self._recalled:
-            return False
-        remembered = await self._journal.load(_KEY)
-        self._recalled = True
-        return remembered is not None and self._restore(remembered, self._memory, resume=True)
+        async with self._turn:
+            if self._recalled:
+                return False
+            remembered = await self._journal.load(_KEY)
+            self._recalled = True
+            return remembered is not None and self._restore(remembered, self._memory, resume=True)
+
+    async def fold(self, observation: Observation, convert: Convert) -> Observation:
+        """See `Memory.fold_gradually`. When cancelled it is brought to its end first."""
+        async with self._turn:
+            return await gradually(self._memory.fold_gradually(observation, convert), whole=True)
 
     async def take_over(self) -> None:
         """Take up what was tried by the one who acted until now, while this process only observed.
@@ -76,6 +85,10 @@ class Recollection:
         other = Memory()
         if remembered is None or not self._restore(remembered, other, resume=False):
             return
+        async with self._turn:
+            self._take_over(other)
+
+    def _take_over(self, other: Memory) -> None:
         for key, tried in other.attempts.items():
             own = self._memory.attempts.get(key)
             if own is None or (own.count, own.tries) < (tried.count, tried.tries):
@@ -103,12 +116,14 @@ class Recollection:
         async with self._saving:
             if self._kept > taken:
                 return
-            now = self._clock.read().awake_seconds
-            state = self._memory.state()
-            if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
-                return
-            self._taken += 1
-            await self._journal.save(_KEY, await gradually(dump(self._memory, self._clock, self._boot_id)))
+            async with self._turn:
+                now = self._clock.read().awake_seconds
+                state = self._memory.state()
+                if self._saved is not None and self._saved[0] == state and now - self._saved[1] < _SAVE_EVERY_SECONDS:
+                    return
+                self._taken += 1
+                picture = await gradually(dump(self._memory, self._clock, self._boot_id))
+            await self._journal.save(_KEY, picture)
             self._saved, self._kept = (state, now), self._taken
 
 

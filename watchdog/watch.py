@@ -84,19 +84,19 @@ class Watch:
         self.mandate = mandate
         self.journal = journal
         self.memory = Memory()
+        self.recollection = Recollection(journal=journal, clock=self.clock, memory=self.memory, boot_id=boot_id)
         self.silences = Silences(self.clock)
         self._store = store
         self.observer = Observer(
             store=store,
             fleet=fleet,
             owners=owners,
-            memory=self.memory,
+            fold=self.recollection.fold,
             silences=self.silences,
             reuse_holders_seconds=policy.orphan_grace_seconds / 2,
         )
         self.door = self._door(fleet)
         self.remedy = self._remedy(fleet, confirm)
-        self.recollection = Recollection(journal=journal, clock=self.clock, memory=self.memory, boot_id=boot_id)
         self.acting = Acting(
             remedy=self.remedy, memory=self.memory, clock=self.clock, pace=pace, listeners=listeners, keep=self._keep
         )

@@ -82,7 +82,7 @@ ROOMS: Mapping[str, set[str]] = {
     "serving": {"comparing", "errors", "model", "ports", "sharing"},
     "questions": {"errors", "model", "ports", "silence"},
     "hearing": {"deputies", "errors", "model", "ports", "proof", "questions", "serving", "silence"},
-    "observe": {"clock", "endpoints", "hearing", "memory", "model", "ports", "proof", "silence", "strides"},
+    "observe": {"clock", "endpoints", "hearing", "sightings", "model", "ports", "proof", "silence", "strides"},
     "again": {"case", "listening", "model", "ports", "rulings", "sharing"},
     "whole": {"listening", "model", "ports"},
     "climb": {"again", "deputies", "ports", "model", "errors", "interventions", "rulings"},

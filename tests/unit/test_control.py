@@ -598,7 +598,8 @@ async def test_events_tell_what_happens_and_resume_behind_the_last_one(rows: Ope
     outcome = next(event for event in seen if event.name == "outcome")
     assert (outcome.data["result"], outcome.data["given_up"]) == ("recovered", False)
     assert hello.data["resumed"]
-    assert (following.name, following.id) == ("outcome", outcome.id)
+    behind = seen[seen.index(verdict) + 1]
+    assert (following.name, following.id) == (behind.name, behind.id)
 
 
 async def test_holds_and_outages_are_events_too(rows: OpencodeFile) -> None:

@@ -12,6 +12,7 @@ from tests.fakes.server import FakeServer, endpoint
 from tests.fakes.store import FakeStore
 from watchdog.clock import Countable
 from watchdog.errors import DatabaseUnavailable, ServerUnreachable
+from watchdog.gradual import at_once
 from watchdog.memory import Memory
 from watchdog.model import (
     EMBEDDED,
@@ -32,6 +33,7 @@ from watchdog.model import (
 )
 from watchdog.moments import Moment
 from watchdog.observe import Observer
+from watchdog.sightings import Convert
 from watchdog.silence import Silences
 
 PLACE = "/project"
@@ -97,11 +99,14 @@ class World:
             store=self.store,
             fleet=self.fleet,
             owners=self.owners,
-            memory=self.memory,
+            fold=self.fold,
             silences=self.silences,
             reuse_holders_seconds=10,
         )
         self.counter = Countable(self.clock)
+
+    async def fold(self, observation: Observation, convert: Convert) -> Observation:
+        return at_once(self.memory.fold_gradually(observation, convert))
 
     async def look(
         self, *, also: Collection[SessionId] = (), full: bool = False, scan: bool = False, fresh: bool = False

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,6 +16,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.journal import FakeJournal
 from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import SERVER, busy, call, question, report, session
+from watchdog import strides
 from watchdog.clock import Countable, Instant
 from watchdog.errors import JournalUnusable
 from watchdog.gradual import at_once
@@ -71,7 +73,7 @@ class Process:
             snapshot=Snapshot(sessions={each.id: each for each in sessions}),
             reports=reports,
         )
-        seen = at_once(self.memory.fold_gradually(seen, instant))
+        seen = await self.recollection.fold(seen, instant)
         self.idle = {id_: seen.now - since for id_, since in seen.idle_clocks.items()}
         if keep:
             await self.recollection.keep()
@@ -82,6 +84,14 @@ class CountingJournal(FakeJournal):
     """Knows how often it was told to save."""
 
     saves = 0
+    loads = 0
+
+    async def load(self, key: str) -> dict[str, Any] | None:
+        self.loads += 1
+        found = await super().load(key)
+        for _ in range(10 * self.loads):  # who comes later is answered later
+            await anyio.lowlevel.checkpoint()
+        return found
 
     async def save(self, key: str, value: Any) -> None:  # noqa: ANN401 - JSON
         written = json.loads(json.dumps(value))
@@ -374,6 +384,38 @@ class TestReplicas:
     async def test_only_there_the_memory_is_told_that_sessions_may_run_elsewhere(self, world: Machines) -> None:
         assert world.start().memory.elsewhere
         assert not World().start().memory.elsewhere
+
+
+class TestTurns:
+    """Whatever takes several strides on the memory is seen by nobody half done."""
+
+    async def test_what_is_kept_while_a_look_is_folded_in_is_the_whole_of_it(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(strides, "SLICE_SECONDS", -1.0)  # the loop is given to others after each item
+        process, began, reports = world.start(), world.began(), (busy("ses_1", asks=[ASKED]),)
+        await process.look(began, reports=reports)
+        world.clock.advance(600)  # a person thinks, and no look came
+        process.memory.attempts["cancel:prt_2"] = Attempts(count=1)  # an act on another session ends meanwhile
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(process.look, began, reports=reports, keep=False))
+            await anyio.lowlevel.checkpoint()
+            group.start_soon(process.recollection.keep)
+        assert await world.start().look(began, reports=reports) < 1
+
+    async def test_two_first_looks_take_it_up_once_and_disturb_no_look(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(strides, "SLICE_SECONDS", -1.0)
+        await world.start().look(world.began("prt_0"))
+        world.journal.loads = 0
+        process = world.start()
+        some = [session(f"ses_{n}", calls=[call(f"prt_{n}", session=f"ses_{n}")]) for n in range(50)]
+        reports = (busy(*(each.id for each in some)),)
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(process.look, *some, reports=reports))
+            group.start_soon(process.recollection.recall)  # an `explain` that comes while the program starts
+        assert world.journal.loads == 1
 
 
 class TestSaving:

@@ -637,6 +637,7 @@ class TestAborts:
 
     async def test_one_whom_another_watchdog_replaced_asks_nothing(self, crew: Crew) -> None:
         leader, other = await crew.pair(ONE)
+        await other.sees("a")
         host = leader.other("b")
         crew.run("UPDATE opencode_watchdog.lease SET holder = 'b', term = term + 1")
         with pytest.raises(LeaseLost):
