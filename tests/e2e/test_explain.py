@@ -7,7 +7,7 @@ from tests.support.opencode import Lab
 from tests.support.prompts import QUESTION, sleep
 from tests.support.scripted_model import question, script, task, use
 from tests.support.waiting import wait_until
-from tests.support.watchdog_run import Watchdog
+from tests.support.watchdog_run import Finished, Watchdog
 
 TERMINAL_UI = """
 import sqlite3, sys, time
@@ -51,7 +51,15 @@ async def test_a_stuck_call_is_exit_code_1_and_names_its_limit(lab: Lab) -> None
     await session.wait_for_bash()
 
     strict = Watchdog.for_lab(lab, server, tool_timeouts={"ba*": "10ms"}, declared_timeout_grace=0)
-    stuck = await strict.command("explain", session.id, "--json")
+    looks: list[Finished] = []
+
+    async def judged() -> bool:
+        looks.append(await strict.command("explain", session.id, "--json"))
+        return looks[-1].code != 0
+
+    # At a first look some seconds do not count, for which the wall clock may have been set since the boot.
+    await wait_until(judged, "explain to find it stuck", explain=lambda: str(looks[-1]))
+    stuck = looks[-1]
 
     assert stuck.code == 1, stuck
     assert stuck.document["judgement"].startswith("It is stuck (stuck_tool): the bash call ran ")
