@@ -14,7 +14,6 @@ children of those; closing the laboratory ends exactly the processes that carry 
 """
 
 import asyncio
-import itertools
 import json
 import os
 import signal
@@ -79,6 +78,7 @@ _CLOSED_NETWORK: Final = {
     "OPENCODE_DISABLE_SHARE": "1",
     "npm_config_offline": "true",
 }
+_NO_MODELS: Final = "models.json"
 
 
 @dataclass
@@ -142,7 +142,7 @@ class Lab:
         log = self.home / f"server-{chosen}-{len(self.servers)}.log"
         command = [str(self.binary), "serve", "--hostname", hostname, "--port", str(chosen)]
         secret = {} if password is None else {"OPENCODE_SERVER_PASSWORD": password}
-        process = self.start(command, log, extra=_CLOSED_NETWORK | secret)
+        process = self.start(command, log, extra=self._closed_network() | secret)
         host = f"[{hostname}]" if ":" in hostname else hostname
         client = httpx.AsyncClient(
             base_url=f"http://{host}:{chosen}",
@@ -161,7 +161,7 @@ class Lab:
         words = self.home / f"{name}.prompt"
         words.write_text(prompt)  # by way of stdin: it puts quotes of its own around arguments
         command, log = [str(self.binary), "run"], self.home / f"{name}.log"
-        return self.start(command, log, extra=_CLOSED_NETWORK, folder=self.project(name), stdin=words)
+        return self.start(command, log, extra=self._closed_network(), folder=self.project(name), stdin=words)
 
     def start(
         self,
@@ -213,7 +213,12 @@ class Lab:
                 return
             time.sleep(0.02)
 
+    def _closed_network(self) -> dict[str, str]:
+        """What keeps a server off the network. Of the world's models it knows none: to read of them takes seconds."""
+        return {**_CLOSED_NETWORK, "OPENCODE_MODELS_PATH": str(self.home / _NO_MODELS)}
+
     def _configure(self, *, mcp: bool) -> None:
+        (self.home / _NO_MODELS).write_text("{}")
         config = self.home / ".config" / "opencode"
         (config / "tool").mkdir(parents=True)
         (config / "tool" / f"{HANGING_TOOL}.ts").write_text(_HANGING_TOOL_SOURCE)
@@ -282,20 +287,27 @@ class Server:
 
     async def wait_healthy(self) -> None:
         """Wait until it answers, and is what it should be."""
-        # A request that comes in the first moments after it listens is never answered: ask again soon, then later.
-        patience = itertools.chain((0.25, 0.5, 1.0, 2.0), itertools.repeat(5.0))
-        health = await wait_until(
-            lambda: self._health(next(patience)),
-            f"opencode {self.lab.version} on {self.url}",
-            seconds=READY_SECONDS,
-            explain=self.tail,
-        )
+        # A request that comes in the first moments after it listens is never answered: others are sent after it.
+        asked: list[asyncio.Task[Json | None]] = []
+
+        async def look() -> Json | None:
+            assert self.process.poll() is None, f"opencode ended with {self.process.returncode}\n{self.tail()}"
+            asked.append(asyncio.create_task(self._health(), name="health"))
+            return next((answer for each in asked if each.done() and (answer := each.result())), None)
+
+        try:
+            health = await wait_until(
+                look, f"opencode {self.lab.version} on {self.url}", seconds=READY_SECONDS, explain=self.tail
+            )
+        finally:
+            for each in asked:
+                each.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         assert health.get("version") == number_of(self.lab.version), health
 
-    async def _health(self, patience: float) -> Json | None:
-        assert self.process.poll() is None, f"opencode ended with {self.process.returncode}\n{self.tail()}"
+    async def _health(self) -> Json | None:
         try:
-            response = await self.client.get("/global/health", timeout=patience)
+            response = await self.client.get("/global/health", timeout=READY_SECONDS)
         except httpx.TransportError:
             return None
         document: Json | None = response.json() if response.is_success else None
