@@ -13,15 +13,15 @@ from pathlib import Path
 import anyio
 import psutil
 
-import watchdog.cli
-import watchdog.service  # noqa: F401 - what `run` has in memory
+import watchdog.cli.main
+import watchdog.cli.run  # noqa: F401 - what `run` has in memory
 from benchmarks.desk import watching
 from benchmarks.processes import claim
 from benchmarks.work import DIRECTORY, Opened, begin, clear, now_ms
 from tests.support.database import OpencodeFile
-from watchdog.logs import configure
-from watchdog.record import LogListener
-from watchdog.watch import Watch
+from watchdog.console.formats import configure
+from watchdog.loop.watch import Watch
+from watchdog.reporting.log import LogListener
 
 AT_WORK = 20
 """How many sessions are at work at a time."""

@@ -25,13 +25,13 @@ from benchmarks.work import Opened, now_ms
 from tests.support.postgres import ADMIN
 from tests.support.waiting import wait_until
 from watchdog import running
-from watchdog.clock import Countable, SystemClock
-from watchdog.embedded import EmbeddedServer
-from watchdog.model import SessionId
+from watchdog.embedding.host_server import EmbeddedServer
+from watchdog.model.session import SessionId
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.lease import Lease
-from watchdog.postgres.replicas import Replicas
-from watchdog.settings import Settings
+from watchdog.replicas.replica import Replicas
+from watchdog.settings.schema import Settings
+from watchdog.timing.clock import Countable, SystemClock
 
 MANY, FEW = 100, 3
 SESSIONS = 100

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from watchdog.garbage import collect_seldom
-from watchdog.server_url import ServerUrl
-from watchdog.settings import Loaded, Settings
-from watchdog.sidecar import sidecar
-from watchdog.watch import Listener, Watch
+from watchdog.composing.sidecar import sidecar
+from watchdog.loop.garbage import collect_seldom
+from watchdog.loop.watch import Listener, Watch
+from watchdog.settings.schema import Loaded, Settings
+from watchdog.settings.server_url import ServerUrl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,8 @@ from benchmarks.figures import Figure, Result, percentile, under
 from benchmarks.first import Quiet
 from benchmarks.processes import claim, server
 from benchmarks.work import DIRECTORY, begin, now_ms, opened
-from watchdog.model import SessionId, Verdict
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import Verdict
 
 CALLS = 200
 SPREAD_SECONDS = 60

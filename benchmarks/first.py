@@ -15,11 +15,12 @@ from benchmarks.figures import Figure, Result, at_most, ratios
 from benchmarks.processes import scratch
 from benchmarks.ticks import AT_WORK
 from benchmarks.work import opened
-from watchdog.clock import Advance
 from watchdog.errors import WatchdogError
-from watchdog.listening import Assessment
-from watchdog.model import Outcome, Verdict
-from watchdog.opencode.database import OpencodeDatabase
+from watchdog.model.outcome import Outcome
+from watchdog.model.verdict import Verdict
+from watchdog.opencode.db.store import OpencodeDatabase
+from watchdog.timing.clock import Advance
+from watchdog.timing.events import Assessment
 
 ROUNDS = 7
 

@@ -17,9 +17,9 @@ from benchmarks.figures import Figure, at_most
 from benchmarks.first import Quiet
 from benchmarks.work import Opened, now_ms, opened
 from watchdog import running
-from watchdog.listening import Assessment
-from watchdog.model import Activity, Ask, SessionId, Status
-from watchdog.settings import Settings
+from watchdog.model.session import Activity, Ask, SessionId, Status
+from watchdog.settings.schema import Settings
+from watchdog.timing.events import Assessment
 
 FOLDERS: Mapping[int, Sequence[int]] = {1_000: (1, 300, 1_000), 10_000: (1, 10_000)}
 """For some numbers of open sessions: in how many folders they are; one first."""

@@ -9,8 +9,9 @@ from benchmarks.desk import Cost, cost, watching
 from benchmarks.figures import Figure, Result, ratios, under
 from benchmarks.processes import claim, server
 from benchmarks.work import DIRECTORY, opened
-from watchdog.judge import judge
-from watchdog.model import Observation, Policy
+from watchdog.judging.judge import judge
+from watchdog.model.policy import Policy
+from watchdog.model.report import Observation
 
 MANY, FEW = 10_000, 1_000
 ROUNDS = 15

@@ -21,11 +21,13 @@ from benchmarks.guest import guest
 from benchmarks.work import Opened, now_ms
 from tests.support.postgres import Cluster
 from watchdog import running
-from watchdog.embed import Watchdog
-from watchdog.listening import Assessment
-from watchdog.model import Activity, Ask, Outcome, SessionId, Status, Verdict
-from watchdog.model import Result as Ended
-from watchdog.settings import Settings
+from watchdog.embedding.embed import Watchdog
+from watchdog.model.outcome import Outcome
+from watchdog.model.outcome import Result as Ended
+from watchdog.model.session import Activity, Ask, SessionId, Status
+from watchdog.model.verdict import Verdict
+from watchdog.settings.schema import Settings
+from watchdog.timing.events import Assessment
 
 MANY, FEW = 10_000, 1_000
 ROUNDS = 5

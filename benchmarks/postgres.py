@@ -19,12 +19,12 @@ from benchmarks.desk import cost
 from benchmarks.figures import Figure, Result, at_least, at_most, ratios, under
 from benchmarks.work import Opened
 from tests.support.postgres import ADMIN, Cluster
-from watchdog.clock import SystemClock
-from watchdog.opencode.look import Known, Look
-from watchdog.opencode.rows import Record
+from watchdog.opencode.db.rows import Record
+from watchdog.opencode.db.snapshot import Known, Look
 from watchdog.postgres import queries
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.store import Limits, PostgresStore
+from watchdog.timing.clock import SystemClock
 
 SESSIONS = 20
 """How many sessions are at work."""

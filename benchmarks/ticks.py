@@ -15,7 +15,7 @@ from benchmarks.desk import Cost, cost, watching
 from benchmarks.figures import Figure, Result, at_least, ratios, under
 from benchmarks.processes import claim, server
 from benchmarks.work import DIRECTORY, Changes, Opened, opened
-from watchdog.watch import Watch
+from watchdog.loop.watch import Watch
 
 AT_WORK = 5
 """How many sessions are at work."""

@@ -3,13 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from watchdog.asgi import lifespan
-    from watchdog.embed import Watchdog, running
+    from watchdog.embedding.asgi import lifespan
+    from watchdog.embedding.embed import Watchdog, running
+    from watchdog.embedding.host_calls import CallableHost
     from watchdog.errors import WatchdogError
-    from watchdog.hosting import CallableHost
-    from watchdog.model import Activity, Ask, AskKind, Outcome, Result, SessionId, Status, TurnId
+    from watchdog.model.outcome import Outcome, Result
+    from watchdog.model.session import Activity, Ask, AskKind, SessionId, Status, TurnId
     from watchdog.ports import Host
-    from watchdog.settings import Settings
+    from watchdog.settings.schema import Settings
 
 __all__ = [
     "Activity",
@@ -30,13 +31,24 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "watchdog.asgi": ("lifespan",),
-    "watchdog.embed": ("Watchdog", "running"),
+    "watchdog.embedding.asgi": ("lifespan",),
+    "watchdog.embedding.embed": ("Watchdog", "running"),
     "watchdog.errors": ("WatchdogError",),
-    "watchdog.hosting": ("CallableHost",),
-    "watchdog.model": ("Activity", "Ask", "AskKind", "Outcome", "Result", "SessionId", "Status", "TurnId"),
+    "watchdog.embedding.host_calls": ("CallableHost",),
+    "watchdog.model.session": (
+        "Activity",
+        "Ask",
+        "AskKind",
+        "SessionId",
+        "Status",
+        "TurnId",
+    ),
+    "watchdog.model.outcome": (
+        "Outcome",
+        "Result",
+    ),
     "watchdog.ports": ("Host",),
-    "watchdog.settings": ("Settings",),
+    "watchdog.settings.schema": ("Settings",),
 }
 
 

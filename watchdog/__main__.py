@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+from watchdog.console.streams import finish, take_over, tell
 from watchdog.errors import (
     AlreadyWatched,
     DatabaseError,
@@ -16,7 +17,6 @@ from watchdog.errors import (
     WatchdogError,
 )
 from watchdog.shown import shown, words_of
-from watchdog.streams import finish, take_over, tell
 
 USAGE, UNUSABLE, INTERNAL = 2, 3, 70
 
@@ -35,7 +35,7 @@ def main() -> None:
     """Run the program, and turn what it raises into a sentence and an exit code."""
     # httpx brings a command line of its own, and with it click, pygments and rich; as if that could not be imported.
     sys.modules["httpx._main"] = None  # type: ignore[assignment]
-    from watchdog.cli import app
+    from watchdog.cli.main import app
 
     take_over()
     code = _ended(lambda: app(prog_name="opencode-watchdog", standalone_mode=False))
@@ -62,8 +62,8 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _explain(error: BaseException) -> int:
-    from watchdog.cli import INTERRUPTED
-    from watchdog.render import complain
+    from watchdog.cli.main import INTERRUPTED
+    from watchdog.reporting.tables import complain
 
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
@@ -83,7 +83,7 @@ def _explain(error: BaseException) -> int:
 
 def _explain_line(error: WrongLine) -> int:
     """Say what is wrong with the command line. Without a command, its help was shown, and says enough."""
-    from watchdog.render import complain
+    from watchdog.reporting.tables import complain
 
     context = getattr(error, "ctx", None)
     message = error.format_message().replace("Value error, ", "")

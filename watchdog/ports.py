@@ -4,28 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
-from watchdog.model import (
-    Ask,
-    CallId,
-    Endpoint,
-    GuardedWrite,
-    Holders,
-    Listener,
-    Outcome,
-    Row,
-    Served,
-    ServerName,
-    Session,
-    SessionId,
-    Snapshot,
-    Status,
-    Step,
-    TurnId,
-    Verdict,
-    Witness,
-)
-from watchdog.moments import Moment, WallMs
+from watchdog.model.interventions import Actor, Hold, Intervention, InterventionId, Kept
+from watchdog.model.moments import Moment, WallMs
+from watchdog.model.outcome import GuardedWrite, Outcome, Row, Step
+from watchdog.model.report import Endpoint, Holders, Listener, Served, Witness
+from watchdog.model.session import Ask, CallId, ServerName, Session, SessionId, Snapshot, Status, TurnId
+from watchdog.model.verdict import Verdict
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

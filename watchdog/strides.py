@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 
 import anyio.lowlevel
 
-from watchdog.gradual import Gradual, at_once, step
+from watchdog.judging.gradual import Gradual, at_once, step
 
 SLICE_SECONDS: Final = 0.005
 """How long the loop is held at a stretch. What a single item takes comes on top."""

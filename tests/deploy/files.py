@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import yaml
 
-from watchdog.settings import Settings
-from watchdog.sources import PREFIX
+from watchdog.settings.schema import Settings
+from watchdog.settings.sources import PREFIX
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 FOLDER: Final = PROJECT / "docs" / "deploy"

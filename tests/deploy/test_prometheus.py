@@ -16,8 +16,8 @@ from tests.support.debian import require
 from tests.support.opencode import free_port
 from tests.support.program import NOWHERE, Program
 from tests.support.waiting import SECONDS, wait_until
-from watchdog.metrics import CAUSES, STATES, Metrics
-from watchdog.model import ServerName
+from watchdog.model.session import ServerName
+from watchdog.reporting.metrics import CAUSES, STATES, Metrics
 
 TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105 - made for the test
 

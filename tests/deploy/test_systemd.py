@@ -22,8 +22,8 @@ from tests.support.waiting import wait_until
 UNITS = ("opencode-watchdog.service", "opencode-watchdog@.service")
 HANGS = """
 import asyncio
-from watchdog import pace
-from watchdog.opencode.database import OpencodeDatabase
+from watchdog.timing import pace
+from watchdog.opencode.db.store import OpencodeDatabase
 pace._SILENT_SECONDS = 0.5
 changed, looks = OpencodeDatabase.changed, []
 async def hang(self):
@@ -167,5 +167,5 @@ async def test_a_run_without_the_api_and_receivers_imports_nothing_of_theirs(
         running.signal(signal.SIGTERM)
         await running.finished()
     modules = set(json.loads((program.home / "modules.json").read_text(encoding="utf-8")))
-    assert "watchdog.service" in modules
+    assert "watchdog.cli.run" in modules
     assert not modules & {"apprise", "fastapi", "prometheus_client", "requests", "starlette", "uvicorn"}

@@ -12,7 +12,7 @@ from tests.support.prompts import QUESTION, sleep
 from tests.support.scripted_model import script, use
 from tests.support.waiting import SECONDS, wait_until
 from tests.support.watchdog_run import Running, Setting, Watchdog
-from watchdog.model import EVERYTHING
+from watchdog.model.session import EVERYTHING
 
 KEPT_AT = ".local/state/opencode-watchdog/control-token"
 

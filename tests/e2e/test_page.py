@@ -25,8 +25,8 @@ from tests.support.prompts import QUESTION, sleep
 from tests.support.scripted_model import call, script, task, use
 from tests.support.waiting import SECONDS, wait_until
 from tests.support.watchdog_run import Watchdog
-from watchdog.addresses import parse_address
-from watchdog.page import code_at
+from watchdog.cli.page import code_at
+from watchdog.settings.addresses import parse_address
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

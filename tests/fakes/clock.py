@@ -2,7 +2,7 @@
 
 import asyncio
 
-from watchdog.moments import Moment, WallMs
+from watchdog.model.moments import Moment, WallMs
 from watchdog.ports import Reading
 
 START_MS = 1_700_000_000_000

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from watchdog.model import Holders, Served, SessionId
+from watchdog.model.report import Holders, Served
+from watchdog.model.session import SessionId
 from watchdog.ports import Server
 
 

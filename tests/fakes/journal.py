@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from watchdog.errors import JournalUnusable
-from watchdog.interventions import Actor, Hold, Intervention, InterventionId, Kept
-from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
+from watchdog.model.interventions import Actor, Hold, Intervention, InterventionId, Kept
+from watchdog.model.outcome import GuardedWrite, Outcome, Step
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import Verdict
 
 
 @dataclass(kw_only=True)

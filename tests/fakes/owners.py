@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from watchdog.model import Holders
+from watchdog.model.report import Holders
 
 
 class FakeOwners:

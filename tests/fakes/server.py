@@ -12,21 +12,10 @@ import anyio
 import anyio.lowlevel
 
 from watchdog.errors import ServerAnswerInvalid, ServerError
-from watchdog.model import (
-    Activity,
-    Ask,
-    Endpoint,
-    Listener,
-    Row,
-    Served,
-    ServerName,
-    SessionId,
-    Shown,
-    Status,
-    TurnId,
-    Witness,
-)
-from watchdog.moments import NEVER, Moment
+from watchdog.model.moments import NEVER, Moment
+from watchdog.model.outcome import Row
+from watchdog.model.report import Endpoint, Listener, Served, Shown, Witness
+from watchdog.model.session import Activity, Ask, ServerName, SessionId, Status, TurnId
 
 
 def endpoint(port: int, address: str = "127.0.0.1") -> Endpoint:

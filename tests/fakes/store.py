@@ -10,19 +10,8 @@ from typing import Any
 
 from tests.support.database import OpencodeRows
 from watchdog.errors import DatabaseError
-from watchdog.model import (
-    CallId,
-    CallStatus,
-    Damage,
-    GuardedWrite,
-    Row,
-    Session,
-    SessionId,
-    Snapshot,
-    ToolCall,
-    Turn,
-    TurnId,
-)
+from watchdog.model.outcome import GuardedWrite, Row
+from watchdog.model.session import CallId, CallStatus, Damage, Session, SessionId, Snapshot, ToolCall, Turn, TurnId
 
 Columns = dict[str, Any]
 

@@ -17,15 +17,15 @@ from tests.support.program import Program
 KILLED: Final = -9
 
 OWNER_OF: Final = {
-    "journal.begin": ("watchdog.journal", "SqliteJournal"),
-    "journal.keep": ("watchdog.journal", "SqliteJournal"),
-    "journal.end": ("watchdog.journal", "SqliteJournal"),
-    "journal.save": ("watchdog.journal", "SqliteJournal"),
-    "store.write": ("watchdog.opencode.database", "OpencodeDatabase"),
-    "server.abort": ("watchdog.opencode.server", "OpencodeServer"),
-    "server.reject": ("watchdog.opencode.server", "OpencodeServer"),
-    "server.publish": ("watchdog.opencode.server", "OpencodeServer"),
-    "server.readable": ("watchdog.opencode.server", "OpencodeServer"),
+    "journal.begin": ("watchdog.journal.sqlite", "SqliteJournal"),
+    "journal.keep": ("watchdog.journal.sqlite", "SqliteJournal"),
+    "journal.end": ("watchdog.journal.sqlite", "SqliteJournal"),
+    "journal.save": ("watchdog.journal.sqlite", "SqliteJournal"),
+    "store.write": ("watchdog.opencode.db.store", "OpencodeDatabase"),
+    "server.abort": ("watchdog.opencode.http.client", "OpencodeServer"),
+    "server.reject": ("watchdog.opencode.http.client", "OpencodeServer"),
+    "server.publish": ("watchdog.opencode.http.client", "OpencodeServer"),
+    "server.readable": ("watchdog.opencode.http.client", "OpencodeServer"),
 }
 
 _WRAP: Final = """

@@ -21,10 +21,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from watchdog.clock import SystemClock
 from watchdog.errors import WatchdogError
 from watchdog.postgres.connection import own_engine, transaction
 from watchdog.postgres.lease import Lease
+from watchdog.timing.clock import SystemClock
 
 PAUSE_SECONDS: Final = 0.01
 TABLES: Final = """

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from tests.unit.test_journal import VERDICT
-from watchdog.journal import SqliteJournal
+from watchdog.journal.sqlite import SqliteJournal
 
 STEPS = 40
 
@@ -20,7 +20,7 @@ LEFT_OPEN = """
 import asyncio, sys
 from pathlib import Path
 from tests.unit.test_journal import VERDICT
-from watchdog.journal import SqliteJournal
+from watchdog.journal.sqlite import SqliteJournal
 
 async def main():
     journal = await SqliteJournal.open(Path(sys.argv[1]))

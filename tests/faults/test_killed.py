@@ -15,7 +15,8 @@ from tests.faults.points import KILLED, Entry, Point, dying, entries, memory, po
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program
 from tests.support.waiting import wait_until
-from watchdog.model import Ask, AskKind, Row, SessionId, TurnId
+from watchdog.model.outcome import Row
+from watchdog.model.session import Ask, AskKind, SessionId, TurnId
 
 __all__ = ["path", "program"]
 

@@ -23,12 +23,12 @@ from tests.support.tcp_proxy import TcpProxy
 from tests.support.terms import Terms
 from tests.support.waiting import wait_until
 from watchdog.errors import DatabaseUnavailable
-from watchdog.model import Result
+from watchdog.model.outcome import Result
 from watchdog.postgres.connection import transaction
-from watchdog.postgres.errands import Requests
 from watchdog.postgres.lease import Lease
 from watchdog.postgres.store import PostgresStore
 from watchdog.postgres.writing import Writing
+from watchdog.replicas.errands import Requests
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ class Leases:
                 super().__init__(*arguments, **more)
                 leases.append(self)
 
-        monkeypatch.setattr("watchdog.replicated.Lease", Noted)
+        monkeypatch.setattr("watchdog.replicas.backend.Lease", Noted)
 
     def held(self) -> list[int | None]:
         """The terms of those that may act, as far as they know."""

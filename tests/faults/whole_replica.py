@@ -24,13 +24,15 @@ import watchdog
 from tests.support.postgres import Cluster, PostgresRows
 from tests.support.waiting import wait_until
 from watchdog.errors import WatchdogError
-from watchdog.interventions import Intervention
-from watchdog.listening import Bystander
-from watchdog.model import Activity, Ask, Outcome, Result, SessionId, Status, Verdict
+from watchdog.model.interventions import Intervention
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.session import Activity, Ask, SessionId, Status
+from watchdog.model.verdict import Verdict
 from watchdog.postgres import own
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.journal import PostgresJournal
-from watchdog.settings import Settings
+from watchdog.settings.schema import Settings
+from watchdog.timing.events import Bystander
 
 PLACE: Final = "/srv/project"
 PATIENCE: Final = 40.0

@@ -18,30 +18,18 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import FakeServer, endpoint
 from tests.support.database import NOW, OpencodeFile
-from watchdog.app import assemble
-from watchdog.clock import Advance
 from watchdog.errors import WatchdogError
-from watchdog.model import (
-    Ask,
-    AskKind,
-    CallId,
-    GuardedWrite,
-    Holder,
-    Holders,
-    Outcome,
-    Result,
-    ServerName,
-    SessionId,
-    Spared,
-    SpareReason,
-    TurnId,
-    Verdict,
-)
-from watchdog.moments import Moment
-from watchdog.opencode.database import Limits, OpencodeDatabase
+from watchdog.loop.assembly import assemble
+from watchdog.loop.watch import Assessment, Listener, Mandate, Watch
+from watchdog.model.moments import Moment
+from watchdog.model.outcome import GuardedWrite, Outcome, Result
+from watchdog.model.report import Holder, Holders
+from watchdog.model.session import Ask, AskKind, CallId, ServerName, SessionId, TurnId
+from watchdog.model.verdict import Spared, SpareReason, Verdict
+from watchdog.opencode.db.store import Limits, OpencodeDatabase
 from watchdog.ports import Clock
-from watchdog.settings import Settings
-from watchdog.watch import Assessment, Listener, Mandate, Watch
+from watchdog.settings.schema import Settings
+from watchdog.timing.clock import Advance
 
 PLACE: Final = "/project"
 ELSEWHERE: Final = "/elsewhere"

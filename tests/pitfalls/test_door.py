@@ -17,10 +17,10 @@ from tests.support.control import TOKEN, UNHURRIED, Api, api
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
 from tests.support.program import path, rows
-from watchdog.addresses import Address
 from watchdog.control import server
-from watchdog.control.crowd import Crowd
-from watchdog.control.gate import Bounds
+from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.gate import Bounds
+from watchdog.settings.addresses import Address
 
 __all__ = ["path", "rows"]
 

@@ -12,8 +12,9 @@ from structlog.testing import capture_logs
 
 from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.stage import HOUR, MINUTE, Stage
-from watchdog.model import Holders, Result
-from watchdog.record import LogListener
+from watchdog.model.outcome import Result
+from watchdog.model.report import Holders
+from watchdog.reporting.log import LogListener
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 DOCUMENT: Final = ROOT / "docs" / "guarantees.md"

@@ -17,12 +17,13 @@ from tests.support.program import Program, path, program, rows
 from tests.support.recorder import Recorder, recorder
 from tests.support.waiting import wait_until
 from watchdog.errors import ServerError, ServerRefused, ServerUnreachable
-from watchdog.model import Ask as PendingAsk
-from watchdog.model import AskKind, Holder, Holders, Served, ServerReport, SessionId, Shown, TurnId
-from watchdog.observe import trouble_of
-from watchdog.opencode.peers import party_of
-from watchdog.opencode.server import OpencodeServer
-from watchdog.opencode.trust import Trust
+from watchdog.model.report import Holder, Holders, Served, ServerReport, Shown
+from watchdog.model.session import Ask as PendingAsk
+from watchdog.model.session import AskKind, SessionId, TurnId
+from watchdog.observing.observe import trouble_of
+from watchdog.opencode.http.client import OpencodeServer
+from watchdog.opencode.http.peers import party_of
+from watchdog.opencode.http.trust import Trust
 
 __all__ = ["path", "program", "rows"]
 

@@ -10,8 +10,8 @@ from tests.support.prompts import sleep
 from tests.support.recorder import recorder
 from tests.support.scripted_model import script, use
 from tests.support.watchdog_run import Running, Setting, Watchdog
-from watchdog.endpoints import is_here, own_addresses
-from watchdog.model import Endpoint
+from watchdog.model.report import Endpoint
+from watchdog.observing.endpoints import is_here, own_addresses
 
 pytestmark = pytest.mark.e2e
 

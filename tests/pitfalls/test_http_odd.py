@@ -12,7 +12,7 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.fakes.server import Handler, loopback, read_request
 from watchdog.errors import ServerAnswerInvalid, ServerError, ServerSilent
-from watchdog.opencode.server import OpencodeServer
+from watchdog.opencode.http.client import OpencodeServer
 
 FOLDER = "/home/someone/project"
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b"
@@ -227,7 +227,7 @@ class TestTheFeed:
         self, piece: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is ended by its size alone: how long that takes is the machine's business."""
-        monkeypatch.setattr("watchdog.opencode.feed.MOST_EVENT_BYTES", 300_000)
+        monkeypatch.setattr("watchdog.opencode.http.feed.MOST_EVENT_BYTES", 300_000)
         sent = 0
 
         def counted() -> bytes:

@@ -34,27 +34,18 @@ from tests.pitfalls.stage import (
 from tests.support.database import OpencodeFile
 from tests.support.program import Program, program
 from tests.support.waiting import wait_until
-from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseUnsupported, ServerUnreachable
-from watchdog.lock import DatabaseLock, lock_path
-from watchdog.model import (
-    Activity,
-    Ask,
-    AskKind,
-    Holder,
-    Holders,
-    Result,
-    SessionId,
-    SpareReason,
-    Status,
-    Verdict,
-    VerdictKind,
-)
-from watchdog.opencode.database import OpencodeDatabase
-from watchdog.opencode.identity import find_database
+from watchdog.model.outcome import Result
+from watchdog.model.report import Holder, Holders
+from watchdog.model.session import Activity, Ask, AskKind, SessionId, Status
+from watchdog.model.verdict import SpareReason, Verdict, VerdictKind
+from watchdog.opencode.db.store import OpencodeDatabase
+from watchdog.opencode.file.identity import find_database
+from watchdog.opencode.processes.lock import DatabaseLock, lock_path
 from watchdog.ports import Reading
-from watchdog.record import LogListener
-from watchdog.settings import Settings
+from watchdog.reporting.log import LogListener
+from watchdog.settings.schema import Settings
+from watchdog.timing.clock import SystemClock
 
 __all__ = ["program"]
 

@@ -2,7 +2,8 @@
 
 from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.stage import HOUR, MINUTE, Stage
-from watchdog.model import Result, SpareReason, Verdict
+from watchdog.model.outcome import Result
+from watchdog.model.verdict import SpareReason, Verdict
 
 
 async def test_a_watchdog_that_is_restarted_every_minute_acts_max_attempts_times_and_alerts_once(

@@ -19,13 +19,15 @@ from tests.pitfalls.stage import HOUR, Play, Stage
 from tests.support.database import OpencodeFile
 from tests.support.holding import holding, mounted, unshared
 from tests.support.program import NOWHERE, Program, path, program
-from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseError, DatabaseUnsupported, OpenElsewhere, WriteRefused
-from watchdog.model import CallId, GuardedWrite, Holders, Result, SessionId, TurnId
-from watchdog.opencode import database
-from watchdog.opencode.database import OpencodeDatabase
-from watchdog.opencode.integrity import checking
-from watchdog.opencode.owners import ProcessOwners
+from watchdog.model.outcome import GuardedWrite, Result
+from watchdog.model.report import Holders
+from watchdog.model.session import CallId, SessionId, TurnId
+from watchdog.opencode.db import store as database
+from watchdog.opencode.db.integrity import checking
+from watchdog.opencode.db.store import OpencodeDatabase
+from watchdog.opencode.processes.holders import ProcessOwners
+from watchdog.timing.clock import SystemClock
 
 __all__ = ["path", "program"]
 
@@ -313,7 +315,7 @@ async def test_a_holder_that_can_not_be_seen_is_noticed_under_another_name(close
     link = tmp_path / "other.db"
     link.hardlink_to(closed)
     script = (
-        "import sys; from pathlib import Path; from watchdog.opencode.one_file import shown\n"
+        "import sys; from pathlib import Path; from watchdog.opencode.file.one_file import shown\n"
         "from watchdog.errors import OpenElsewhere\n"
         "try:\n    print(shown(Path(sys.argv[1])).real)\nexcept OpenElsewhere as error:\n    print(error)"
     )

@@ -13,8 +13,8 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.server import FakeServer, loopback, over_http
 from tests.support.certificates import Authority, Pair
 from watchdog.errors import ServerUnreachable, ServerUntrusted, SettingsError
-from watchdog.opencode.server import OpencodeServer
-from watchdog.opencode.tls import sentence
+from watchdog.opencode.http.client import OpencodeServer
+from watchdog.opencode.http.tls import sentence
 
 PASSWORD = "hunter2"  # noqa: S105 - nobody may be told who shows no certificate that is believed
 

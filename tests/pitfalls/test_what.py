@@ -15,25 +15,17 @@ import pytest
 from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.stage import ELSEWHERE, HOUR, MINUTE, PLACE, Stage, Work
 from tests.support.database import NOW
-from watchdog.clock import Advance
 from watchdog.errors import NoSuchSession, ServerDeclined, ServerUntold, UsageError, WatchdogError
-from watchdog.interventions import Hold, Intervention, InterventionId
-from watchdog.lock import DatabaseLock
-from watchdog.model import (
-    Ask,
-    AskKind,
-    Holders,
-    Outcome,
-    Result,
-    Session,
-    SessionId,
-    SpareReason,
-    Verdict,
-    VerdictKind,
-)
-from watchdog.releasing import Releasing
-from watchdog.rulings import Living
-from watchdog.watch import Assessment
+from watchdog.judging.rulings import Living
+from watchdog.loop.watch import Assessment
+from watchdog.model.interventions import Hold, Intervention, InterventionId
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.report import Holders
+from watchdog.model.session import Ask, AskKind, Session, SessionId
+from watchdog.model.verdict import SpareReason, Verdict, VerdictKind
+from watchdog.opencode.processes.lock import DatabaseLock
+from watchdog.operating.release import Releasing
+from watchdog.timing.clock import Advance
 
 
 @pytest.mark.parametrize("kind", AskKind)

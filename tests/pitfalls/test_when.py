@@ -8,8 +8,11 @@ import pytest
 from tests.pitfalls.stage import HOUR, MINUTE, OLD_SERVER, PLACE, SECOND_SERVER, Stage
 from tests.unit.test_alerts import Told
 from watchdog.errors import ServerUnreachable
-from watchdog.model import Activity, Holder, Holders, Result, SessionId, SpareReason, Status, VerdictKind
-from watchdog.receivers import Occasion
+from watchdog.model.outcome import Result
+from watchdog.model.report import Holder, Holders
+from watchdog.model.session import Activity, SessionId, Status
+from watchdog.model.verdict import SpareReason, VerdictKind
+from watchdog.settings.receivers import Occasion
 
 LIMIT = 30 * MINUTE
 

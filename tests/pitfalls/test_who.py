@@ -12,34 +12,19 @@ import pytest
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.pitfalls.stage import ELSEWHERE, HOUR, MINUTE, OLD_SERVER, PLACE, Stage
 from tests.unit.observations import POLICY, SERVER, call, holder, observation, question, report, session
-from watchdog.comparing import Likeness, compared
-from watchdog.endpoints import own_addresses
 from watchdog.errors import ServerSilent
-from watchdog.holds import leave_alone
-from watchdog.judge import judge
-from watchdog.memory import Memory
-from watchdog.model import (
-    Activity,
-    Ask,
-    AskKind,
-    Endpoint,
-    Holder,
-    Holders,
-    Listener,
-    Observation,
-    Result,
-    Row,
-    Served,
-    ServerName,
-    SessionId,
-    Shown,
-    SpareReason,
-    Status,
-    TurnId,
-)
-from watchdog.opencode.listeners import listener_at
-from watchdog.proof import prove
-from watchdog.serving import Doubt, NotShown, by_process
+from watchdog.judging.judge import judge
+from watchdog.judging.orphan_proof import prove
+from watchdog.model.outcome import Result, Row
+from watchdog.model.report import Endpoint, Holder, Holders, Listener, Observation, Served, Shown
+from watchdog.model.session import Activity, Ask, AskKind, ServerName, SessionId, Status, TurnId
+from watchdog.model.verdict import SpareReason
+from watchdog.observing.comparing import Likeness, compared
+from watchdog.observing.endpoints import own_addresses
+from watchdog.observing.memory import Memory
+from watchdog.observing.serving import Doubt, NotShown, by_process
+from watchdog.opencode.processes.listeners import listener_at
+from watchdog.operating.holds import leave_alone
 
 
 def test_a_fork_or_an_unknown_version_that_says_it_is_idle_proves_nothing() -> None:

@@ -27,7 +27,7 @@ from tests.soak.schedule import draw
 from tests.support.binaries import NEWEST
 from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Lab
 from tests.support.watchdog_run import Setting, Watchdog
-from watchdog.journal import journal_path
+from watchdog.journal.sqlite import journal_path
 
 Json = dict[str, Any]
 

@@ -15,14 +15,14 @@ from tests.fakes.server import FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
 from tests.support.waiting import wait_until
-from watchdog.addresses import Address
-from watchdog.control.gate import Bounds
+from watchdog.composing.sidecar import sidecar
+from watchdog.control.access.gate import Bounds
 from watchdog.control.wiring import offered
-from watchdog.model import Served, Shown
+from watchdog.loop.watch import Watch
+from watchdog.model.report import Served, Shown
 from watchdog.ports import Server
-from watchdog.settings import Loaded, Settings
-from watchdog.sidecar import sidecar
-from watchdog.watch import Watch
+from watchdog.settings.addresses import Address
+from watchdog.settings.schema import Loaded, Settings
 
 TOKEN: Final = "the-token-of-these-tests-" + "0" * 20
 PATIENT: Final = Bounds(patience_seconds=60)
@@ -72,7 +72,7 @@ async def _believed() -> AsyncIterator[None]:
     def shown(server: Server, *_: object) -> Served:
         return Served(server=server.name, by=Shown.PROCESS)
 
-    with patch("watchdog.hearing.by_process", shown):
+    with patch("watchdog.observing.answers.by_process", shown):
         yield
 
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Self
 
-from watchdog.model import CallId, SessionId, TurnId
+from watchdog.model.session import CallId, SessionId, TurnId
 
 NOW = 1_790_000_000_000
 """The time of whatever is given none, in milliseconds."""

@@ -36,7 +36,7 @@ from tests.support.forked import Process, start
 from tests.support.rows import Rows, child_sessions, read_rows
 from tests.support.scripted_model import MODEL, ScriptedModel
 from tests.support.waiting import SECONDS, wait_until
-from watchdog.clock import SystemClock
+from watchdog.timing.clock import SystemClock
 
 Json = dict[str, Any]
 

@@ -22,7 +22,7 @@ import typer
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE
 from tests.support.watchdog_run import _environment
-from watchdog.cli import app
+from watchdog.cli.main import app
 
 SECONDS: Final = 60.0
 SESSION: Final = "ses_lost"

@@ -3,30 +3,24 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from watchdog.model import (
+from watchdog.model.moments import NEVER, Moment
+from watchdog.model.policy import Policy
+from watchdog.model.report import Holder, Holders, Observation, Served, ServerReport, Shown, Witness
+from watchdog.model.session import (
     Activity,
     Ask,
     AskKind,
     CallId,
     CallStatus,
-    Holder,
-    Holders,
-    Observation,
-    Policy,
-    Served,
     ServerName,
-    ServerReport,
     Session,
     SessionId,
-    Shown,
     Snapshot,
     Status,
     ToolCall,
     Turn,
     TurnId,
-    Witness,
 )
-from watchdog.moments import NEVER, Moment
 
 NOW = 1_800_000_000_000
 AT = Moment(50_000.0)

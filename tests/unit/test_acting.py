@@ -10,8 +10,11 @@ import pytest
 from tests.fakes.server import AbortBehaviour, FakeServer, endpoint
 from tests.unit.test_watch import LADDER, PLACE, POLICY, QUICK, SECONDS, World
 from watchdog.errors import ServerSilent
-from watchdog.model import Holders, Outcome, Result, ServerName, SessionId, Status, Verdict
-from watchdog.rulings import Dropped
+from watchdog.judging.rulings import Dropped
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.report import Holders
+from watchdog.model.session import ServerName, SessionId, Status
+from watchdog.model.verdict import Verdict
 
 PATIENT = replace(LADDER, abort_timeout_seconds=60)
 

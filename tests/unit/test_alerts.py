@@ -10,24 +10,17 @@ from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.conftest import stage
 from tests.pitfalls.stage import Stage
 from tests.unit.observations import AT, NOW, POLICY, busy, call, observation, report, session
-from watchdog.alerts import Alert, Alerts, Severity
-from watchdog.clock import Advance
+from watchdog.alerts.rules import Alert, Alerts, Severity
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
-from watchdog.judge import judge
-from watchdog.listening import Assessment
-from watchdog.metrics import Metrics
-from watchdog.model import (
-    Attempts,
-    Damage,
-    Observation,
-    Outcome,
-    Result,
-    SessionId,
-    Snapshot,
-    Verdict,
-    VerdictKind,
-)
-from watchdog.receivers import Occasion
+from watchdog.judging.judge import judge
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.report import Attempts, Observation
+from watchdog.model.session import Damage, SessionId, Snapshot
+from watchdog.model.verdict import Verdict, VerdictKind
+from watchdog.reporting.metrics import Metrics
+from watchdog.settings.receivers import Occasion
+from watchdog.timing.clock import Advance
+from watchdog.timing.events import Assessment
 
 __all__ = ["stage"]
 

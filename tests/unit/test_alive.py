@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.support.database import OpencodeFile
 from tests.support.program import Program, path, program, rows
-from watchdog.lock import DatabaseLock
+from watchdog.opencode.processes.lock import DatabaseLock
 
 __all__ = ["path", "program", "rows"]
 

@@ -19,9 +19,9 @@ from tests.unit.test_commands import at_work
 from tests.unit.test_contract import shape
 from tests.unit.test_control import lost
 from watchdog.control import shapes
-from watchdog.control.gate import Bounds
-from watchdog.control.problems import _TITLES
-from watchdog.model import SessionId
+from watchdog.control.access.gate import Bounds
+from watchdog.control.access.problems import _TITLES
+from watchdog.model.session import SessionId
 
 __all__ = ["path", "rows"]
 

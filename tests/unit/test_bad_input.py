@@ -13,11 +13,14 @@ from tests.fakes.server import Handler, loopback, read_request, reply
 from tests.support.database import SCHEMA, OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, python, rows
 from tests.support.watchdog_run import Json
-from watchdog.lock import DatabaseLock
+from watchdog.opencode.processes.lock import DatabaseLock
 
 __all__ = ["path", "program", "rows"]
 
-AS_NOBODY = "import os, watchdog.commands, watchdog.checkup, watchdog.cli\nif os.geteuid() == 0: os.setuid(65534)"
+AS_NOBODY = (
+    "import os, watchdog.cli.commands, watchdog.checking.check, watchdog.cli.main\n"
+    "if os.geteuid() == 0: os.setuid(65534)"
+)
 
 
 async def refused(program: Program, *arguments: object, code: int) -> str:
@@ -129,7 +132,7 @@ async def test_a_network_file_system(program: Program, path: Path, rows: Opencod
     mounts = path.parent / "mounts"
     mounts.write_text("36 35 98:0 / / rw,noatime - nfs4 server:/export rw\n", encoding="utf-8")
     program.line = python(
-        f"import pathlib, watchdog.opencode.identity as place\nplace.MOUNTS = pathlib.Path({str(mounts)!r})"
+        f"import pathlib, watchdog.opencode.file.identity as place\nplace.MOUNTS = pathlib.Path({str(mounts)!r})"
     )
     message = await refused(program, "scan", "--database", rows.path, code=3)
     assert "is on a file system of type nfs4, which other machines may share" in message

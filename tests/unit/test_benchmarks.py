@@ -31,13 +31,14 @@ from tests.fakes.server import loopback
 from tests.support.debian import require
 from tests.support.postgres import Cluster
 from tests.support.waiting import wait_until
-from watchdog.clock import Countable, SystemClock
-from watchdog.model import Served, SessionId, Shown, TurnId
-from watchdog.opencode.database import OpencodeDatabase
-from watchdog.opencode.server import OpencodeServer
+from watchdog.model.report import Served, Shown
+from watchdog.model.session import SessionId, TurnId
+from watchdog.opencode.db.store import OpencodeDatabase
+from watchdog.opencode.http.client import OpencodeServer
 from watchdog.postgres import queries
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.store import PostgresStore
+from watchdog.timing.clock import Countable, SystemClock
 
 PARTS = 4_000
 DOCS = Path(__file__).resolve().parents[2] / "docs"

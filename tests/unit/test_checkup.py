@@ -14,9 +14,9 @@ from tests.fakes.server import FakeServer, loopback, over_http, read_request, re
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
 from tests.support.watchdog_run import Finished
-from watchdog.lock import DatabaseLock, lock_path
-from watchdog.opencode.owners import INITIAL_NAMESPACE, _namespace
-from watchdog.settings import Settings
+from watchdog.opencode.processes.holders import INITIAL_NAMESPACE, _namespace
+from watchdog.opencode.processes.lock import DatabaseLock, lock_path
+from watchdog.settings.schema import Settings
 
 __all__ = ["path", "program", "rows"]
 

@@ -17,9 +17,10 @@ from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
 from tests.support.watchdog_run import Finished
 from tests.unit.test_contract import example, shape
-from watchdog.journal import SqliteJournal
-from watchdog.model import Row, TurnId
-from watchdog.render_journal import shortened
+from watchdog.journal.sqlite import SqliteJournal
+from watchdog.model.outcome import Row
+from watchdog.model.session import TurnId
+from watchdog.reporting.journal_tables import shortened
 
 __all__ = ["path", "program", "rows"]
 

@@ -16,7 +16,7 @@ from tests.fakes.server import AbortBehaviour, FakeServer, loopback, over_http, 
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, python, rows, with_variables
 from tests.support.waiting import wait_until
-from watchdog.model import SessionId
+from watchdog.model.session import SessionId
 
 __all__ = ["path", "program", "rows"]
 
@@ -241,7 +241,9 @@ async def test_a_warning_of_the_settings_goes_to_standard_error(program: Program
 async def test_an_error_of_its_own_is_exit_code_70_and_asks_for_a_report(
     program: Program, rows: OpencodeFile
 ) -> None:
-    program.line = python("import watchdog.commands as c\nasync def scan(*_, **__): raise KeyError(3)\nc.scan = scan")
+    program.line = python(
+        "import watchdog.cli.commands as c\nasync def scan(*_, **__): raise KeyError(3)\nc.scan = scan"
+    )
     async with program.started("scan", "--database", rows.path) as process:
         process.process.wait(60)
         assert process.process.returncode == 70

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.fakes.clock import FakeClock
 from tests.support.properties import ANY_MACHINE
-from watchdog.clock import Countable, Instant, SystemClock
-from watchdog.moments import Moment
+from watchdog.model.moments import Moment
 from watchdog.ports import Clock
+from watchdog.timing.clock import Countable, Instant, SystemClock
 
 INTERVAL = 5.0
 TOLERANCE = 0.11
@@ -300,7 +300,7 @@ def test_a_thousand_late_looks_leave_no_more_behind_than_one(world: World) -> No
 
 
 MIXED = """
-from watchdog.moments import Moment
+from watchdog.model.moments import Moment
 def wrong(moment: Moment, created_ms: int, other: Moment) -> None:
     moment < created_ms
     created_ms >= moment
@@ -331,7 +331,7 @@ def test_a_comparison_or_a_difference_of_the_two_kinds_of_time_does_not_type_che
 
 CHILD = """
 import asyncio
-from watchdog.clock import Countable, SystemClock
+from watchdog.timing.clock import Countable, SystemClock
 
 async def main():
     clock = Countable(SystemClock())

@@ -13,16 +13,17 @@ from tests.fakes.server import AbortBehaviour, FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, python, rows
 from tests.support.waiting import SECONDS
-from watchdog.model import Served, SessionId
+from watchdog.model.report import Served
+from watchdog.model.session import SessionId
 
 __all__ = ["path", "program", "rows"]
 
 WAITS_AFTER_THE_FIRST = """
 import time
-import watchdog.commands as commands
+import watchdog.cli.commands as commands
 from dataclasses import replace
-from watchdog.model import Spared, SpareReason
-from watchdog.watch import Watch
+from watchdog.model.verdict import SpareReason, Spared
+from watchdog.loop.watch import Watch
 
 assess = Watch.assess
 async def assess_and_doubt(self, **more):

@@ -11,25 +11,13 @@ from structlog.testing import capture_logs
 from tests.fakes.server import FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
-from watchdog import contract
-from watchdog.model import (
-    CallId,
-    Damage,
-    Judgement,
-    Observation,
-    Outcome,
-    Result,
-    SessionId,
-    Snapshot,
-    Spared,
-    SpareReason,
-    Step,
-    TurnId,
-    Verdict,
-    VerdictKind,
-)
-from watchdog.moments import NEVER
-from watchdog.record import LogListener
+from watchdog.model.moments import NEVER
+from watchdog.model.outcome import Outcome, Result, Step
+from watchdog.model.report import Observation
+from watchdog.model.session import CallId, Damage, SessionId, Snapshot, TurnId
+from watchdog.model.verdict import Judgement, Spared, SpareReason, Verdict, VerdictKind
+from watchdog.reporting import documents as contract
+from watchdog.reporting.log import LogListener
 
 __all__ = ["path", "program", "rows"]
 
@@ -125,8 +113,10 @@ def test_every_word_that_may_appear_is_documented(kind: type[VerdictKind | Spare
 
 
 def test_every_step_of_the_ladder_is_documented() -> None:
-    folder = Path(contract.__file__).parent
-    source = "".join((folder / name).read_text(encoding="utf-8") for name in ("climb.py", "remedy.py", "settling.py"))
+    folder = Path(contract.__file__).parents[1] / "acting"
+    source = "".join(
+        (folder / name).read_text(encoding="utf-8") for name in ("attempt.py", "intervention.py", "settling.py")
+    )
     steps = set(re.findall(r'_step\(\s*"(\w+)"', source))
     assert steps
     page = PAGE.read_text(encoding="utf-8")

@@ -22,10 +22,10 @@ from tests.support.program import path, rows
 from tests.support.waiting import wait_until
 from tests.unit.test_commands import at_work
 from watchdog.control import shapes
-from watchdog.control.gate import Bounds
-from watchdog.model import SessionId
-from watchdog.releasing import Releasing
-from watchdog.telling import Telling
+from watchdog.control.access.gate import Bounds
+from watchdog.model.session import SessionId
+from watchdog.operating.explained import Telling
+from watchdog.operating.release import Releasing
 
 __all__ = ["path", "rows"]
 
@@ -350,7 +350,7 @@ async def test_only_the_watchdog_that_has_the_right_acts(rows: OpencodeFile) -> 
     fake = FakeServer()
     at_work(rows, fake)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom watchdog.lock import DatabaseLock\n"
+        "import sys\nfrom pathlib import Path\nfrom watchdog.opencode.processes.lock import DatabaseLock\n"
         f"lock = DatabaseLock(Path({str(rows.path)!r}))\nassert lock.acquire()\nprint(flush=True)\nsys.stdin.read()\n"
     )
     other = await asyncio.create_subprocess_exec(
@@ -676,7 +676,7 @@ async def test_the_end_of_the_loop_ends_streams_and_answers_what_is_under_way(ro
 
 def test_nothing_of_it_is_imported_unless_it_is_on() -> None:
     code = (
-        "import sys, watchdog.service, watchdog.cli\n"
+        "import sys, watchdog.cli.run, watchdog.cli.main\n"
         "print([name for name in sys.modules if name.split('.')[0] in "
         "{'fastapi', 'starlette', 'uvicorn', 'prometheus_client', 'apprise'}])"
     )

@@ -1,6 +1,6 @@
 """Who has to go when there is no more room, decided without a socket."""
 
-from watchdog.control.crowd import MOST_KNOWN, MOST_OF_ONE_ADDRESS, MOST_STRANGERS, Crowd
+from watchdog.control.access.crowd import MOST_KNOWN, MOST_OF_ONE_ADDRESS, MOST_STRANGERS, Crowd
 
 
 def test_who_comes_is_let_in_and_the_oldest_of_its_own_address_goes() -> None:

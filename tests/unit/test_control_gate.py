@@ -16,9 +16,9 @@ from tests.support.program import path, rows
 from tests.support.waiting import wait_until
 from tests.unit.test_commands import at_work
 from watchdog.control import server
+from watchdog.control.access.gate import Bounds, Bucket, Gate, Names
+from watchdog.control.access.keys import Keys
 from watchdog.control.app import OPEN_PATHS
-from watchdog.control.gate import Bounds, Bucket, Gate, Names
-from watchdog.control.keys import Keys
 
 __all__ = ["path", "rows"]
 

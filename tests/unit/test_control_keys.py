@@ -2,7 +2,7 @@
 
 import secrets
 
-from watchdog.control.keys import MOST_SESSIONS, Keys, code_of, proof_of
+from watchdog.control.access.keys import MOST_SESSIONS, Keys, code_of, proof_of
 
 TOKEN = "a-token-of-these-tests-0123456789"  # noqa: S105
 ADDRESS = "127.0.0.1:4097"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from watchdog.control.token import KeptToken, renew_token, token_at, token_path, write_privately
+from watchdog.control.access.token import KeptToken, renew_token, token_at, token_path, write_privately
 from watchdog.errors import SettingsError
 
 

@@ -32,13 +32,13 @@ from watchdog.errors import (
     DatabaseUnsupported,
     SettingsError,
 )
-from watchdog.model import GuardedWrite
-from watchdog.opencode import identity
-from watchdog.opencode.database import Limits, OpencodeDatabase
-from watchdog.opencode.identity import filesystem_type, find_database, type_in_listing
-from watchdog.opencode.mounts import Mounts, type_in_mounts
-from watchdog.opencode.reader import translated
-from watchdog.settle import settled_call
+from watchdog.judging.settled_rows import settled_call
+from watchdog.model.outcome import GuardedWrite
+from watchdog.opencode.db.reader import translated
+from watchdog.opencode.db.store import Limits, OpencodeDatabase
+from watchdog.opencode.file import identity
+from watchdog.opencode.file.identity import filesystem_type, find_database, type_in_listing
+from watchdog.opencode.file.mounts import Mounts, type_in_mounts
 
 QUICK = Limits(read_seconds=0.05, write_seconds=0.05)
 

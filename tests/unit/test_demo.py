@@ -18,7 +18,7 @@ from watchdog.demo.host import CALL_ABORTED, TASK_CANCELLED, TURN_ABORTED, DemoH
 from watchdog.demo.play import Pace, play
 from watchdog.demo.screen import Screen
 from watchdog.demo.stories import STORIES, Ending, Story, examine
-from watchdog.model import Ask, SessionId, Status
+from watchdog.model.session import Ask, SessionId, Status
 
 LONGEST_SECONDS = 120
 SETTLED = "Ended by opencode-watchdog: nobody executes it."

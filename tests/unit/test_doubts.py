@@ -11,29 +11,18 @@ from tests.support.database import NOW as ROWS_NOW
 from tests.support.database import OpencodeFile
 from tests.unit.observations import AT, POLICY, busy, call, holder, observation, question, report, session, turn
 from tests.unit.test_remedy import ORPHAN, PLACE, SESSION, STUCK, World
-from watchdog.clock import Countable
-from watchdog.gradual import at_once
-from watchdog.interventions import Actor, Hold, InterventionId
-from watchdog.judge import judge
-from watchdog.memory import Memory
-from watchdog.model import (
-    EVERYTHING,
-    Ask,
-    AskKind,
-    CallId,
-    Holders,
-    Observation,
-    Result,
-    ServerName,
-    ServerReport,
-    SessionId,
-    Snapshot,
-    Step,
-    Verdict,
-)
-from watchdog.observe import with_pid
-from watchdog.opencode.database import OpencodeDatabase
-from watchdog.proof import stands
+from watchdog.judging.gradual import at_once
+from watchdog.judging.judge import judge
+from watchdog.judging.orphan_proof import stands
+from watchdog.model.interventions import Actor, Hold, InterventionId
+from watchdog.model.outcome import Result, Step
+from watchdog.model.report import Holders, Observation, ServerReport
+from watchdog.model.session import EVERYTHING, Ask, AskKind, CallId, ServerName, SessionId, Snapshot
+from watchdog.model.verdict import Verdict
+from watchdog.observing.memory import Memory
+from watchdog.observing.observe import with_pid
+from watchdog.opencode.db.store import OpencodeDatabase
+from watchdog.timing.clock import Countable
 
 PRT = CallId("prt_1")
 

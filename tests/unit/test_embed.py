@@ -21,8 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 import watchdog
 from tests.support.database import OpencodeFile, OpencodeRows
 from tests.support.waiting import wait_until
-from watchdog.clock import Advance, Countable, SystemClock
-from watchdog.embedded import EmbeddedServer
+from watchdog.embedding.host_server import EmbeddedServer
 from watchdog.errors import (
     AlreadyWatched,
     DatabaseError,
@@ -32,26 +31,13 @@ from watchdog.errors import (
     ShutdownTimedOut,
     WatchdogError,
 )
-from watchdog.model import (
-    EMBEDDED,
-    Activity,
-    Ask,
-    AskKind,
-    Listener,
-    Outcome,
-    Result,
-    Row,
-    Served,
-    SessionId,
-    Shown,
-    SpareReason,
-    Status,
-    TurnId,
-    Verdict,
-    VerdictKind,
-)
-from watchdog.settings import Settings
-from watchdog.watch import Assessment
+from watchdog.loop.watch import Assessment
+from watchdog.model.outcome import Outcome, Result, Row
+from watchdog.model.report import Listener, Served, Shown
+from watchdog.model.session import EMBEDDED, Activity, Ask, AskKind, SessionId, Status, TurnId
+from watchdog.model.verdict import SpareReason, Verdict, VerdictKind
+from watchdog.settings.schema import Settings
+from watchdog.timing.clock import Advance, Countable, SystemClock
 
 PLACE = "/project"
 
@@ -312,7 +298,7 @@ class TestServer:
     async def test_whatever_a_host_does_is_translated(
         self, world: World, misbehave: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("watchdog.hosting.ANSWER_SECONDS", 0.05)
+        monkeypatch.setattr("watchdog.embedding.host_calls.ANSWER_SECONDS", 0.05)
         for method in ("statuses", "pending_asks"):
             monkeypatch.setattr(world.host, method, getattr(self, misbehave))
         with anyio.fail_after(60):
@@ -418,7 +404,7 @@ class TestFailures:
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("watchdog.watch.judge_gradually", breaks)
+        monkeypatch.setattr("watchdog.loop.watch.judge_gradually", breaks)
         with structlog.testing.capture_logs() as logs, pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
             async with world.running() as state:
                 await wait_until(lambda: state.failure, "the failure")
@@ -433,7 +419,7 @@ class TestFailures:
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("watchdog.watch.judge_gradually", breaks)
+        monkeypatch.setattr("watchdog.loop.watch.judge_gradually", breaks)
         with structlog.testing.capture_logs(), pytest.raises(KeyError):  # noqa: PT012
             async with world.running() as state:
                 await wait_until(lambda: state.failure, "the failure")

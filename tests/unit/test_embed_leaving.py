@@ -17,7 +17,7 @@ import watchdog
 from tests.support.waiting import SECONDS, wait_until
 from tests.unit.test_embed import World, world
 from watchdog.errors import NotActing, UsageError
-from watchdog.model import Result
+from watchdog.model.outcome import Result
 
 __all__ = ["world"]
 

@@ -15,9 +15,11 @@ import watchdog
 from tests.fakes.clock import FakeClock
 from tests.support.waiting import wait_until
 from tests.unit.test_embed import PLACE, World, world
-from watchdog.embedded import MOST_STRANGERS, EmbeddedServer, Touches
+from watchdog.embedding.host_server import MOST_STRANGERS, EmbeddedServer, Touches
 from watchdog.errors import AlreadyWatched, DatabaseMissing, NoSuchSession, NotActing, ShutdownTimedOut
-from watchdog.model import Activity, Ask, Result, SessionId, SpareReason, Status, VerdictKind
+from watchdog.model.outcome import Result
+from watchdog.model.session import Activity, Ask, SessionId, Status
+from watchdog.model.verdict import SpareReason, VerdictKind
 
 __all__ = ["world"]
 
@@ -227,7 +229,7 @@ class TestRelease:
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("watchdog.watch.judge_gradually", breaks)
+        monkeypatch.setattr("watchdog.loop.watch.judge_gradually", breaks)
         with structlog.testing.capture_logs(), pytest.raises(ExceptionGroup):  # noqa: PT012
             async with world.running() as dog:
                 with pytest.raises(NotActing, match="failed"):
@@ -289,7 +291,7 @@ class TestServe:
         def breaks(*_: object, **__: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("watchdog.watch.judge_gradually", breaks)
+        monkeypatch.setattr("watchdog.loop.watch.judge_gradually", breaks)
         dog = watchdog.Watchdog(world.settings(), host=world.host, engine=world.engine)
         with structlog.testing.capture_logs() as logs, anyio.fail_after(60), pytest.raises(ExceptionGroup) as caught:
             await dog.serve()
@@ -299,7 +301,7 @@ class TestServe:
     async def test_a_host_that_hangs_delays_the_end_by_no_look(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("watchdog.hosting.ANSWER_SECONDS", 600)
+        monkeypatch.setattr("watchdog.embedding.host_calls.ANSWER_SECONDS", 600)
         world.unfinished("1")
         asked = anyio.Event()
 

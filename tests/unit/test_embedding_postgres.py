@@ -25,30 +25,21 @@ from tests.support.program import Program, program
 from tests.support.waiting import SECONDS, wait_until
 from tests.support.watchdog_run import Finished
 from tests.unit.test_embed import PLACE, InProcessHost, Notes
-from watchdog.clock import Countable, SystemClock
-from watchdog.embedded import EmbeddedFleet, EmbeddedServer
+from watchdog.acting.undo import Undo, UndoResult
+from watchdog.embedding.host_server import EmbeddedFleet, EmbeddedServer
 from watchdog.errors import DatabaseUnsupported, JournalUnusable, NoSuchSession, SettingsError, WatchdogError
-from watchdog.interventions import Actor, Hold
-from watchdog.listening import Assessment
-from watchdog.model import (
-    Activity,
-    Ask,
-    AskKind,
-    Outcome,
-    Result,
-    Served,
-    SessionId,
-    SpareReason,
-    Status,
-    TurnId,
-    VerdictKind,
-)
+from watchdog.model.interventions import Actor, Hold
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.report import Served
+from watchdog.model.session import Activity, Ask, AskKind, SessionId, Status, TurnId
+from watchdog.model.verdict import SpareReason, VerdictKind
 from watchdog.ports import Server
 from watchdog.postgres.connection import APPLICATION
 from watchdog.postgres.journal import PostgresJournal
 from watchdog.postgres.store import PostgresStore
-from watchdog.settings import Settings
-from watchdog.undo import Undo, UndoResult
+from watchdog.settings.schema import Settings
+from watchdog.timing.clock import Countable, SystemClock
+from watchdog.timing.events import Assessment
 
 __all__ = ["program"]
 

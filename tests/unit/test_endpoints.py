@@ -5,7 +5,8 @@
 import pytest
 
 from tests.fakes.server import endpoint
-from watchdog.endpoints import (
+from watchdog.model.report import Endpoint, Holder
+from watchdog.observing.endpoints import (
     ANY,
     ANY_MAPPED,
     EXACT,
@@ -16,7 +17,6 @@ from watchdog.endpoints import (
     listener,
     own_addresses,
 )
-from watchdog.model import Endpoint, Holder
 
 OWN = frozenset({"127.0.0.1", "::1", "192.168.7.5", "fe80::1", "2001:db8::5"})
 

@@ -33,32 +33,20 @@ from tests.unit.observations import (
     turn,
 )
 from tests.unit.test_judge_properties import IDS, scene
-from watchdog.case import Case
-from watchdog.contract_explain import explain_document
-from watchdog.explain import explain
-from watchdog.explain_clocks import stands_still
-from watchdog.explanation import Clock, Explanation, Setting, Stance, WitnessKind
-from watchdog.explanation import Testimony as Said  # pytest takes what begins with Test for tests
-from watchdog.judge import judge
-from watchdog.memory import Memory, _waits
-from watchdog.model import (
-    Activity,
-    AskKind,
-    Attempts,
-    Damage,
-    Holders,
-    Observation,
-    Policy,
-    ServerName,
-    Session,
-    SessionId,
-    Snapshot,
-    Status,
-    Witness,
-)
-from watchdog.paper import Paper
-from watchdog.render import Screen
-from watchdog.render_explain import explanation as render
+from watchdog.console.paper import Paper
+from watchdog.explaining.clocks import stands_still
+from watchdog.explaining.explain import explain
+from watchdog.explaining.values import Clock, Explanation, Setting, Stance, WitnessKind
+from watchdog.explaining.values import Testimony as Said  # pytest takes what begins with Test for tests
+from watchdog.judging.facts import Case
+from watchdog.judging.judge import judge
+from watchdog.model.policy import Policy
+from watchdog.model.report import Attempts, Holders, Observation, Witness
+from watchdog.model.session import Activity, AskKind, Damage, ServerName, Session, SessionId, Snapshot, Status
+from watchdog.observing.memory import Memory, _waits
+from watchdog.reporting.explain_documents import explain_document
+from watchdog.reporting.explain_tables import explanation as render
+from watchdog.reporting.tables import Screen
 
 __all__ = ["path", "program", "rows"]
 

@@ -14,9 +14,9 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.fakes.server import Handler, loopback, read_request
 from tests.support.waiting import wait_until
-from watchdog.model import SessionId
-from watchdog.opencode import feed as feed_module
-from watchdog.opencode.feed import Feed
+from watchdog.model.session import SessionId
+from watchdog.opencode.http import feed as feed_module
+from watchdog.opencode.http.feed import Feed
 
 S1, S2 = SessionId("ses_1"), SessionId("ses_2")
 FOLDER = "/home/someone/project"

@@ -17,11 +17,11 @@ from tests.fakes.server import FakeServer, Handler, endpoint, loopback, over_htt
 from tests.support.recorder import recorder
 from tests.support.waiting import wait_until
 from watchdog.errors import ServerRefused, SettingsError
-from watchdog.model import Holder, Holders
-from watchdog.opencode.fleet import OpencodeFleet
-from watchdog.opencode.peers import Party, party_of
-from watchdog.opencode.server import OpencodeServer
-from watchdog.opencode.trust import Trust
+from watchdog.model.report import Holder, Holders
+from watchdog.opencode.http.client import OpencodeServer
+from watchdog.opencode.http.fleet import OpencodeFleet
+from watchdog.opencode.http.peers import Party, party_of
+from watchdog.opencode.http.trust import Trust
 
 BORN = 1_700_000_000_000
 
@@ -162,7 +162,7 @@ async def hang(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
 async def test_a_port_that_is_not_opencodes_is_left_alone_for_a_minute(
     handler: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("watchdog.opencode.fleet.GREETING_SECONDS", 0.1)
+    monkeypatch.setattr("watchdog.opencode.http.fleet.GREETING_SECONDS", 0.1)
     world = World()
     async with loopback(handler) as url, world.fleet() as fleet:
         await fleet.discover(holding(port_of(url)))
@@ -176,7 +176,7 @@ async def test_a_port_that_is_not_opencodes_is_left_alone_for_a_minute(
 async def test_one_that_did_not_answer_in_time_is_asked_again_soon_and_then_seldom(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("watchdog.opencode.fleet.GREETING_SECONDS", 0.1)
+    monkeypatch.setattr("watchdog.opencode.http.fleet.GREETING_SECONDS", 0.1)
     world = World()
     async with loopback(hang) as url, world.fleet() as fleet:
         made = []

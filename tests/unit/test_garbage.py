@@ -3,7 +3,7 @@ import sys
 
 PROGRAM = """
 import gc
-from watchdog.garbage import collect_seldom
+from watchdog.loop.garbage import collect_seldom
 before = gc.get_threshold()
 collect_seldom()
 assert gc.isenabled() and gc.get_freeze_count() > 0

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from tests.fakes.clock import FakeClock
 from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import busy, call, question, report, session
-from watchdog.clock import Countable
-from watchdog.gradual import at_once
-from watchdog.judge import judge
-from watchdog.memory import Memory
-from watchdog.model import Activity, CallId, Observation, Policy, ServerReport, Session, SessionId, Snapshot, Status
-from watchdog.recollection import dump, restore
+from watchdog.judging.gradual import at_once
+from watchdog.judging.judge import judge
+from watchdog.model.policy import Policy
+from watchdog.model.report import Observation, ServerReport
+from watchdog.model.session import Activity, CallId, Session, SessionId, Snapshot, Status
+from watchdog.observing.memory import Memory
+from watchdog.observing.memory_store import dump, restore
+from watchdog.timing.clock import Countable
 
 BOOT = "this boot"
 CALL, SESSION = CallId("prt_1"), SessionId("ses_1")

@@ -19,11 +19,12 @@ from tests.fakes.clock import FakeClock
 from tests.support.waiting import wait_until
 from tests.unit.test_embed import World, world
 from tests.unit.test_embedding import named
-from watchdog.clock import Countable, SystemClock
-from watchdog.embedded import EmbeddedServer
+from watchdog.embedding.host_calls import Measured, Questions, Seldom
+from watchdog.embedding.host_server import EmbeddedServer
 from watchdog.errors import ServerAnswerInvalid, ServerError, ServerSilent, ServerUnreachable, WatchdogError
-from watchdog.hosting import Measured, Questions, Seldom
-from watchdog.model import Activity, Ask, Result, SessionId, Status
+from watchdog.model.outcome import Result
+from watchdog.model.session import Activity, Ask, SessionId, Status
+from watchdog.timing.clock import Countable, SystemClock
 
 __all__ = ["world"]
 
@@ -324,7 +325,7 @@ class TestThreads:
     async def test_looks_go_on_and_the_shutdown_ends_in_its_grace(
         self, world: World, blocked: Blocked, what: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("watchdog.hosting.ANSWER_SECONDS", 0.1)
+        monkeypatch.setattr("watchdog.embedding.host_calls.ANSWER_SECONDS", 0.1)
         world.unfinished("1")
         setattr(world.host, what, blocked)
         async with world.running() as dog:

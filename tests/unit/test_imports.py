@@ -22,11 +22,11 @@ HEAVY = {
     "rich.progress",
     "sqlalchemy",
     "structlog",
-    "watchdog.embed",
-    "watchdog.judge",
+    "watchdog.embedding.embed",
+    "watchdog.judging.judge",
 }
 SETTINGS = {"pydantic", "pydantic_settings"}
-WORK = SETTINGS | {"httpx", "psutil", "sqlalchemy", "watchdog.judge"}
+WORK = SETTINGS | {"httpx", "psutil", "sqlalchemy", "watchdog.judging.judge"}
 RECORDING = """
 import atexit, json, os, sys
 
@@ -41,13 +41,13 @@ main()
 
 LOGGING = """
 import logging
-import watchdog.chronicle
+import watchdog.cli.journal
 
 async def history(*_, **__):
     logging.getLogger("other").error("late")
     return 0
 
-watchdog.chronicle.history = history
+watchdog.cli.journal.history = history
 """
 
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from watchdog.installation import mixed_installation
+from watchdog.checking.installation import mixed_installation
 
 
 def test_an_environment_of_its_own_is_fine() -> None:

@@ -14,24 +14,12 @@ import pytest
 
 from tests.unit.test_chronicle import fill, mounted
 from watchdog.errors import JournalUnusable
-from watchdog.interventions import Actor, Hold, InterventionId, Kept
-from watchdog.journal import SqliteJournal, journal_path
-from watchdog.journal_file import VERSION, _open
-from watchdog.model import (
-    EVERYTHING,
-    Ask,
-    AskKind,
-    CallId,
-    GuardedWrite,
-    Outcome,
-    Result,
-    Row,
-    SessionId,
-    Step,
-    TurnId,
-    Verdict,
-    VerdictKind,
-)
+from watchdog.journal.connection import VERSION, _open
+from watchdog.journal.sqlite import SqliteJournal, journal_path
+from watchdog.model.interventions import Actor, Hold, InterventionId, Kept
+from watchdog.model.outcome import GuardedWrite, Outcome, Result, Row, Step
+from watchdog.model.session import EVERYTHING, Ask, AskKind, CallId, SessionId, TurnId
+from watchdog.model.verdict import Verdict, VerdictKind
 
 SES = SessionId("ses_1")
 VERDICT = Verdict(
@@ -379,7 +367,7 @@ class TestRefusals:
         await journal.close()
 
     async def test_a_locked_journal_says_so(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("watchdog.journal_file._BUSY_SECONDS", 0.05)
+        monkeypatch.setattr("watchdog.journal.connection._BUSY_SECONDS", 0.05)
         path = tmp_path / "j.db"
         async with await SqliteJournal.open(path) as journal:
             other = sqlite3.connect(path, isolation_level=None)
@@ -392,7 +380,7 @@ class TestRefusals:
     async def test_those_who_stand_in_line_for_a_locked_journal_do_not_wait_one_after_the_other(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("watchdog.journal_file._BUSY_SECONDS", 0.5)
+        monkeypatch.setattr("watchdog.journal.connection._BUSY_SECONDS", 0.5)
         seen: list[str] = []
 
         def traced_open(path: Path) -> sqlite3.Connection:
@@ -400,7 +388,7 @@ class TestRefusals:
             connection.set_trace_callback(seen.append)
             return connection
 
-        monkeypatch.setattr("watchdog.journal_file._open", traced_open)
+        monkeypatch.setattr("watchdog.journal.connection._open", traced_open)
         path, refused = tmp_path / "j.db", 0
         async with await SqliteJournal.open(path) as journal:
             other = sqlite3.connect(path, isolation_level=None)
@@ -435,7 +423,7 @@ class TestInLine:
             connection.set_trace_callback(seen.append)
             return connection
 
-        monkeypatch.setattr("watchdog.journal_file._open", traced_open)
+        monkeypatch.setattr("watchdog.journal.connection._open", traced_open)
         numbers: dict[int, InterventionId] = {}
         async with await SqliteJournal.open(tmp_path / "j.db") as journal:
             seen.clear()

@@ -20,9 +20,9 @@ from tests.fakes.journal import FakeJournal
 from tests.support.postgres import Cluster
 from tests.unit.test_journal import OUTCOME, SES, VERDICT, WRITE
 from watchdog.errors import JournalUnusable, LeaseLost
-from watchdog.interventions import Actor, Hold, InterventionId, Kept
-from watchdog.journal import SqliteJournal
-from watchdog.model import EVERYTHING, SessionId
+from watchdog.journal.sqlite import SqliteJournal
+from watchdog.model.interventions import Actor, Hold, InterventionId, Kept
+from watchdog.model.session import EVERYTHING, SessionId
 from watchdog.ports import History
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.journal import PostgresJournal

@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from tests.unit.test_journal import OUTCOME, VERDICT, by_another_process
 from tests.unit.test_journal_contract import engine_on
-from watchdog.interventions import Actor
-from watchdog.journal import SqliteJournal
-from watchdog.journal_shapes import dump, read_begun, read_intervention
+from watchdog.journal.codec import dump, read_begun, read_intervention
+from watchdog.journal.sqlite import SqliteJournal
+from watchdog.model.interventions import Actor
 from watchdog.ports import History
 from watchdog.postgres.journal import PostgresJournal
 

@@ -20,31 +20,24 @@ from tests.unit.observations import (
     session,
     turn,
 )
-from watchdog.judge import judge
-from watchdog.limits import limit_of
-from watchdog.model import (
+from watchdog.judging.judge import judge
+from watchdog.judging.limits import limit_of
+from watchdog.judging.rulings import Consent, Dropped, again, release
+from watchdog.model.policy import Policy
+from watchdog.model.report import Attempts, Holders, Observation, Process, ServerReport, Stopped
+from watchdog.model.session import (
     EVERYTHING,
     Activity,
-    Attempts,
     CallId,
     CallStatus,
-    Holders,
-    Judgement,
-    Observation,
-    Policy,
-    Process,
     ServerName,
-    ServerReport,
     Session,
     SessionId,
-    SpareReason,
     Status,
-    Stopped,
     ToolCall,
     TurnId,
-    VerdictKind,
 )
-from watchdog.rulings import Consent, Dropped, again, release
+from watchdog.model.verdict import Judgement, SpareReason, VerdictKind
 
 
 def judged(seen: Observation, policy: Policy = POLICY) -> Judgement:

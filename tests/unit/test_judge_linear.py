@@ -23,11 +23,13 @@ from tests.unit.observations import (
     session,
     turn,
 )
-from watchdog.clock import Countable
-from watchdog.gradual import at_once
-from watchdog.judge import judge
-from watchdog.memory import Memory
-from watchdog.model import Ask, Observation, Session, TurnId, VerdictKind
+from watchdog.judging.gradual import at_once
+from watchdog.judging.judge import judge
+from watchdog.model.report import Observation
+from watchdog.model.session import Ask, Session, TurnId
+from watchdog.model.verdict import VerdictKind
+from watchdog.observing.memory import Memory
+from watchdog.timing.clock import Countable
 
 FEW = 60
 MANY = 4

@@ -16,41 +16,30 @@ from hypothesis import strategies as st
 
 from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import AT, DIRECTORY, NOW, ago, back, moment
-from watchdog.judge import _Bench, judge
-from watchdog.limits import limit_of
-from watchdog.model import (
+from watchdog.judging.judge import _Bench, judge
+from watchdog.judging.limits import limit_of
+from watchdog.judging.rulings import Consent, Dropped, release
+from watchdog.judging.rulings import again as passed_again
+from watchdog.model.moments import NEVER
+from watchdog.model.policy import Policy
+from watchdog.model.report import Attempts, Holder, Holders, Observation, Served, ServerReport, Shown, Stopped
+from watchdog.model.session import (
     Activity,
     Ask,
     AskKind,
-    Attempts,
     CallId,
     CallStatus,
     Damage,
-    Holder,
-    Holders,
-    Judgement,
-    Observation,
-    Policy,
-    Served,
     ServerName,
-    ServerReport,
     Session,
     SessionId,
-    Shown,
     Snapshot,
-    Spared,
-    SpareReason,
     Status,
-    Stopped,
     ToolCall,
     Turn,
     TurnId,
-    Verdict,
-    VerdictKind,
 )
-from watchdog.moments import NEVER
-from watchdog.rulings import Consent, Dropped, release
-from watchdog.rulings import again as passed_again
+from watchdog.model.verdict import Judgement, Spared, SpareReason, Verdict, VerdictKind
 
 T = TypeVar("T")
 MOST = 6

@@ -20,12 +20,12 @@ from tests.support.postgres import Cluster
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.terms import Terms
 from tests.support.waiting import wait_until
-from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost
 from watchdog.ports import Reading
 from watchdog.postgres import own
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.lease import Lease
+from watchdog.timing.clock import SystemClock
 
 FOR_EVER = 600.0
 """A lease that does not run out during a test."""

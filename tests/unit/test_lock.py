@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from watchdog.errors import AlreadyWatched, DatabaseUnavailable
-from watchdog.lock import DatabaseLock, lock_path
+from watchdog.opencode.processes.lock import DatabaseLock, lock_path
 
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from watchdog.lock import DatabaseLock
+from watchdog.opencode.processes.lock import DatabaseLock
 lock = DatabaseLock(Path(sys.argv[1]))
 if "announce" in sys.argv:
     lock.announce()
@@ -262,7 +262,7 @@ def test_a_folder_that_may_only_be_read_gives_a_clear_sentence(database: Path) -
             DatabaseLock(database)
         return
     nobody = 65534  # root may write anywhere, so somebody else has to try
-    script = "import os; from watchdog.lock import DatabaseLock; from pathlib import Path; "
+    script = "import os; from watchdog.opencode.processes.lock import DatabaseLock; from pathlib import Path; "
     script += f"os.setuid({nobody}); "
     done = subprocess.run(
         [sys.executable, "-c", script + "DatabaseLock(Path('/opencode.db'))"],

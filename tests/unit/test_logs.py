@@ -8,7 +8,7 @@ import pytest
 import structlog
 from pydantic import SecretStr
 
-from watchdog.logs import NOISY, configure
+from watchdog.console.formats import NOISY, configure
 
 
 class Terminal(io.StringIO):

@@ -7,30 +7,15 @@ import pytest
 
 from tests.fakes.clock import FakeClock
 from tests.unit.observations import DIRECTORY, POLICY, SERVER, busy, call, question, report, session, turn
-from watchdog.clock import Countable
-from watchdog.gradual import at_once
-from watchdog.judge import judge
-from watchdog.memory import Memory
-from watchdog.model import (
-    Activity,
-    Ask,
-    AskKind,
-    Attempts,
-    CallId,
-    Observation,
-    Outcome,
-    Result,
-    ServerName,
-    ServerReport,
-    Session,
-    SessionId,
-    Snapshot,
-    Status,
-    Verdict,
-    VerdictKind,
-    Witness,
-)
-from watchdog.moments import NEVER, Moment
+from watchdog.judging.gradual import at_once
+from watchdog.judging.judge import judge
+from watchdog.model.moments import NEVER, Moment
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.report import Attempts, Observation, ServerReport, Witness
+from watchdog.model.session import Activity, Ask, AskKind, CallId, ServerName, Session, SessionId, Snapshot, Status
+from watchdog.model.verdict import Verdict, VerdictKind
+from watchdog.observing.memory import Memory
+from watchdog.timing.clock import Countable
 
 CALL = CallId("prt_1")
 START = Moment(0.0)

@@ -12,24 +12,15 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from tests.fakes.clock import FakeClock
 from tests.support.debian import require
 from tests.unit.observations import AT, NOW, POLICY, SERVER, busy, call, observation, report, session
-from watchdog.clock import Advance
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
-from watchdog.judge import judge
-from watchdog.listening import Assessment
-from watchdog.metrics import CAUSES, STATES, Metrics
-from watchdog.model import (
-    Attempts,
-    Damage,
-    Observation,
-    Outcome,
-    Result,
-    ServerName,
-    SessionId,
-    Snapshot,
-    Verdict,
-    VerdictKind,
-    Witness,
-)
+from watchdog.judging.judge import judge
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.report import Attempts, Observation, Witness
+from watchdog.model.session import Damage, ServerName, SessionId, Snapshot
+from watchdog.model.verdict import Verdict, VerdictKind
+from watchdog.reporting.metrics import CAUSES, STATES, Metrics
+from watchdog.timing.clock import Advance
+from watchdog.timing.events import Assessment
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 OTHER = ServerName("http://127.0.0.1:5000")

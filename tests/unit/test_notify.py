@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, python, rows
 from tests.support.waiting import SECONDS, wait_until
-from watchdog.alerts import Alert, Severity
+from watchdog.alerts.rules import Alert, Severity
+from watchdog.alerts.send import MOST_WAITING, TALKATIVE, Notifier
 from watchdog.errors import SettingsError
-from watchdog.notify import MOST_WAITING, TALKATIVE, Notifier
 
 __all__ = ["path", "program", "rows"]
 

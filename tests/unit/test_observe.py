@@ -10,31 +10,17 @@ from tests.fakes.fleet import FakeFleet
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import FakeServer, endpoint
 from tests.fakes.store import FakeStore
-from watchdog.clock import Countable
 from watchdog.errors import DatabaseUnavailable, ServerUnreachable
-from watchdog.gradual import at_once
-from watchdog.memory import Memory
-from watchdog.model import (
-    EMBEDDED,
-    Activity,
-    Endpoint,
-    Holder,
-    Holders,
-    Listener,
-    Observation,
-    Row,
-    Served,
-    ServerName,
-    SessionId,
-    Shown,
-    Snapshot,
-    Status,
-    TurnId,
-)
-from watchdog.moments import Moment
-from watchdog.observe import Observer
-from watchdog.sightings import Convert
-from watchdog.silence import Silences
+from watchdog.judging.gradual import at_once
+from watchdog.model.moments import Moment
+from watchdog.model.outcome import Row
+from watchdog.model.report import Endpoint, Holder, Holders, Listener, Observation, Served, Shown
+from watchdog.model.session import EMBEDDED, Activity, ServerName, SessionId, Snapshot, Status, TurnId
+from watchdog.observing.memory import Memory
+from watchdog.observing.observe import Observer
+from watchdog.observing.slow_servers import Silences
+from watchdog.timing.clock import Countable
+from watchdog.timing.sightings import Convert
 
 PLACE = "/project"
 SERVER_NAME = ServerName("http://127.0.0.1:4096")

@@ -1,10 +1,11 @@
 """The overview: which sessions it shows, in which order, and what each waits for."""
 
 from tests.unit.observations import AT, NOW, POLICY, busy, call, observation, question, report, session, turn
-from watchdog.contract_overview import session_lines
-from watchdog.judge import judge
-from watchdog.model import EVERYTHING, Activity, Observation, SessionId, Status
-from watchdog.overview import Awaited, SessionLine, overview
+from watchdog.explaining.overview import Awaited, SessionLine, overview
+from watchdog.judging.judge import judge
+from watchdog.model.report import Observation
+from watchdog.model.session import EVERYTHING, Activity, SessionId, Status
+from watchdog.reporting.overview_documents import session_lines
 
 
 def lines(seen: Observation) -> dict[str, SessionLine]:

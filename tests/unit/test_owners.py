@@ -18,16 +18,16 @@ import psutil
 import pytest
 
 from tests.fakes.clock import FakeClock
-from watchdog.clock import SystemClock
-from watchdog.lock import DatabaseLock
-from watchdog.model import Holder, Holders
-from watchdog.opencode import locks as locks_module
-from watchdog.opencode import owners as module
-from watchdog.opencode import strangers
-from watchdog.opencode.identity import FileIdentity
-from watchdog.opencode.locks import Answer, Bytes, QuestionFailed, devices_of, parse_locks
-from watchdog.opencode.owners import ProcessOwners, command_of
+from watchdog.model.report import Holder, Holders
+from watchdog.opencode.file import locks as locks_module
+from watchdog.opencode.file import strangers
+from watchdog.opencode.file.identity import FileIdentity
+from watchdog.opencode.file.locks import Answer, Bytes, QuestionFailed, devices_of, parse_locks
+from watchdog.opencode.processes import holders as module
+from watchdog.opencode.processes.holders import ProcessOwners, command_of
+from watchdog.opencode.processes.lock import DatabaseLock
 from watchdog.ports import Reading
+from watchdog.timing.clock import SystemClock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's list of locks is Linux's")
 HOST = (
@@ -47,7 +47,7 @@ connection.execute("select * from part").fetchall()
 child = subprocess.Popen(["sleep", "60"], start_new_session=True).pid if "with-child" in sys.argv else 0
 if "as-sidecar" in sys.argv:
     from pathlib import Path
-    from watchdog.lock import DatabaseLock
+    from watchdog.opencode.processes.lock import DatabaseLock
     lock = DatabaseLock(Path(sys.argv[1]))
     lock.announce()
 print(child, flush=True)
@@ -305,8 +305,8 @@ async def test_the_host_sees_a_holder_in_another_pid_namespace(
 LOOK = """
 import anyio, sys
 from pathlib import Path
-from watchdog.clock import SystemClock
-from watchdog.opencode.owners import ProcessOwners
+from watchdog.timing.clock import SystemClock
+from watchdog.opencode.processes.holders import ProcessOwners
 owners = ProcessOwners(Path(sys.argv[1]), clock=SystemClock(), embedded=False)
 holders = anyio.run(owners.look)
 print(holders.complete, [holder.pid for holder in holders.known], holders.why_incomplete)

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.properties import ANY_MACHINE
-from watchdog.limits import shortest_limit
-from watchdog.model import Policy
-from watchdog.moments import Moment
-from watchdog.pace import SHORTEST_DELAY_SECONDS, Pace, pause
+from watchdog.judging.limits import shortest_limit
+from watchdog.model.moments import Moment
+from watchdog.model.policy import Policy
+from watchdog.timing.pace import SHORTEST_DELAY_SECONDS, Pace, pause
 
 NOW = Moment(1_800_000.0)
 OFF = Policy(tool_timeout_seconds=None, task_timeout_seconds=None, idle_timeout_seconds=None)

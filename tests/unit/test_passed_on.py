@@ -12,7 +12,7 @@ import pytest
 from tests.support.postgres import Cluster
 from tests.support.waiting import wait_until
 from watchdog import errors
-from watchdog.clock import SystemClock
+from watchdog.acting.undo import Undoing, UndoResult
 from watchdog.errors import (
     Busy,
     DatabaseUnavailable,
@@ -23,16 +23,18 @@ from watchdog.errors import (
     ServerUnreachable,
     WatchdogError,
 )
-from watchdog.interventions import InterventionId
-from watchdog.model import Outcome, Result, SessionId, Step, VerdictKind
-from watchdog.operations import Answer, OperationKind
-from watchdog.postgres import passed_on
+from watchdog.model.interventions import InterventionId
+from watchdog.model.outcome import Outcome, Result, Step
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import VerdictKind
+from watchdog.operating.operations import Answer, OperationKind
+from watchdog.operating.requests import Wanted, dump_answer, dump_error, read_answer, read_wanted
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.lease import Lease
 from watchdog.postgres.line import ANSWERED, CHANNEL, Line
-from watchdog.postgres.passed_on import PassedOn
-from watchdog.undo import Undoing, UndoResult
-from watchdog.wanted import Wanted, dump_answer, dump_error, read_answer, read_wanted
+from watchdog.replicas import passed_on
+from watchdog.replicas.passed_on import PassedOn
+from watchdog.timing.clock import SystemClock
 
 ONE, TWO = SessionId("ses_1"), SessionId("ses_2")
 DONE = (

@@ -10,8 +10,8 @@ import pytest
 
 from tests.fakes.server import endpoint
 from tests.support.recorder import recorder
-from watchdog.model import Holder
-from watchdog.opencode.peers import Ends, is_holder, listens, other_end, party_behind, party_of
+from watchdog.model.report import Holder
+from watchdog.opencode.http.peers import Ends, is_holder, listens, other_end, party_behind, party_of
 
 
 def ends_of(connection: socket.socket) -> Ends:

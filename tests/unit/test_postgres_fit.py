@@ -17,7 +17,7 @@ from tests.unit.test_embedding_postgres import SOON, World, world
 from tests.unit.test_lease import Replicas, has
 from watchdog import CallableHost, Settings
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, WatchdogError, sentences
-from watchdog.model import Result
+from watchdog.model.outcome import Result
 from watchdog.postgres import fit
 from watchdog.postgres.connection import own_engine, sentence
 

@@ -9,11 +9,12 @@ import pytest
 
 from tests.support.database import NOW
 from tests.support.postgres import Cluster, PostgresRows
-from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseUnavailable, GaveWay
-from watchdog.model import CallId, GuardedWrite, TurnId
+from watchdog.model.outcome import GuardedWrite
+from watchdog.model.session import CallId, TurnId
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.store import Limits, PostgresStore
+from watchdog.timing.clock import SystemClock
 
 DEADLOCK_SECONDS = 0.4
 """After so long a wait PostgreSQL looks for a deadlock here, and ends whoever finds one."""

@@ -9,7 +9,7 @@ from tests.support.oldest_postgres import programs
 from tests.support.postgres import Cluster, Kind, PostgresRows
 from tests.support.program import Program, path, program, rows
 from tests.unit.test_embedding_postgres import SOON, World
-from watchdog.model import Result
+from watchdog.model.outcome import Result
 from watchdog.postgres.fit import OLDEST
 
 __all__ = ["path", "program", "rows"]

@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from tests.support.postgres import ADMIN, USER, Cluster, PostgresRows
 from tests.unit.test_journal import OUTCOME, VERDICT, WRITE
 from watchdog.errors import JournalUnusable
-from watchdog.interventions import Hold
-from watchdog.model import SessionId
+from watchdog.model.interventions import Hold
+from watchdog.model.session import SessionId
 from watchdog.postgres import own
 from watchdog.postgres.connection import own_engine, place_of
 from watchdog.postgres.journal import PostgresJournal

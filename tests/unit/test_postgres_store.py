@@ -10,12 +10,13 @@ from sqlalchemy.pool import NullPool
 
 from tests.support.database import NOW
 from tests.support.postgres import Cluster, PostgresRows
-from watchdog.clock import SystemClock
 from watchdog.errors import DatabaseUnsupported, LeaseLost, WriteRefused
-from watchdog.model import CallId, GuardedWrite, SessionId
+from watchdog.model.outcome import GuardedWrite
+from watchdog.model.session import CallId, SessionId
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.indexes import partial
 from watchdog.postgres.store import PostgresStore
+from watchdog.timing.clock import SystemClock
 
 ODD = {
     "a NUL": '"\\u0000"',

@@ -17,27 +17,25 @@ from tests.fakes.journal import FakeJournal
 from tests.support.properties import ANY_MACHINE
 from tests.unit.observations import SERVER, busy, call, question, report, session
 from watchdog import strides
-from watchdog.clock import Countable, Instant
 from watchdog.errors import JournalUnusable
-from watchdog.gradual import at_once
-from watchdog.memory import CallMemory, Memory
-from watchdog.model import (
+from watchdog.judging.gradual import at_once
+from watchdog.model.moments import Moment
+from watchdog.model.report import Attempts, Observation, ServerReport
+from watchdog.model.session import (
     EMBEDDED,
     Activity,
-    Attempts,
     CallId,
-    Observation,
     ServerName,
-    ServerReport,
     Session,
     SessionId,
     Snapshot,
     Status,
     TurnId,
 )
-from watchdog.moments import Moment
-from watchdog.recollection import REPLICAS, Recollection, dump, restore, restore_elsewhere
-from watchdog.sightings import ROWS, Sightings
+from watchdog.observing.memory import CallMemory, Memory
+from watchdog.observing.memory_store import REPLICAS, Recollection, dump, restore, restore_elsewhere
+from watchdog.timing.clock import Countable, Instant
+from watchdog.timing.sightings import ROWS, Sightings
 
 BOOT = "this boot"
 CALL = CallId("prt_1")

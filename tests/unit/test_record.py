@@ -9,21 +9,15 @@ import pytest
 import structlog
 
 from tests.unit.observations import AT, NOW, POLICY, busy, call, observation, report, session
-from watchdog.clock import Advance
 from watchdog.errors import DatabaseUnavailable
-from watchdog.judge import judge
-from watchdog.model import (
-    Damage,
-    Observation,
-    Outcome,
-    Result,
-    SessionId,
-    Step,
-    Verdict,
-    VerdictKind,
-)
-from watchdog.record import LogListener
-from watchdog.watch import Assessment
+from watchdog.judging.judge import judge
+from watchdog.loop.watch import Assessment
+from watchdog.model.outcome import Outcome, Result, Step
+from watchdog.model.report import Observation
+from watchdog.model.session import Damage, SessionId
+from watchdog.model.verdict import Verdict, VerdictKind
+from watchdog.reporting.log import LogListener
+from watchdog.timing.clock import Advance
 
 Lines = list[MutableMapping[str, Any]]
 STUCK = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")])

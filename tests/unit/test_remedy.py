@@ -18,33 +18,18 @@ from tests.fakes.owners import FakeOwners
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW
-from watchdog.climb import Confirm, Ladder, confirmed
+from watchdog.acting.attempt import Confirm, Ladder, confirmed
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost, ServerSilent, ServerUnreachable
-from watchdog.interventions import Hold
-from watchdog.journal import SqliteJournal
-from watchdog.model import (
-    EMBEDDED,
-    Activity,
-    Ask,
-    AskKind,
-    CallId,
-    GuardedWrite,
-    Holder,
-    Holders,
-    Outcome,
-    Policy,
-    Result,
-    Served,
-    ServerName,
-    SessionId,
-    Status,
-    TurnId,
-    Verdict,
-    VerdictKind,
-)
-from watchdog.moments import Moment
-from watchdog.rulings import Consent
-from watchdog.watch import Pace, Watch
+from watchdog.journal.sqlite import SqliteJournal
+from watchdog.judging.rulings import Consent
+from watchdog.loop.watch import Pace, Watch
+from watchdog.model.interventions import Hold
+from watchdog.model.moments import Moment
+from watchdog.model.outcome import GuardedWrite, Outcome, Result
+from watchdog.model.policy import Policy
+from watchdog.model.report import Holder, Holders, Served
+from watchdog.model.session import EMBEDDED, Activity, Ask, AskKind, CallId, ServerName, SessionId, Status, TurnId
+from watchdog.model.verdict import Verdict, VerdictKind
 
 SESSION = SessionId("ses_1")
 TURN = TurnId("msg_1")

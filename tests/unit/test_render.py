@@ -9,24 +9,13 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from watchdog.model import (
-    CallId,
-    Damage,
-    Judgement,
-    Observation,
-    Outcome,
-    Result,
-    SessionId,
-    Snapshot,
-    Spared,
-    SpareReason,
-    TurnId,
-    Verdict,
-    VerdictKind,
-)
-from watchdog.moments import NEVER
-from watchdog.paper import Paper
-from watchdog.render import KIND_COLOURS, RESULT_COLOURS, Screen, complain
+from watchdog.console.paper import Paper
+from watchdog.model.moments import NEVER
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.report import Observation
+from watchdog.model.session import CallId, Damage, SessionId, Snapshot, TurnId
+from watchdog.model.verdict import Judgement, Spared, SpareReason, Verdict, VerdictKind
+from watchdog.reporting.tables import KIND_COLOURS, RESULT_COLOURS, Screen, complain
 
 SESSION = SessionId("ses_" + "a" * 26)
 CHILD = SessionId("ses_" + "b" * 26)

@@ -14,8 +14,7 @@ from structlog.testing import capture_logs
 from tests.support.postgres import Cluster
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import wait_until
-from watchdog.clock import Countable, SystemClock
-from watchdog.embedded import EmbeddedServer
+from watchdog.embedding.host_server import EmbeddedServer
 from watchdog.errors import (
     DatabaseUnavailable,
     LeaseLost,
@@ -25,29 +24,20 @@ from watchdog.errors import (
     ServerSilent,
     ServerUnreachable,
 )
-from watchdog.model import (
-    EMBEDDED,
-    EVERYWHERE,
-    Activity,
-    Ask,
-    AskKind,
-    Holders,
-    Row,
-    Served,
-    SessionId,
-    Shown,
-    Status,
-    TurnId,
-)
+from watchdog.model.outcome import Row
+from watchdog.model.report import EVERYWHERE, Holders, Served, Shown
+from watchdog.model.session import EMBEDDED, Activity, Ask, AskKind, SessionId, Status, TurnId
 from watchdog.ports import Hosting, Reading
-from watchdog.postgres import errands, own
+from watchdog.postgres import own
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.lease import Lease
 from watchdog.postgres.line import Line
-from watchdog.postgres.publications import Claims, Publication, Saying, beginning, dump, load, merged
-from watchdog.postgres.register import Heard, Register
-from watchdog.postgres.remote import RemoteHost
-from watchdog.postgres.replicas import Replicas
+from watchdog.replicas import errands
+from watchdog.replicas.publications import Claims, Publication, Saying, beginning, dump, load, merged
+from watchdog.replicas.register import Heard, Register
+from watchdog.replicas.remote import RemoteHost
+from watchdog.replicas.replica import Replicas
+from watchdog.timing.clock import Countable, SystemClock
 
 PLACE: Final = "/srv/project"
 ONE, TWO = SessionId("ses_1"), SessionId("ses_2")

@@ -8,12 +8,14 @@ from tests.fakes.store import FakeStore
 from tests.support.waiting import wait_until
 from tests.unit.observations import session
 from tests.unit.test_replicas import BUSY, ONE, PATIENCE, TWO, Crew, Member, crew
-from watchdog.clock import SystemClock
-from watchdog.hearing import Hearing, Lookup, ShownBefore
-from watchdog.model import EVERYWHERE, Ask, AskKind, ServerReport, Session, SessionId, Snapshot
-from watchdog.postgres import publisher, remote, replicas
-from watchdog.postgres.elsewhere import Elsewhere
-from watchdog.silence import Silences
+from watchdog.model.report import EVERYWHERE, ServerReport
+from watchdog.model.session import Ask, AskKind, Session, SessionId, Snapshot
+from watchdog.observing.answers import Hearing, Lookup, ShownBefore
+from watchdog.observing.slow_servers import Silences
+from watchdog.replicas import publisher, remote
+from watchdog.replicas import replica as replicas
+from watchdog.replicas.elsewhere import Elsewhere
+from watchdog.timing.clock import SystemClock
 
 __all__ = ["crew"]
 

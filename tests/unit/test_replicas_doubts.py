@@ -8,15 +8,15 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.unit.test_replicas import BUSY, ONE, TWO, Crew, answered, crew
-from watchdog.clock import Countable, SystemClock
-from watchdog.deputies import Deputy
-from watchdog.embedded import LATEST_MS, EmbeddedServer
+from watchdog.embedding.host_calls import CallableHost
+from watchdog.embedding.host_server import LATEST_MS, EmbeddedServer
 from watchdog.errors import ServerAnswerInvalid, ServerDeclined, ServerUnreachable
-from watchdog.hosting import CallableHost
-from watchdog.model import Activity, Ask, AskKind, SessionId, Status, TurnId
+from watchdog.model.deputies import Deputy
+from watchdog.model.session import Activity, Ask, AskKind, SessionId, Status, TurnId
 from watchdog.ports import Reading
 from watchdog.postgres.connection import beside
-from watchdog.postgres.publications import Publication, Saying, dump, load
+from watchdog.replicas.publications import Publication, Saying, dump, load
+from watchdog.timing.clock import Countable, SystemClock
 
 __all__ = ["crew"]
 

@@ -8,13 +8,13 @@ import pytest
 from tests.support.postgres import PostgresRows
 from tests.support.waiting import wait_until
 from tests.unit.test_replicas import BUSY, ONE, PATIENCE, TWO, Jumping
-from watchdog.model import Activity, SessionId, Status
+from watchdog.model.session import Activity, SessionId, Status
 from watchdog.postgres import own
 from watchdog.postgres.connection import own_engine
-from watchdog.postgres.edition import Edition
 from watchdog.postgres.line import Line
-from watchdog.postgres.publications import Claims, Publication, Saying, dump_claim, dump_id
-from watchdog.postgres.register import Register
+from watchdog.replicas.edition import Edition
+from watchdog.replicas.publications import Claims, Publication, Saying, dump_claim, dump_id
+from watchdog.replicas.register import Register
 
 BEATS, REPLICAS = 15, 40
 ROW_BYTES = 400

@@ -12,7 +12,7 @@ from tests.unit.test_checkup import said
 from tests.unit.test_checkup_postgres import NOBODY
 from tests.unit.test_replicas import PATIENCE, Crew, crew
 from watchdog import Settings
-from watchdog.postgres.standards import difference, disagreements, read
+from watchdog.replicas.standards import difference, disagreements, read
 
 __all__ = ["crew", "path", "program", "rows"]
 

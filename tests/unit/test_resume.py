@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 
 from tests.unit.test_remedy import CALL, IDLE, ORPHAN, PLACE, SESSION, STUCK, TURN, World, steps
+from watchdog.acting.intervention import Remedy
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, ServerUnreachable
-from watchdog.interventions import Intervention
-from watchdog.model import Ask, AskKind, GuardedWrite, Outcome, Result, Verdict, VerdictKind
-from watchdog.remedy import Remedy
-from watchdog.settle import settle
+from watchdog.judging.settled_rows import settle
+from watchdog.model.interventions import Intervention
+from watchdog.model.outcome import GuardedWrite, Outcome, Result
+from watchdog.model.session import Ask, AskKind
+from watchdog.model.verdict import Verdict, VerdictKind
 
 ASK = Ask(id="que_1", kind=AskKind.QUESTION, session_id=SESSION)
 UNANSWERED = replace(STUCK, kind=VerdictKind.UNANSWERED, turn_ids=(), ask=ASK)

@@ -12,13 +12,15 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import FakeServer
 from tests.support.database import NOW, OpencodeFile
-from watchdog.climb import Ladder
+from watchdog.acting.attempt import Ladder
 from watchdog.errors import DatabaseUnavailable
-from watchdog.interventions import Hold
-from watchdog.model import Activity, Policy, SessionId, Status, VerdictKind
-from watchdog.opencode.database import Limits, OpencodeDatabase
-from watchdog.searching import Search
-from watchdog.watch import Pace, Watch
+from watchdog.loop.watch import Pace, Watch
+from watchdog.model.interventions import Hold
+from watchdog.model.policy import Policy
+from watchdog.model.session import Activity, SessionId, Status
+from watchdog.model.verdict import VerdictKind
+from watchdog.observing.closed_turns import Search
+from watchdog.opencode.db.store import Limits, OpencodeDatabase
 
 SESSION = SessionId("ses_1")
 TURN, CALL = "msg_1", "prt_1"

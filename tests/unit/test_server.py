@@ -23,8 +23,10 @@ from watchdog.errors import (
     ServerUnreachable,
     SettingsError,
 )
-from watchdog.model import Activity, Ask, AskKind, Row, Served, ServerName, SessionId, Shown, Status, TurnId
-from watchdog.opencode.server import OpencodeServer
+from watchdog.model.outcome import Row
+from watchdog.model.report import Served, Shown
+from watchdog.model.session import Activity, Ask, AskKind, ServerName, SessionId, Status, TurnId
+from watchdog.opencode.http.client import OpencodeServer
 from watchdog.ports import Server
 
 SECRET = "hunter2-very-secret"  # noqa: S105 - it must show nowhere

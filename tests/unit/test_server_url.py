@@ -9,9 +9,9 @@ from pydantic import SecretStr
 from tests.support.database import OpencodeFile
 from tests.support.program import Program, path, program, rows
 from tests.unit.test_settings import Place, place
-from watchdog.certificates import problem_with
-from watchdog.server_url import ServerUrl
-from watchdog.settings import Settings, effective
+from watchdog.settings.certificates import problem_with
+from watchdog.settings.schema import Settings, effective
+from watchdog.settings.server_url import ServerUrl
 
 __all__ = ["path", "place", "program", "rows"]
 

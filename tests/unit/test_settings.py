@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from tests.support.properties import ANY_MACHINE
-from watchdog.durations import format_duration, parse_duration
 from watchdog.errors import SettingsError
-from watchdog.model import Policy
-from watchdog.receivers import Occasion
-from watchdog.settings import Loaded, LogFormat, LogLevel, Settings, effective, load_settings
-from watchdog.sources import strip_jsonc
+from watchdog.model.policy import Policy
+from watchdog.settings.durations import format_duration, parse_duration
+from watchdog.settings.receivers import Occasion
+from watchdog.settings.schema import Loaded, LogFormat, LogLevel, Settings, effective, load_settings
+from watchdog.settings.sources import strip_jsonc
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 TIMEOUTS = ("tool_timeout", "task_timeout", "idle_timeout", "task_hard_timeout")

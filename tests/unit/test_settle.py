@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.properties import ANY_MACHINE
-from watchdog.model import Row, SessionId, TurnId
-from watchdog.settle import settle, settled_call, settled_turn
+from watchdog.judging.settled_rows import settle, settled_call, settled_turn
+from watchdog.model.outcome import Row
+from watchdog.model.session import SessionId, TurnId
 
 CREATED, NOW = 1_000, 9_000
 TEXT = "Ended by opencode-watchdog after 31 minutes."

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.hostile import HOSTILE, JOINERS, ORDINARY, obeyed
-from watchdog import alerts, interventions, model
+from watchdog.alerts import rules as alerts
+from watchdog.model import interventions, outcome, report, session, verdict
 from watchdog.shown import (
     LONGEST,
     LONGEST_WORD,
@@ -148,7 +149,7 @@ def test_json_keeps_each_value_and_spells_it_in_printable_ascii(document: dict[s
 def test_every_sentence_of_the_nouns_is_fit_to_be_shown_from_the_start() -> None:
     """Whoever keeps, sends or writes one into a row need not think of it."""
     sentences = {"why", "detail", "problem", "why_incomplete", "title", "body", "reason"}
-    for module in (model, interventions, alerts):
+    for module in (session, report, verdict, outcome, interventions, alerts):
         for kind in vars(module).values():
             if not dataclasses.is_dataclass(kind) or kind.__module__ != module.__name__:
                 continue
@@ -157,7 +158,7 @@ def test_every_sentence_of_the_nouns_is_fit_to_be_shown_from_the_start() -> None
 
 
 def test_a_noun_with_a_hostile_sentence_tells_it_escaped() -> None:
-    step = model.Step(step="abort", at_ms=1, ok=True, detail="\x1b[2J")
+    step = outcome.Step(step="abort", at_ms=1, ok=True, detail="\x1b[2J")
     assert step.detail == "\\x1b[2J"
     assert dataclasses.replace(step, detail="\x9b").detail == "\\x9b"
     assert isinstance(step, Telling)

@@ -10,9 +10,9 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.fakes.server import FakeServer
 from watchdog.errors import ServerAnswerInvalid, ServerError, ServerSilent
-from watchdog.model import SessionId, Status
-from watchdog.questions import Said, ask
-from watchdog.silence import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Silences
+from watchdog.model.session import SessionId, Status
+from watchdog.observing.questions import Said, ask
+from watchdog.observing.slow_servers import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, Silences
 
 SECONDS = 60.0
 SILENT = ServerSilent("it did not answer within 5 s")
@@ -188,7 +188,7 @@ class Slow(Asked):
 async def test_a_server_that_becomes_slow_delays_no_look_and_is_waited_for_once_it_is_known_how_long_it_takes(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("watchdog.silence.SHORTEST_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("watchdog.observing.slow_servers.SHORTEST_PATIENCE_SECONDS", 0.01)
     slow = world.server = Slow()
     slow.answering.set()
     async with world.probing():
@@ -213,7 +213,7 @@ async def test_a_server_that_becomes_slow_delays_no_look_and_is_waited_for_once_
 async def test_a_look_that_was_cut_short_makes_the_next_one_twice_as_patient_whatever_was_slow(
     world: World, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    monkeypatch.setattr("watchdog.silence.SHORTEST_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("watchdog.observing.slow_servers.SHORTEST_PATIENCE_SECONDS", 0.01)
     async with world.probing():
         assert (await world.report("/a"))[1] is None
         once = getattr(world.server, what)

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW, OpencodeFile, OpencodeRows
 from tests.support.postgres import Cluster, PostgresRows
-from watchdog.clock import SystemClock
-from watchdog.model import CallId, CallStatus, GuardedWrite, Session, SessionId, Snapshot, TurnId
-from watchdog.opencode.database import Limits, OpencodeDatabase
+from watchdog.model.outcome import GuardedWrite
+from watchdog.model.session import CallId, CallStatus, Session, SessionId, Snapshot, TurnId
+from watchdog.opencode.db.store import Limits, OpencodeDatabase
 from watchdog.ports import Store
 from watchdog.postgres.connection import own_engine
 from watchdog.postgres.store import PostgresStore
+from watchdog.timing.clock import SystemClock
 
 Case = tuple[Store, OpencodeRows]
 

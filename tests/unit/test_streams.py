@@ -8,9 +8,9 @@ from io import BufferedWriter, RawIOBase, TextIOWrapper
 
 import pytest
 
+from watchdog.console.streams import Guarded, tell, write
 from watchdog.errors import OutputUnusable
 from watchdog.shown import shown
-from watchdog.streams import Guarded, tell, write
 
 
 class Disk(RawIOBase):

@@ -20,10 +20,10 @@ from tests.support.database import OpencodeFile
 from tests.support.waiting import wait_until
 from tests.unit.test_embed import InProcessHost, Notes
 from watchdog import strides
-from watchdog.gradual import Gradual, at_once
-from watchdog.journal_shapes import dump_state
-from watchdog.model import Activity, SessionId, Status
-from watchdog.settings import Settings
+from watchdog.journal.codec import dump_state
+from watchdog.judging.gradual import Gradual, at_once
+from watchdog.model.session import Activity, SessionId, Status
+from watchdog.settings.schema import Settings
 from watchdog.strides import SLICE_SECONDS, gradually, in_strides
 
 SESSIONS = 600

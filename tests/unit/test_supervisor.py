@@ -13,12 +13,12 @@ from structlog.testing import capture_logs
 
 from tests.fakes.clock import FakeClock
 from tests.unit.observations import AT, POLICY, busy, call, observation, session
-from watchdog.clock import Advance
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
-from watchdog.judge import judge
-from watchdog.listening import Assessment
-from watchdog.model import Observation
-from watchdog.supervisor import Supervisor, socket_address, supervised, watchdog_seconds
+from watchdog.judging.judge import judge
+from watchdog.loop.systemd import Supervisor, socket_address, supervised, watchdog_seconds
+from watchdog.model.report import Observation
+from watchdog.timing.clock import Advance
+from watchdog.timing.events import Assessment
 
 STUCK = observation(session(calls=[call(age=61)]), reports=[busy("ses_1")])
 QUIET = observation()

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from tests.support.database import NOW, OpencodeFile
 from watchdog.errors import DatabaseUnavailable
-from watchdog.model import GuardedWrite, SessionId, Snapshot
-from watchdog.opencode.database import Limits, OpencodeDatabase
-from watchdog.opencode.look import Fetch, Known, Look
-from watchdog.settle import settled_call
+from watchdog.judging.settled_rows import settled_call
+from watchdog.model.outcome import GuardedWrite
+from watchdog.model.session import SessionId, Snapshot
+from watchdog.opencode.db.snapshot import Fetch, Known, Look
+from watchdog.opencode.db.store import Limits, OpencodeDatabase
 
 SMALL = Limits(step_rows=5, search_rows=2)
 

@@ -12,11 +12,14 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.server import FakeServer
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW
+from watchdog.acting.undo import Undo, Undoing, UndoResult
 from watchdog.errors import DatabaseUnavailable, ServerUnreachable
-from watchdog.interventions import Hold, InterventionId
-from watchdog.model import CallId, GuardedWrite, Outcome, Result, Row, Served, SessionId, TurnId, Verdict, VerdictKind
-from watchdog.settle import settle
-from watchdog.undo import Undo, Undoing, UndoResult
+from watchdog.judging.settled_rows import settle
+from watchdog.model.interventions import Hold, InterventionId
+from watchdog.model.outcome import GuardedWrite, Outcome, Result, Row
+from watchdog.model.report import Served
+from watchdog.model.session import CallId, SessionId, TurnId
+from watchdog.model.verdict import Verdict, VerdictKind
 
 SESSION = SessionId("ses_1")
 TURN = TurnId("msg_1")

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from tests.fakes.clock import FakeClock
-from watchdog.clock import Countable
-from watchdog.gradual import at_once
-from watchdog.memory import Memory
-from watchdog.model import Attempts, CallId
-from watchdog.recollection import dump, restore, restore_elsewhere
-from watchdog.version_one import migrated
+from watchdog.judging.gradual import at_once
+from watchdog.model.report import Attempts
+from watchdog.model.session import CallId
+from watchdog.observing.memory import Memory
+from watchdog.observing.memory_store import dump, restore, restore_elsewhere
+from watchdog.timing.clock import Countable
+from watchdog.timing.version_one import migrated
 
 KEPT = json.loads(Path(__file__).with_name("memory_of_version_1.json").read_text(encoding="utf-8"))
 DUMP, AGES = KEPT["dump"], KEPT["ages"]

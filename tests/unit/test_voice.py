@@ -14,7 +14,7 @@ import structlog
 
 from tests.support.database import OpencodeFile
 from tests.support.waiting import SECONDS
-from watchdog.voice import logger
+from watchdog.console.logger import logger
 
 SERVER = textwrap.dedent("""
     import asyncio, logging, sys, time

@@ -18,8 +18,7 @@ from tests.fakes.journal import FakeJournal
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import AbortBehaviour, FakeServer, endpoint
 from tests.fakes.store import FakeStore
-from watchdog.climb import Ladder
-from watchdog.clock import Advance, SystemClock
+from watchdog.acting.attempt import Ladder
 from watchdog.errors import (
     DatabaseError,
     DatabaseUnavailable,
@@ -28,24 +27,14 @@ from watchdog.errors import (
     ShutdownTimedOut,
     WatchdogError,
 )
-from watchdog.model import (
-    Activity,
-    Holder,
-    Holders,
-    Outcome,
-    Policy,
-    Result,
-    Row,
-    Served,
-    SessionId,
-    Snapshot,
-    SpareReason,
-    Status,
-    Verdict,
-    VerdictKind,
-)
+from watchdog.loop.watch import Assessment, Pace, Watch
+from watchdog.model.outcome import Outcome, Result, Row
+from watchdog.model.policy import Policy
+from watchdog.model.report import Holder, Holders, Served
+from watchdog.model.session import Activity, SessionId, Snapshot, Status
+from watchdog.model.verdict import SpareReason, Verdict, VerdictKind
 from watchdog.ports import Clock
-from watchdog.watch import Assessment, Pace, Watch
+from watchdog.timing.clock import Advance, SystemClock
 
 T = TypeVar("T")
 PLACE = "/project"
@@ -343,7 +332,7 @@ class TestFailures:
         assert [seconds for _, seconds in world.diary.outages][:5] == [25, 50, 60, 60, 60]
 
     async def test_an_outage_of_days_breaks_nothing(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("watchdog.watch._SHORTEST_PAUSE_SECONDS", 0)
+        monkeypatch.setattr("watchdog.loop.watch._SHORTEST_PAUSE_SECONDS", 0)
         world.store.failure = DatabaseUnavailable("the database is locked")
         async with world.running(replace(QUICK, poll_interval_seconds=1e-9)) as watch:
             for outages in range(1, 1200):

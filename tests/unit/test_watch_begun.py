@@ -3,7 +3,8 @@
 import anyio
 
 from tests.unit.test_watch import World
-from watchdog.model import SessionId, Verdict, VerdictKind
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import Verdict, VerdictKind
 
 
 async def test_what_is_told_to_end_was_told_to_begin_also_when_a_crash_came_between() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from watchdog.clock import SystemClock
-from watchdog.model import Policy
-from watchdog.witness import LATE_SECONDS, USUAL_SECONDS, Trace, steady, traces
+from watchdog.model.policy import Policy
+from watchdog.timing.clock import SystemClock
+from watchdog.timing.witness import LATE_SECONDS, USUAL_SECONDS, Trace, steady, traces
 
 WALL, RUNNING = 1_800_000_000.0, 40_000.0
 BOOT = WALL - RUNNING

@@ -12,21 +12,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from watchdog.addresses import Address
+from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.door import EXPOSED, Door
+from watchdog.control.access.gate import DOORS, HEALTH, Gate
+from watchdog.control.access.problems import MEDIA_TYPE, Problem, answer_error, answer_http_error, answer_invalid
 from watchdog.control.answers import PlainJson
-from watchdog.control.crowd import Crowd
 from watchdog.control.documents import API
-from watchdog.control.door import EXPOSED, Door
 from watchdog.control.files import INDEX, PageFile, page_files
-from watchdog.control.gate import DOORS, HEALTH, Gate
 from watchdog.control.health import Doctor, told
-from watchdog.control.problems import MEDIA_TYPE, Problem, answer_error, answer_http_error, answer_invalid
 from watchdog.control.routes import Services, router
 from watchdog.control.shapes import EnterBody, ProblemShape, ProofBody
 from watchdog.control.shapes import Health as HealthShape
-from watchdog.endpoints import normal
 from watchdog.errors import Busy, WatchdogError
+from watchdog.observing.endpoints import normal
 from watchdog.ports import Clock
+from watchdog.settings.addresses import Address
 
 OPEN_PATHS: Final = frozenset({"/", "/page/", *HEALTH})
 """What needs no token: the page's own files, which hold nothing, and health, which tells nothing private."""

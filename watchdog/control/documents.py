@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from watchdog.contract import VERSION, deletion_document, moment, outcomes_document, scan_values
-from watchdog.contract_journal import undo_document
-from watchdog.contract_overview import session_lines
-from watchdog.control.problems import problem_of
+from watchdog.acting.undo import Undoing
+from watchdog.control.access.problems import problem_of
 from watchdog.control.shapes import Sessions
-from watchdog.interventions import Intervention
-from watchdog.operations import Answer, Operation
-from watchdog.operator import Glance
-from watchdog.releasing import Deletion
-from watchdog.undo import Undoing
+from watchdog.model.interventions import Intervention
+from watchdog.operating.operations import Answer, Operation
+from watchdog.operating.operator import Glance
+from watchdog.operating.release import Deletion
+from watchdog.reporting.documents import VERSION, deletion_document, moment, outcomes_document, scan_values
+from watchdog.reporting.journal_documents import undo_document
+from watchdog.reporting.overview_documents import session_lines
 
 API = "/api/v1"
 

@@ -10,15 +10,17 @@ from typing import Any, Final
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from watchdog import contract
-from watchdog.clock import Advance
-from watchdog.contract import damage_sentences, moment
 from watchdog.errors import Busy, WatchdogError
-from watchdog.limits import duration
-from watchdog.listening import Assessment
-from watchdog.model import Judgement, Outcome, SessionId, Verdict
-from watchdog.operator import MandateState
+from watchdog.judging.limits import duration
+from watchdog.model.outcome import Outcome
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import Judgement, Verdict
+from watchdog.operating.operator import MandateState
+from watchdog.reporting import documents as contract
+from watchdog.reporting.documents import damage_sentences, moment
 from watchdog.shown import in_json
+from watchdog.timing.clock import Advance
+from watchdog.timing.events import Assessment
 
 MOST_KEPT: Final = 500
 MOST_READERS: Final = 16

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from starlette.responses import JSONResponse
 
-from watchdog.latest import Latest
-from watchdog.model import ServerName, ServerReport
+from watchdog.loop.last_look import Latest
+from watchdog.model.report import ServerReport
+from watchdog.model.session import ServerName
 from watchdog.ports import Server
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from watchdog.listening import Listener
-from watchdog.watch import Watch
+from watchdog.loop.watch import Watch
+from watchdog.timing.events import Listener
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

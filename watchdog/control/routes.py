@@ -10,9 +10,8 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from watchdog.contract_explain import explain_document
-from watchdog.contract_journal import history_document, holds_document, intervention_document
 from watchdog.control import shapes
+from watchdog.control.access.problems import Problem
 from watchdog.control.answers import PlainJson
 from watchdog.control.documents import (
     API,
@@ -23,15 +22,16 @@ from watchdog.control.documents import (
     sessions_document,
 )
 from watchdog.control.events import Events
-from watchdog.control.problems import Problem
 from watchdog.control.stream import EventStream
-from watchdog.durations import parse_duration
 from watchdog.errors import UsageError
-from watchdog.holds import HoldChange
-from watchdog.interventions import InterventionId
-from watchdog.model import EVERYTHING, SessionId
-from watchdog.operations import Operation
-from watchdog.operator import Operator
+from watchdog.model.interventions import InterventionId
+from watchdog.model.session import EVERYTHING, SessionId
+from watchdog.operating.holds import HoldChange
+from watchdog.operating.operations import Operation
+from watchdog.operating.operator import Operator
+from watchdog.reporting.explain_documents import explain_document
+from watchdog.reporting.journal_documents import history_document, holds_document, intervention_document
+from watchdog.settings.durations import parse_duration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

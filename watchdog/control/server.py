@@ -13,9 +13,9 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from watchdog.addresses import Address
-from watchdog.control.crowd import Crowd
+from watchdog.control.access.crowd import Crowd
 from watchdog.errors import SettingsError
+from watchdog.settings.addresses import Address
 
 _BACKLOG: Final = 256
 _KEEP_ALIVE_SECONDS: Final = 15

@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from watchdog import contract_journal
-from watchdog.contract import Deletion, MaybeMoment, Moment, Outcomes, Scan, Seconds, Shape, Text
-from watchdog.contract_explain import Explanation
-from watchdog.contract_journal import Hold, Holds, OneIntervention, Undone
-from watchdog.contract_overview import SessionLine
-from watchdog.control.keys import NONCE
+from watchdog.control.access.keys import NONCE
+from watchdog.reporting import journal_documents as contract_journal
+from watchdog.reporting.documents import Deletion, MaybeMoment, Moment, Outcomes, Scan, Seconds, Shape, Text
+from watchdog.reporting.explain_documents import Explanation
+from watchdog.reporting.journal_documents import Hold, Holds, OneIntervention, Undone
+from watchdog.reporting.overview_documents import SessionLine
 
 __all__ = ["Deletion", "Explanation", "Holds", "OneIntervention", "Outcomes", "Undone"]
 

@@ -3,10 +3,10 @@
 import anyio
 from starlette.types import Receive, Scope, Send
 
-from watchdog.addresses import Address
-from watchdog.control.crowd import Crowd
+from watchdog.control.access.crowd import Crowd
 from watchdog.control.health import Health, told
 from watchdog.control.server import listen_at, serve
+from watchdog.settings.addresses import Address
 
 
 async def answer(address: Address, over: anyio.Event) -> None:

@@ -10,25 +10,25 @@ import structlog
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
-from watchdog.addresses import Address
-from watchdog.clock import SystemClock
+from watchdog.composing.sidecar import Sidecar
+from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.gate import Bounds, Gate, Names
+from watchdog.control.access.keys import Keys
 from watchdog.control.app import OPEN_PATHS, make_app
-from watchdog.control.crowd import Crowd
 from watchdog.control.events import Events
-from watchdog.control.gate import Bounds, Gate, Names
 from watchdog.control.health import Doctor
-from watchdog.control.keys import Keys
 from watchdog.control.offer import Control
 from watchdog.control.routes import Services
 from watchdog.control.server import listen_at, serve
-from watchdog.journal import SqliteJournal
-from watchdog.latest import Latest
-from watchdog.metrics import Metrics
-from watchdog.operations import Operations
-from watchdog.operator import Operator
-from watchdog.settings import Settings
-from watchdog.sidecar import Sidecar
-from watchdog.watch import Watch
+from watchdog.journal.sqlite import SqliteJournal
+from watchdog.loop.last_look import Latest
+from watchdog.loop.watch import Watch
+from watchdog.operating.operations import Operations
+from watchdog.operating.operator import Operator
+from watchdog.reporting.metrics import Metrics
+from watchdog.settings.addresses import Address
+from watchdog.settings.schema import Settings
+from watchdog.timing.clock import SystemClock
 
 _LAST_ANSWERS_SECONDS: Final = 3.0
 

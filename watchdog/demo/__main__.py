@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 import anyio
 from anyio.abc import TaskStatus
 
+from watchdog.console.paper import Paper
 from watchdog.demo.play import play
-from watchdog.paper import Paper
 
 
 def main() -> int:

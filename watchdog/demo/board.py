@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from watchdog.clock import Advance
 from watchdog.demo.book import Scene
 from watchdog.demo.stories import SETTINGS, STORIES, Story, is_open
 from watchdog.errors import WatchdogError
-from watchdog.model import Judgement, Outcome, Result, SessionId, Spared, SpareReason, Verdict
-from watchdog.watch import Assessment
+from watchdog.loop.watch import Assessment
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import Judgement, Spared, SpareReason, Verdict
+from watchdog.timing.clock import Advance
 
 _POLICY = SETTINGS.policy()
 _AFTER_AN_ATTEMPT = {SpareReason.COOLING_DOWN, SpareReason.GIVEN_UP}

@@ -11,7 +11,7 @@ import anyio
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from watchdog.model import SessionId
+from watchdog.model.session import SessionId
 
 Json = dict[str, Any]
 

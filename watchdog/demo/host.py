@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from anyio.abc import TaskGroup
 
 from watchdog.demo.book import DIRECTORY, Book, Entry, Json
-from watchdog.model import Activity, Ask, AskKind, SessionId, Status, TurnId
+from watchdog.model.session import Activity, Ask, AskKind, SessionId, Status, TurnId
 from watchdog.ports import Clock
 
 CALL_ABORTED = "Tool execution aborted"

@@ -12,14 +12,14 @@ from rich.console import Console
 from structlog.testing import LogCapture
 
 from watchdog import Watchdog, running
-from watchdog.clock import SystemClock
 from watchdog.demo.board import Board
 from watchdog.demo.book import Book, Scene, open_book
 from watchdog.demo.host import DemoHost
 from watchdog.demo.screen import Screen
 from watchdog.demo.stories import SETTINGS, Finding, begin_all, examine_all
-from watchdog.model import SessionId
+from watchdog.model.session import SessionId
 from watchdog.ports import Clock, Host
+from watchdog.timing.clock import SystemClock
 
 MakeHost = Callable[[Book, Clock, TaskGroup], DemoHost]
 

@@ -7,14 +7,15 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from watchdog.console.streams import write
 from watchdog.demo.board import Board, Mark, Standing
 from watchdog.demo.book import Scene
 from watchdog.demo.stories import SETTINGS, Finding, Story, is_open
-from watchdog.limits import duration
-from watchdog.model import UNEASY, SessionId, SpareReason
-from watchdog.render import KIND_COLOURS, RESULT_COLOURS
+from watchdog.judging.limits import duration
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import UNEASY, SpareReason
+from watchdog.reporting.tables import KIND_COLOURS, RESULT_COLOURS
 from watchdog.shown import shown
-from watchdog.streams import write
 
 TITLE = "opencode-watchdog"
 _NAME, _STATE, _CLOCK, _BAR, _WORD = 20, 18, 18, 14, 27

@@ -7,8 +7,8 @@ from enum import StrEnum
 
 from watchdog.demo.book import Scene
 from watchdog.demo.host import CALL_ABORTED, TASK_CANCELLED, TURN_ABORTED, DemoHost
-from watchdog.model import SessionId
-from watchdog.settings import Settings
+from watchdog.model.session import SessionId
+from watchdog.settings.schema import Settings
 
 SETTINGS = Settings(
     journal="off",

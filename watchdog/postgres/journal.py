@@ -15,9 +15,11 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
-from watchdog.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
-from watchdog.journal_shapes import dump, dump_begun, dump_state, read_begun, read_hold, read_intervention, read_kept
-from watchdog.model import GuardedWrite, Outcome, SessionId, Step, Verdict
+from watchdog.journal.codec import dump, dump_begun, dump_state, read_begun, read_hold, read_intervention, read_kept
+from watchdog.model.interventions import LAST_NUMBER, Actor, Hold, Intervention, InterventionId, Kept
+from watchdog.model.outcome import GuardedWrite, Outcome, Step
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import Verdict
 from watchdog.postgres.connection import STATEMENT_SECONDS, Fence, place_of, transaction, translated
 from watchdog.postgres.own import prepare
 from watchdog.postgres.steps import SCHEMA

@@ -24,12 +24,12 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from watchdog.console.logger import logger
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost
 from watchdog.ports import Clock
 from watchdog.postgres import own
 from watchdog.postgres.connection import CONNECT_SECONDS, TROUBLE, place_of, sentence, translated
 from watchdog.postgres.lease_row import BUSY, LIMIT, LOCK, ROW, LeaseRow, Stillness, ended, milliseconds
-from watchdog.voice import logger
 
 SECONDS: Final = 9.0
 """How long a lease lasts. Who has it and is gone is replaced after this and a sixth of it."""

@@ -8,11 +8,11 @@ from typing import Any, Final
 import anyio
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from watchdog.console.logger import logger
 from watchdog.errors import DatabaseUnavailable, WatchdogError
 from watchdog.ports import Clock
 from watchdog.postgres.connection import place_of, translated
 from watchdog.postgres.kept import Kept
-from watchdog.voice import logger
 
 LINE_SECONDS: Final = 3.0
 """How long a statement may take, the connection included where it has to be made."""

@@ -10,10 +10,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from watchdog.console.logger import logger
 from watchdog.errors import JournalUnusable
 from watchdog.postgres.connection import STATEMENT_SECONDS, place_of, transaction, translated
 from watchdog.postgres.steps import PROGRAM, SCHEMA, VERSION, statements
-from watchdog.voice import logger
 
 # ruff: noqa: S608 - the pieces are constants
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal
 
-from watchdog.opencode.look import Statements
+from watchdog.opencode.db.snapshot import Statements
 
 Data = Literal["jsonb", "json"]
 """The type of `message.data` and `part.data`."""

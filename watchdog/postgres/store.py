@@ -15,9 +15,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported, GaveWay, WriteRefused
-from watchdog.model import CallId, GuardedWrite, Row, Session, SessionId, Snapshot, TurnId
-from watchdog.opencode.look import Fetch, Known, Look, as_ids
-from watchdog.opencode.rows import Readings, Record, newest_turn, whole_row
+from watchdog.model.outcome import GuardedWrite, Row
+from watchdog.model.session import CallId, Session, SessionId, Snapshot, TurnId
+from watchdog.opencode.db.rows import Readings, Record, newest_turn, whole_row
+from watchdog.opencode.db.snapshot import Fetch, Known, Look, as_ids
 from watchdog.ports import Clock
 from watchdog.postgres import queries
 from watchdog.postgres.connection import Fence, place_of, transaction, translated

@@ -13,9 +13,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from watchdog.model import GuardedWrite, TurnId
-from watchdog.opencode.look import as_ids
-from watchdog.opencode.rows import newest_turn
+from watchdog.model.outcome import GuardedWrite
+from watchdog.model.session import TurnId
+from watchdog.opencode.db.rows import newest_turn
+from watchdog.opencode.db.snapshot import as_ids
 from watchdog.ports import Clock
 from watchdog.postgres.queries import Dialect
 from watchdog.postgres.standing import Standing, standing_against

@@ -1,0 +1,1 @@
+"""Something is ended, which is proven, or taken back."""

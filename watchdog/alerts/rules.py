@@ -1,0 +1,231 @@
+"""Which messages people get: one when something begins that needs a person, and one when it is over."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from watchdog.errors import JournalUnusable, WatchdogError
+from watchdog.judging.limits import duration
+from watchdog.model.outcome import Outcome, Result
+from watchdog.model.session import SessionId
+from watchdog.model.verdict import Judgement, SpareReason, Verdict, VerdictKind
+from watchdog.ports import Clock
+from watchdog.settings.receivers import Occasion
+from watchdog.shown import Telling, joined, stacked
+from watchdog.timing.events import Assessment, Bystander
+
+
+class Severity(StrEnum):
+    """How a message is shown where its receiver has colours."""
+
+    INFO = "info"
+    SUCCESS = "success"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alert(Telling):
+    """A message to people: ids, tool names, processes and times, never what was said in a session."""
+
+    told = ("title", "body")
+
+    title: str
+    body: str
+    severity: Severity
+
+
+class GivenUp:
+    """The sessions that are left to a person. Those that an earlier run gave up were told by it."""
+
+    def __init__(self) -> None:
+        self._told: frozenset[SessionId] | None = None
+        self._seen: set[SessionId] = set()
+
+    def see(self, session_id: SessionId) -> None:
+        """This run gave it up: it is told at the next look, be it the first one."""
+        self._seen.add(session_id)
+
+    def forget(self) -> None:
+        """Start over: somebody else acts, and tells."""
+        self._told = None
+
+    def look(self, judgement: Judgement) -> list[Alert]:
+        """What there is to tell after a look."""
+        given_up = {each.session_id: each.why for each in judgement.spared if each.reason is SpareReason.GIVEN_UP}
+        told = given_up.keys() - self._seen if self._told is None else self._told
+        self._seen.clear()
+        self._told = frozenset(given_up)
+        begun = [
+            Alert(
+                title=f"gave up on {id_}",
+                body=f"{given_up[id_]}. It needs a person: opencode-watchdog explain {id_}",
+                severity=Severity.FAILURE,
+            )
+            for id_ in sorted(given_up.keys() - told)
+        ]
+        return begun + [_no_longer_given_up(id_, judgement) for id_ in sorted(told - given_up.keys())]
+
+
+def _no_longer_given_up(session_id: SessionId, judgement: Judgement) -> Alert:
+    title = f"{session_id} is no longer given up"
+    now = _findings(judgement).get(session_id)
+    if now is not None:
+        return Alert(title=title, body=f"it is not finished: {now}", severity=Severity.INFO)
+    return Alert(title=title, body="nothing of it is open any more", severity=Severity.SUCCESS)
+
+
+def _findings(judgement: Judgement) -> dict[SessionId, str]:
+    """Every session that is not finished, with a sentence about it."""
+    spared = {each.session_id: each.why for each in judgement.spared}
+    return spared | {each.session_id: each.why for each in judgement.verdicts}
+
+
+class Degraded:
+    """What can't be used, asked or read, told once it has lasted.
+
+    Args:
+        after_seconds: how long it must last, in awake time.
+    """
+
+    def __init__(self, after_seconds: float) -> None:
+        self._after_seconds = after_seconds
+        self._since: dict[str, float] = {}
+        self._told: frozenset[str] = frozenset()
+
+    def forget(self) -> None:
+        """Start over: somebody else acts, and tells."""
+        self._since, self._told = {}, frozenset()
+
+    def look(self, causes: Mapping[str, str], now_seconds: float, *, whole: bool = True) -> list[Alert]:
+        """What there is to tell after a tick.
+
+        Args:
+            causes: what is degraded, by a short name, with a sentence.
+            now_seconds: the awake clock.
+            whole: `causes` is all there is; else what was known before still holds.
+        """
+        kept = self._since if not whole else {name: at for name, at in self._since.items() if name in causes}
+        self._since = {**dict.fromkeys(causes, now_seconds), **kept}
+        over = self._told - self._since.keys()
+        due = {name for name in causes.keys() - self._told if now_seconds - self._since[name] >= self._after_seconds}
+        self._told = (self._told - over) | due
+        alerts = []
+        if due:
+            body = stacked(*(causes[name] for name in sorted(due)))
+            title = f"degraded for {duration(max(now_seconds - self._since[name] for name in due))}"
+            alerts.append(Alert(title=title, body=body, severity=Severity.WARNING))
+        if over:
+            alerts.append(Alert(title="no longer degraded", body=", ".join(sorted(over)), severity=Severity.SUCCESS))
+        return alerts
+
+
+class Outcomes:
+    """Every outcome, but the same one of a session once for as long as the session is unfinished."""
+
+    def __init__(self) -> None:
+        self._told: set[tuple[SessionId, VerdictKind, Result]] = set()
+
+    def forget_but(self, unfinished: Collection[SessionId]) -> None:
+        """Forget what was told of sessions that are finished."""
+        self._told = {key for key in self._told if key[0] in unfinished}
+
+    def end(self, outcome: Outcome) -> list[Alert]:
+        """What there is to tell after an intervention."""
+        key = (outcome.session_id, outcome.kind, outcome.result)
+        if key in self._told:
+            return []
+        self._told.add(key)
+        severity = {
+            Result.RECOVERED: Severity.SUCCESS,
+            Result.UNCHANGED: Severity.INFO,
+            Result.DRY_RUN: Severity.INFO,
+        }.get(outcome.result, Severity.WARNING)
+        title = f"{outcome.session_id}: {outcome.kind.value}, {outcome.result.value}"
+        return [Alert(title=title, body=outcome.why, severity=severity)]
+
+
+class Alerts(Bystander):
+    """A listener that decides what is told.
+
+    Args:
+        tell: takes a message at once; must not raise.
+        clock: times what lasts.
+        occasions: what messages are sent for.
+        degraded_after_seconds: how long something must be degraded before it is told.
+        origin: who speaks, the first words of every title.
+        database: the path of opencode's database, the last line of every body.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[Alert], None],
+        *,
+        clock: Clock,
+        occasions: Collection[Occasion],
+        degraded_after_seconds: float,
+        origin: str,
+        database: str,
+    ) -> None:
+        self._tell = tell
+        self._clock = clock
+        self._occasions = frozenset(occasions)
+        self._origin = origin
+        self._database = database
+        self._given_up = GivenUp()
+        self._degraded = Degraded(degraded_after_seconds)
+        self._outcomes = Outcomes()
+        self._acting = True
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        """Tell what began and what is over. Beside another watchdog nothing is told: that one tells."""
+        self._acting = acting
+        if not acting:
+            self._given_up.forget()
+            self._degraded.forget()
+            return
+        judgement = assessment.judgement
+        if Occasion.GIVEN_UP in self._occasions:
+            self._send(self._given_up.look(judgement))
+        self._look_at_health(degraded_causes(assessment), whole=True)
+        self._outcomes.forget_but(_findings(judgement).keys())
+
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:  # noqa: ARG002 - a listener's
+        """Tell an outage that lasts."""
+        if self._acting:
+            what = "the journal" if isinstance(error, JournalUnusable) else "the database"
+            self._look_at_health({what: str(error)}, whole=False)
+
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:  # noqa: ARG002
+        """Tell an outcome, if that was asked for."""
+        if given_up:
+            self._given_up.see(outcome.session_id)
+        if Occasion.OUTCOME in self._occasions:
+            self._send(self._outcomes.end(outcome))
+
+    def _look_at_health(self, causes: Mapping[str, str], *, whole: bool) -> None:
+        if Occasion.DEGRADED in self._occasions:
+            self._send(self._degraded.look(causes, self._clock.read().awake_seconds, whole=whole))
+
+    def _send(self, alerts: Iterable[Alert]) -> None:
+        for alert in alerts:
+            self._tell(
+                Alert(
+                    title=f"{self._origin}: {alert.title}",
+                    body=joined(alert.body, stacked("", self._database)),
+                    severity=alert.severity,
+                )
+            )
+
+
+def degraded_causes(assessment: Assessment) -> dict[str, str]:
+    """What could not be asked, read or timed at a look: by server, all damaged rows as one, and by session."""
+    observation = assessment.observation
+    causes = {str(each.name): each.trouble for each in observation.reports if each.trouble is not None}
+    damaged = len(observation.snapshot.damaged)
+    if damaged:
+        causes["damaged rows"] = f"{damaged} rows can't be read, and their sessions are left alone"
+    for each in assessment.judgement.spared:
+        if each.reason is SpareReason.CLOCK_STOPPED and each.uneasy:
+            causes[f"the clock of {each.session_id}"] = f"{each.session_id}: {each.why}"
+    return causes

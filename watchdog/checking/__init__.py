@@ -1,0 +1,1 @@
+"""What `check` finds: the settings, the file, the servers, the journal."""

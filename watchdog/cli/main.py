@@ -1,0 +1,400 @@
+"""The command line.
+
+The rooms behind a command are imported when it is called, so that `--help` is quick, and once its settings are read.
+"""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from watchdog.cli.sql import sql
+from watchdog.console.confirm import confirm as ask
+from watchdog.console.late import AtTheFirstLine, import_structlog
+from watchdog.console.streams import write
+from watchdog.settings.places import here, home
+from watchdog.shown import shown
+
+if TYPE_CHECKING:
+    from watchdog.console.exits import Exit
+    from watchdog.settings.schema import Loaded
+
+INTERRUPTED = 130
+
+
+def number(text: str) -> int:
+    """The number of an intervention.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) or int(text) == 0:
+        raise typer.BadParameter(f"{text} is no number of an intervention; `history` lists them")
+    return int(text)
+
+
+app = typer.Typer(
+    name="opencode-watchdog",
+    help="The safety net beside an opencode server: finds work that will never end, ends exactly that, and proves "
+    "that it ended.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 fine, 1 something stuck or not recovered, 2 usage or settings, 3 database or server "
+    "unusable, or the result can't be written, 70 internal error, 130 interrupted.",
+)
+
+app.add_typer(sql, name="sql")
+
+# Whether a path can be read is not the command line's to judge: the rooms behind it say what to do.
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="The TOML file with the settings.", metavar="FILE", readable=False),
+]
+Database = Annotated[
+    str | None,
+    typer.Option("--database", help="opencode's database; found by itself as a rule.", metavar="PATH"),
+]
+Servers = Annotated[
+    list[str] | None, typer.Option("--server", help="An opencode server; may be given several times.", metavar="URL")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for a database that is not there yet.")]
+Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
+Control = Annotated[
+    str | None,
+    typer.Option("--control", help="Where the HTTP API and the page are, such as 127.0.0.1:4097.", metavar="ADDRESS"),
+]
+Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
+Number = Annotated[
+    int, typer.Argument(metavar="ID", help="The number of an intervention; see history.", parser=number)
+]
+For = Annotated[
+    str | None,
+    typer.Option("--for", help="For how long: 2h, 30m, 7d; without it, until somebody ends it.", metavar="DURATION"),
+]
+
+
+def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if wanted:
+        from importlib.metadata import version
+
+        write(sys.stdout, shown(f"opencode-watchdog {version('opencode-watchdog')}"))
+        raise typer.Exit
+
+
+@app.callback()
+def _everything(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    control: Control = None,
+    *,
+    dry_run: DryRun = False,
+    wait: Wait = False,
+) -> None:
+    """Watch until told to stop (SIGTERM or Ctrl-C)."""
+    loaded = _load(config, database, server, control)
+    import_structlog()
+    from watchdog.cli import run as service
+    from watchdog.console import formats as logs
+
+    logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
+    _go(lambda: service.run(loaded, dry_run=dry_run, wait=wait))
+
+
+@app.command()
+def page(
+    config: Config = None,
+    control: Control = None,
+    *,
+    browse: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open it in a browser.")] = True,
+    new_token: Annotated[bool, typer.Option("--new-token", help="Make a new token first; the old one ends.")] = False,
+) -> None:
+    """Print a link of the page of `run --control`, good for one minute and once, and open it in a browser."""
+    from watchdog.cli.page import page as shown
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, None, None, control=control)
+    _go(partial(shown, loaded, Screen(as_json=False), browse=browse, new_token=new_token))
+
+
+@app.command()
+def scan(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+    full: Annotated[bool, typer.Option("--full", help="Search every part, also in turns that are closed.")] = False,
+) -> None:
+    """Look once; print what is stuck and what is spared, and why."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, server)
+    from watchdog.cli import commands
+
+    _go(lambda: commands.scan(loaded, Screen(as_json=as_json), full=full))
+
+
+@app.command()
+def explain(
+    session: Session,
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Say of one session why it is stuck or left alone: its tree, each clock, each witness, and what to do."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, server)
+    from watchdog.cli import explain as explaining
+
+    _go(lambda: explaining.explain(loaded, Screen(as_json=as_json), session))
+
+
+@app.command()
+def recover(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Settle once what a crash or a restart left open."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, server)
+    from watchdog.cli import commands
+
+    _go(lambda: commands.recover(loaded, Screen(as_json=as_json), dry_run=dry_run))
+
+
+@app.command()
+def release(
+    session: Session,
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    reason: Annotated[str | None, typer.Option("--reason", help="Kept in what is ended.", metavar="TEXT")] = None,
+    below: Annotated[bool, typer.Option("--below", help="End what lives below it, too.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """End now whatever is open in a session, whatever the limits say: the way out."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, server)
+    from watchdog.cli import commands
+
+    confirm, screen = None if yes else ask, Screen(as_json=as_json)
+    _go(lambda: commands.release(loaded, screen, session, reason=reason, confirm=confirm, below=below))
+
+
+@app.command("delete-message")
+def delete_message(
+    session: Session,
+    message: Annotated[str, typer.Argument(metavar="MESSAGE", help="The id of a message: msg_…")],
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Release a session if it is busy, then delete one of its messages, and make sure that it is gone."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, server)
+    from watchdog.cli import commands
+
+    confirm = None if yes else ask
+    _go(lambda: commands.delete_message(loaded, Screen(as_json=as_json), session, message, confirm=confirm))
+
+
+@app.command()
+def check(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+    alive: Annotated[bool, typer.Option("--alive", help="Only if `run` looked lately: for health checks.")] = False,
+    notify: Annotated[bool, typer.Option("--notify", help="Send a test message to each receiver of alerts.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check that all of the database is whole.")] = False,
+) -> None:
+    """Say whether the settings, the database and the servers are usable, and who has the database open."""
+    from watchdog.reporting.tables import Screen
+
+    given = [name for name, wanted in (("--alive", alive), ("--notify", notify), ("--deep", deep)) if wanted]
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(given)} don't go together")
+    loaded, screen = _quiet(config, database, server, warn=False), Screen(as_json=as_json)
+    if alive:
+        from watchdog.cli.alive import check_alive
+
+        _go(lambda: check_alive(loaded, screen))
+    if notify:
+        from watchdog.alerts.setup import check_notify
+
+        _go(lambda: check_notify(loaded, screen))
+    from watchdog.checking import check as checkup
+
+    _go(lambda: checkup.check(loaded, screen, deep=deep))
+
+
+@app.command()
+def history(
+    number: Annotated[
+        int | None,
+        typer.Argument(metavar="[ID]", help="One of them, with its rows.", parser=number, show_default=False),
+    ] = None,
+    config: Config = None,
+    database: Database = None,
+    *,
+    session: Annotated[str | None, typer.Option("--session", help="Of one session only.", metavar="ID")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", help="How far back: 2d, 12h, 30m.", metavar="DURATION")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what was done, the newest first; or show one of them with the rows before and after."""
+    from watchdog.reporting.tables import Screen
+
+    if number is not None and (session or since):
+        raise typer.BadParameter("an ID stands alone: leave --session and --since away")
+    loaded, screen = _quiet(config, database, None), Screen(as_json=as_json)
+    from watchdog.cli import journal as chronicle
+
+    if number is not None:
+        _go(lambda: chronicle.intervention(loaded, screen, number))
+    _go(lambda: chronicle.history(loaded, screen, session_id=session, since=since))
+
+
+@app.command()
+def undo(
+    number: Number,
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Put the rows of an intervention back as they were, if nothing has happened since; and hold the session."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, server)
+    from watchdog.cli import journal as chronicle
+
+    _go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number))
+
+
+@app.command()
+def hold(
+    session: Session, config: Config = None, database: Database = None, *, lasts: For = None, as_json: AsJson = False
+) -> None:
+    """Leave a session alone, whatever it looks like."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, None)
+    from watchdog.cli import journal as chronicle
+
+    _go(lambda: chronicle.hold(loaded, Screen(as_json=as_json), session, lasts=lasts))
+
+
+@app.command()
+def unhold(session: Session, config: Config = None, database: Database = None, *, as_json: AsJson = False) -> None:
+    """End a hold."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, None)
+    from watchdog.cli import journal as chronicle
+
+    _go(lambda: chronicle.unhold(loaded, Screen(as_json=as_json), session))
+
+
+@app.command()
+def pause(config: Config = None, database: Database = None, *, lasts: For = None, as_json: AsJson = False) -> None:
+    """Leave everything alone."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, None)
+    from watchdog.cli import journal as chronicle
+
+    _go(lambda: chronicle.pause(loaded, Screen(as_json=as_json), lasts=lasts))
+
+
+@app.command()
+def resume(config: Config = None, database: Database = None, *, as_json: AsJson = False) -> None:
+    """End a pause."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = _quiet(config, database, None)
+    from watchdog.cli import journal as chronicle
+
+    _go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
+
+
+def _load(
+    config: Path | None, database: str | None, servers: list[str] | None, control: str | None = None
+) -> "Loaded":
+    from watchdog.settings.schema import load_settings
+
+    flags = {"config": config, "database": database, "servers": servers, "control": control}
+    return load_settings(flags=flags, environ=os.environ, cwd=here(), home=home())
+
+
+def _quiet(
+    config: Path | None,
+    database: str | None,
+    servers: list[str] | None,
+    *,
+    control: str | None = None,
+    warn: bool = True,
+) -> "Loaded":
+    """Settings for a command whose result is what it prints: only what is wrong is logged."""
+    from watchdog.reporting.tables import note
+    from watchdog.settings.database_url import PostgresUrl
+
+    loaded = _load(config, database, servers, control)
+    logging.basicConfig(handlers=[AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
+    if isinstance(loaded.settings.database, PostgresUrl):
+        # What takes part as a replica logs by itself, beside the result.
+        import_structlog()
+        from watchdog.console import formats as logs
+
+        logs.configure(level="error", log_format=loaded.settings.log_format.value)
+    for warning in loaded.warnings if warn else ():
+        note(f"warning: {warning}")
+    return loaded
+
+
+def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> NoReturn:
+    import anyio
+
+    try:
+        code = int(anyio.run(command))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    raise typer.Exit(code)

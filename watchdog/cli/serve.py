@@ -1,0 +1,147 @@
+"""Puts the HTTP API together, where it is switched on; nothing of it is imported otherwise."""
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import structlog
+
+from watchdog.composing.sidecar import Sidecar
+from watchdog.control.access.token import KeptToken, token_at, token_path, write_privately
+from watchdog.control.offer import Control
+from watchdog.errors import SettingsError
+from watchdog.settings.addresses import Address, parse_address
+from watchdog.settings.places import home
+from watchdog.settings.schema import Loaded, Settings
+
+
+@asynccontextmanager
+async def controlling(
+    loaded: Loaded,
+    car: Sidecar,
+    *,
+    stop: anyio.Event,
+    dry_run: bool,
+    alerts: Callable[[], Mapping[str, int]] | None,
+) -> AsyncIterator[Control]:
+    """Offer the HTTP API while the block runs, if the settings say so.
+
+    Args:
+        loaded: the settings.
+        car: what the watchdog works with.
+        stop: set when the program is to end.
+        dry_run: nothing is done, only said.
+        alerts: how many alerts were sent, failed and dropped so far; None without receivers.
+
+    Raises:
+        SettingsError: the address is not allowed or taken, or there is no token to be had.
+    """
+    settings = loaded.settings
+    if settings.control is None:
+        yield Control()
+        return
+    from watchdog.control.wiring import offered
+
+    async with offered(
+        settings,
+        car,
+        address=allowed(loaded),
+        token=_token(settings),
+        stop=stop,
+        dry_run=dry_run,
+        alerts=alerts,
+    ) as control:
+        _remember(settings)
+        try:
+            yield control
+        finally:
+            _forget(settings)
+
+
+async def answer_health(loaded: Loaded, over: anyio.Event) -> None:
+    """Answer health checks, if the settings say so, until there is a database.
+
+    Raises:
+        SettingsError: the address is not allowed or taken.
+    """
+    if loaded.settings.control is not None:
+        from watchdog.control.waiting import answer
+
+        await answer(allowed(loaded), over)
+
+
+def _remember(settings: Settings) -> None:
+    """Note where the last API of this user listens, for `page`; it can do without."""
+    try:
+        write_privately(_noted_at(), f"{settings.control}\n")
+    except (OSError, SettingsError) as error:
+        structlog.get_logger("watchdog").warning("control.unnoted", why=str(error))
+
+
+def _forget(settings: Settings) -> None:
+    """Take the note away, unless it is of another API that was started since."""
+    try:
+        path = _noted_at()
+        if path.read_text(encoding="ascii") == f"{settings.control}\n":
+            path.unlink()
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, SettingsError) as error:
+        structlog.get_logger("watchdog").warning("control.still_noted", why=str(error))
+
+
+def _noted_at() -> Path:
+    return kept_at().with_name("control-address")
+
+
+def noted() -> Address | None:
+    """Where the last API of this user was started."""
+    try:
+        return parse_address(_noted_at().read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def allowed(loaded: Loaded) -> Address:
+    """The address of the settings, if it may be one.
+
+    Raises:
+        SettingsError: it is reached by other machines, and that was not allowed; or there is none.
+    """
+    address = loaded.settings.control
+    if address is None:
+        raise SettingsError(
+            "No HTTP API is known: none was started here, and no setting says where it is. Start "
+            "`opencode-watchdog run --control 127.0.0.1:4097`, or name its address with --control."
+        )
+    if not address.is_loopback and not loaded.settings.control_allow_remote:
+        raise SettingsError(
+            f"{loaded.sources['control']}: other machines could reach {address}. Use a loopback address such as "
+            "127.0.0.1:4097; or set control_allow_remote = true, and put a proxy with TLS before it."
+        )
+    return address
+
+
+def secret(settings: Settings) -> str:
+    """The token of the settings, or the one that is kept in the state folder; the first who asks makes it.
+
+    Raises:
+        SettingsError: there is none to be had.
+    """
+    if settings.control_token is not None:
+        return settings.control_token.get_secret_value()
+    return token_at(kept_at())
+
+
+def kept_at() -> Path:
+    """Where the token is kept, if it is no setting."""
+    return token_path(os.environ, home())
+
+
+def _token(settings: Settings) -> Callable[[], str | None]:
+    """The token as it is now."""
+    if settings.control_token is None:
+        return KeptToken(kept_at())
+    return settings.control_token.get_secret_value

@@ -1,0 +1,47 @@
+"""The way into the rooms that need PostgreSQL's driver, for whoever has a database there."""
+
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from watchdog.errors import DatabaseUnsupported
+from watchdog.settings.schema import Settings
+
+if TYPE_CHECKING:
+    from watchdog.replicas.backend import Replica
+
+
+def replica(
+    settings: Settings,
+    engine: AsyncEngine | None,
+    **situation: Any,  # noqa: ANN401 - as there
+) -> "AbstractAsyncContextManager[Replica]":
+    """See `replicated.replica` and `Situation`. That room is entered only when somebody has a database there.
+
+    Raises:
+        DatabaseUnsupported: the driver is not installed.
+    """
+    with with_driver():
+        from watchdog.replicas import backend as replicated
+
+    return replicated.replica(settings, engine, replicated.Situation(**situation))
+
+
+@contextmanager
+def with_driver() -> Iterator[None]:
+    """Import what needs PostgreSQL's driver.
+
+    Raises:
+        DatabaseUnsupported: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise DatabaseUnsupported(
+            "A database in PostgreSQL needs the extra `postgres`, which is not installed: "
+            'pip install "opencode-watchdog[postgres]".'
+        ) from error

@@ -1,0 +1,155 @@
+"""The watchdog as a process of its own: opens the database, the servers and the lock, and closes them."""
+
+import os
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from watchdog.composing.damage import refuse_damaged
+from watchdog.composing.opening import locate_file, open_journal
+from watchdog.errors import SettingsError
+from watchdog.journal.null import NoJournal
+from watchdog.journal.sqlite import SqliteJournal
+from watchdog.loop.assembly import assemble
+from watchdog.loop.watch import Listener, Watch
+from watchdog.opencode.db.store import OpencodeDatabase
+from watchdog.opencode.http.client import OpencodeServer
+from watchdog.opencode.http.fleet import Connect, OpencodeFleet
+from watchdog.opencode.http.peers import Party
+from watchdog.opencode.http.trust import Trust
+from watchdog.opencode.processes.holders import ProcessOwners
+from watchdog.opencode.processes.lock import DatabaseLock
+from watchdog.ports import Counter
+from watchdog.settings.certificates import problem_with
+from watchdog.settings.places import home
+from watchdog.settings.schema import Loaded, Settings
+from watchdog.timing.clock import Countable, SystemClock
+
+
+@dataclass(kw_only=True, slots=True)
+class _Bell:
+    """Rings the loop awake once there is a loop."""
+
+    wake: Callable[[], None] | None = None
+
+    def ring(self) -> None:
+        if self.wake is not None:
+            self.wake()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecar:
+    """Everything that a command works with."""
+
+    path: Path
+    settings: Settings
+    store: OpencodeDatabase
+    fleet: OpencodeFleet
+    owners: ProcessOwners
+    mandate: DatabaseLock
+    journal: SqliteJournal | NoJournal
+    clock: Countable
+    bell: _Bell = field(default_factory=_Bell)
+    leader: None = None
+    """Whoever else has the lock: what a person asks for needs none on a file."""
+
+    @property
+    def place(self) -> str:
+        """The database, for people."""
+        return str(self.path)
+
+    def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
+        """A watch on these, which the servers' feeds wake."""
+        watch = assemble(
+            self.settings,
+            store=self.store,
+            fleet=self.fleet,
+            owners=self.owners,
+            mandate=self.mandate,
+            journal=self.journal,
+            listeners=listeners,
+            dry_run=dry_run,
+            clock=self.clock,
+        )
+        self.bell.wake = watch.wake
+        return watch
+
+
+@asynccontextmanager
+async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) -> AsyncIterator[Sidecar]:
+    """Open everything that the settings name.
+
+    Args:
+        feeds: listen to the servers' event feeds; a command that looks once needs none.
+        needs_journal: it can't do without; else one that keeps nothing stands in for a journal that can't be used.
+
+    Raises:
+        DatabaseError: the database can't be used; a UsageError where it is in PostgreSQL.
+        SettingsError: a server's URL, or the file of `server_ca`, can't be used.
+        JournalUnusable: the journal can't be used.
+    """
+    _check_authorities(loaded)
+    settings, path, clock, bell = loaded.settings, locate_file(loaded), Countable(SystemClock()), _Bell()
+    connect = _connector(settings, clock, bell)
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(await _database(path, settings))
+        journal = await stack.enter_async_context(
+            open_journal(settings, path, os.environ, home(), needed=needs_journal)
+        )
+        store.refuse = partial(refuse_damaged, journal, path)
+        mandate = stack.enter_context(DatabaseLock(path))
+        mandate.announce()
+        fleet = OpencodeFleet(settings.servers, connect=connect, clock=clock, discover=settings.discover, feeds=feeds)
+        stack.push_async_callback(fleet.aclose)
+        owners = ProcessOwners(path, clock=clock, embedded=False, disconnect=store.disconnect)
+        async with anyio.create_task_group() as group:
+            fleet.start(group)
+            yield Sidecar(
+                path=path,
+                settings=settings,
+                store=store,
+                fleet=fleet,
+                owners=owners,
+                mandate=mandate,
+                journal=journal,
+                clock=clock,
+                bell=bell,
+            )
+            group.cancel_scope.cancel()
+
+
+def _connector(settings: Settings, clock: Counter, bell: _Bell) -> Connect:
+    """Makes servers as the settings say."""
+    rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
+
+    def connect(url: str, *, found: Party | None = None) -> OpencodeServer:
+        username, password = settings.credentials_of(url)
+        return OpencodeServer(
+            url,
+            clock=clock,
+            rng=rng,
+            username=username,
+            password=password,
+            server_ca=settings.server_ca,
+            trust=Trust(expected=found),
+            abort_timeout_seconds=settings.abort_timeout.total_seconds(),
+            on_change=bell.ring,
+        )
+
+    return connect
+
+
+def _check_authorities(loaded: Loaded) -> None:
+    path = loaded.settings.server_ca
+    problem = None if path is None else problem_with(path)
+    if problem is not None:
+        raise SettingsError(f"{loaded.sources.get('server_ca', 'settings')}: server_ca can't be {path}: {problem}.")
+
+
+async def _database(path: Path, settings: Settings) -> OpencodeDatabase:
+    return await OpencodeDatabase.open(path, local_filesystems=settings.local_filesystems)

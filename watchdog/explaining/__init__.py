@@ -1,0 +1,1 @@
+"""Why one session is stuck or spared; decides nothing."""

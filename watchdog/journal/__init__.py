@@ -1,0 +1,1 @@
+"""The watchdog's own record, in a file of its own."""

@@ -1,0 +1,1 @@
+"""What is stuck, and why not: pure, without a clock, a file or a setting."""

@@ -1,0 +1,1 @@
+"""Look, judge, act, rest."""

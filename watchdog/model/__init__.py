@@ -1,0 +1,1 @@
+"""The nouns: what is read, what is judged, what is done."""

@@ -1,0 +1,1 @@
+"""Sources gathered into one observation, and what is remembered between two."""

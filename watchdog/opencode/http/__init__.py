@@ -1,0 +1,1 @@
+"""opencode's servers over HTTP."""

@@ -1,0 +1,1 @@
+"""The processes that have the database open, and where they listen."""

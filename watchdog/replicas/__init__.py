@@ -1,0 +1,1 @@
+"""Many replicas of a Python server on one database: who runs what, and who acts."""

@@ -1,0 +1,136 @@
+"""What `history`, `undo`, `hold`, `unhold`, `pause` and `resume` print as JSON."""
+
+import json
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SkipValidation
+
+from watchdog.acting.undo import Undoing
+from watchdog.model import interventions as noted
+from watchdog.model.session import SessionId
+from watchdog.reporting.documents import Document, MaybeMoment, Moment, Outcome, Shape, Step, Text, Verdict
+
+Json = Annotated[Any, SkipValidation]
+
+
+class WithJournal(Document):
+    """What all documents of the journal have in common."""
+
+    journal: Text
+
+
+class Hold(Shape):
+    """A person's "leave it"."""
+
+    session_id: Text
+    everything: bool
+    since: Moment = Field(validation_alias="since_ms")
+    until: MaybeMoment = Field(validation_alias="until_ms")
+    why: Text
+
+
+class Intervention(Shape):
+    """One intervention."""
+
+    id: int
+    began_at: Moment = Field(validation_alias="began_ms")
+    ended_at: MaybeMoment = Field(validation_alias="ended_ms")
+    actor: Literal["watchdog", "person"]
+    reason: Text | None
+    verdict: Verdict
+    outcome: Outcome | None
+    undone_at: MaybeMoment = Field(validation_alias="undone_ms")
+
+
+class History(WithJournal):
+    """Some interventions, the newest first."""
+
+    interventions: list[Intervention]
+    on_hold: list[Hold]
+
+
+class KeptRow(Shape):
+    """A row before and after."""
+
+    table: Literal["message", "part"]
+    id: Text
+    message_id: Text
+    session_id: Text
+    before: Json
+    after: Json
+
+
+class OneIntervention(WithJournal):
+    """One intervention with its rows."""
+
+    intervention: Intervention
+    rows: list[KeptRow]
+
+
+class Undone(WithJournal):
+    """How an undo ended."""
+
+    id: int
+    session_id: Text
+    result: Literal["undone", "already_undone", "not_undone"]
+    why: Text
+    steps: list[Step]
+
+
+class Holds(WithJournal):
+    """What came of a hold or of its end."""
+
+    session_id: Text
+    was_on_hold: bool
+    on_hold: list[Hold]
+
+
+def history_document(
+    database: str, journal: str, interventions: Iterable[noted.Intervention], holds: Iterable[noted.Hold]
+) -> dict[str, Any]:
+    """What `history --json` prints."""
+    where = {"database": database, "journal": journal}
+    return History.told({**where, "interventions": [*interventions], "on_hold": [*holds]})
+
+
+def intervention_document(
+    database: str, journal: str, intervention: noted.Intervention, kept: Iterable[noted.Kept]
+) -> dict[str, Any]:
+    """What `history ID --json` prints: the rows whole."""
+    rows = [
+        {
+            "table": each.row.table,
+            "id": each.row.id,
+            "message_id": each.row.message_id,
+            "session_id": each.row.session_id,
+            "before": parsed(each.row.data),
+            "after": parsed(each.after),
+        }
+        for each in kept
+    ]
+    where = {"database": database, "journal": journal}
+    return OneIntervention.told({**where, "intervention": intervention, "rows": rows})
+
+
+def holds_document(
+    database: str, journal: str, session_id: SessionId, holds: Iterable[noted.Hold], *, was_on_hold: bool
+) -> dict[str, Any]:
+    """What `hold`, `unhold`, `pause` and `resume` print with `--json`."""
+    where = {"database": database, "journal": journal, "session_id": session_id}
+    return Holds.told({**where, "was_on_hold": was_on_hold, "on_hold": [*holds]})
+
+
+def undo_document(database: str, journal: str, undoing: Undoing) -> dict[str, Any]:
+    """What `undo --json` prints."""
+    where = {"database": database, "journal": journal}
+    how = {"result": undoing.result.value, "why": undoing.why, "steps": undoing.steps}
+    return Undone.told({**where, "id": undoing.id, "session_id": undoing.session_id, **how})
+
+
+def parsed(data: str) -> Any:  # noqa: ANN401 - JSON
+    """A row's JSON, or its text where that is none."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return data

@@ -1,0 +1,1 @@
+"""What people configure: from where, in which units, and what is wrong with it."""
