@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.unit.test_journal import VERDICT
+from tests.unit.journal.test_sqlite import VERDICT
 from watchdog.journal.sqlite import SqliteJournal
 
 STEPS = 40
@@ -19,7 +19,7 @@ STEPS = 40
 LEFT_OPEN = """
 import asyncio, sys
 from pathlib import Path
-from tests.unit.test_journal import VERDICT
+from tests.unit.journal.test_sqlite import VERDICT
 from watchdog.journal.sqlite import SqliteJournal
 
 async def main():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tests.pitfalls.stage import HOUR, MINUTE, OLD_SERVER, PLACE, SECOND_SERVER, Stage
-from tests.unit.test_alerts import Told
+from tests.unit.alerts.test_rules import Told
 from watchdog.errors import ServerUnreachable
 from watchdog.model.outcome import Result
 from watchdog.model.report import Holder, Holders

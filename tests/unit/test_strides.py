@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 import watchdog
 from tests.support.database import OpencodeFile
 from tests.support.waiting import wait_until
-from tests.unit.test_embed import InProcessHost, Notes
+from tests.unit.embedding.test_embed import InProcessHost, Notes
 from watchdog import strides
 from watchdog.journal.codec import dump_state
 from watchdog.judging.gradual import Gradual, at_once
