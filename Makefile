@@ -31,9 +31,10 @@ setup: $(READY) ## make .venv, with the program in it
 demo: $(READY) ## the main job on an embedded default: no opencode, no node
 	@$(BIN)/python -m watchdog.demo
 
-check: $(READY) ## format, lint, types
+check: $(READY) ## format, lint, the rooms' imports, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/mypy
 	$(BIN)/mypy docs/examples/server.py
 
