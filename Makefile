@@ -60,8 +60,8 @@ soak: $(READY) ## an hour of faults beside a churning server (SOAK_SECONDS, SOAK
 	@$(BIN)/python -m tests.support.binaries
 	SOAK_SECONDS=$${SOAK_SECONDS:-3600} $(BIN)/pytest tests/soak
 
-unit: $(READY) ## the tests that need no opencode
-	$(BIN)/pytest -m "not e2e"
+unit: $(READY) ## the tests that need no opencode (ROOM=judging: those of one room)
+	$(BIN)/pytest -m "not e2e" $(if $(ROOM),tests/unit/$(ROOM))
 
 lock: ## resolve the dependencies anew (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
