@@ -34,7 +34,7 @@ TICKS = 50
 LOOKS = 20
 """Looks in one round, each of which is timed alone."""
 SCANS = 3
-"""Rounds in which something reads everything that is stored."""
+"""Batches in which something reads everything that is stored."""
 WRITE_SECONDS = 3.0
 _WARM = 20
 _UNHURRIED = Limits(read_seconds=600.0)

@@ -9,7 +9,7 @@ Wish = TypeVar("Wish")
 Result = TypeVar("Result")
 
 
-class _Round(Generic[Wish, Result]):
+class _Batch(Generic[Wish, Result]):
     """One run of the work, for those who asked before it began."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class _Round(Generic[Wish, Result]):
         return self.results[0]
 
 
-class Rounds(Generic[Wish, Result]):
+class Batches(Generic[Wish, Result]):
     """Work in rounds, one at a time. Whoever asks gets what a round brought that began after they asked.
 
     All who ask while a round is under way share the next one. It is run by one of them; when that one is cancelled,
@@ -46,13 +46,13 @@ class Rounds(Generic[Wish, Result]):
     def __init__(self, work: Callable[[Sequence[Wish]], Awaitable[Result]]) -> None:
         self._work = work
         self._turn = anyio.Lock()
-        self._next: _Round[Wish, Result] | None = None
+        self._next: _Batch[Wish, Result] | None = None
         self.waiting = 0
         """How many wait for a round, the one who runs it included."""
 
     async def join(self, wish: Wish) -> Result:
         """Wait for a round that begins from now on."""
-        shared = self._next = self._next or _Round()
+        shared = self._next = self._next or _Batch()
         shared.wishes.append(wish)
         self.waiting += 1
         try:
@@ -66,11 +66,11 @@ class Rounds(Generic[Wish, Result]):
         return shared.result()
 
 
-class Shared(Generic[Result]):
+class SingleFlight(Generic[Result]):
     """Questions that are asked once for all who ask the same at the same time; an answer is never kept."""
 
     def __init__(self) -> None:
-        self._rounds: dict[Hashable, Rounds[None, Result]] = {}
+        self._rounds: dict[Hashable, Batches[None, Result]] = {}
 
     async def ask(self, question: Hashable, work: Callable[[], Awaitable[Result]]) -> Result:
         """The answer to a question that is asked from now on.
@@ -81,7 +81,7 @@ class Shared(Generic[Result]):
         """
         rounds = self._rounds.get(question)
         if rounds is None:
-            rounds = self._rounds[question] = Rounds(lambda _: work())
+            rounds = self._rounds[question] = Batches(lambda _: work())
         try:
             return await rounds.join(None)
         finally:

@@ -15,12 +15,14 @@ import anyio
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.journal import FakeJournal
+from tests.fakes.mandate import FakeMandate
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import FakeServer, endpoint
 from tests.support.database import NOW, OpencodeFile
+from watchdog.composing.backend import Backend
 from watchdog.errors import WatchdogError
-from watchdog.loop.assembly import assemble
-from watchdog.loop.watch import Assessment, Listener, Mandate, Watch
+from watchdog.loop.watch import Assessment, Listener, Watch
+from watchdog.model.mandate import Mandate
 from watchdog.model.moments import Moment
 from watchdog.model.outcome import GuardedWrite, Outcome, Result
 from watchdog.model.report import Holder, Holders
@@ -104,15 +106,6 @@ class Diary:
         self._changed = anyio.Event()
 
 
-class Right:
-    """The right to act, had."""
-
-    term = 1
-
-    def acquire(self) -> bool:
-        return True
-
-
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """A session that is at work, with its open turn and, unless it only thinks, its open call."""
@@ -137,7 +130,7 @@ class Stage:
     server: FakeServer = field(default_factory=FakeServer)
     fleet: FakeFleet = field(default_factory=FakeFleet)
     owners: FakeOwners = field(default_factory=lambda: FakeOwners(Holders(known=(OLD_SERVER,))))
-    mandate: Mandate = field(default_factory=Right)
+    mandate: Mandate = field(default_factory=FakeMandate)
     journal: FakeJournal = field(default_factory=FakeJournal)
     hands: FakeClock = field(default_factory=lambda: FakeClock(wall_ms=NOW))
     clock: Clock | None = None
@@ -158,16 +151,17 @@ class Stage:
         """Run the loop with these settings; what was begun has ended when the block is left."""
         told: dict[str, Any] = {"poll_interval": HOUR, "abort_grace": 1, "idle_timeout": "off", **settings}
         diary = Diary()
-        watch = assemble(
-            Settings(**told),
+        backend = Backend(
+            settings=Settings(**told),
+            place=str(self.path),
             store=self.store,
             fleet=self.fleet,
             owners=self.owners,
             mandate=self.mandate,
             journal=self.journal,
-            listeners=[diary, *self.more],
             clock=self.time,
         )
+        watch = backend.watch(listeners=[diary, *self.more])
         stop = anyio.Event()
         async with anyio.create_task_group() as group:
             group.start_soon(watch.run, stop)

@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from watchdog.sharing import Rounds, Shared, first, gathered
+from watchdog.sharing import Batches, SingleFlight, first, gathered
 
 SECONDS = 60.0
 
@@ -53,7 +53,7 @@ class Work:
 class Asker:
     """One who asks, in a task of their own."""
 
-    def __init__(self, rounds: Rounds[str, int], wish: str) -> None:
+    def __init__(self, rounds: Batches[str, int], wish: str) -> None:
         self.rounds, self.wish = rounds, wish
         self.scope = anyio.CancelScope()
         self.result: int | None = None
@@ -74,7 +74,7 @@ async def settled() -> None:
 
 async def test_who_asks_while_a_round_is_under_way_gets_the_next_one() -> None:
     work = Work()
-    rounds = Rounds(work)
+    rounds = Batches(work)
     early, late, later = (Asker(rounds, wish) for wish in ("early", "late", "later"))
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
@@ -95,7 +95,7 @@ async def test_who_asks_while_a_round_is_under_way_gets_the_next_one() -> None:
 
 async def test_those_who_ask_at_the_same_time_share_one_round() -> None:
     work = Work()
-    rounds = Rounds(work)
+    rounds = Batches(work)
     askers = [Asker(rounds, str(number)) for number in range(8)]
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
@@ -109,7 +109,7 @@ async def test_those_who_ask_at_the_same_time_share_one_round() -> None:
 
 async def test_when_the_one_who_runs_a_round_is_cancelled_another_one_runs_it_anew() -> None:
     work = Work()
-    rounds = Rounds(work)
+    rounds = Batches(work)
     one, other, late = (Asker(rounds, wish) for wish in ("one", "other", "late"))
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
@@ -129,7 +129,7 @@ async def test_when_the_one_who_runs_a_round_is_cancelled_another_one_runs_it_an
 
 async def test_one_who_is_cancelled_while_they_wait_harms_nobody() -> None:
     work = Work()
-    rounds = Rounds(work)
+    rounds = Batches(work)
     leader, leaves, stays = (Asker(rounds, wish) for wish in ("leader", "leaves", "stays"))
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
@@ -149,7 +149,7 @@ async def test_one_who_is_cancelled_while_they_wait_harms_nobody() -> None:
 
 async def test_an_error_reaches_all_who_share_the_round_and_nobody_after_them() -> None:
     work = Work()
-    rounds = Rounds(work)
+    rounds = Batches(work)
     askers, late = [Asker(rounds, "a"), Asker(rounds, "b")], Asker(rounds, "late")
     work.error = ValueError("no")
     with anyio.fail_after(SECONDS):
@@ -168,7 +168,7 @@ async def test_an_error_reaches_all_who_share_the_round_and_nobody_after_them() 
 
 
 async def test_an_answer_is_asked_for_again_by_who_comes_later_and_nothing_is_kept() -> None:
-    shared, asked = Shared[int](), 0
+    shared, asked = SingleFlight[int](), 0
 
     async def ask() -> int:
         nonlocal asked
@@ -181,7 +181,7 @@ async def test_an_answer_is_asked_for_again_by_who_comes_later_and_nothing_is_ke
 
 
 async def test_different_questions_do_not_wait_for_each_other() -> None:
-    shared = Shared[str]()
+    shared = SingleFlight[str]()
 
     async def never() -> str:
         await anyio.sleep_forever()

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from watchdog.acting.again import Again, Door
+from watchdog.acting.recheck import Recheck, Rechecked
 from watchdog.errors import JournalUnusable, LeaseLost, ServerDeclined, ServerError, ServerUntold
 from watchdog.judging.rulings import Consent, Dropped
 from watchdog.model.deputies import Deputy
@@ -62,23 +62,23 @@ class Ladder:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tools:
-    """What climbs work with.
+    """What attempts work with.
 
     Attributes:
-        door: the one way from a verdict to an act.
+        recheck: the one way from a verdict to an act.
         confirm: asked right before a server is told something.
     """
 
     store: Store
     fleet: Fleet
     clock: Clock
-    door: Door
+    recheck: Recheck
     ladder: Ladder
     journal: Journal
     confirm: Confirm
 
 
-class Climb:
+class Attempt:
     """One verdict on its way up the ladder, with the steps that it took.
 
     Attributes:
@@ -139,19 +139,19 @@ class Climb:
             return self.outcome(outcome.result, outcome.why)
         return outcome
 
-    async def _again(self, verdict: Verdict, *, let_go: Iterable[TurnId] = ()) -> Again | Dropped:
+    async def _rechecked(self, verdict: Verdict, *, let_go: Iterable[TurnId] = ()) -> Rechecked | Dropped:
         """Look afresh, and have the judge pass a verdict again; there is no other way to an act.
 
         Args:
             let_go: its turns that the server which was at work on it let go of when it was told to abort.
         """
-        again = await self.tools.door.again(
+        again = await self.tools.recheck.again(
             verdict,
             consent=self.consent,
             claimant=self.claimant,
             let_go=dict.fromkeys(let_go, self.claimant) if self.claimant is not None else {},
         )
-        if isinstance(again, Again) and again.claim is not None:
+        if isinstance(again, Rechecked) and again.claim is not None:
             self.claimant = again.claim.server.name
         return again
 
@@ -183,7 +183,7 @@ class Climb:
         except JournalUnusable as error:
             self._step("journal", ok=False, detail=str(error))
 
-    async def _tell_to_end(self, again: Again) -> Outcome | None:
+    async def _tell_to_end(self, again: Rechecked) -> Outcome | None:
         """Have the server abort the session, within a time limit. Returns how it ended if the server spares it."""
         limit, place = self.tools.ladder.abort_timeout_seconds, again.place
         detail, ok = f"{place.server.name} answered", True
@@ -210,7 +210,7 @@ class Climb:
         await self._end_hold()
         return None
 
-    async def _end(self, again: Again) -> None:
+    async def _end(self, again: Rechecked) -> None:
         place, session, verdict = again.place, again.session, again.verdict
         if not isinstance(place.server, Deputy):
             await place.server.abort(place.served, session.id, place.directory)

@@ -7,7 +7,6 @@ judge's word alone: right before each act it is asked for anew.
 
 from collections.abc import Sequence
 
-from watchdog.acting.again import Again, Door, Place, Seen
 from watchdog.acting.attempt import (
     POLL_SECONDS,
     Confirm,
@@ -19,6 +18,7 @@ from watchdog.acting.attempt import (
     still_open,
     uncounted,
 )
+from watchdog.acting.recheck import Place, Recheck, Rechecked, Seen
 from watchdog.acting.settling import Settling
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, ServerError, WatchdogError
 from watchdog.judging.rulings import Consent, Dropped, settled_with
@@ -38,7 +38,7 @@ class Remedy:
         store: Store,
         fleet: Fleet,
         clock: Clock,
-        door: Door,
+        recheck: Recheck,
         ladder: Ladder,
         journal: Journal,
         confirm: Confirm = confirmed,
@@ -48,7 +48,7 @@ class Remedy:
             store=store,
             fleet=fleet,
             clock=clock,
-            door=door,
+            recheck=recheck,
             ladder=ladder,
             journal=journal,
             confirm=confirm,
@@ -65,7 +65,7 @@ class Remedy:
         actor: Actor = Actor.WATCHDOG,
         count: Count = uncounted,
     ) -> Outcome:
-        """Climb the ladder for one verdict. Errors of the database and of servers become part of the outcome.
+        """Attempt the ladder for one verdict. Errors of the database and of servers become part of the outcome.
 
         An error of the watchdog's own is raised, once the intervention is closed with it.
 
@@ -78,7 +78,7 @@ class Remedy:
             actor: who decided, for the journal.
             count: counts the outcome, right before the journal closes the intervention.
         """
-        climb = _Ascent(
+        attempt = _WholeAttempt(
             self._tools,
             verdict,
             dry_run=dry_run,
@@ -88,18 +88,18 @@ class Remedy:
             consent=consent,
         )
         try:
-            outcome = await climb.run()
+            outcome = await attempt.run()
         except JournalUnusable as error:
             # Nothing is done without a record; and if nothing was tried, no attempt counts.
-            return await climb.broken_off(error, count)
+            return await attempt.broken_off(error, count)
         except DatabaseUnavailable as error:
-            return await climb.broken_off(error, count)
+            return await attempt.broken_off(error, count)
         except WatchdogError as error:
-            outcome = climb.outcome(Result.FAILED, str(error))
+            outcome = attempt.outcome(Result.FAILED, str(error))
         except Exception as error:
-            await climb.noted(climb.outcome(Result.FAILED, _own(error)), count)
+            await attempt.noted(attempt.outcome(Result.FAILED, _own(error)), count)
             raise
-        return await climb.noted(outcome, count)
+        return await attempt.noted(outcome, count)
 
     async def resume(self, intervention: Intervention, *, count: Count = uncounted) -> Outcome:
         """Say how an intervention ended that a crash of the watchdog left begun, by looking at the rows.
@@ -111,34 +111,34 @@ class Remedy:
         Raises:
             DatabaseUnavailable: nothing can be read just now; the intervention stays begun.
         """
-        climb = _Ascent(
+        attempt = _WholeAttempt(
             self._tools, intervention.verdict, dry_run=False, reason=intervention.reason, actor=intervention.actor
         )
-        climb.intervention = intervention.id
+        attempt.intervention = intervention.id
         if intervention.about_to is not None:
-            climb.steps.append(intervention.about_to)
+            attempt.steps.append(intervention.about_to)
         try:
-            outcome = await climb.resume([*(await self._tools.journal.kept(intervention.id))])
+            outcome = await attempt.resume([*(await self._tools.journal.kept(intervention.id))])
         except DatabaseUnavailable:
             raise
         except WatchdogError as error:
-            outcome = climb.outcome(Result.FAILED, str(error))
+            outcome = attempt.outcome(Result.FAILED, str(error))
         except Exception as error:
-            await climb.noted(climb.outcome(Result.FAILED, _own(error)), count)
+            await attempt.noted(attempt.outcome(Result.FAILED, _own(error)), count)
             raise
         # Where nothing was done, a fresh verdict need not wait.
-        return await climb.noted(outcome, uncounted if outcome.result is Result.UNCHANGED else count)
+        return await attempt.noted(outcome, uncounted if outcome.result is Result.UNCHANGED else count)
 
 
 def _own(error: Exception) -> str:
     return f"an error of the watchdog's own: {type(error).__name__}"
 
 
-class _Ascent(Settling):
-    """A climb from the first rung."""
+class _WholeAttempt(Settling):
+    """An attempt from the first rung."""
 
     async def run(self) -> Outcome:
-        again = await self._again(self.verdict)
+        again = await self._rechecked(self.verdict)
         if isinstance(again, Dropped):
             return self._drop(again)
         self._step("reread", ok=True, detail="still as it was judged")
@@ -155,7 +155,7 @@ class _Ascent(Settling):
 
     # -- rungs 2 and 3: abort, verify ------------------------------------------------------------------------
 
-    async def _cancel(self, again: Again) -> Outcome:
+    async def _cancel(self, again: Rechecked) -> Outcome:
         if again.claim is None:
             return self._without_server(again)
         where = again.claim.server.name
@@ -164,7 +164,7 @@ class _Ascent(Settling):
             return self.outcome(Result.DRY_RUN, f"would abort session {again.session.id} at {where}")
         await self._begin(self._about_to("abort", f"session {again.session.id} at {where}"))
         # Until this moment a person may have been asked, or have said to leave it.
-        last = await self._again(self.verdict)
+        last = await self._rechecked(self.verdict)
         if isinstance(last, Dropped):
             return self._drop(last)
         if last.claim is None:
@@ -173,7 +173,7 @@ class _Ascent(Settling):
         await self.tools.confirm()
         return await self._tell_to_end(last) or await self._verify(last, waiting)
 
-    def _without_server(self, again: Again) -> Outcome:
+    def _without_server(self, again: Rechecked) -> Outcome:
         """No server holds it: what another process runs is left to that process."""
         self._step("find", ok=False, detail="; ".join(["no server is at work on it", *again.silent]))
         if not self.verdict.row_ids:
@@ -181,7 +181,7 @@ class _Ascent(Settling):
         self._step("prove", ok=False, detail=again.may_run)
         return self.outcome(Result.UNREACHABLE, "; ".join([again.may_run, *again.silent]))
 
-    async def _verify(self, again: Again, waiting: Sequence[str]) -> Outcome:
+    async def _verify(self, again: Rechecked, waiting: Sequence[str]) -> Outcome:
         """Wait until the database shows that what was observed is closed: an abort's answer proves nothing.
 
         Args:
@@ -197,15 +197,15 @@ class _Ascent(Settling):
             await self.tools.clock.sleep(POLL_SECONDS)
         self._step("verify", ok=False, detail=f"still open after the abort: {names(left) or again.session.id}")
         rest = settled_with(self.verdict, left)
-        settles = await self._again(rest, let_go=self.verdict.turn_ids if await self._is_idle(again) else ())
-        if isinstance(settles, Again):
+        settles = await self._rechecked(rest, let_go=self.verdict.turn_ids if await self._is_idle(again) else ())
+        if isinstance(settles, Rechecked):
             return await self._settle(rest, settles)
         self._step("prove", ok=False, detail=settles.why)
         return self.outcome(
             Result.INEFFECTIVE, f"{names(left) or again.session.id} stayed open after an abort; {settles.why}"
         )
 
-    async def _is_idle(self, again: Again) -> bool:
+    async def _is_idle(self, again: Rechecked) -> bool:
         """Whether the server let go of the session, in every directory."""
         place = again.place
         try:
@@ -214,7 +214,7 @@ class _Ascent(Settling):
             return False
         return not any(busy)
 
-    async def _cancelled(self, again: Again, waiting: Sequence[str]) -> Outcome:
+    async def _cancelled(self, again: Rechecked, waiting: Sequence[str]) -> Outcome:
         detail = "everything that was observed is closed"
         if waiting:
             left = await self.tools.store.queued(again.session.id)
@@ -227,7 +227,7 @@ class _Ascent(Settling):
 
     # -- what nobody answers ---------------------------------------------------------------------------------
 
-    async def _turn_down(self, ask: Ask, again: Again) -> Outcome:
+    async def _turn_down(self, ask: Ask, again: Rechecked) -> Outcome:
         """Reject a question or a permission at the server that still asks it, and wait until its call closed."""
         place = again.asked(ask)
         if place is None:
@@ -236,7 +236,7 @@ class _Ascent(Settling):
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would turn down a {ask.kind.value} of session {again.session.id}")
         await self._begin(self._about_to("reject", f"a {ask.kind.value} of session {again.session.id}"))
-        last = await self._again(self.verdict)
+        last = await self._rechecked(self.verdict)
         if isinstance(last, Dropped):
             return self._drop(last)
         place = last.asked(ask)
@@ -245,7 +245,7 @@ class _Ascent(Settling):
         await self.tools.confirm()
         return await self._turned_down(last, ask, place, taken=await self._reject(last, ask, place))
 
-    async def _reject(self, again: Again, ask: Ask, place: Place) -> bool:  # noqa: ARG002 - no act without the judge
+    async def _reject(self, again: Rechecked, ask: Ask, place: Place) -> bool:  # noqa: ARG002 - no act without the judge
         self.acted = self.told = True
         try:
             await place.server.reject(place.served, ask, place.directory)
@@ -255,7 +255,7 @@ class _Ascent(Settling):
         self._step("reject", ok=True, detail=f"{place.server.name} took it")
         return True
 
-    async def _turned_down(self, again: Again, ask: Ask, place: Place, *, taken: bool) -> Outcome:
+    async def _turned_down(self, again: Rechecked, ask: Ask, place: Place, *, taken: bool) -> Outcome:
         """Wait until it is asked no more and its call is closed. A server that does not answer proves nothing."""
         deadline = self.tools.clock.read().awake_seconds + self.tools.ladder.abort_grace_seconds
         while True:
@@ -274,7 +274,7 @@ class _Ascent(Settling):
         self._step("verify", ok=False, detail=detail)
         return self.outcome(Result.INEFFECTIVE, f"it was turned down, and {detail}")
 
-    async def _asks_no_more(self, again: Again, ask: Ask, place: Place) -> bool:
+    async def _asks_no_more(self, again: Rechecked, ask: Ask, place: Place) -> bool:
         """Whether the server that asked it says, of every directory, that it does not ask it any more."""
         try:
             asks = [await place.server.pending_asks(each) for each in place.folders(again.session)]
@@ -295,13 +295,13 @@ class _Ascent(Settling):
         if writes and all(each.row.id in now and now[each.row.id].says(each.after) for each in writes):
             self.acted = True
             self._step("settle", ok=True, detail="the rows read as they were settled before the watchdog stopped")
-            return await self._show(session, await self.tools.door.seen(session.id), writes)
+            return await self._show(session, await self.tools.recheck.seen(session.id), writes)
         left = still_open(session, self.verdict)
         detail = f"still open: {names(left)}" if left else "nothing that was observed is open any more"
         self._step("verify", ok=not left, detail=detail)
         if left and self.verdict.kind is VerdictKind.ORPHAN:
             return self.outcome(Result.UNCHANGED, "the watchdog stopped before anything was written")
-        if left or self._goes_on(await self.tools.door.seen(session.id)):
+        if left or self._goes_on(await self.tools.recheck.seen(session.id)):
             return self.outcome(Result.INEFFECTIVE, "the watchdog stopped in the middle, and it is still open")
         if self.verdict.kind is VerdictKind.ORPHAN:
             return self.outcome(Result.UNCHANGED, "it ended by itself")

@@ -157,7 +157,7 @@ class Acting:
         """Begin to carry verdicts out, each in its turn.
 
         Args:
-            verdicts: what to carry out; a session that is taken up already, or that the last climb on ended after
+            verdicts: what to carry out; a session that is taken up already, or that the last attempt on ended after
                 the look, is left for the next look.
             group: the tasks that do it.
             seen_at: when the look began that they are of, on the awake clock.

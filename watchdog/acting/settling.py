@@ -5,8 +5,8 @@ from functools import partial
 
 import anyio
 
-from watchdog.acting.again import Again, Seen
-from watchdog.acting.attempt import Climb, names, still_open
+from watchdog.acting.attempt import Attempt, names, still_open
+from watchdog.acting.recheck import Rechecked, Seen
 from watchdog.errors import GaveWay, ServerError
 from watchdog.judging.rulings import Dropped
 from watchdog.judging.settled_rows import settle
@@ -20,10 +20,10 @@ from watchdog.sharing import first
 _SETTLE_SECONDS = 30.0
 
 
-class Settling(Climb):
-    """A climb that can settle."""
+class Settling(Attempt):
+    """An attempt that can settle."""
 
-    async def _settle(self, verdict: Verdict, again: Again) -> Outcome:
+    async def _settle(self, verdict: Verdict, again: Rechecked) -> Outcome:
         """Write the end of rows that nobody executes, proven once more right before.
 
         Args:
@@ -42,7 +42,7 @@ class Settling(Climb):
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would settle {len(writes)} rows: {self.verdict.why}")
         await self.tools.journal.keep(await self._begin(), writes)
-        last = await self._again(verdict)
+        last = await self._rechecked(verdict)
         if isinstance(last, Dropped):
             return self._drop(last)
         # Once begun, the write is shown and read back even if the watchdog is told to stop.
@@ -50,7 +50,7 @@ class Settling(Climb):
             return await self._write(last, writes)
         return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
 
-    async def _write(self, again: Again, writes: tuple[GuardedWrite, ...]) -> Outcome:
+    async def _write(self, again: Rechecked, writes: tuple[GuardedWrite, ...]) -> Outcome:
         acted, self.acted = self.acted, True
         try:
             changed = await self.tools.store.write(writes)

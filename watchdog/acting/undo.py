@@ -6,8 +6,8 @@ from enum import StrEnum
 
 import anyio
 
-from watchdog.acting.again import Serving
 from watchdog.acting.attempt import names
+from watchdog.acting.recheck import Serving
 from watchdog.errors import DatabaseError, ServerError
 from watchdog.model.interventions import Hold, Intervention, InterventionId, Kept
 from watchdog.model.outcome import GuardedWrite, Row, Step

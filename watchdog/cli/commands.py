@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import anyio
 
+from watchdog.composing.backend import Backend
+from watchdog.composing.command import backend
 from watchdog.composing.damage import refuse_damaged
-from watchdog.composing.equipment import Equipment, equipment
 from watchdog.composing.opening import locate
 from watchdog.composing.sidecar import Sidecar, sidecar
 from watchdog.console.exits import Exit
@@ -18,9 +19,9 @@ from watchdog.journal.null import NoJournal
 from watchdog.judging.limits import duration
 from watchdog.judging.rulings import Living
 from watchdog.loop.watch import Assessment, Watch
+from watchdog.model.mandate import named
 from watchdog.model.moments import Moment
 from watchdog.model.outcome import Outcome, Result
-from watchdog.model.right import named
 from watchdog.model.session import Session, SessionId
 from watchdog.model.verdict import Spared, SpareReason, Verdict, VerdictKind
 from watchdog.operating.release import Agreed, Deletion, Releasing, signs_of_life
@@ -44,7 +45,7 @@ Confirm = Callable[[str], bool]
 
 async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
     """Look once, and print what would be done and what is spared."""
-    async with equipment(loaded, acts=False, needs_journal=False) as car:
+    async with backend(loaded, acts=False, needs_journal=False) as car:
         watch = car.watch()
         watch.policy = replace(watch.policy, orphan_looks=1)
         async with busy(_LOOKING):
@@ -135,7 +136,7 @@ async def release(
         confirm: asks a person whether to end something that shows life; None when they already agreed.
         below: end what lives below it, too.
     """
-    async with equipment(loaded, acts=True) as car:
+    async with backend(loaded, acts=True) as car:
         releasing = Releasing(car.watch(), car.store, car.fleet, progress=_Shown())
         id_, agreed = SessionId(session_id), _agreed(confirm)
         if car.leader is None:
@@ -238,7 +239,7 @@ def _sessions(count: int) -> str:
 
 
 def _print_outcomes(
-    screen: Screen, car: Equipment, outcomes: Sequence[Outcome], spared: list[Spared] | None = None
+    screen: Screen, car: Backend, outcomes: Sequence[Outcome], spared: list[Spared] | None = None
 ) -> None:
     """Print what was done; and of what is spared, only what might be an orphan."""
     if screen.as_json:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from watchdog.composing.equipment import Equipment, equipment
+from watchdog.composing.backend import Backend
+from watchdog.composing.command import backend
 from watchdog.console.exits import Exit
 from watchdog.explaining.values import Explanation
 from watchdog.model.session import SessionId
@@ -22,7 +23,7 @@ async def explain(loaded: Loaded, screen: Screen, session_id: str) -> Exit:
     Raises:
         NoSuchSession: there is no such session.
     """
-    async with equipment(loaded, acts=False) as car:
+    async with backend(loaded, acts=False) as car:
         async with busy(_LOOKING):
             found = await _explanation(car, SessionId(session_id))
         if screen.as_json:
@@ -32,7 +33,7 @@ async def explain(loaded: Loaded, screen: Screen, session_id: str) -> Exit:
         return Exit.STUCK if found.stuck else Exit.FINE
 
 
-async def _explanation(car: Equipment, session_id: SessionId) -> Explanation:
+async def _explanation(car: Backend, session_id: SessionId) -> Explanation:
     """The same look and the same judgement as `scan --full`, with the session in it."""
     watch = car.watch()
     watch.policy = replace(watch.policy, orphan_looks=1)

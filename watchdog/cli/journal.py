@@ -32,7 +32,7 @@ from watchdog.settings.schema import Loaded
 from watchdog.timing.clock import SystemClock, now_ms
 
 if TYPE_CHECKING:
-    from watchdog.composing.equipment import Equipment
+    from watchdog.composing.backend import Backend
 
 _PUTTING_BACK = "looking at the rows and who has the database open, and putting them back"
 
@@ -62,9 +62,9 @@ class _Book:
 async def _opened(loaded: Loaded) -> AsyncIterator[_Book]:
     place = locate(loaded)
     if isinstance(place, PostgresUrl):
-        from watchdog.composing.equipment import equipment
+        from watchdog.composing.command import backend
 
-        async with equipment(loaded, acts=False) as car:
+        async with backend(loaded, acts=False) as car:
 
             async def is_there(session_id: SessionId) -> bool:
                 return await car.store.session(session_id) is not None
@@ -136,9 +136,9 @@ async def undo(loaded: Loaded, screen: Screen, number: int) -> Exit:
     Raises:
         UsageError: there is no such intervention, or no journal.
     """
-    from watchdog.composing.equipment import equipment
+    from watchdog.composing.command import backend
 
-    async with equipment(loaded, acts=True) as car:
+    async with backend(loaded, acts=True) as car:
         journal = _needed(car.journal)
         found = await _existing(journal, number)
         async with busy(_PUTTING_BACK):
@@ -150,11 +150,11 @@ async def undo(loaded: Loaded, screen: Screen, number: int) -> Exit:
     return Exit.STUCK if undoing.result is UndoResult.NOT_UNDONE else Exit.FINE
 
 
-async def _undone(car: "Equipment", journal: History, found: Intervention) -> Undoing:
+async def _undone(car: "Backend", journal: History, found: Intervention) -> Undoing:
     if car.leader is not None:
         return await car.leader.undo(found.id)
     await car.fleet.discover(await car.owners.look())
-    serving = car.watch().door.serving
+    serving = car.watch().recheck.serving
     return await Undo(store=car.store, fleet=car.fleet, clock=SystemClock(), journal=journal, serving=serving).undo(
         found
     )

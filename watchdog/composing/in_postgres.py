@@ -1,4 +1,4 @@
-"""The way into the rooms that need PostgreSQL's driver, for whoever has a database there."""
+"""The way into what needs PostgreSQL's driver, for whoever has a database there."""
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -10,7 +10,7 @@ from watchdog.errors import DatabaseUnsupported
 from watchdog.settings.schema import Settings
 
 if TYPE_CHECKING:
-    from watchdog.replicas.backend import Replica
+    from watchdog.composing.replica import Replica
 
 
 def replica(
@@ -18,15 +18,15 @@ def replica(
     engine: AsyncEngine | None,
     **situation: Any,  # noqa: ANN401 - as there
 ) -> "AbstractAsyncContextManager[Replica]":
-    """See `replicated.replica` and `Situation`. That room is entered only when somebody has a database there.
+    """See `replica.replica` and `Situation`. That module is imported only when somebody has a database there.
 
     Raises:
         DatabaseUnsupported: the driver is not installed.
     """
     with with_driver():
-        from watchdog.replicas import backend as replicated
+        from watchdog.composing import replica as opened
 
-    return replicated.replica(settings, engine, replicated.Situation(**situation))
+    return opened.replica(settings, engine, opened.Situation(**situation))
 
 
 @contextmanager

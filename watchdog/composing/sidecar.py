@@ -2,21 +2,21 @@
 
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import anyio
 
+from watchdog.composing.backend import Backend
 from watchdog.composing.damage import refuse_damaged
 from watchdog.composing.opening import locate_file, open_journal
 from watchdog.errors import SettingsError
 from watchdog.journal.null import NoJournal
 from watchdog.journal.sqlite import SqliteJournal
-from watchdog.loop.assembly import assemble
-from watchdog.loop.watch import Listener, Watch
+from watchdog.loop.watch import Watch
 from watchdog.opencode.db.store import OpencodeDatabase
 from watchdog.opencode.http.client import OpencodeServer
 from watchdog.opencode.http.fleet import Connect, OpencodeFleet
@@ -41,43 +41,21 @@ class _Bell:
         if self.wake is not None:
             self.wake()
 
+    def rings(self, watch: Watch) -> None:
+        self.wake = watch.wake
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Sidecar:
-    """Everything that a command works with."""
+class Sidecar(Backend):
+    """A database in a file, with the servers that serve it."""
 
     path: Path
-    settings: Settings
     store: OpencodeDatabase
     fleet: OpencodeFleet
     owners: ProcessOwners
     mandate: DatabaseLock
     journal: SqliteJournal | NoJournal
     clock: Countable
-    bell: _Bell = field(default_factory=_Bell)
-    leader: None = None
-    """Whoever else has the lock: what a person asks for needs none on a file."""
-
-    @property
-    def place(self) -> str:
-        """The database, for people."""
-        return str(self.path)
-
-    def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
-        """A watch on these, which the servers' feeds wake."""
-        watch = assemble(
-            self.settings,
-            store=self.store,
-            fleet=self.fleet,
-            owners=self.owners,
-            mandate=self.mandate,
-            journal=self.journal,
-            listeners=listeners,
-            dry_run=dry_run,
-            clock=self.clock,
-        )
-        self.bell.wake = watch.wake
-        return watch
 
 
 @asynccontextmanager
@@ -111,6 +89,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
             fleet.start(group)
             yield Sidecar(
                 path=path,
+                place=str(path),
                 settings=settings,
                 store=store,
                 fleet=fleet,
@@ -118,7 +97,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
                 mandate=mandate,
                 journal=journal,
                 clock=clock,
-                bell=bell,
+                wakes=bell.rings,
             )
             group.cancel_scope.cancel()
 

@@ -65,7 +65,7 @@ class _Parts:
             store=car.store,
             fleet=car.fleet,
             owners=car.owners,
-            right=car.mandate,
+            mandate=car.mandate,
             journal=car.journal,
             operations=Operations(group, self.clock),
         )

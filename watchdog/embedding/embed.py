@@ -9,13 +9,13 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from watchdog.composing.backend import Backend
 from watchdog.console.logger import logger
 from watchdog.embedding.host_calls import watch_loop
 from watchdog.embedding.host_server import EmbeddedServer
-from watchdog.embedding.means import Means, means
+from watchdog.embedding.means import backend
 from watchdog.embedding.own_task import OwnTask, bare
 from watchdog.errors import NotActing, ShutdownTimedOut, WatchdogError
-from watchdog.loop.assembly import assemble
 from watchdog.loop.last_look import Latest
 from watchdog.loop.watch import Watch
 from watchdog.model.outcome import Outcome
@@ -167,7 +167,7 @@ class Watchdog:
     async def _live(self, begun: Callable[["_Inside"], None]) -> None:
         """Open everything, run the loop, and close everything: all in one task."""
         first = _FirstLook(self._clock, self._settings.poll_interval.total_seconds())
-        async with means(
+        async with backend(
             self._settings,
             engine=self._engine,
             server=self._server,
@@ -198,30 +198,18 @@ class Watchdog:
         if self._inside is not None:
             self._inside.watch.wake()
 
-    def _assemble(self, found: Means, first: "_FirstLook") -> "_Inside":
-        watch = assemble(
-            self._settings,
-            store=found.store,
-            fleet=found.fleet,
-            owners=found.owners,
-            mandate=found.right,
-            journal=found.journal,
-            listeners=[LogListener(), first, *self._listeners],
-            dry_run=self._dry_run,
-            clock=self._clock,
-            confirm=found.confirm,
-            replicas=found.replicas,
-        )
+    def _assemble(self, found: Backend, first: "_FirstLook") -> "_Inside":
+        watch = found.watch(listeners=[LogListener(), first, *self._listeners], dry_run=self._dry_run)
 
         def operator(group: TaskGroup) -> Operator:
             return Operator(
-                database=found.database,
+                database=found.place,
                 watch=watch,
                 latest=first,
                 store=found.store,
                 fleet=found.fleet,
                 owners=found.owners,
-                right=found.right,
+                mandate=found.mandate,
                 journal=found.journal,
                 operations=Operations(group, self._clock),
                 leader=found.leader,
@@ -272,7 +260,7 @@ class _Inside:
         watch: Watch,
         first: _FirstLook,
         operator: Callable[[TaskGroup], Operator],
-        found: Means,
+        found: Backend,
         clock: Clock,
     ) -> None:
         self.watch = watch
@@ -348,7 +336,7 @@ class _Inside:
     async def _take_over(self) -> None:
         """One that has just got the right to act closes first what others left begun, at its next look."""
         while not (self.watch.began_to_act or self.watch.pace.dry_run or self.ended.is_set()):
-            if not self._found.right.acquire():
+            if not self._found.mandate.acquire():
                 return
             if self._first.problem is not None:
                 raise self._first.problem

@@ -14,7 +14,7 @@ from watchdog.console.logger import logger
 from watchdog.errors import HostUnfit, ServerSilent, ServerUnreachable
 from watchdog.model.session import Ask, SessionId, Status
 from watchdog.ports import Clock, Host
-from watchdog.sharing import Shared
+from watchdog.sharing import SingleFlight
 
 ANSWER_SECONDS: Final = 5.0
 """How long a host may take to say what it is at work on. An abort has the limit of the ladder."""
@@ -90,7 +90,7 @@ class Questions:
         self._host = host
         self._clock = clock
         self._seldom = Seldom(clock)
-        self._shared: Shared[Any] = Shared()
+        self._shared: SingleFlight[Any] = SingleFlight()
         self._under_way: dict[tuple[str, ...], asyncio.Task[Any]] = {}
         for what, takes in _FORMS.items():
             self._check(what, takes)

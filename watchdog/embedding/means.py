@@ -1,29 +1,25 @@
-"""What an embedded watchdog works on, on SQLite or in PostgreSQL: opened, and closed with its context."""
+"""The backend of an embedded watchdog, on SQLite or in PostgreSQL: opened, and closed with its context."""
 
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import StaticPool
 
-from watchdog.acting.attempt import Confirm, confirmed
+from watchdog.composing.backend import Backend
 from watchdog.composing.damage import refuse_damaged
 from watchdog.composing.in_postgres import replica
 from watchdog.composing.opening import open_journal
 from watchdog.embedding.host_server import EmbeddedFleet
 from watchdog.errors import DatabaseMissing, DatabaseUnsupported, SettingsError
-from watchdog.journal.null import NoJournal
-from watchdog.model.right import Right
 from watchdog.opencode.db.store import OpencodeDatabase
 from watchdog.opencode.processes.holders import ProcessOwners
 from watchdog.opencode.processes.lock import DatabaseLock
-from watchdog.operating.requests import Leader
-from watchdog.ports import Clock, Fleet, History, Hosting, Owners, Store
+from watchdog.ports import Clock, Hosting
 from watchdog.settings.database_url import PostgresUrl
 from watchdog.settings.places import home
 from watchdog.settings.schema import Settings
@@ -35,35 +31,8 @@ _MAKE: Final = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Means:
-    """What a watchdog works on.
-
-    Attributes:
-        database: for people.
-        right: to act.
-        confirm: asks, right before an act, whether the right was lost meanwhile.
-        replicas: the sessions may run on any machine.
-        leader: whichever of them acts.
-        tasks: what runs beside the loop, until it is cancelled.
-        duties: what runs beside it and ends with it, also when it fails: then another watchdog may act.
-    """
-
-    database: str
-    store: Store
-    fleet: Fleet
-    owners: Owners
-    journal: History | NoJournal
-    right: Right
-    confirm: Confirm = confirmed
-    replicas: bool = False
-    leader: Leader | None = None
-    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
-    duties: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
-
-
 @asynccontextmanager
-async def means(
+async def backend(
     settings: Settings,
     *,
     engine: AsyncEngine | None,
@@ -72,7 +41,7 @@ async def means(
     changed: Callable[[], None],
     alive: Callable[[], bool],
     acts: bool,
-) -> AsyncIterator[Means]:
+) -> AsyncIterator[Backend]:
     """Open what the settings name, or the engine.
 
     Args:
@@ -97,38 +66,28 @@ async def means(
     who = {"own": server, "clock": clock, "changed": changed, "alive": alive}
     # A dry run makes nothing, so it does without a journal where there is none yet.
     async with replica(settings, engine, **who, acts=acts, needs_journal=acts) as found:
-        yield Means(
-            database=found.store.place,
-            store=found.store,
-            fleet=found.fleet,
-            owners=found.owners,
-            journal=found.journal,
-            right=found.lease,
-            confirm=found.lease.confirm,
-            replicas=True,
-            leader=found.fleet.leader,
-            tasks=found.tasks,
-            duties=found.duties,
-        )
+        yield found
 
 
 @asynccontextmanager
 async def _on_file(
     settings: Settings, path: Path, engine: AsyncEngine | None, server: Hosting, clock: Clock
-) -> AsyncIterator[Means]:
+) -> AsyncIterator[Backend]:
     async with (
         await OpencodeDatabase.open(path, engine=engine, local_filesystems=settings.local_filesystems) as store,
         open_journal(settings, path, os.environ, home()) as journal,
     ):
         store.refuse = partial(refuse_damaged, journal, path)
         with DatabaseLock(path) as lock:
-            yield Means(
-                database=str(path),
+            yield Backend(
+                settings=settings,
+                place=str(path),
                 store=store,
                 fleet=EmbeddedFleet(server),
                 owners=ProcessOwners(path, clock=clock, embedded=True),
                 journal=journal,
-                right=lock,
+                mandate=lock,
+                clock=clock,
             )
 
 

@@ -46,7 +46,7 @@ def judge_gradually(observation: Observation, policy: Policy, now: Moment) -> Gr
     bench = _Bench((yield from Case.gradually(observation, policy, now)))
     for session in bench.case.family.deepest_first():
         yield
-        bench.hear(session)
+        bench.judge_session(session)
     for each in deleted(bench.case):
         yield
         bench.judge_deleted(each)
@@ -54,7 +54,7 @@ def judge_gradually(observation: Observation, policy: Policy, now: Moment) -> Gr
 
 
 class _Bench:
-    """One judgement in the making. Sessions are heard from the deepest up."""
+    """One judgement in the making. Sessions are judged from the deepest up."""
 
     def __init__(self, case: Case) -> None:
         self.case = case
@@ -64,15 +64,15 @@ class _Bench:
         self.spared: list[Spared] = []
         self.unclaimed: set[str] = set()
         self._ended = Ended(self.family)
-        self._heard_from = 0
-        """Where in `spared` begins what is said of the session that is heard now."""
+        self._judged_from = 0
+        """Where in `spared` begins what is said of the session that is judged now."""
 
-    def hear(self, session: Session) -> None:
+    def judge_session(self, session: Session) -> None:
         """Judge one session: first what nobody executes in it, then what is alive."""
         if (plain := self._spare_plain(session)) is not None:
             self.spared.extend(plain)
             return
-        self._heard_from = len(self.spared)
+        self._judged_from = len(self.spared)
         orphaned = self.case.orphaned(session)
         if (held := self.case.hold(session, with_below=False)) is not None:
             self._spare(session, SpareReason.ON_HOLD, held)
@@ -85,15 +85,15 @@ class _Bench:
             return
         gone: AbstractSet[TurnId] = _NONE
         if orphaned:
-            self._hear_orphans(session, orphaned)
+            self._judge_orphans(session, orphaned)
             gone = {turn.id for turn, _ in orphaned}
-        self._hear_living(session, gone)
-        self._hear_asks(session)
+        self._judge_living(session, gone)
+        self._judge_asks(session)
 
     def judge_deleted(self, found: Deleted) -> None:
         """Pass or spare a session that was deleted while it ran."""
         if found.verdict is not None and self._may_try(found.verdict, found.session):
-            self._pass(found.verdict)
+            self._add_verdict(found.verdict)
         elif found.spared is not None:
             self._spare(found.session, *found.spared, until=found.until)
 
@@ -119,7 +119,7 @@ class _Bench:
             plain.append(spared)
         return plain
 
-    def _hear_asks(self, session: Session) -> None:
+    def _judge_asks(self, session: Session) -> None:
         """Whether a human has been asked for longer than `human_timeout`; one ask of a session at a time."""
         limit = self.policy.human_timeout_seconds
         if limit is None or not self.family.human_at(session):
@@ -136,17 +136,17 @@ class _Bench:
             return
         verdict = verdicts.unanswered(self.case, session, ask, age, limit)
         if self._may_try(verdict, session):
-            self._pass(verdict)
+            self._add_verdict(verdict)
 
     # -- orphans ---------------------------------------------------------------------------------------------
 
-    def _hear_orphans(self, session: Session, orphaned: list[tuple[Turn, Proof]]) -> None:
+    def _judge_orphans(self, session: Session, orphaned: list[tuple[Turn, Proof]]) -> None:
         verdict = verdicts.orphan(self.case, session, orphaned)
         self.unclaimed |= verdict.row_ids
         if not self._may_try(verdict, session):
             return
         if verdict.confirmed or self.policy.orphan_looks == 1:
-            self._pass(verdict)
+            self._add_verdict(verdict)
             return
         first = max(self.case.observation.looks.get(row, self.case.now) for row in verdict.row_ids)
         until = first + self.policy.orphan_grace_seconds
@@ -154,7 +154,7 @@ class _Bench:
 
     # -- the living ------------------------------------------------------------------------------------------
 
-    def _hear_living(self, session: Session, gone: AbstractSet[TurnId]) -> None:
+    def _judge_living(self, session: Session, gone: AbstractSet[TurnId]) -> None:
         claim = self.case.claim(session)
         turns: Sequence[Turn] = session.turns
         calls: Sequence[ToolCall] = session.calls
@@ -174,9 +174,9 @@ class _Bench:
             self._spare_older(session, [call for call in calls if call.turn_id in older])
             current = [call for call in calls if call.turn_id not in older]
         if current:
-            self._hear_calls(session, current, claim)
+            self._judge_calls(session, current, claim)
         elif claim is not None or any(turn.id not in older for turn in turns):
-            self._hear_silence(session, claim)
+            self._judge_silence(session, claim)
         elif not calls:
             self._spare(session, SpareReason.NO_WITNESS, self.case.who_may_run(session, turns[-1]))
 
@@ -185,7 +185,7 @@ class _Bench:
             why = f"the {call.tool} call is in an older turn of its session; ending it would end the newer one"
             self._spare(session, SpareReason.WAITING_ON_SIBLING, why, call)
 
-    def _hear_calls(self, session: Session, calls: Sequence[ToolCall], claim: Claim | None) -> None:
+    def _judge_calls(self, session: Session, calls: Sequence[ToolCall], claim: Claim | None) -> None:
         """Judge the open calls of the session's current turn: it can only be ended with all of them."""
         left: list[Spared] = []
         over: list[ToolCall] = []
@@ -205,9 +205,9 @@ class _Bench:
                 why = f"the {call.tool} call is past its limit, but a call beside it is spared ({reasons})"
                 self._spare(session, SpareReason.WAITING_ON_SIBLING, why, call)
         elif over:
-            self._propose(verdicts.stuck(self.case, session, over), session)
+            self._propose_cancel(verdicts.stuck(self.case, session, over), session)
         elif not waits:
-            self._hear_tasks_above(session, claim)
+            self._judge_tasks_above(session, claim)
 
     def _spare_waiting(self, session: Session, call: ToolCall, claim: Claim | None) -> Spared | None:
         """Whether a call waits for somebody, so that its age says nothing against it."""
@@ -234,7 +234,7 @@ class _Bench:
         age = self.case.age(call)
         return Spared(session_id=session.id, reason=reason, why=why, call_id=call.id, age_seconds=age, until=until)
 
-    def _hear_silence(self, session: Session, claim: Claim | None) -> None:
+    def _judge_silence(self, session: Session, claim: Claim | None) -> None:
         """Judge an unfinished session that has no open call."""
         below = self.family.unfinished_below(session)
         if self.family.human_at(session):
@@ -248,9 +248,9 @@ class _Bench:
             why = f"{claim.report.name} does not say whether a person is asked for something"
             self._spare(session, SpareReason.NO_WITNESS, why)
         else:
-            self._hear_idle(session, claim)
+            self._judge_idle(session, claim)
 
-    def _hear_idle(self, session: Session, claim: Claim) -> None:
+    def _judge_idle(self, session: Session, claim: Claim) -> None:
         idle, limit = self.case.idle_seconds(session), self.policy.idle_timeout_seconds
         if idle is None:
             why = f"nobody hears whether it shows life: the event feed of {claim.report.name} is not connected"
@@ -259,7 +259,7 @@ class _Bench:
         if claim.status.activity is Activity.RETRY and (due := self.case.retry_due(session)) is not None:
             idle = min(idle, max(0.0, self.case.now - due))
         if limit is not None and idle >= limit:
-            self._propose(verdicts.idle(self.case, session, idle, limit), session)
+            self._propose_cancel(verdicts.idle(self.case, session, idle, limit), session)
             return
         self.spared.append(
             Spared(
@@ -271,9 +271,9 @@ class _Bench:
                 until=None if limit is None else self.case.now + (limit - idle),
             )
         )
-        self._hear_tasks_above(session, claim)
+        self._judge_tasks_above(session, claim)
 
-    def _hear_tasks_above(self, session: Session, claim: Claim | None) -> None:
+    def _judge_tasks_above(self, session: Session, claim: Claim | None) -> None:
         """Whether a task call that waits on this session has outlived its limits. A call's own limit protects it."""
         if claim is None or not self.family.has_task_above(session):
             return
@@ -290,8 +290,8 @@ class _Bench:
                 verdict = verdicts.stuck_task(self.case, parent, call, deepest=session, limit=hard, silent=None)
             else:
                 continue
-            del self.spared[self._heard_from :]
-            self._propose(verdict, session)
+            del self.spared[self._judged_from :]
+            self._propose_cancel(verdict, session)
             return
 
     def _waits_out(self, session: Session) -> bool:
@@ -308,7 +308,7 @@ class _Bench:
 
     # -- passing or sparing ----------------------------------------------------------------------------------
 
-    def _propose(self, verdict: Verdict, session: Session) -> None:
+    def _propose_cancel(self, verdict: Verdict, session: Session) -> None:
         """Pass a verdict that cancels, unless something below comes first, or earlier attempts stand against it."""
         if first := self._ended.first_below(session):
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"session {first} below it is ended first")
@@ -321,9 +321,9 @@ class _Bench:
             why = "a row of it can't be read, so it may be at work on something that does not show"
             self._spare(session, SpareReason.NO_WITNESS, why)
         elif self._may_try(verdict, session):
-            self._pass(verdict)
+            self._add_verdict(verdict)
 
-    def _pass(self, verdict: Verdict) -> None:
+    def _add_verdict(self, verdict: Verdict) -> None:
         self.verdicts.append(verdict)
         self._ended.add(verdict.cancel_session_id)
 

@@ -3,20 +3,20 @@
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
-from watchdog.acting.again import Door
 from watchdog.acting.attempt import Confirm, Ladder, confirmed
 from watchdog.acting.intervention import Remedy
+from watchdog.acting.recheck import Recheck
 from watchdog.acting.scheduler import Acting, Ended
 from watchdog.acting.whole import WholeLook
 from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut
 from watchdog.judging.judge import judge_gradually
 from watchdog.judging.rulings import Consent
 from watchdog.model.interventions import Actor
+from watchdog.model.mandate import Mandate
 from watchdog.model.outcome import Outcome, Result
 from watchdog.model.policy import Policy
 from watchdog.model.session import SessionId
@@ -32,24 +32,11 @@ from watchdog.timing.clock import Countable
 from watchdog.timing.events import Assessment, Listener
 from watchdog.timing.pace import Pace, pause
 
-__all__ = ["Assessment", "Listener", "Mandate", "Pace", "Watch"]
+__all__ = ["Assessment", "Listener", "Pace", "Watch"]
 
 _SHORTEST_PAUSE_SECONDS = 0.05
 _LONGEST_BACK_OFF_SECONDS = 60.0
 _MOST_DOUBLINGS = 16
-
-
-class Mandate(Protocol):
-    """The right to act on a database: one watchdog has it at a time."""
-
-    def acquire(self) -> bool:
-        """Take it if nobody has it. True while it is held."""
-        ...
-
-    @property
-    def term(self) -> int | None:
-        """Grows each time that it is taken: somebody else may have acted in between. None while it is not held."""
-        ...
 
 
 class Watch:
@@ -90,7 +77,7 @@ class Watch:
             silences=self.silences,
             reuse_holders_seconds=policy.orphan_grace_seconds / 2,
         )
-        self.door = self._door(fleet)
+        self.recheck = self._recheck(fleet)
         self.remedy = self._remedy(fleet, confirm)
         self.acting = Acting(
             remedy=self.remedy, memory=self.memory, clock=self.clock, pace=pace, listeners=listeners, keep=self._keep
@@ -109,14 +96,14 @@ class Watch:
             store=self._store,
             fleet=fleet,
             clock=self.clock,
-            door=self.door,
+            recheck=self.recheck,
             ladder=self.ladder,
             journal=self.journal,
             confirm=confirm,
         )
 
-    def _door(self, fleet: Fleet) -> Door:
-        return Door(
+    def _recheck(self, fleet: Fleet) -> Recheck:
+        return Recheck(
             self._look_again,
             store=self._store,
             fleet=fleet,

@@ -23,7 +23,7 @@ from watchdog.journal.null import NoJournal
 from watchdog.loop.last_look import Latest
 from watchdog.loop.watch import Watch
 from watchdog.model.interventions import Hold, Intervention, InterventionId, Kept
-from watchdog.model.right import Right, named
+from watchdog.model.mandate import Mandate, named
 from watchdog.model.session import EVERYTHING, SessionId
 from watchdog.operating.explained import Telling
 from watchdog.operating.holds import HoldChange, in_order, leave_alone, let_go
@@ -31,7 +31,7 @@ from watchdog.operating.operations import Answer, Operation, OperationKind, Oper
 from watchdog.operating.release import Releasing
 from watchdog.operating.requests import Leader, Wanted
 from watchdog.ports import Fleet, History, Owners, Store
-from watchdog.sharing import Shared
+from watchdog.sharing import SingleFlight
 from watchdog.timing.events import Assessment
 
 
@@ -90,7 +90,7 @@ class Operator:
         store: Store,
         fleet: Fleet,
         owners: Owners,
-        right: Right,
+        mandate: Mandate,
         journal: History | NoJournal,
         operations: Operations,
         leader: Leader | None = None,
@@ -101,13 +101,13 @@ class Operator:
         self._store = store
         self._fleet = fleet
         self._owners = owners
-        self._right = right
+        self._mandate = mandate
         self._journal = journal
         self.operations = operations
         self._leader = leader
         self._releasing = Releasing(watch, store, fleet)
         self._telling = Telling(fleet=fleet, owners=owners, journal=journal, listening=True)
-        self._explanations: Shared[Explanation] = Shared()
+        self._explanations: SingleFlight[Explanation] = SingleFlight()
 
     # -- telling ---------------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class Operator:
         except JournalUnusable as error:
             problem = problem or error
         mandate = self.mandate
-        holder = self._right.holder() if mandate is MandateState.OBSERVING else None
+        holder = self._mandate.holder() if mandate is MandateState.OBSERVING else None
         return Glance(
             assessment=assessment,
             lines=lines,
@@ -224,7 +224,7 @@ class Operator:
 
     def _elsewhere(self, *, here: bool) -> Leader | None:
         """Whom to ask instead, where this watchdog may not act and another one may."""
-        if here or self._watch.pace.dry_run or (self._watch.began_to_act and self._right.acquire()):
+        if here or self._watch.pace.dry_run or (self._watch.began_to_act and self._mandate.acquire()):
             return None
         return self._leader
 
@@ -267,8 +267,8 @@ class Operator:
             raise DryRun("This watchdog runs with --dry-run: it changes nothing.")
         if self._latest.acting is None:
             raise Busy("The first look is not over; try again in a moment.")
-        if not (self._watch.began_to_act and self._right.acquire()):
-            holder = self._right.holder()
+        if not (self._watch.began_to_act and self._mandate.acquire()):
+            holder = self._mandate.holder()
             raise NotActing(
                 f"Another watchdog ({named(holder)}) acts on {self.database}; ask that one, or stop it first.",
                 holder_pid=holder if isinstance(holder, int) else None,
@@ -333,7 +333,7 @@ class Operator:
                 fleet=self._fleet,
                 clock=self._watch.clock,
                 journal=journal,
-                serving=self._watch.door.serving,
+                serving=self._watch.recheck.serving,
             )
             # It may have been undone since it was read.
             return await undo.undo((await self.intervention(number))[0])

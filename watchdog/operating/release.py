@@ -216,7 +216,7 @@ class Releasing:
         return assessment, session
 
     async def _release_one(self, assessment: Assessment, session: Session, task: "_Task") -> Outcome:
-        """Climb the ladder for one session; where a proof needs a second look, wait for it."""
+        """Attempt the ladder for one session; where a proof needs a second look, wait for it."""
         clock, policy = self._watch.clock, self._watch.policy
         give_up_at = clock.read().awake_seconds + _PATIENCE_IN_GRACES * policy.orphan_grace_seconds
         while True:
@@ -246,7 +246,7 @@ class Releasing:
             await anyio.sleep(left + 0.01)
 
     async def _server_that_has(self, session: Session) -> tuple[Server, Served]:
-        seen = await self._watch.door.seen(session.id)
+        seen = await self._watch.recheck.seen(session.id)
         if seen.serving:
             return seen.serving[0]
         raise ServerUnreachable(

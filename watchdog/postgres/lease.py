@@ -67,7 +67,7 @@ class Lease:
         self.term: int | None = None
         self._engine = engine
         self._clock = clock
-        self._name = name
+        self.name = name
         self._seconds = seconds
         self._changed = changed
         self._place = place_of(engine.url)
@@ -93,7 +93,7 @@ class Lease:
 
     def holder(self) -> str | None:
         """The name of the replica that has it, as last read; None when none has, or it is not known."""
-        return self._name if self.acquire() else self._seen
+        return self.name if self.acquire() else self._seen
 
     async def open(self) -> None:
         """Make the watchdog's own tables where they are missing, and try once to take the lease.
@@ -195,7 +195,7 @@ class Lease:
             row = (await connection.execute(text(LOCK))).one_or_none()
         except asyncpg.InternalClientError as error:
             raise ended() from error
-        if row is None or row.free or (row.holder, row.term) != (self._name, term):
+        if row is None or row.free or (row.holder, row.term) != (self.name, term):
             self._see(row)
             self._lose(term, self._reason(row))
             raise self._lost()
@@ -292,7 +292,7 @@ class Lease:
             return "its row is gone from the database"
         if row.free:
             return "it ran out"
-        return "its term is over" if row.holder == self._name else f"{row.holder} has it"
+        return "its term is over" if row.holder == self.name else f"{row.holder} has it"
 
     def _note(self, error: Exception) -> None:
         """Say that the database can't be asked, once until it can be again."""

@@ -25,7 +25,7 @@ from watchdog.postgres.connection import Fence, place_of, transaction, translate
 from watchdog.postgres.queries import Data
 from watchdog.postgres.standing import Standing
 from watchdog.postgres.writing import GivesWay, Way, Writing
-from watchdog.sharing import Rounds
+from watchdog.sharing import Batches
 from watchdog.strides import in_strides
 
 _ALL_THAT_IS_OPEN: Final = Known(turns=(), turns_after=0, whole=(), calls=(), calls_after=0)
@@ -86,7 +86,7 @@ class PostgresStore:
         self._readings = Readings()
         self._seen: str | None = None
         self._failed = False
-        self._sessions = Rounds(self._read_sessions)
+        self._sessions = Batches(self._read_sessions)
 
     @classmethod
     async def open(

@@ -20,8 +20,8 @@ from watchdog.errors import (
     WatchdogError,
 )
 from watchdog.model.interventions import InterventionId
+from watchdog.model.mandate import named
 from watchdog.model.outcome import Outcome
-from watchdog.model.right import named
 from watchdog.model.session import SessionId
 from watchdog.operating.operations import Answer, OperationKind
 from watchdog.operating.requests import UNREAD, CarryOut, Wanted, dump_answer, dump_error, read_answer, read_wanted

@@ -14,7 +14,7 @@ from watchdog.model.report import EVERYWHERE
 from watchdog.model.session import Activity, Ask, AskKind, SessionId, Status, TurnId
 from watchdog.ports import Clock, Hosting
 from watchdog.postgres.line import Episode, own_error
-from watchdog.sharing import Rounds
+from watchdog.sharing import Batches
 from watchdog.strides import in_strides
 
 HOST_SECONDS: Final = 0.5
@@ -175,7 +175,7 @@ class Sayings:
         self._own = own
         self._answered = answered
         self._now: Callable[[], float] = lambda: clock.read().running_seconds
-        self._rounds: Rounds[float, None] = Rounds(lambda moments: self._ask(max(moments)))
+        self._rounds: Batches[float, None] = Batches(lambda moments: self._ask(max(moments)))
         self._said: tuple[float, Saying] | None = (
             None  # after what the running clock showed before the host was asked
         )

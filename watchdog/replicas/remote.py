@@ -15,7 +15,7 @@ from watchdog.replicas.errands import Abort, Answer, Requests
 from watchdog.replicas.plain_host import PlainHost
 from watchdog.replicas.publications import Publication, Saying
 from watchdog.replicas.register import Heard, Register
-from watchdog.sharing import Rounds
+from watchdog.sharing import Batches
 
 STALE_SECONDS: Final = 3.0
 """From when on what a replica published is no answer any more."""
@@ -66,7 +66,7 @@ class Others:
         self._read = read
         self._wake = wake
         self._abort_seconds = abort_seconds
-        self._asking: Rounds[str, float] = Rounds(lambda others: register.ask(process, others))
+        self._asking: Batches[str, float] = Batches(lambda others: register.ask(process, others))
 
     async def reading(self, seconds: float) -> bool:
         """Wait for a reading that is not older than this, but not for long. Returns whether there is one."""

@@ -14,6 +14,7 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.journal import FakeJournal
+from tests.fakes.mandate import FakeMandate
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import AbortBehaviour, FakeServer
 from tests.fakes.store import FakeStore
@@ -60,15 +61,6 @@ GONE = Holders()
 LATER = Holders(known=(Holder(pid=8, born_ms=NOW + 50_000, command="opencode serve"),))
 """One that was born too late: a proof that a second look has to confirm."""
 POLICY = Policy(tool_timeout_seconds=30.0, idle_timeout_seconds=30.0)
-
-
-class Had:
-    """The right to act, had."""
-
-    term = 1
-
-    def acquire(self) -> bool:
-        return True
 
 
 @dataclass(kw_only=True)
@@ -119,7 +111,7 @@ class World:
             fleet=self.fleet,
             owners=self.owners,
             clock=self.clock,
-            mandate=Had(),
+            mandate=FakeMandate(),
             journal=self.journal,
             boot_id="a boot",
             policy=self.policy,

@@ -189,11 +189,11 @@ async def test_a_proof_rests_on_a_look_that_began_after_it_was_asked_for(world: 
     world.owners.look = slowly  # type: ignore[method-assign]
 
     async def ask_late() -> None:
-        late_proofs.append(await watch.door.again(orphans[late]))
+        late_proofs.append(await watch.recheck.again(orphans[late]))
 
     with anyio.fail_after(SECONDS):
         async with anyio.create_task_group() as group:
-            group.start_soon(watch.door.again, orphans[early])
+            group.start_soon(watch.recheck.again, orphans[early])
             await began.wait()
             world.owners.holders = Holders(complete=False, why_incomplete="somebody came")
             group.start_soon(ask_late)

@@ -440,9 +440,9 @@ class TestReplicas:
             operator = dog._running()._operator
             assert operator is not None
             answers = iter([False])  # the lease comes right after the operator asked for it
-            right = Mock(wraps=operator._right)
+            right = Mock(wraps=operator._mandate)
             right.acquire.side_effect = lambda: next(answers, True)
-            monkeypatch.setattr(operator, "_right", right)
+            monkeypatch.setattr(operator, "_mandate", right)
             with anyio.fail_after(SECONDS):
                 outcomes = await operator.release(session).result()
         assert isinstance(outcomes, tuple)

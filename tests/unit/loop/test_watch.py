@@ -15,12 +15,12 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.journal import FakeJournal
+from tests.fakes.mandate import FakeMandate
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import AbortBehaviour, FakeServer, endpoint
 from tests.fakes.store import FakeStore
 from watchdog.acting.attempt import Ladder
 from watchdog.errors import (
-    DatabaseError,
     DatabaseUnavailable,
     JournalUnusable,
     ServerUnreachable,
@@ -99,20 +99,6 @@ class Diary:
         page.append(line)
         self._changed.set()
         self._changed = anyio.Event()
-
-
-class FakeMandate:
-    """The right to act, as a test grants it."""
-
-    def __init__(self) -> None:
-        self.granted = True
-        self.problem: DatabaseError | None = None
-        self.term: int | None = 1
-
-    def acquire(self) -> bool:
-        if self.problem is not None:
-            raise self.problem
-        return self.granted
 
 
 @dataclass(kw_only=True)

@@ -9,6 +9,7 @@ import pytest
 from tests.fakes.clock import FakeClock
 from tests.fakes.fleet import FakeFleet
 from tests.fakes.journal import FakeJournal
+from tests.fakes.mandate import FakeMandate
 from tests.fakes.owners import FakeOwners
 from tests.fakes.server import FakeServer
 from tests.support.database import NOW, OpencodeFile
@@ -24,13 +25,6 @@ from watchdog.opencode.db.store import Limits, OpencodeDatabase
 
 SESSION = SessionId("ses_1")
 TURN, CALL = "msg_1", "prt_1"
-
-
-class FreeMandate:
-    term = 1
-
-    def acquire(self) -> bool:
-        return True
 
 
 @pytest.fixture
@@ -106,7 +100,7 @@ async def test_what_is_opened_again_behind_a_hold_is_seen_at_the_look_after_the_
         fleet=FakeFleet(),
         owners=FakeOwners(),
         clock=FakeClock(),
-        mandate=FreeMandate(),
+        mandate=FakeMandate(),
         journal=journal,
         boot_id="this boot",
         policy=Policy(),
@@ -135,7 +129,7 @@ async def test_what_looks_silent_is_left_until_closed_turns_are_searched(
         fleet=FakeFleet(server),
         owners=FakeOwners(),
         clock=FakeClock(wall_ms=NOW + 3_600_000),
-        mandate=FreeMandate(),
+        mandate=FakeMandate(),
         journal=FakeJournal(),
         boot_id="this boot",
         policy=Policy(idle_timeout_seconds=60, tool_timeout_seconds=10**9),

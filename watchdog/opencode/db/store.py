@@ -27,7 +27,7 @@ from watchdog.opencode.db.writing import write_all
 from watchdog.opencode.file.identity import check_place, filesystem_type, uri_of
 from watchdog.opencode.file.mounts import FilesystemType
 from watchdog.opencode.file.one_file import OneFile, glance, shown
-from watchdog.sharing import Rounds
+from watchdog.sharing import Batches
 
 _MOST_SEARCHES = 3
 _QUESTIONS_FOR_A_GLANCE = 12
@@ -87,7 +87,7 @@ class OpencodeDatabase:
         self._embedded = engine is not None
         self._reader = Reader(path, engine or _engine(path, "ro", self._limits.read_seconds), admit=self._admit)
         self._tracker = Tracker(self._reader, step_rows=self._limits.step_rows, search_rows=self._limits.search_rows)
-        self._sessions = Rounds(self._tracker.sessions)
+        self._sessions = Batches(self._tracker.sessions)
         self._write_engine = engine or _engine(path, "rw", self._limits.write_seconds)
         self._writing = anyio.Lock()
         self._until_glance = _QUESTIONS_FOR_A_GLANCE

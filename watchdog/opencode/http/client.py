@@ -36,7 +36,7 @@ from watchdog.opencode.http.versions import KNOWN_VERSIONS, VOUCHING_VERSION, nu
 from watchdog.opencode.http.wire import Wire
 from watchdog.opencode.processes.listeners import listener_at
 from watchdog.ports import Counter
-from watchdog.sharing import Shared, gathered
+from watchdog.sharing import SingleFlight, gathered
 
 TIMEOUT_SECONDS: Final = 5.0
 ABORT_TIMEOUT_SECONDS: Final = 10.0
@@ -118,8 +118,8 @@ class OpencodeServer:
         self._url = lru_cache(_MOST_URLS)(self._made_url)
         self._version: str | None = None
         self._connections: set[Ends] = set()
-        self._statuses = Shared[Mapping[SessionId, Status]]()
-        self._pending = Shared[tuple[Ask, ...]]()
+        self._statuses = SingleFlight[Mapping[SessionId, Status]]()
+        self._pending = SingleFlight[tuple[Ask, ...]]()
         self.feed: Final = Feed(self._client, clock=clock, rng=rng, on_change=on_change)
 
     def __repr__(self) -> str:

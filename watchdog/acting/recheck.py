@@ -1,6 +1,6 @@
-"""The one door from a verdict to an act: a fresh look at the session and all below it, and the same judge again.
+"""The one way from a verdict to an act: a fresh look at the session and all below it, and the same judge again.
 
-Whatever is sent or written is handed an `Again`, and nothing but the door makes one.
+Whatever is sent or written is handed a `Rechecked`, and nothing but a `Recheck` makes one.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from watchdog.model.report import EVERYWHERE, Observation, Served
 from watchdog.model.session import Ask, ServerName, Session, SessionId, Status, TurnId
 from watchdog.model.verdict import Verdict
 from watchdog.ports import Clock, Fleet, Server, Store
-from watchdog.sharing import Rounds
+from watchdog.sharing import Batches
 from watchdog.timing.events import Assessment
 
 _TRIES: Final = 3
@@ -67,8 +67,8 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Again(Seen):
-    """A verdict that the judge has passed again, on a look that began after the door was asked.
+class Rechecked(Seen):
+    """A verdict that the judge has passed again, on a look that began after it was asked for.
 
     Attributes:
         verdict: as it was passed again.
@@ -103,7 +103,7 @@ Serving = Callable[[SessionId], Awaitable[Sequence[tuple[Server, Served]]]]
 """Looks afresh, and tells which servers are up and are shown to serve this database, for a session."""
 
 
-class Door:
+class Recheck:
     """Passes verdicts on to be carried out, if the same judge passes them again.
 
     Who asks at the same time shares a look, which began after they asked.
@@ -133,7 +133,7 @@ class Door:
         self._policy = policy
         self._let_go = let_go
         self._patience_seconds = patience_seconds
-        self._rounds = Rounds(self._look_for_all)
+        self._batches = Batches(self._look_for_all)
 
     async def again(
         self,
@@ -142,7 +142,7 @@ class Door:
         consent: Consent | None = None,
         claimant: ServerName | None = None,
         let_go: Mapping[TurnId, ServerName] = _NOBODY,
-    ) -> Again | Dropped:
+    ) -> Rechecked | Dropped:
         """Look afresh, and have the judge pass a verdict again.
 
         Args:
@@ -156,7 +156,7 @@ class Door:
         """
         self._let_go(let_go)
         for _ in range(_TRIES):
-            assessment = await self._rounds.join(verdict.cancel_session_id)
+            assessment = await self._batches.join(verdict.cancel_session_id)
             passed = again(
                 assessment.observation, assessment.judgement, self._policy(), verdict, consent or Consent()
             )
@@ -174,7 +174,9 @@ class Door:
             return before is now
         return (now.newest_prompt_id, open_rows(now)) == (before.newest_prompt_id, open_rows(before))
 
-    def _passed(self, verdict: Verdict, passed: Verdict, seen: Seen, claimant: ServerName | None) -> Again | Dropped:
+    def _passed(
+        self, verdict: Verdict, passed: Verdict, seen: Seen, claimant: ServerName | None
+    ) -> Rechecked | Dropped:
         claim = _claim(seen, claimant)
         if not verdict.released and (changed := _changed_hands(verdict, claim, claimant)) is not None:
             return Dropped(why=changed)
@@ -182,7 +184,7 @@ class Door:
         if seen.session is None:  # it was deleted while it ran: there is nothing of it but the server's word
             where = claim.directory if claim is not None else ""
             told["session"] = Session(id=verdict.cancel_session_id, directory=where, created_ms=0)
-        return Again(**told, verdict=passed, claim=claim)
+        return Rechecked(**told, verdict=passed, claim=claim)
 
     async def seen(self, session_id: SessionId) -> Seen:
         """Look afresh, and tell what is seen of a session, where nothing is to be done to it.
@@ -190,7 +192,7 @@ class Door:
         Raises:
             DatabaseError, JournalUnusable: as `again`.
         """
-        return self._seen((await self._rounds.join(session_id)).observation, session_id)
+        return self._seen((await self._batches.join(session_id)).observation, session_id)
 
     async def serving(self, session_id: SessionId) -> Sequence[tuple[Server, Served]]:
         """See `Serving`.

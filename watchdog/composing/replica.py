@@ -1,16 +1,16 @@
-"""What a watchdog works on when the sessions are in PostgreSQL: one of several replicas, of which one acts."""
+"""A backend whose sessions are in PostgreSQL: one of several replicas, of which one acts."""
 
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from watchdog.composing.backend import Backend
 from watchdog.errors import JournalUnusable, SettingsError
 from watchdog.journal.null import NoJournal
 from watchdog.ports import Clock, Hosting
@@ -23,8 +23,6 @@ from watchdog.replicas.elsewhere import Elsewhere
 from watchdog.replicas.replica import Replicas
 from watchdog.settings.database_url import PostgresUrl
 from watchdog.settings.schema import Settings
-
-Task = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,23 +47,19 @@ class Situation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Replica:
-    """One replica's means.
+class Replica(Backend):
+    """One replica.
 
     Attributes:
         engine: that which is shared.
-        tasks: what runs for as long as this process answers for its sessions, until it is cancelled.
-        duties: what runs for as long as this process can act, until it is cancelled: then others may.
     """
 
     engine: AsyncEngine
     store: PostgresStore
     fleet: Replicas
     owners: Elsewhere
-    lease: Lease
+    mandate: Lease
     journal: PostgresJournal | NoJournal
-    tasks: Sequence[Task]
-    duties: Sequence[Task]
 
 
 @asynccontextmanager
@@ -94,28 +88,24 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
             changed=situation.changed,
         )
         store = await _store(engines, lease, situation)
-        fleet = Replicas(
-            engines.another(),
-            aside=engines.another(),
-            own=situation.own,
-            name=name,
-            clock=situation.clock,
-            lease=lease,
-            limits=settings.limits(),
-            acts=situation.acts,
-            abort_seconds=settings.abort_timeout.total_seconds(),
-        )
+        fleet = _fleet(settings, engines, lease, situation)
         if situation.acts:
             await lease.open()
             stack.push_async_callback(lease.close)
         journal = await _journal(settings, engines, lease, situation)
         yield Replica(
+            settings=settings,
+            place=store.place,
             engine=engines.shared,
             store=store,
             fleet=fleet,
             owners=Elsewhere(),
-            lease=lease,
             journal=journal,
+            mandate=lease,
+            clock=situation.clock,
+            confirm=lease.confirm,
+            replicas=True,
+            leader=fleet.leader,
             tasks=(fleet.serve,),
             duties=(partial(_keep, lease, situation.alive),) if situation.acts else (),
         )
@@ -167,6 +157,20 @@ def _check(settings: Settings) -> None:
             f"journal can't be the file {settings.journal}: the sessions are in PostgreSQL, and their replicas share "
             'one journal there. Leave the setting out, or give an address or "off".'
         )
+
+
+def _fleet(settings: Settings, engines: _Engines, lease: Lease, situation: Situation) -> Replicas:
+    return Replicas(
+        engines.another(),
+        aside=engines.another(),
+        own=situation.own,
+        name=lease.name,
+        clock=situation.clock,
+        lease=lease,
+        limits=settings.limits(),
+        acts=situation.acts,
+        abort_seconds=settings.abort_timeout.total_seconds(),
+    )
 
 
 async def _store(engines: _Engines, lease: Lease, situation: Situation) -> PostgresStore:

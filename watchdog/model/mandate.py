@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Right(Protocol):
+class Mandate(Protocol):
     """The right to act on a database, and who has it."""
 
     def acquire(self) -> bool:

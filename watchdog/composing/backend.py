@@ -1,0 +1,87 @@
+"""What a watch works on, opened from settings: one value for the service, each command and an embedding server."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from watchdog.acting.attempt import Confirm, Ladder, confirmed
+from watchdog.journal.null import NoJournal
+from watchdog.loop.watch import Listener, Pace, Watch
+from watchdog.model.mandate import Mandate
+from watchdog.observing.memory_store import REPLICAS
+from watchdog.ports import Clock, Fleet, History, Owners, Store
+from watchdog.settings.schema import Settings
+from watchdog.timing.clock import boot_id
+
+if TYPE_CHECKING:
+    from watchdog.operating.requests import Leader
+
+Task: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+def _unwoken(watch: Watch) -> None:
+    """Nothing wakes the loop but its own polls."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Backend:
+    """The adapters behind a watch, whichever database the sessions are in.
+
+    Attributes:
+        place: the database, for people.
+        mandate: the right to act.
+        confirm: asks, right before an act, whether the mandate was lost meanwhile.
+        replicas: the sessions may run on any machine, and what is remembered outlives each of them.
+        leader: who acts instead: what is to be done is passed on to it. None where nobody need be asked.
+        tasks: what runs beside the loop, until it is cancelled.
+        duties: what runs beside it and ends with it, also when it fails: then another watchdog may act.
+        wakes: is told of a watch that is made of these, to wake it when something happens.
+    """
+
+    settings: Settings
+    place: str
+    store: Store
+    fleet: Fleet
+    owners: Owners
+    journal: History | NoJournal
+    mandate: Mandate
+    clock: Clock
+    confirm: Confirm = confirmed
+    replicas: bool = False
+    leader: "Leader | None" = None
+    tasks: Sequence[Task] = ()
+    duties: Sequence[Task] = ()
+    wakes: Callable[[Watch], None] = _unwoken
+
+    def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
+        """A watch on these, with the settings that they were opened from."""
+        settings = self.settings
+        retention = settings.journal_retention
+        watch = Watch(
+            store=self.store,
+            fleet=self.fleet,
+            owners=self.owners,
+            clock=self.clock,
+            mandate=self.mandate,
+            journal=self.journal,
+            boot_id=REPLICAS if self.replicas else boot_id(),
+            policy=settings.policy(),
+            pace=Pace(
+                poll_interval_seconds=settings.poll_interval.total_seconds(),
+                full_scan_interval_seconds=settings.full_scan_interval.total_seconds(),
+                shutdown_grace_seconds=settings.shutdown_grace.total_seconds(),
+                max_attempts=settings.max_attempts,
+                max_concurrency=settings.max_concurrency,
+                recover_on_start=settings.recover_on_start,
+                journal_retention_seconds=retention.total_seconds() if retention else None,
+                dry_run=dry_run,
+            ),
+            ladder=Ladder(
+                abort_timeout_seconds=settings.abort_timeout.total_seconds(),
+                abort_grace_seconds=settings.abort_grace.total_seconds(),
+            ),
+            listeners=listeners,
+            confirm=self.confirm,
+        )
+        self.wakes(watch)
+        return watch

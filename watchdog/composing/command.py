@@ -1,0 +1,60 @@
+"""The backend of a command that looks once, whichever database the sessions are in."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import anyio
+
+from watchdog.composing.backend import Backend
+from watchdog.composing.in_postgres import replica
+from watchdog.composing.opening import locate
+from watchdog.composing.sidecar import sidecar
+from watchdog.settings.database_url import PostgresUrl
+from watchdog.settings.schema import Loaded
+from watchdog.timing.clock import SystemClock
+
+
+@asynccontextmanager
+async def backend(loaded: Loaded, *, acts: bool, needs_journal: bool = True) -> AsyncIterator[Backend]:
+    """Open what the settings name, for a command that looks once.
+
+    Args:
+        acts: something may be done. In PostgreSQL only the holder of the lease may: where that is a replica, it is
+            passed on to that one. A file's lock is not needed for what a person asks for.
+        needs_journal: it can't do without.
+
+    Raises:
+        DatabaseError: the database can't be used.
+        SettingsError: a setting can't be used.
+        JournalUnusable: the journal can't be used.
+    """
+    if isinstance(locate(loaded), PostgresUrl):
+        opened = _in_postgres(loaded, acts=acts, needs_journal=needs_journal)
+    else:
+        opened = sidecar(loaded, feeds=False, needs_journal=needs_journal)
+    async with opened as found:
+        yield found
+
+
+@asynccontextmanager
+async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> AsyncIterator[Backend]:
+    async with replica(
+        loaded.settings,
+        None,
+        own=None,
+        clock=SystemClock(),
+        changed=lambda: None,
+        acts=acts,
+        needs_journal=needs_journal,
+    ) as found:
+        if acts:
+            await found.mandate.make_certain()
+        is_elsewhere = acts and not found.mandate.acquire()
+        async with anyio.create_task_group() as group:
+            for task in found.tasks if is_elsewhere else (*found.tasks, *found.duties):
+                group.start_soon(task)
+            # Nothing is known of the replicas before they were read once.
+            await found.fleet.discover(await found.owners.look())
+            yield found if is_elsewhere else replace(found, leader=None)
+            group.cancel_scope.cancel()
