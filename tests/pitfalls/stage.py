@@ -322,7 +322,7 @@ class Play:
         """Let everything that was begun come to its end, and the loop see what came of it."""
         acted = False
         with anyio.fail_after(PATIENCE):
-            while self.watch.acting.taken_up:
+            while self.watch.acting.scheduled:
                 acted = True
                 if self.stage.hands.sleepers:
                     self.stage.hands.advance(0.1)

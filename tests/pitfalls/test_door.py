@@ -18,7 +18,7 @@ from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
 from tests.support.program import path, rows
 from watchdog.control import server
-from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.connections import Connections
 from watchdog.control.access.gate import Bounds
 from watchdog.settings.addresses import Address
 
@@ -180,7 +180,7 @@ async def test_clients_that_never_read_are_hung_up_on(monkeypatch: pytest.Monkey
         listener = server.listen_at(address)
 
         async def serve() -> None:
-            await server.serve(talks, address, listener, stop, crowd=Crowd())
+            await server.serve(talks, address, listener, stop, connections=Connections())
 
         group.start_soon(serve)
         reads, never = [await asyncio.open_connection(address.host, address.port) for _ in range(2)]

@@ -30,7 +30,7 @@ Ended = Callable[[Verdict, Outcome], None]
 class Acting:
     """Acts on one database and its servers.
 
-    Each server has a lane of its own, orphans have one, and what else no server claims has one, too: a server that
+    Each server has a queue of its own, orphans have one, and what else no server claims has one, too: a server that
     hangs holds up nobody else's.
 
     Args:
@@ -53,8 +53,8 @@ class Acting:
         self._pace = pace
         self._listeners = listeners
         self._keep = keep
-        self._lanes: dict[ServerName | VerdictKind | None, anyio.CapacityLimiter] = {}
-        self._taken_up: dict[SessionId, _UnderWay] = {}
+        self._queues: dict[ServerName | VerdictKind | None, anyio.CapacityLimiter] = {}
+        self._scheduled: dict[SessionId, _UnderWay] = {}
         self._begun: set[SessionId] = set()
         self._ended: dict[SessionId, float] = {}
         self._lately: dict[SessionId, tuple[float, Outcome]] = {}
@@ -63,9 +63,9 @@ class Acting:
         self._at_rest = anyio.Event()
 
     @property
-    def taken_up(self) -> frozenset[SessionId]:
+    def scheduled(self) -> frozenset[SessionId]:
         """The sessions that are acted on, or wait for their turn."""
-        return frozenset(self._taken_up)
+        return frozenset(self._scheduled)
 
     @property
     def begun(self) -> frozenset[SessionId]:
@@ -153,29 +153,29 @@ class Acting:
 
     # -- several ---------------------------------------------------------------------------------------------
 
-    def take_up(self, verdicts: Iterable[Verdict], group: TaskGroup, *, seen_at: float, ended: Ended) -> None:
+    def schedule(self, verdicts: Iterable[Verdict], group: TaskGroup, *, seen_at: float, ended: Ended) -> None:
         """Begin to carry verdicts out, each in its turn.
 
         Args:
-            verdicts: what to carry out; a session that is taken up already, or that the last attempt on ended after
+            verdicts: what to carry out; a session that is scheduled already, or that the last attempt on ended after
                 the look, is left for the next look.
             group: the tasks that do it.
             seen_at: when the look began that they are of, on the awake clock.
             ended: told of each outcome.
         """
         self._ended = {id_: at for id_, at in self._ended.items() if at >= seen_at}
-        if not self._taken_up:
-            self._lanes.clear()  # a server that is gone needs none
+        if not self._scheduled:
+            self._queues.clear()  # a server that is gone needs none
         for verdict in verdicts:
             session_id = verdict.cancel_session_id
-            if session_id not in self._taken_up and session_id not in self._ended:
-                self._taken_up[session_id] = _UnderWay()
+            if session_id not in self._scheduled and session_id not in self._ended:
+                self._scheduled[session_id] = _UnderWay()
                 group.start_soon(self._act_in_turn, verdict, ended, name=f"act on {session_id}")
 
     async def carry_out(self, verdicts: Iterable[Verdict], *, seen_at: float, ended: Ended) -> None:
-        """Carry verdicts out, and wait for the end of all of them; see `take_up`."""
+        """Carry verdicts out, and wait for the end of all of them; see `schedule`."""
         async with anyio.create_task_group() as group:
-            self.take_up(verdicts, group, seen_at=seen_at, ended=ended)
+            self.schedule(verdicts, group, seen_at=seen_at, ended=ended)
 
     def stop(self) -> None:
         """Begin nothing any more."""
@@ -196,7 +196,7 @@ class Acting:
         Returns:
             The outcome of what was done meanwhile; None if nothing was, or if it dropped its verdict.
         """
-        while (other := self._taken_up.get(session_id)) is not None:
+        while (other := self._scheduled.get(session_id)) is not None:
             await other.ended.wait()
             if other.outcome is not None and other.outcome.result is not Result.UNCHANGED:
                 return other.outcome
@@ -215,7 +215,7 @@ class Acting:
         joined = await self.join(session_id)
         if joined is not None:
             return joined
-        self._taken_up[session_id] = _UnderWay()
+        self._scheduled[session_id] = _UnderWay()
         outcome = await self._in_turn(verdict, reason=reason, actor=actor, consent=consent)
         if outcome is None:
             raise NotActing("This watchdog is stopping, and begins nothing any more.")
@@ -236,9 +236,9 @@ class Acting:
     ) -> Outcome | None:
         """Carry out a verdict whose session was taken up; None if it is not begun any more."""
         session_id = verdict.cancel_session_id
-        under_way = self._taken_up[session_id]
+        under_way = self._scheduled[session_id]
         try:
-            async with self._lane(verdict):
+            async with self._queue(verdict):
                 if self._stopping:
                     return None
                 self._begun.add(session_id)
@@ -247,7 +247,7 @@ class Acting:
         finally:
             now = self._ended[session_id] = self._clock.read().awake_seconds
             self._note_lately(session_id, under_way.outcome, now)
-            del self._taken_up[session_id]
+            del self._scheduled[session_id]
             self._begun.discard(session_id)
             under_way.ended.set()
             if self._stopping and not self._begun:
@@ -258,15 +258,15 @@ class Acting:
         if outcome is not None and outcome.result is not Result.UNCHANGED:
             self._lately[session_id] = (now, outcome)
 
-    def _lane(self, verdict: Verdict) -> anyio.CapacityLimiter:
+    def _queue(self, verdict: Verdict) -> anyio.CapacityLimiter:
         """Where a verdict waits for its turn: at the server that was last heard to be at work on the session."""
         width = self._pace.max_concurrency
-        lane: ServerName | VerdictKind | None = self._memory.claimed_by.get(verdict.cancel_session_id)
+        queue: ServerName | VerdictKind | None = self._memory.claimed_by.get(verdict.cancel_session_id)
         if verdict.kind is VerdictKind.ORPHAN:
-            lane, width = verdict.kind, width * _ORPHANS_FOR_ONE
-        if lane not in self._lanes:
-            self._lanes[lane] = anyio.CapacityLimiter(width)
-        return self._lanes[lane]
+            queue, width = verdict.kind, width * _ORPHANS_FOR_ONE
+        if queue not in self._queues:
+            self._queues[queue] = anyio.CapacityLimiter(width)
+        return self._queues[queue]
 
 
 class _UnderWay:

@@ -9,8 +9,8 @@ from watchdog.checking.file import in_words, look_at_file, look_deeply
 from watchdog.checking.installation import mixed_installation
 from watchdog.checking.journal import look_at_journal, print_journal
 from watchdog.checking.words import in_one_line
+from watchdog.composing.files import locate_file
 from watchdog.composing.in_postgres import with_driver
-from watchdog.composing.opening import locate_file
 from watchdog.composing.sidecar import Sidecar, sidecar
 from watchdog.console.exits import Exit
 from watchdog.errors import (

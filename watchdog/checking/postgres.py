@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from watchdog.checking.words import in_one_line
-from watchdog.composing.opening import locate
+from watchdog.composing.files import locate
 from watchdog.composing.replica import Replica, Situation, replica
 from watchdog.console.exits import Exit
 from watchdog.errors import JournalUnusable, WatchdogError, sentences
@@ -12,7 +12,7 @@ from watchdog.journal.null import NoJournal
 from watchdog.model.session import EVERYTHING
 from watchdog.operating.holds import in_order
 from watchdog.postgres.indexes import Finding, look_for
-from watchdog.replicas.roll import roll
+from watchdog.replicas.roster import roll
 from watchdog.reporting.documents import VERSION
 from watchdog.reporting.journal_documents import Hold as HoldShape
 from watchdog.reporting.progress import busy

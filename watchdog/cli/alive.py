@@ -1,6 +1,6 @@
 """`check --alive`: whether a watchdog looked at the database lately, for the health check of a container."""
 
-from watchdog.composing.opening import locate_file
+from watchdog.composing.files import locate_file
 from watchdog.console.exits import Exit
 from watchdog.judging.limits import duration
 from watchdog.opencode.processes.lock import DatabaseLock

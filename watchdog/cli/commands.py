@@ -10,7 +10,7 @@ import anyio
 from watchdog.composing.backend import Backend
 from watchdog.composing.command import backend
 from watchdog.composing.damage import refuse_damaged
-from watchdog.composing.opening import locate
+from watchdog.composing.files import locate
 from watchdog.composing.sidecar import Sidecar, sidecar
 from watchdog.console.exits import Exit
 from watchdog.console.streams import is_interactive

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from watchdog.acting.undo import Undo, Undoing, UndoResult
-from watchdog.composing.opening import locate, open_journal
+from watchdog.composing.files import locate, open_journal
 from watchdog.console.exits import Exit
 from watchdog.errors import JournalOff, NoSuchIntervention, NoSuchSession, UsageError
 from watchdog.journal.null import NoJournal

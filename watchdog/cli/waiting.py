@@ -5,7 +5,7 @@ from typing import Final
 import anyio
 
 from watchdog.cli.serve import answer_health
-from watchdog.composing.opening import locate_file
+from watchdog.composing.files import locate_file
 from watchdog.console.logger import logger
 from watchdog.errors import DatabaseMissing
 from watchdog.settings.schema import Loaded

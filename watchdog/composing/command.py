@@ -7,8 +7,8 @@ from dataclasses import replace
 import anyio
 
 from watchdog.composing.backend import Backend
+from watchdog.composing.files import locate
 from watchdog.composing.in_postgres import replica
-from watchdog.composing.opening import locate
 from watchdog.composing.sidecar import sidecar
 from watchdog.settings.database_url import PostgresUrl
 from watchdog.settings.schema import Loaded

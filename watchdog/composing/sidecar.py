@@ -12,7 +12,7 @@ import anyio
 
 from watchdog.composing.backend import Backend
 from watchdog.composing.damage import refuse_damaged
-from watchdog.composing.opening import locate_file, open_journal
+from watchdog.composing.files import locate_file, open_journal
 from watchdog.errors import SettingsError
 from watchdog.journal.null import NoJournal
 from watchdog.journal.sqlite import SqliteJournal

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.connections import Connections
 from watchdog.control.access.door import EXPOSED, Door
 from watchdog.control.access.gate import DOORS, HEALTH, Gate
 from watchdog.control.access.problems import MEDIA_TYPE, Problem, answer_error, answer_http_error, answer_invalid
@@ -46,7 +46,7 @@ _SOMETIMES: Final = {
 }
 
 
-def make_app(services: Services, doctor: Doctor, gate: Gate, clock: Clock, crowd: Crowd) -> ASGIApp:
+def make_app(services: Services, doctor: Doctor, gate: Gate, clock: Clock, connections: Connections) -> ASGIApp:
     """Put the application together."""
     app = FastAPI(
         title="opencode-watchdog",
@@ -79,7 +79,7 @@ def make_app(services: Services, doctor: Doctor, gate: Gate, clock: Clock, crowd
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID"],
             expose_headers=EXPOSED,
         )
-    return Door(inner, gate=gate, crowd=crowd, clock=clock)
+    return Door(inner, gate=gate, connections=connections, clock=clock)
 
 
 def _add_health(app: FastAPI, doctor: Doctor) -> None:

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.connections import Connections
 from watchdog.errors import SettingsError
 from watchdog.settings.addresses import Address
 
@@ -32,13 +32,13 @@ class _Protocol(H11Protocol):
     """HTTP/1.1 to clients that must not take their time: they say soon what they want, and take what they asked for.
 
     Args:
-        crowd: who is connected; what is merely open costs a descriptor, and the database needs some.
+        connections: who is connected; what is merely open costs a descriptor, and the database needs some.
         parts: what uvicorn makes a connection of.
     """
 
-    def __init__(self, crowd: Crowd, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's
+    def __init__(self, connections: Connections, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's
         super().__init__(**parts)
-        self._crowd = crowd
+        self._crowd = connections
         self._late: asyncio.TimerHandle | None = None
         self._unread, self._unread_since = 0, 0.0
 
@@ -113,7 +113,9 @@ def listen_at(address: Address) -> socket.socket:
     return listener
 
 
-async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyio.Event, *, crowd: Crowd) -> None:
+async def serve(
+    app: ASGIApp, address: Address, first: socket.socket, stop: anyio.Event, *, connections: Connections
+) -> None:
     """Serve until told to stop. A failure is logged, and it is tried again: it never ends the loop.
 
     Args:
@@ -121,13 +123,13 @@ async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyi
         address: where.
         first: the socket that already listens there.
         stop: set when it is to end.
-        crowd: who is connected.
+        connections: who is connected.
     """
     log = structlog.get_logger("watchdog")
     listener: socket.socket | None = first
     while not stop.is_set():
         try:
-            await _serve(app, listener or listen_at(address), stop, crowd)
+            await _serve(app, listener or listen_at(address), stop, connections)
         except Exception:  # whatever it is: the loop goes on without it, and the log says so
             log.exception("control.failed", address=str(address), retry_seconds=_AGAIN_SECONDS)
             with anyio.move_on_after(_AGAIN_SECONDS):
@@ -135,10 +137,10 @@ async def serve(app: ASGIApp, address: Address, first: socket.socket, stop: anyi
         listener = None
 
 
-async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event, crowd: Crowd) -> None:
+async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event, connections: Connections) -> None:
     config = uvicorn.Config(
         app,
-        http=partial(_Protocol, crowd),  # type: ignore[arg-type]
+        http=partial(_Protocol, connections),  # type: ignore[arg-type]
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -3,7 +3,7 @@
 import anyio
 from starlette.types import Receive, Scope, Send
 
-from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.connections import Connections
 from watchdog.control.health import Health, told
 from watchdog.control.server import listen_at, serve
 from watchdog.settings.addresses import Address
@@ -15,7 +15,7 @@ async def answer(address: Address, over: anyio.Event) -> None:
     Raises:
         SettingsError: the address is taken, or is none of this machine's.
     """
-    await serve(_says, address, listen_at(address), over, crowd=Crowd())
+    await serve(_says, address, listen_at(address), over, connections=Connections())
 
 
 async def _says(scope: Scope, receive: Receive, send: Send) -> None:

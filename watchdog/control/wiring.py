@@ -11,7 +11,7 @@ from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
 from watchdog.composing.sidecar import Sidecar
-from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.connections import Connections
 from watchdog.control.access.gate import Bounds, Gate, Names
 from watchdog.control.access.keys import Keys
 from watchdog.control.app import OPEN_PATHS, make_app
@@ -44,7 +44,7 @@ class _Parts:
         self.program = version("opencode-watchdog")
         self.configured = [server.name for server in car.fleet.servers()]
         self.latest = Latest(clock=self.clock, poll_interval_seconds=settings.poll_interval.total_seconds())
-        self.crowd = Crowd()
+        self.connections = Connections()
         self.events = Events(dry_run=dry_run)
         self.metrics = Metrics(
             version=self.program,
@@ -79,7 +79,7 @@ class _Parts:
             patience_seconds=gate.bounds.patience_seconds,
         )
         doctor = Doctor(self.latest, configured=self.configured, servers=car.fleet.servers)
-        return make_app(services, doctor, gate, self.clock, self.crowd)
+        return make_app(services, doctor, gate, self.clock, self.connections)
 
 
 @asynccontextmanager
@@ -113,7 +113,7 @@ async def offered(
     listener = listen_at(address)
 
     async def serving(app: ASGIApp) -> None:
-        await serve(app, address, listener, stop, crowd=parts.crowd)
+        await serve(app, address, listener, stop, connections=parts.connections)
         served.set()
 
     async def end_events() -> None:

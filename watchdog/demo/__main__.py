@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import anyio
 from anyio.abc import TaskStatus
 
-from watchdog.console.paper import Paper
+from watchdog.console.terminal import Terminal
 from watchdog.demo.play import play
 
 
@@ -22,7 +22,7 @@ async def _play(folder: Path) -> int:
     stop = anyio.Event()
     async with anyio.create_task_group() as group:
         await group.start(_stop_on_signal, stop)
-        code = await play(folder, Paper(), stop=stop)
+        code = await play(folder, Terminal(), stop=stop)
         group.cancel_scope.cancel()
     return code
 

@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from watchdog.composing.backend import Backend
 from watchdog.console.logger import logger
+from watchdog.embedding.backend import backend
 from watchdog.embedding.host_calls import watch_loop
 from watchdog.embedding.host_server import EmbeddedServer
-from watchdog.embedding.means import backend
 from watchdog.embedding.own_task import OwnTask, bare
 from watchdog.errors import NotActing, ShutdownTimedOut, WatchdogError
 from watchdog.loop.last_look import Latest

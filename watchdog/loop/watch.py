@@ -174,7 +174,7 @@ class Watch:
         """
         await self._recall()
         self._took_over = True
-        own = self.acting.taken_up
+        own = self.acting.scheduled
         begun = [each for each in await self.journal.begun() if each.verdict.cancel_session_id not in own]
         self._store.follow([id_ for each in begun for id_ in each.verdict.call_ids])
         for intervention in begun:
@@ -283,7 +283,7 @@ class Watch:
                     full_at = now + self.pace.full_scan_interval_seconds
                 if self.pace.recover_on_start:
                     self.search.go_on(acts)
-                self._take_up(assessment, acts, acting=acting)
+                self._schedule(assessment, acts, acting=acting)
                 delay = self._delay(assessment.judgement)
             if stop.is_set():
                 break
@@ -310,7 +310,7 @@ class Watch:
         slow = max(again.slow_seconds, assessment.slow_seconds)
         return replace(again, advance=assessment.advance, slow_seconds=slow)
 
-    def _take_up(self, assessment: Assessment, acts: TaskGroup, *, acting: bool) -> None:
+    def _schedule(self, assessment: Assessment, acts: TaskGroup, *, acting: bool) -> None:
         """Start to act on the verdicts of a look, unless it came too late or took too long to be trusted."""
         for listener in self.listeners:
             listener.looked(assessment, acting=acting)
@@ -328,12 +328,12 @@ class Watch:
         if self.pace.recover_on_start and any(verdict.rests_on_silence for verdict in due) and not self.search.over:
             # What looks silent may have a call open that is not found yet.
             due = [verdict for verdict in due if not verdict.rests_on_silence]
-        self.acting.take_up(due, acts, seen_at=assessment.began_at, ended=self._acted)
+        self.acting.schedule(due, acts, seen_at=assessment.began_at, ended=self._acted)
 
     def _acted(self, _: Verdict, outcome: Outcome) -> None:
         if outcome.result is Result.UNCHANGED:
             return  # or a verdict that is dropped each time would be passed at once
-        if self.acting.taken_up:
+        if self.acting.scheduled:
             self.wake()
         else:
             self._wake_at_once()

@@ -136,7 +136,7 @@ class Operator:
             assessment=assessment,
             lines=lines,
             titles=titles,
-            acting=self._watch.acting.taken_up,
+            acting=self._watch.acting.scheduled,
             mandate=mandate,
             holder_pid=holder if isinstance(holder, int) else None,
             problem=None if problem is None else str(problem),

@@ -23,7 +23,7 @@ from watchdog.ports import Clock
 from watchdog.postgres import queries
 from watchdog.postgres.connection import Fence, place_of, transaction, translated
 from watchdog.postgres.queries import Data
-from watchdog.postgres.standing import Standing
+from watchdog.postgres.triggers import Standing
 from watchdog.postgres.writing import GivesWay, Way, Writing
 from watchdog.sharing import Batches
 from watchdog.strides import in_strides

@@ -19,7 +19,7 @@ from watchdog.opencode.db.rows import newest_turn
 from watchdog.opencode.db.snapshot import as_ids
 from watchdog.ports import Clock
 from watchdog.postgres.queries import Dialect
-from watchdog.postgres.standing import Standing, standing_against
+from watchdog.postgres.triggers import Standing, standing_against
 
 Way = Literal["locked", "slow"]
 """Why it gave way."""

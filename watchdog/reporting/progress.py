@@ -63,9 +63,9 @@ async def countdown(text: str, seconds: float) -> AsyncIterator[None]:
 def _progress(text: str, *, bar: bool, time_left: bool) -> "Progress":
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-    from watchdog.console.paper import Paper
+    from watchdog.console.terminal import Terminal
 
-    console = Paper(stderr=True)
+    console = Terminal(stderr=True)
     if not console.is_terminal:
         note(text)
     shown: list[ProgressColumn] = [

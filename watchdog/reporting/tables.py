@@ -51,9 +51,9 @@ class Screen:
     @cached_property
     def console(self) -> "Console":
         """What draws on a terminal."""
-        from watchdog.console.paper import Paper
+        from watchdog.console.terminal import Terminal
 
-        return self._console or Paper()
+        return self._console or Terminal()
 
     @cached_property
     def fancy(self) -> bool:
@@ -75,7 +75,7 @@ class Screen:
         if not self.fancy:
             self._write(tabbed(kind, text))
         else:
-            from watchdog.console.paper import line
+            from watchdog.console.terminal import line
 
             line(self.console, shown(text if kind == "summary" else f"{kind}: {text}"), style)
 
@@ -86,7 +86,7 @@ class Screen:
             for cells in found:
                 self._write(tabbed(title, *(text for text, _ in cells)))
         elif found:
-            from watchdog.console.paper import table
+            from watchdog.console.terminal import table
 
             table(
                 self.console,
@@ -159,9 +159,9 @@ def _verdict_cells(verdict: Verdict) -> Sequence[str | Cell]:
 def complain(text: str) -> None:
     """Say on standard error what went wrong."""
     if may_be_terminal(sys.stderr):
-        from watchdog.console import paper
+        from watchdog.console import terminal
 
-        paper.complain(shown(text))
+        terminal.complain(shown(text))
     else:
         tell(sys.stderr, joined("error: ", text))
 
@@ -169,8 +169,8 @@ def complain(text: str) -> None:
 def note(text: str) -> None:
     """Say something on standard error that is not the result."""
     if may_be_terminal(sys.stderr):
-        from watchdog.console import paper
+        from watchdog.console import terminal
 
-        paper.note(shown(text))
+        terminal.note(shown(text))
     else:
         tell(sys.stderr, shown(text))

@@ -33,7 +33,7 @@ from tests.unit.observations import (
     session,
     turn,
 )
-from watchdog.console.paper import Paper
+from watchdog.console.terminal import Terminal
 from watchdog.explaining.clocks import stands_still
 from watchdog.explaining.explain import explain
 from watchdog.explaining.values import Clock, Explanation, Setting, Stance, WitnessKind
@@ -769,7 +769,7 @@ def terminal(found: Explanation, width: int, *, encoding: str = "utf-8") -> str:
 def piped(found: Explanation) -> list[list[str]]:
     """The cells of each line in a pipe."""
     file = io.StringIO()
-    render(Screen(console=Paper(file=file)), found)
+    render(Screen(console=Terminal(file=file)), found)
     return [line.split("\t") for line in file.getvalue().splitlines()]
 
 

@@ -139,9 +139,9 @@ async def test_what_looks_silent_is_left_until_closed_turns_are_searched(
     server.statuses_by = {"/project": {SESSION: Status(activity=Activity.BUSY, last_life_ms=NOW)}}
     first = await watch.assess(full=True)
     assert [verdict.kind for verdict in first.judgement.verdicts] == [VerdictKind.IDLE_SESSION]
-    monkeypatch.setattr(watch.acting, "take_up", lambda verdicts, *_, **__: taken.extend(verdicts))
+    monkeypatch.setattr(watch.acting, "schedule", lambda verdicts, *_, **__: taken.extend(verdicts))
     async with anyio.create_task_group() as group:
-        watch._take_up(first, group, acting=True)
+        watch._schedule(first, group, acting=True)
     assert taken == []
     while await store.search():
         pass

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from watchdog.console.paper import Paper
+from watchdog.console.terminal import Terminal
 from watchdog.model.moments import NEVER
 from watchdog.model.outcome import Outcome, Result
 from watchdog.model.report import Observation
@@ -178,7 +178,7 @@ def test_a_screen_whose_reader_is_gone_falls_silent() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-        screen = Screen(console=Paper(file=pipe))
+        screen = Screen(console=Terminal(file=pipe))
         screen.line("summary", "x" * 100_000)
         screen.document({"much": "x" * 100_000})
         screen.console.print("and more")
@@ -188,7 +188,7 @@ def test_a_terminal_that_is_gone_is_no_error_either() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w", encoding="utf-8") as pipe:
-        Paper(file=pipe).print("x" * 100_000)
+        Terminal(file=pipe).print("x" * 100_000)
 
 
 def test_a_complaint_goes_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,1 @@
-"""Who may: keys, tokens, the crowd at the door, and what is answered to those who may not."""
+"""Who may: keys, tokens, the connections at the door, and what is answered to those who may not."""

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from watchdog.control.access.crowd import Crowd
+from watchdog.control.access.connections import Connections
 from watchdog.control.access.gate import Bounds, Gate
 from watchdog.control.access.problems import problem_of
 from watchdog.ports import Clock
@@ -36,14 +36,14 @@ class Door:
     Args:
         app: what is behind it.
         gate: decides.
-        crowd: is told who showed the token.
+        connections: is told who showed the token.
         clock: for the rates.
     """
 
-    def __init__(self, app: ASGIApp, *, gate: Gate, crowd: Crowd, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, *, gate: Gate, connections: Connections, clock: Clock) -> None:
         self._app = app
         self._gate = gate
-        self._crowd = crowd
+        self._crowd = connections
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

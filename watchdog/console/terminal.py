@@ -19,7 +19,7 @@ Cell = tuple[Shown, str | None]
 """A text and its colour."""
 
 
-class Paper(Console):
+class Terminal(Console):
     """A console that falls silent when its reader is gone: `scan | head -1` is no error."""
 
     def __init__(self, *, stderr: bool = False, file: TextIO | None = None, width: int | None = None) -> None:
@@ -64,9 +64,9 @@ def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[S
 
 def complain(text: Shown) -> None:
     """Say on standard error what went wrong."""
-    Paper(stderr=True).print(Text.assemble(("error:", "red"), " ", text))
+    Terminal(stderr=True).print(Text.assemble(("error:", "red"), " ", text))
 
 
 def note(text: Shown) -> None:
     """Say something on standard error that is not the result."""
-    Paper(stderr=True).print(Text(text, "dim"))
+    Terminal(stderr=True).print(Text(text, "dim"))

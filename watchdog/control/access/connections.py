@@ -11,7 +11,7 @@ Peer = tuple[str, int]
 """The address and the port of a client: one connection."""
 
 
-class Crowd:
+class Connections:
     """The connections. Whoever comes is let in, so a health check always is; who was here longest goes for it.
 
     A stranger has not shown the token on its connection. The stranger goes whose address has most of them: who floods

@@ -12,8 +12,8 @@ from sqlalchemy.pool import StaticPool
 
 from watchdog.composing.backend import Backend
 from watchdog.composing.damage import refuse_damaged
+from watchdog.composing.files import open_journal
 from watchdog.composing.in_postgres import replica
-from watchdog.composing.opening import open_journal
 from watchdog.embedding.host_server import EmbeddedFleet
 from watchdog.errors import DatabaseMissing, DatabaseUnsupported, SettingsError
 from watchdog.opencode.db.store import OpencodeDatabase

@@ -1,17 +1,17 @@
 """Who has to go when there is no more room, decided without a socket."""
 
-from watchdog.control.access.crowd import MOST_KNOWN, MOST_OF_ONE_ADDRESS, MOST_STRANGERS, Crowd
+from watchdog.control.access.connections import MOST_KNOWN, MOST_OF_ONE_ADDRESS, MOST_STRANGERS, Connections
 
 
 def test_who_comes_is_let_in_and_the_oldest_of_its_own_address_goes() -> None:
-    crowd = Crowd()
+    crowd = Connections()
     came = [("10.0.0.1", port) for port in range(200)]
     gone = [crowd.enter(each) for each in came]
     assert gone == [None] * MOST_OF_ONE_ADDRESS + came[: 200 - MOST_OF_ONE_ADDRESS]
 
 
 def test_many_addresses_push_out_the_one_that_has_most_and_never_a_single_one_that_came_later() -> None:
-    crowd = Crowd()
+    crowd = Connections()
     for port in range(40):
         assert crowd.enter(("10.0.0.1", port)) is None
     for port in range(MOST_STRANGERS - 40):
@@ -25,7 +25,7 @@ def test_many_addresses_push_out_the_one_that_has_most_and_never_a_single_one_th
 
 
 def test_nobody_who_showed_the_token_goes_for_a_stranger() -> None:
-    crowd = Crowd()
+    crowd = Connections()
     known = [("10.0.0.1", port) for port in range(MOST_KNOWN + 5)]
     for each in known:
         crowd.enter(each)
@@ -36,7 +36,7 @@ def test_nobody_who_showed_the_token_goes_for_a_stranger() -> None:
 
 
 def test_one_whose_token_is_worthless_by_now_is_a_stranger_again() -> None:
-    crowd = Crowd()
+    crowd = Connections()
     peer = ("10.0.0.1", 0)
     crowd.enter(peer)
     crowd.asks(peer, known=True)
@@ -47,7 +47,7 @@ def test_one_whose_token_is_worthless_by_now_is_a_stranger_again() -> None:
 
 
 def test_who_left_takes_no_room() -> None:
-    crowd = Crowd()
+    crowd = Connections()
     for port in range(500):
         assert crowd.enter(("10.0.0.1", port)) is None
         crowd.asks(("10.0.0.1", port), known=port % 2 == 0)
