@@ -1,8 +1,8 @@
 """Decides what will never end, from one observation: pure, deterministic, and total.
 
 Everything that a user could argue about is decided here. When in doubt, a session is spared, and the judgement
-says why. `proof` excludes who could execute a turn, `family` knows who waits on whom, `case` holds the clocks,
-`verdicts` writes down what is to be ended.
+says why. `orphan_proof` excludes who could execute a turn, `session_tree` knows who waits on whom, `facts` holds the
+clocks, `verdicts` writes down what is to be ended.
 """
 
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ class _Look:
 
 @dataclass(slots=True)
 class Memory:
-    """The watchdog's memory between looks; `recollection` carries it over to the next process.
+    """The watchdog's memory between looks; `memory_store` carries it over to the next process.
 
     Attributes:
         noted_at: the look that was noted last.

@@ -75,7 +75,7 @@ _SWEEP: Final = f"DELETE FROM {SCHEMA}.request WHERE asked_at < clock_timestamp(
 
 
 class PassedOn:
-    """Both sides of it. See `wanted.Leader`.
+    """Both sides of it. See `requests.Leader`.
 
     Args:
         name: of this replica, for people, and as which it takes something on.

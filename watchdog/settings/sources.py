@@ -1,6 +1,6 @@
 """Where settings come from: flags, environment, TOML file, opencode's own configuration.
 
-Nothing is checked here but whether a name is known; `settings.py` checks the values.
+Nothing is checked here but whether a name is known; `schema` checks the values.
 """
 
 import difflib

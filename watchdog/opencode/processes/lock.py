@@ -99,7 +99,7 @@ class DatabaseLock:
     def announce(self) -> None:
         """Say that this process is a sidecar. A process that hosts sessions must never call this.
 
-        Elsewhere than on Linux it does nothing: there nobody could read the sign (see `opencode/owners.py`).
+        Elsewhere than on Linux it does nothing: there nobody could read the sign (see `holders`).
         """
         if sys.platform != "linux":
             return
