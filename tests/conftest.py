@@ -1,5 +1,25 @@
-"""What all tests share: a real PostgreSQL."""
+"""What all tests share: a real PostgreSQL, and real opencode servers for tests that leave them as they were."""
 
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.house import House
 from tests.support.postgres import own_cluster, postgres, postgres_rows, postgres_url
 
 __all__ = ["own_cluster", "postgres", "postgres_rows", "postgres_url"]
+
+
+@pytest.fixture(scope="session")
+def house_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], House]]:
+    """The house of each version of opencode, opened when it is first asked for."""
+    houses: dict[str, House] = {}
+
+    def house(version: str) -> House:
+        if version not in houses:
+            houses[version] = House(tmp_path_factory.mktemp("house"), version)
+        return houses[version]
+
+    yield house
+    for each in houses.values():
+        each.close()

@@ -1,4 +1,4 @@
-"""Laboratories for the end-to-end tests; each test has its own, and nothing outlives it."""
+"""Laboratories for the end-to-end tests; each test has its own, and nothing of it outlives it."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.binaries import NEWEST, e2e_required, opencode_binary
-from tests.support.opencode import Lab
+from tests.support.house import House
+from tests.support.opencode import Lab, Server
 
 OpenLab = Callable[..., Awaitable[Lab]]
 
@@ -42,6 +43,14 @@ async def open_lab(tmp_path: Path, version: str) -> AsyncIterator[OpenLab]:
 async def lab(open_lab: OpenLab) -> Lab:
     """The one laboratory that most tests need."""
     return await open_lab()
+
+
+@pytest.fixture
+async def server(house_of: Callable[[str], House], tmp_path: Path, version: str) -> AsyncIterator[Server]:
+    """A server that other tests have after this one, which must let it live; `server.lab` is this test's own."""
+    require(version)
+    async with house_of(version).guest(tmp_path / "home") as server:
+        yield server
 
 
 def require(version: str) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from tests.e2e.conftest import OpenLab
 from tests.support.binaries import VERSIONS
-from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Lab
+from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Server
 from tests.support.prompts import sleep, until
 from tests.support.scripted_model import (
     FINAL_TEXT,
@@ -23,9 +23,9 @@ from tests.support.watchdog_run import FORGOTTEN_GRACE, Watchdog
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_hung_child_is_cancelled_and_its_parent_finishes_by_itself_beside_an_undisturbed_child(
-    lab: Lab,
+    server: Server,
 ) -> None:
-    server = await lab.serve()
+    lab = server.lab
     parent = await server.create_session()
     healthy_bash = until("go", "echo healthy-output")
     await parent.prompt(script(use(task("hung", use(sleep())), task("healthy", use(healthy_bash)))))
@@ -75,8 +75,8 @@ async def test_a_tool_that_ignores_cancellation_and_an_mcp_call_that_never_answe
             await session.finish_prompt("go on")
 
 
-async def test_an_override_and_a_declared_timeout_outlast_the_limit(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_an_override_and_a_declared_timeout_outlast_the_limit(server: Server) -> None:
+    lab = server.lab
     watchdog = Watchdog.for_lab(lab, server, tool_timeout=1, tool_timeouts={"ha*": "6s", "h*": "1s"})
     hanging, declared = await server.create_session(), await server.create_session()
     # What a call declares is known once it runs.
@@ -95,8 +95,8 @@ async def test_an_override_and_a_declared_timeout_outlast_the_limit(lab: Lab) ->
     assert "patient" in (await declared.calls("bash"))[0]["state"]["output"]
 
 
-async def test_slow_streams_come_through_whole_and_a_model_that_goes_silent_is_cancelled(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_slow_streams_come_through_whole_and_a_model_that_goes_silent_is_cancelled(server: Server) -> None:
+    lab = server.lab
     talking, thinking, silent = [await server.create_session() for _ in range(3)]
     text, reasoning = stream_on("text"), stream_on("reasoning")
     await talking.prompt(script(text))
@@ -121,8 +121,8 @@ async def test_slow_streams_come_through_whole_and_a_model_that_goes_silent_is_c
     assert (await silent.turns())[-1]["info"]["error"]["name"] == "MessageAbortedError"
 
 
-async def test_a_hung_tool_is_not_ended_before_the_healthy_task_beside_it_is_done(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_hung_tool_is_not_ended_before_the_healthy_task_beside_it_is_done(server: Server) -> None:
+    lab = server.lab
     words = stream_on("text")
     session = await server.create_session()
     await session.prompt(script(use(call(HANGING_TOOL), task("healthy", words))))
@@ -147,8 +147,8 @@ async def test_a_hung_tool_is_not_ended_before_the_healthy_task_beside_it_is_don
     assert hung["state"]["time"]["end"] >= finished["state"]["time"]["end"]
 
 
-async def test_a_prompt_sent_right_after_the_watchdogs_abort_runs_undisturbed(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_prompt_sent_right_after_the_watchdogs_abort_runs_undisturbed(server: Server) -> None:
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()
@@ -168,8 +168,8 @@ async def test_a_prompt_sent_right_after_the_watchdogs_abort_runs_undisturbed(la
     assert (await session.text()).split() == streamed_words(words).split()
 
 
-async def test_the_watchdog_says_what_it_would_do_and_does_nothing_in_a_dry_run(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_the_watchdog_says_what_it_would_do_and_does_nothing_in_a_dry_run(server: Server) -> None:
+    lab = server.lab
     watchdog = Watchdog.for_lab(lab, server, tool_timeout=1)
     session = await server.create_session()
     await session.prompt(script(use(sleep())))

@@ -65,8 +65,8 @@ async def hung(server: Server) -> Session:
     return session
 
 
-async def test_a_person_sees_a_hung_tool_and_ends_it(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_person_sees_a_hung_tool_and_ends_it(server: Server) -> None:
+    lab = server.lab
     session = await hung(server)
     async with watched(lab, server) as (running, client):
         await ready(client)
@@ -89,8 +89,8 @@ async def test_a_person_sees_a_hung_tool_and_ends_it(lab: Lab) -> None:
         assert "opencode_watchdog_outcomes_total" in (await client.get("/metrics")).text
 
 
-async def test_a_message_of_a_stuck_question_is_deleted(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_message_of_a_stuck_question_is_deleted(server: Server) -> None:
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(QUESTION)
     await session.wait_for_ask()
@@ -106,8 +106,8 @@ async def test_a_message_of_a_stuck_question_is_deleted(lab: Lab) -> None:
     await session.finish_prompt("go on")
 
 
-async def test_a_session_on_hold_is_not_ended_until_the_hold_ends(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_session_on_hold_is_not_ended_until_the_hold_ends(server: Server) -> None:
+    lab = server.lab
     async with watched(lab, server, tool_timeout=1) as (running, client):
         session = await server.create_session()
         held = await client.post(f"/api/v1/sessions/{session.id}/hold")
@@ -148,8 +148,8 @@ async def test_what_a_crash_left_is_settled_and_taken_back(lab: Lab) -> None:
         assert {hold["session_id"] for hold in holds} == {EVERYTHING, session.id}
 
 
-async def test_an_address_that_is_taken_is_told_at_once_and_the_first_goes_on_until_its_end(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_an_address_that_is_taken_is_told_at_once_and_the_first_goes_on_until_its_end(server: Server) -> None:
+    lab = server.lab
     port = free_port()
     watchdog = Watchdog.for_lab(lab, server)
     async with watchdog.run("--control", f"127.0.0.1:{port}") as running:

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from tests.support.opencode import Lab
+from tests.support.opencode import Lab, Server
 from tests.support.prompts import QUESTION, sleep
 from tests.support.scripted_model import question, script, task, use
 from tests.support.waiting import wait_until
@@ -22,8 +22,8 @@ def witnesses(page: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [each for each in page["witnesses"] if each["witness"] == kind]
 
 
-async def test_a_question_below_a_task_stops_the_clock_above_and_the_page_says_whom_to_answer(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_question_below_a_task_stops_the_clock_above_and_the_page_says_whom_to_answer(server: Server) -> None:
+    lab = server.lab
     parent = await server.create_session()
     await parent.prompt(script(use(task("asking", use(question("The secret question?"))))))
     child = await parent.wait_for_child("asking")
@@ -44,8 +44,8 @@ async def test_a_question_below_a_task_stops_the_clock_above_and_the_page_says_w
     assert any(f"Answer what session {child.id} asks" in each for each in done.document["advice"])
 
 
-async def test_a_stuck_call_is_exit_code_1_and_names_its_limit(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_stuck_call_is_exit_code_1_and_names_its_limit(server: Server) -> None:
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()

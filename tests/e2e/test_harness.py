@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.conftest import OpenLab
 from tests.support.binaries import VERSIONS
-from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Lab
+from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Lab, Server
 from tests.support.prompts import QUESTION, gated, sleep
 from tests.support.scripted_model import call, refuse, script, stream, streamed_words, use
 
@@ -56,8 +56,7 @@ async def test_an_abort_ends_calls_that_ignore_it_from_1_14_on_and_before_only_f
     assert bool(lab.rows().open_ids) is server.forgets
 
 
-async def test_asks_retries_and_streams_are_what_the_server_says_they_are(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_asks_retries_and_streams_are_what_the_server_says_they_are(server: Server) -> None:
     asked, held, refused, streaming = [await server.create_session() for _ in range(4)]
     await asked.prompt(QUESTION)
     await held.prompt(script(use(gated())))

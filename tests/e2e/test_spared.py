@@ -1,7 +1,7 @@
 """What a watchdog must leave alone on a real server, with limits so short that a guess would end it."""
 
 from tests.e2e.conftest import OpenLab
-from tests.support.opencode import Lab
+from tests.support.opencode import Server
 from tests.support.prompts import QUESTION, gated, sleep
 from tests.support.scripted_model import FINAL_TEXT, question, refuse, script, task, use
 from tests.support.watchdog_run import Setting, Watchdog
@@ -15,8 +15,8 @@ ONE_SECOND: dict[str, Setting] = {
 LONG_PAST_EVERY_LIMIT = 3.5
 
 
-async def test_asks_in_a_second_directory_and_in_a_child_are_left_to_their_human(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_asks_in_a_second_directory_and_in_a_child_are_left_to_their_human(server: Server) -> None:
+    lab = server.lab
     elsewhere = lab.project("elsewhere")
     asking, held = await server.create_session(elsewhere), await server.create_session(elsewhere)
     parent = await server.create_session()
@@ -52,8 +52,8 @@ async def test_asks_in_a_second_directory_and_in_a_child_are_left_to_their_human
         assert running.outcomes() == []
 
 
-async def test_a_session_that_waits_out_a_rate_limit_is_left_to_retry(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_session_that_waits_out_a_rate_limit_is_left_to_retry(server: Server) -> None:
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(refuse(429, "slow down", retry_after="600")))
     retry = await session.wait_for_status("retry")
@@ -71,10 +71,11 @@ async def test_a_session_that_waits_out_a_rate_limit_is_left_to_retry(lab: Lab) 
     assert await session.status() == retry
 
 
-async def test_a_server_of_another_database_is_no_witness_even_for_a_sole_owner(open_lab: OpenLab) -> None:
-    lab, stranger = await open_lab("ours"), await open_lab("theirs")
-    server, other = await lab.serve(), await stranger.serve()
-    session = await server.create_session()
+async def test_a_server_of_another_database_is_no_witness_even_for_a_sole_owner(
+    open_lab: OpenLab, server: Server
+) -> None:
+    other, lab = server, await open_lab("ours")
+    session = await (await lab.serve()).create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()
     before = lab.rows()

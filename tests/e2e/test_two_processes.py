@@ -5,7 +5,7 @@ import os
 import signal
 
 from tests.support.forked import Process
-from tests.support.opencode import Lab, Session
+from tests.support.opencode import Lab, Server, Session
 from tests.support.prompts import sleep
 from tests.support.rows import session_ids
 from tests.support.scripted_model import script, use
@@ -91,8 +91,8 @@ async def test_when_one_of_two_servers_crashes_and_restarts_only_its_own_call_is
     await lost.on(restarted).finish_prompt("go on")
 
 
-async def test_of_two_watchdogs_on_one_database_only_the_first_acts(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_of_two_watchdogs_on_one_database_only_the_first_acts(server: Server) -> None:
+    lab = server.lab
     session = await server.create_session()
     watchdog = Watchdog.for_lab(lab, server, tool_timeout=3)
     async with watchdog.run() as first, watchdog.run() as second:

@@ -3,15 +3,15 @@
 import pytest
 
 from tests.support.binaries import VERSIONS
-from tests.support.opencode import Lab, Session
+from tests.support.opencode import Server, Session
 from tests.support.prompts import QUESTION
 from tests.support.waiting import SECONDS
 from tests.support.watchdog_run import FORGOTTEN_GRACE, Watchdog
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_message_of_a_stuck_question_can_be_deleted_by_command_or_after_a_release(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_a_message_of_a_stuck_question_can_be_deleted_by_command_or_after_a_release(server: Server) -> None:
+    lab = server.lab
     grace = FORGOTTEN_GRACE if server.forgets else SECONDS
     watchdog = Watchdog.for_lab(lab, server, abort_grace=grace)
     by_command, by_release = await server.create_session(), await server.create_session()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import lab, open_lab, version
+from tests.e2e.conftest import lab, open_lab, server, version
 from tests.pitfalls.stage import Stage
 
-__all__ = ["lab", "open_lab", "stage", "version"]
+__all__ = ["lab", "open_lab", "server", "stage", "version"]
 
 
 @pytest.fixture

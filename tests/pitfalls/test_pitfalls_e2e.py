@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.pitfalls.pester import pestering
-from tests.support.opencode import Lab
+from tests.support.opencode import Lab, Server
 from tests.support.prompts import bash, sleep
 from tests.support.scripted_model import (
     FINAL_TEXT,
@@ -32,9 +32,11 @@ from tests.support.watchdog_run import Watchdog
 pytestmark = pytest.mark.e2e
 
 
-async def test_a_watchdog_that_was_stopped_for_longer_than_the_limit_kills_nothing_when_it_goes_on(lab: Lab) -> None:
+async def test_a_watchdog_that_was_stopped_for_longer_than_the_limit_kills_nothing_when_it_goes_on(
+    server: Server,
+) -> None:
     """5: on the real clocks, stopped as a machine stops it."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.finish_prompt(script(use(bash("true"))))
     watchdog = Watchdog.for_lab(lab, server, tool_timeouts={"bash": 5})
@@ -58,9 +60,9 @@ async def test_a_watchdog_that_was_stopped_for_longer_than_the_limit_kills_nothi
     assert 5 <= verdict["age_seconds"] < lasted - (resumed - stopped) + 1, outcome
 
 
-async def test_a_parent_is_left_while_its_child_streams_although_nothing_else_of_it_moves(lab: Lab) -> None:
+async def test_a_parent_is_left_while_its_child_streams_although_nothing_else_of_it_moves(server: Server) -> None:
     """6."""
-    server = await lab.serve()
+    lab = server.lab
     words = stream_on("text")
     parent = await server.create_session()
     await parent.prompt(script(use(task("child", words))))
@@ -76,9 +78,9 @@ async def test_a_parent_is_left_while_its_child_streams_although_nothing_else_of
     assert lab.model.said(words).split() == (await child.text()).split()
 
 
-async def test_pings_and_titles_do_not_keep_a_silent_session_alive(lab: Lab) -> None:
+async def test_pings_and_titles_do_not_keep_a_silent_session_alive(server: Server) -> None:
     """9: titles change and everything is asked for all the time, by others."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(go_silent("Hm.")))
     await session.wait_for_turn()
@@ -93,9 +95,9 @@ async def test_pings_and_titles_do_not_keep_a_silent_session_alive(lab: Lab) -> 
     assert (await session.turns())[-1]["info"]["error"]["name"] == "MessageAbortedError"
 
 
-async def test_a_turn_that_stays_open_after_its_last_tool_completed_is_ended_by_the_idle_rule(lab: Lab) -> None:
+async def test_a_turn_that_stays_open_after_its_last_tool_completed_is_ended_by_the_idle_rule(server: Server) -> None:
     """25."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(bash("echo done")), go_silent()))
     await session.wait_for_call("bash", "completed")
@@ -108,9 +110,9 @@ async def test_a_turn_that_stays_open_after_its_last_tool_completed_is_ended_by_
     await session.finish_prompt("go on")
 
 
-async def test_a_model_that_takes_long_to_stream_the_arguments_of_a_call_is_let_finish(lab: Lab) -> None:
+async def test_a_model_that_takes_long_to_stream_the_arguments_of_a_call_is_let_finish(server: Server) -> None:
     """30: all that time there is no row that changes and no event."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     target = lab.project() / "large.txt"
     write = call("write", filePath=str(target), content="words " * 400)
@@ -162,9 +164,9 @@ async def test_after_a_repair_of_pending_and_running_calls_the_messages_read_and
         assert await session.text() == FINAL_TEXT
 
 
-async def test_the_turn_of_a_person_who_aborts_a_hung_one_and_prompts_at_once_is_not_hit(lab: Lab) -> None:
+async def test_the_turn_of_a_person_who_aborts_a_hung_one_and_prompts_at_once_is_not_hit(server: Server) -> None:
     """13: at the very moment at which the watchdog finds the first one stuck."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     words = stream("text", 2)
     await session.prompt(script(use(sleep())))

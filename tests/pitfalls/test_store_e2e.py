@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.holding import holding, mounted
-from tests.support.opencode import Lab
+from tests.support.opencode import Lab, Server
 from tests.support.prompts import sleep
 from tests.support.scripted_model import script, use
 from tests.support.watchdog_run import Watchdog
@@ -24,10 +24,10 @@ pytestmark = [
 
 
 async def test_only_the_database_file_is_mounted_into_a_container_and_everything_that_looks_or_acts_is_refused(
-    lab: Lab, tmp_path: Path
+    server: Server, tmp_path: Path
 ) -> None:
     """37."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()
@@ -48,10 +48,10 @@ async def test_only_the_database_file_is_mounted_into_a_container_and_everything
 
 
 async def test_a_server_that_has_the_file_under_another_name_is_noticed_from_the_name_that_it_does_not_use(
-    lab: Lab, tmp_path: Path
+    server: Server, tmp_path: Path
 ) -> None:
     """37: a hard link, which no table of mounts shows."""
-    server = await lab.serve()
+    lab = server.lab
     await (await server.create_session()).finish_prompt("hello")
     session = await server.create_session()
     await session.prompt(script(use(sleep())))

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.support.binaries import VERSIONS
-from tests.support.opencode import HANGING_TOOL, Lab, Session
+from tests.support.opencode import HANGING_TOOL, Lab, Server, Session
 from tests.support.prompts import gated, sleep
 from tests.support.scripted_model import FINAL_TEXT, call, known_as, script, task, use
 from tests.support.waiting import SECONDS
@@ -96,9 +96,11 @@ async def _answers_the_next_prompt(session: Session) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_after_the_end_of_a_hung_child_its_parent_carries_on_and_before_1_14_is_ended_as_well(lab: Lab) -> None:
+async def test_after_the_end_of_a_hung_child_its_parent_carries_on_and_before_1_14_is_ended_as_well(
+    server: Server,
+) -> None:
     """Before 1.14 the parent goes on waiting for a child whose tool did not listen to the abort."""
-    server = await lab.serve()
+    lab = server.lab
     parent = await server.create_session()
     await parent.prompt(script(use(task("child", use(call(HANGING_TOOL))))))
     child = await parent.wait_for_child("child")
@@ -117,8 +119,8 @@ async def test_after_the_end_of_a_hung_child_its_parent_carries_on_and_before_1_
     assert (FINAL_TEXT in await parent.text()) is not server.forgets
 
 
-async def test_an_abort_that_drops_queued_prompts_says_which_ones(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_an_abort_that_drops_queued_prompts_says_which_ones(server: Server) -> None:
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()

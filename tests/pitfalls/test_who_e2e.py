@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.binaries import FORK, VERSIONS
-from tests.support.opencode import Lab
+from tests.support.opencode import Lab, Server
 from tests.support.prompts import sleep
 from tests.support.rows import read_rows
 from tests.support.scripted_model import script, use
@@ -29,10 +29,10 @@ time.sleep(600)
 
 
 async def test_a_copy_taken_while_a_call_runs_has_no_claim_on_the_server_of_the_original(
-    lab: Lab, tmp_path: Path
+    server: Server, tmp_path: Path
 ) -> None:
     """36: a backup has the ids of the live database; nothing that is done with it reaches the live one's server."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(sleep(6))))
     await session.wait_for_bash()
@@ -67,10 +67,10 @@ async def test_a_copy_taken_while_a_call_runs_has_no_claim_on_the_server_of_the_
 
 
 async def test_a_copy_of_a_turn_that_runs_now_is_not_aborted_at_the_server_of_the_original(
-    lab: Lab, tmp_path: Path
+    server: Server, tmp_path: Path
 ) -> None:
     """36: while its call runs, the copy's row and the server's own read alike."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()
@@ -83,9 +83,11 @@ async def test_a_copy_of_a_turn_that_runs_now_is_not_aborted_at_the_server_of_th
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_behind_a_forwarded_port_a_server_is_known_by_its_copy_of_the_turn(lab: Lab, tmp_path: Path) -> None:
+async def test_behind_a_forwarded_port_a_server_is_known_by_its_copy_of_the_turn(
+    server: Server, tmp_path: Path
+) -> None:
     """36: the process at the address is only the tunnel, which has no database open at all."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()

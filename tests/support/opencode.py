@@ -91,6 +91,8 @@ class Lab:
     model: ScriptedModel
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
     servers: list["Server"] = field(default_factory=list)
+    guest_of: "Lab | None" = None
+    """Whose servers and database it uses; see `tests.support.house`."""
     _clients: list[httpx.AsyncClient] = field(default_factory=list)
     _processes: list[Process] = field(default_factory=list)
 
@@ -102,8 +104,8 @@ class Lab:
         if binary is None:
             raise RuntimeError(f"no opencode {version}: run `python -m tests.support.binaries`")
         async with ScriptedModel() as model:
-            lab = cls(home=_existing(folder), version=version, binary=binary, model=model)
-            lab._configure(mcp=mcp)
+            lab = cls(home=existing(folder), version=version, binary=binary, model=model)
+            lab.configure(mcp=mcp)
             try:
                 yield lab
             finally:
@@ -111,7 +113,9 @@ class Lab:
 
     @property
     def database(self) -> Path:
-        """Where opencode keeps its database in this home."""
+        """Where opencode keeps its database in this home, or in its host's."""
+        if self.guest_of is not None:
+            return self.guest_of.database
         program = program_of(self.version)
         return self.home / ".local" / "share" / program / f"{program}.db"
 
@@ -143,18 +147,29 @@ class Lab:
         command = [str(self.binary), "serve", "--hostname", hostname, "--port", str(chosen)]
         secret = {} if password is None else {"OPENCODE_SERVER_PASSWORD": password}
         process = self.start(command, log, extra=self._closed_network() | secret)
+        client = self._client(chosen, hostname=hostname, password=password)
+        server = Server(lab=self, port=chosen, process=process, client=client, log=log)
+        self.servers.append(server)
+        await server.wait_healthy()
+        return server
+
+    def visit(self, server: "Server") -> "Server":
+        """A server of the laboratory whose guest this one is, as this one's."""
+        client = self._client(server.port)
+        own = Server(lab=self, port=server.port, process=server.process, client=client, log=server.log)
+        self.servers.append(own)
+        return own
+
+    def _client(self, port: int, *, hostname: str = "127.0.0.1", password: str | None = None) -> httpx.AsyncClient:
         host = f"[{hostname}]" if ":" in hostname else hostname
         client = httpx.AsyncClient(
-            base_url=f"http://{host}:{chosen}",
+            base_url=f"http://{host}:{port}",
             auth=None if password is None else ("opencode", password),
             timeout=SECONDS,
             trust_env=False,
         )
         self._clients.append(client)
-        server = Server(lab=self, port=chosen, process=process, client=client, log=log)
-        self.servers.append(server)
-        await server.wait_healthy()
-        return server
+        return client
 
     def opencode_run(self, prompt: str, *, name: str = "run") -> Process:
         """Start `opencode run PROMPT`, which executes its session itself and listens on no port."""
@@ -199,11 +214,17 @@ class Lab:
 
     async def close(self) -> None:
         """End all that was started here, the children of killed servers included."""
+        await self.hang_up()
+        await asyncio.to_thread(self.end_processes)
+
+    async def hang_up(self) -> None:
+        """Close the clients of its servers."""
         for client in self._clients:
             await client.aclose()
-        await asyncio.to_thread(self._end_processes)
+        self._clients.clear()
 
-    def _end_processes(self) -> None:
+    def end_processes(self) -> None:
+        """End all processes that were started here."""
         for process in self._processes:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
@@ -217,7 +238,8 @@ class Lab:
         """What keeps a server off the network. Of the world's models it knows none: to read of them takes seconds."""
         return {**_CLOSED_NETWORK, "OPENCODE_MODELS_PATH": str(self.home / _NO_MODELS)}
 
-    def _configure(self, *, mcp: bool) -> None:
+    def configure(self, *, mcp: bool = False) -> None:
+        """Write what opencode reads at its start in this home."""
         (self.home / _NO_MODELS).write_text("{}")
         config = self.home / ".config" / "opencode"
         (config / "tool").mkdir(parents=True)
@@ -545,7 +567,8 @@ class Session:
         return Session(server=self.server, id=found, directory=self.directory)
 
 
-def _existing(folder: Path) -> Path:
+def existing(folder: Path) -> Path:
+    """That folder, made."""
     folder.mkdir(parents=True, exist_ok=True)
     return folder.resolve()  # opencode resolves the folders it is given
 

@@ -111,8 +111,14 @@ def child_sessions(database: Path, parent: str) -> list[str]:
 
 def session_ids(database: Path) -> list[str]:
     """All sessions, oldest first."""
+    return list(session_folders(database))
+
+
+def session_folders(database: Path) -> dict[str, Path]:
+    """All sessions, oldest first, with the folder that each works in."""
     with _reading(database) as connection:
-        return [row[0] for row in connection.execute("SELECT id FROM session ORDER BY time_created, rowid")]
+        rows = connection.execute("SELECT id, directory FROM session ORDER BY time_created, rowid")
+        return {id_: Path(folder) for id_, folder in rows}
 
 
 @contextmanager

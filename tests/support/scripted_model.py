@@ -108,6 +108,7 @@ class ModelRequest:
 class ScriptedModel:
     """The server; `async with ScriptedModel() as model:` and `model.base_url`."""
 
+    port: int = 0
     requests: list[ModelRequest] = field(default_factory=list)
     holds_summaries: bool = False
     _server: asyncio.Server | None = None
@@ -124,7 +125,7 @@ class ScriptedModel:
         return f"http://127.0.0.1:{port}/v1"
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, limit=1 << 24)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, limit=1 << 24)
         return self
 
     async def __aexit__(self, *_: object) -> None:
