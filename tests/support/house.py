@@ -1,13 +1,14 @@
 """A server that several tests have one after the other: its start and its first prompt cost ten times the rest.
 
 Each test is a guest: it has a laboratory with a home, a model and folders of its own, and finds nothing of those
-before it. It may not end the server. Between two guests the server is stopped, so that it costs nothing.
+before it. If it kills the server and starts another one, the next test has that. Between two guests the server is
+stopped, so that it costs nothing.
 """
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.support.waiting import wait_until
 
 
 class House:
-    """The servers of one version, of which one runs at a time: another one, if the last guest left it unfit."""
+    """The server of one version; another one, in another home, if a test left none that runs, or none that is fit."""
 
     def __init__(self, folder: Path, version: str) -> None:
         self._folder = folder
@@ -35,13 +36,14 @@ class House:
             self._host = None  # until it is fit for the next one
             lab = Lab(home=existing(folder), version=self._version, binary=host.binary, model=model, guest_of=host)
             try:
-                with _awake(host.servers[0].process.pid):
-                    server = lab.visit(host.servers[0])
-                    yield server
-                    await _leave(server)
-                self._host = host
+                os.kill(host.servers[0].pid, signal.SIGCONT)
+                yield lab.visit(host.servers[0])
+                if await _tidied(host, lab):
+                    os.kill(host.servers[0].pid, signal.SIGSTOP)
+                    self._host = host
             finally:
                 await lab.close()
+                await host.hang_up()  # the next guest has another event loop
                 if self._host is None:
                     host.end_processes()
 
@@ -61,16 +63,22 @@ class House:
         except BaseException:
             host.end_processes()
             raise
-        finally:
-            await host.hang_up()  # the next guest has another event loop
         return host
 
 
-@contextmanager
-def _awake(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGCONT)
-    yield
-    os.kill(pid, signal.SIGSTOP)
+async def _tidied(host: Lab, guest: Lab) -> bool:
+    """Make one of the servers that still run fit for the next guest, and end the others; false where none runs."""
+    running = [each for each in guest.servers if each.process.poll() is None]
+    if not running:
+        return False
+    for each in running[:-1]:
+        each.kill9()
+    kept = running[-1]
+    await _leave(kept)
+    if len(host.servers) > 1:
+        host.end_strays(but=kept.process)
+        host.servers = [each for each in host.servers if each.process is kept.process]
+    return True
 
 
 async def _leave(server: Server) -> None:

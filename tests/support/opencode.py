@@ -142,6 +142,8 @@ class Lab:
         self, *, port: int | None = None, hostname: str = "127.0.0.1", password: str | None = None
     ) -> "Server":
         """Start `opencode serve` in this home, wait until it is healthy, and answer it."""
+        if self.guest_of is not None:
+            return self.visit(await self.guest_of.serve(port=port, hostname=hostname, password=password))
         chosen = free_port() if port is None else port
         log = self.home / f"server-{chosen}-{len(self.servers)}.log"
         command = [str(self.binary), "serve", "--hostname", hostname, "--port", str(chosen)]
@@ -229,8 +231,12 @@ class Lab:
             if process.poll() is None:
                 os.kill(process.pid, signal.SIGKILL)
             process.wait(timeout=SECONDS)
+        self.end_strays(but=None)
+
+    def end_strays(self, *, but: Process | None) -> None:
+        """End what killed servers started, and all else that was started here, but for one process."""
         for _ in range(20):  # a child may be forked while we look; a killed one may take a moment to die
-            if not _kill_marked(self.mark):
+            if not _kill_marked(self.mark, but=None if but is None else but.pid):
                 return
             time.sleep(0.02)
 
@@ -585,12 +591,12 @@ def _where(directory: Path | None) -> dict[str, str]:
     return {} if directory is None else {"directory": str(directory)}
 
 
-def _kill_marked(mark: str) -> int:
+def _kill_marked(mark: str, *, but: int | None) -> int:
     """Kill what carries the mark in its environment: what this laboratory started, and nothing else."""
     killed = 0
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark:
+            if process.pid != but and process.environ().get(MARK) == mark:
                 process.kill()
                 killed += 1
         except (psutil.Error, OSError):
