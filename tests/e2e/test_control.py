@@ -122,8 +122,8 @@ async def test_a_session_on_hold_is_not_ended_until_the_hold_ends(server: Server
         await running.wait_outcome(session.id, "recovered", kind="stuck_tool")
 
 
-async def test_what_a_crash_left_is_settled_and_taken_back(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_what_a_crash_left_is_settled_and_taken_back(server: Server) -> None:
+    lab = server.lab
     session = await hung(server)
     await lab.wait_for_orphan_age(3)
     server.kill9()

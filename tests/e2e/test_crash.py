@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.support.binaries import VERSIONS
-from tests.support.opencode import Lab, Server, Session
+from tests.support.opencode import Server, Session
 from tests.support.prompts import QUESTION, sleep
 from tests.support.rows import Rows
 from tests.support.scripted_model import FINAL_TEXT, go_silent, script, task, use
@@ -18,16 +18,17 @@ BIRTH_MARGIN = 1
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_after_a_crash_and_a_restart_nothing_stays_open_and_clients_see_it_and_sessions_go_on(
-    lab: Lab,
+    server: Server,
 ) -> None:
-    left = await _leave_work_open(await lab.serve())
+    lab = server.lab
+    left = await _leave_work_open(server)
     await lab.wait_for_orphan_age(BIRTH_MARGIN)
-    lab.servers[-1].kill9()
+    server.kill9()
     before = lab.rows()
     assert len(before.open_turns) == 5
     assert len(before.open_calls) == 4
 
-    server = await lab.servers[-1].restart()
+    server = await server.restart()
     sessions = [session.on(server) for session in left]
     watchdog = Watchdog.for_lab(lab, server, birth_margin=BIRTH_MARGIN)
     async with server.events() as events, watchdog.run() as running:
@@ -43,12 +44,13 @@ async def test_after_a_crash_and_a_restart_nothing_stays_open_and_clients_see_it
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_without_any_server_recover_settles_in_the_database_what_a_later_server_shows_ended(
-    lab: Lab,
+    server: Server,
 ) -> None:
-    left = await _leave_work_open(await lab.serve())
-    lab.servers[-1].kill9()
+    lab = server.lab
+    left = await _leave_work_open(server)
+    server.kill9()
     before = lab.rows()
-    watchdog = Watchdog.for_lab(lab, lab.servers[-1])
+    watchdog = Watchdog.for_lab(lab, server)
 
     rehearsed = await watchdog.command("recover", "--json", "--dry-run")
     assert {outcome["result"] for outcome in rehearsed.document["outcomes"]} == {"dry_run"}, rehearsed
@@ -74,9 +76,9 @@ async def test_without_any_server_recover_settles_in_the_database_what_a_later_s
 
 
 async def test_a_watchdog_that_runs_while_its_server_crashes_and_restarts_settles_what_it_left(
-    lab: Lab,
+    server: Server,
 ) -> None:
-    first = await lab.serve()
+    lab, first = server.lab, server
     watchdog = Watchdog.for_lab(lab, first)
     async with watchdog.run() as running:
         left = await _leave_work_open(first)

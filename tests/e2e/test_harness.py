@@ -6,15 +6,15 @@ import pytest
 
 from tests.e2e.conftest import OpenLab
 from tests.support.binaries import VERSIONS
-from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Lab, Server
+from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Server
 from tests.support.prompts import QUESTION, gated, sleep
 from tests.support.scripted_model import call, refuse, script, stream, streamed_words, use
 
 pytestmark = pytest.mark.parametrize("version", VERSIONS)
 
 
-async def test_what_a_crash_leaves_open_stays_open_and_the_next_server_calls_it_idle(lab: Lab) -> None:
-    server = await lab.serve()
+async def test_what_a_crash_leaves_open_stays_open_and_the_next_server_calls_it_idle(server: Server) -> None:
+    lab = server.lab
     session = await server.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()

@@ -13,8 +13,9 @@ from tests.support.waiting import wait_until
 from tests.support.watchdog_run import Watchdog
 
 
-async def test_a_call_of_an_unconfigured_server_is_unreachable_until_that_server_is_dead(lab: Lab) -> None:
-    first, second = await lab.serve(), await lab.serve()
+async def test_a_call_of_an_unconfigured_server_is_unreachable_until_that_server_is_dead(server: Server) -> None:
+    lab = server.lab
+    first, second = server, await lab.serve()
     session = await second.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()
@@ -35,8 +36,9 @@ async def test_a_call_of_an_unconfigured_server_is_unreachable_until_that_server
     await on_first.finish_prompt("go on")
 
 
-async def test_with_discovery_an_unconfigured_server_is_found_and_its_call_cancelled_there(lab: Lab) -> None:
-    first, second = await lab.serve(), await lab.serve()
+async def test_with_discovery_an_unconfigured_server_is_found_and_its_call_cancelled_there(server: Server) -> None:
+    lab = server.lab
+    first, second = server, await lab.serve()
     session = await second.create_session()
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()
@@ -70,8 +72,9 @@ async def test_a_call_of_opencode_run_is_unreachable_until_that_process_is_dead(
     await session.finish_prompt("go on")
 
 
-async def test_when_one_of_two_servers_crashes_and_restarts_only_its_own_call_is_settled(lab: Lab) -> None:
-    first, second = await lab.serve(), await lab.serve()
+async def test_when_one_of_two_servers_crashes_and_restarts_only_its_own_call_is_settled(server: Server) -> None:
+    lab = server.lab
+    first, second = server, await lab.serve()
     lost, alive = await first.create_session(), await second.create_session()
     for session in (lost, alive):
         await session.prompt(script(use(sleep())))

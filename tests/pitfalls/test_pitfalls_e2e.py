@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.pitfalls.pester import pestering
-from tests.support.opencode import Lab, Server
+from tests.support.opencode import Server
 from tests.support.prompts import bash, sleep
 from tests.support.scripted_model import (
     FINAL_TEXT,
@@ -134,10 +134,10 @@ async def test_a_model_that_takes_long_to_stream_the_arguments_of_a_call_is_let_
 
 
 async def test_after_a_repair_of_pending_and_running_calls_the_messages_read_and_the_next_prompt_is_taken(
-    lab: Lab,
+    server: Server,
 ) -> None:
     """15, 16 and 29: every part and turn is closed, in a shape that opencode reads."""
-    server = await lab.serve()
+    lab = server.lab
     running, pending = await server.create_session(), await server.create_session()
     await running.prompt(script(use(sleep(), bash("echo ä; sleep 600", timeout_ms=900_000))))
     await pending.prompt(script(use(bash("echo " + "x" * 400), arguments_seconds=None)))

@@ -37,10 +37,10 @@ async def test_an_ask_left_over_from_an_aborted_turn_does_not_protect_the_call_o
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_after_a_crash_in_a_subtask_and_a_repair_the_next_prompt_is_answered_and_no_task_runs_twice(
-    lab: Lab,
+    server: Server,
 ) -> None:
     """55: without a finish, the next prompt would make opencode run the subtask of the prompt before it again."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.finish_prompt("hello")
     await session.prompt_subtask("child", script(use(sleep())))
@@ -57,10 +57,10 @@ async def test_after_a_crash_in_a_subtask_and_a_repair_the_next_prompt_is_answer
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_after_a_crash_in_a_compaction_and_a_repair_the_next_prompt_is_answered_and_nothing_is_lost(
-    lab: Lab,
+    server: Server,
 ) -> None:
     """55: a compaction that never ended is not run again, and does not pass for one that did."""
-    server = await lab.serve()
+    lab = server.lab
     session = await server.create_session()
     await session.finish_prompt("the first thing")
     lab.model.holds_summaries = True
