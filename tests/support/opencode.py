@@ -79,6 +79,8 @@ _CLOSED_NETWORK: Final = {
     "npm_config_offline": "true",
 }
 _NO_MODELS: Final = "models.json"
+_LITTLE_COMPILED: Final = {f"BUN_JSC_use{tier}JIT": "0" for tier in ("FTL", "BBQ", "OMG")}
+"""For its engine: to compile anything at the highest tiers takes longer than these servers live."""
 
 
 @dataclass
@@ -148,7 +150,7 @@ class Lab:
         log = self.home / f"server-{chosen}-{len(self.servers)}.log"
         command = [str(self.binary), "serve", "--hostname", hostname, "--port", str(chosen)]
         secret = {} if password is None else {"OPENCODE_SERVER_PASSWORD": password}
-        process = self.start(command, log, extra=self._closed_network() | secret)
+        process = self.start(command, log, extra=self._surroundings() | secret)
         client = self._client(chosen, hostname=hostname, password=password)
         server = Server(lab=self, port=chosen, process=process, client=client, log=log)
         self.servers.append(server)
@@ -178,7 +180,7 @@ class Lab:
         words = self.home / f"{name}.prompt"
         words.write_text(prompt)  # by way of stdin: it puts quotes of its own around arguments
         command, log = [str(self.binary), "run"], self.home / f"{name}.log"
-        return self.start(command, log, extra=self._closed_network(), folder=self.project(name), stdin=words)
+        return self.start(command, log, extra=self._surroundings(), folder=self.project(name), stdin=words)
 
     def start(
         self,
@@ -240,9 +242,9 @@ class Lab:
                 return
             time.sleep(0.02)
 
-    def _closed_network(self) -> dict[str, str]:
-        """What keeps a server off the network. Of the world's models it knows none: to read of them takes seconds."""
-        return {**_CLOSED_NETWORK, "OPENCODE_MODELS_PATH": str(self.home / _NO_MODELS)}
+    def _surroundings(self) -> dict[str, str]:
+        """What keeps a server off the network and starts it soon: to read of the world's models takes seconds."""
+        return {**_CLOSED_NETWORK, **_LITTLE_COMPILED, "OPENCODE_MODELS_PATH": str(self.home / _NO_MODELS)}
 
     def configure(self, *, mcp: bool = False) -> None:
         """Write what opencode reads at its start in this home."""
