@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
-WORKERS := --numprocesses 3 --dist worksteal
+WORKERS := --numprocesses 4 --dist worksteal
 SIZES := 10000 100000 1000000
 ON_FILES := idle served changed first judged detection stuck hanging memory cpu load start
 

@@ -1,6 +1,7 @@
 """What all tests share: a real PostgreSQL, and real opencode servers for tests that leave them as they were."""
 
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import pytest
 
@@ -8,6 +9,13 @@ from tests.support.house import House
 from tests.support.postgres import own_cluster, postgres, postgres_rows, postgres_url
 
 __all__ = ["own_cluster", "postgres", "postgres_rows", "postgres_url"]
+
+LONGEST: Final = ("tests/soak/", "tests/faults/test_failover.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest and mostly waits: workers that are idle take over the rest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(scope="session")
