@@ -41,6 +41,9 @@ CREATE INDEX session_parent_idx ON session (parent_id);
 CREATE INDEX session_project_idx ON session (project_id);
 """
 
+SHARED = Path(__file__).with_name("shared_with_second_generation.sql").read_text(encoding="utf-8")
+"""The tables of a database that opencode 1.18 and 2.x have both opened."""
+
 Json = dict[str, Any]
 
 
@@ -91,6 +94,13 @@ class OpencodeRows(ABC):
             time_archived=archived_at,
         )
         return SessionId(id_)
+
+    def second_generation_session(self, *, claimed_ms: int | None, claim: str = "time_suspended") -> str:
+        """A session of opencode 2.x, in the tables of `SHARED`; with a claim one that is at work."""
+        id_ = f"ses_{next(self._numbers)}"
+        told = {"id": id_, "project_id": "p", "slug": "s", "directory": "/", "version": "2.0.0"}
+        self.put("session_v2", **told, time_created=NOW, time_updated=NOW, **{claim: claimed_ms})
+        return id_
 
     def prompt(self, session: str, id_: str | None = None, *, at: int = NOW) -> str:
         """A user message."""

@@ -159,6 +159,12 @@ async def _look_at_database(car: Sidecar, findings: Findings) -> None:
         "sessions": description.sessions,
         "watched_by": _who_watches(car),
     }
+    if description.second_generation:
+        count = description.second_generation
+        findings.warnings.append(
+            f"opencode 2.x has opened this database, too, and keeps {count} session{'s' if count > 1 else ''} of its "
+            "own in it. This version watches those of 1.x alone."
+        )
     if description.experimental_sessions:
         findings.warnings.append(
             f"{description.experimental_sessions} rows are of opencode's experimental sessions, which nobody watches."

@@ -191,10 +191,12 @@ class Snapshot:
         sessions: every session with an open turn or call, all its ancestors, the children of open task
             calls with their own descendants that are open, and the sessions that were asked for by id.
         damaged: the rows that were left out because they can't be read.
+        second_generation: how many sessions of opencode 2.x are at work in the same database. Nobody watches them.
     """
 
     sessions: Mapping[SessionId, Session] = field(default_factory=dict)
     damaged: tuple[Damage, ...] = ()
+    second_generation: int = 0
 
     @property
     def open_rows(self) -> frozenset[str]:

@@ -99,6 +99,7 @@ class Observer:
                 degraded=(
                     *(trouble for trouble in map(trouble_of, reports) if trouble is not None),
                     *gone(reports, snapshot),
+                    *not_watched(snapshot),
                 ),
             )
             for server in self._fleet.servers():
@@ -159,6 +160,17 @@ def gone(reports: Iterable[ServerReport], snapshot: Snapshot) -> list[str]:
         f"{report.name} is at work on session {id_}, which is not in this database any more: it was deleted while it "
         "ran, and runs on."
         for report, id_ in deleted_at_work(reports, snapshot)
+    ]
+
+
+def not_watched(snapshot: Snapshot) -> list[str]:
+    """That sessions of opencode 2.x are at work in the same database, if some are."""
+    count = snapshot.second_generation
+    if not count:
+        return []
+    which = "1 session of opencode 2.x is" if count == 1 else f"{count} sessions of opencode 2.x are"
+    return [
+        f"{which} at work in this database, too. This version watches those of 1.x alone, and never touches these."
     ]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.server import FakeServer, loopback, over_http, read_request, reply
-from tests.support.database import OpencodeFile
+from tests.support.database import SHARED, OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
 from tests.support.watchdog_run import Finished
 from watchdog.opencode.processes.holders import INITIAL_NAMESPACE, _namespace
@@ -147,6 +147,19 @@ async def test_experimental_sessions_are_a_warning(program: Program, rows: Openc
         done = await program.run("check", "--database", rows.path, "--server", url)
     assert done.code == 0
     assert any("experimental sessions" in each for each in said(done, "warning"))
+
+
+async def test_sessions_of_the_second_generation_are_a_warning_and_a_scan_never_passes_over_them(
+    program: Program, tmp_path: Path
+) -> None:
+    with OpencodeFile(tmp_path / "shared.db", schema=SHARED) as rows:
+        rows.second_generation_session(claimed_ms=1_000)
+        async with server(FakeServer()) as url:
+            checked = await program.run("check", "--database", rows.path, "--server", url)
+            looked = await program.run("scan", "--json", "--database", rows.path, "--server", url)
+    assert any("keeps 1 session of its own" in each for each in said(checked, "warning"))
+    assert looked.code == 0
+    assert any("1 session of opencode 2.x is at work" in each for each in looked.document["degraded"])
 
 
 # Servers.

@@ -80,7 +80,7 @@ async def test_a_database_without_parts_is_no_database_of_opencodes(program: Pro
 
 
 async def test_a_database_of_opencode_2_is_named_as_such(program: Program, path: Path) -> None:
-    OpencodeFile(path, schema=SCHEMA + "CREATE TABLE session_v2 (id text PRIMARY KEY);").close()
+    OpencodeFile(path, schema="CREATE TABLE session_v2 (id text PRIMARY KEY);").close()
     message = await refused(program, "scan", "--database", path, code=3)
     assert "opencode 2.x" in message
     assert "Look for a newer opencode-watchdog" in message

@@ -263,6 +263,7 @@ COLUMNS_FOUND: Final = (
     " AND tables.name IN ('session', 'message', 'part', 'session_v2', 'session_message', 'workspace')"
 )
 
+_CLAIMS: Final = ("time_suspended", "execution_claimed_at")
 _WORKSPACE_TYPE: Final = "(SELECT workspace.type FROM workspace WHERE workspace.id = session.workspace_id)"
 
 
@@ -284,4 +285,11 @@ def statements(tables: Mapping[str, Collection[str]]) -> Statements:
         children=CHILDREN,
         newest=NEWEST,
         last_written=LAST_WRITTEN,
+        second_generation=_second_generation(tables.get("session_v2", ())),
     )
+
+
+def _second_generation(columns: Collection[str]) -> str | None:
+    """Counts the sessions of opencode 2.x that a server has claimed; releases name the claim differently."""
+    claims = [f"{column} IS NOT NULL" for column in _CLAIMS if column in columns]
+    return f"SELECT count(*) AS sessions FROM session_v2 WHERE {' OR '.join(claims)}" if claims else None

@@ -19,10 +19,10 @@ async def check_schema(fetch: Fetch, path: Path) -> Statements:
     tables: dict[str, set[str]] = {}
     for record in await fetch(queries.COLUMNS_FOUND, {}):
         tables.setdefault(str(record["table"]), set()).add(str(record["column"]))
-    if "session_v2" in tables:
+    if "session_v2" in tables and not queries.COLUMNS.keys() <= tables.keys():
         raise DatabaseUnsupported(
-            f"The database {path} is one of opencode 2.x (it has a table `session_v2`), whose sessions this "
-            "version can't watch. Look for a newer opencode-watchdog."
+            f"The database {path} is one of opencode 2.x alone (it has a table `session_v2`, and not all of 1.x's), "
+            "whose sessions this version can't watch. Look for a newer opencode-watchdog."
         )
     for table, columns in queries.COLUMNS.items():
         missing = set(columns) - tables.get(table, set())
@@ -41,10 +41,19 @@ async def check_schema(fetch: Fetch, path: Path) -> Statements:
     return queries.statements(tables)
 
 
+async def second_generation(fetch: Fetch) -> int:
+    """How many sessions of opencode 2.x there are, at work or not."""
+    tables = {record["table"] for record in await fetch(queries.COLUMNS_FOUND, {})}
+    if "session_v2" not in tables:
+        return 0
+    (record,) = await fetch("SELECT count(*) AS sessions FROM session_v2", {})
+    return int(str(record["sessions"]))
+
+
 async def experimental_sessions(fetch: Fetch) -> int:
     """How many rows of opencode's experimental session store there are."""
     tables = {record["table"] for record in await fetch(queries.COLUMNS_FOUND, {})}
-    if "session_message" not in tables:
-        return 0
+    if "session_message" not in tables or "session_v2" in tables:
+        return 0  # in a database that opencode 2.x has opened that table is its own
     (record,) = await fetch("SELECT count(*) AS rows FROM session_message", {})
     return int(str(record["rows"]))

@@ -37,6 +37,7 @@ class Statements:
         children: the sessions that began below some others, each since a moment.
         newest: of some sessions, the newest prompt, turn and message.
         last_written: when a part of some messages was last written.
+        second_generation: how many sessions of opencode 2.x are at work; None where it never opened the database.
     """
 
     open_messages: str
@@ -49,6 +50,7 @@ class Statements:
     children: str
     newest: str
     last_written: str
+    second_generation: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -120,7 +122,15 @@ class Look:
         await self._report_strays(sessions)
         found = await self._filled(sessions)
         self.readings.end()
-        return Snapshot(sessions=found, damaged=tuple(self._damaged.values()))
+        return Snapshot(
+            sessions=found, damaged=tuple(self._damaged.values()), second_generation=await self._second_generation()
+        )
+
+    async def _second_generation(self) -> int:
+        if self.ask.second_generation is None:
+            return 0
+        (record,) = await self.fetch(self.ask.second_generation, {})
+        return int(str(record["sessions"]))
 
     async def sessions(self, ids: Collection[SessionId], suspects: Collection[str]) -> Mapping[SessionId, Session]:
         """Read some sessions and what is open in them.

@@ -19,7 +19,7 @@ from watchdog.model.session import CallId, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode.db import queries
 from watchdog.opencode.db.reader import Reader, finished, translated
 from watchdog.opencode.db.rows import newest_turn, whole_row
-from watchdog.opencode.db.schema import experimental_sessions
+from watchdog.opencode.db.schema import experimental_sessions, second_generation
 from watchdog.opencode.db.snapshot import as_ids
 from watchdog.opencode.db.sqlite_errors import primary_code
 from watchdog.opencode.db.tracker import Tracker
@@ -62,6 +62,7 @@ class Description:
     filesystem: str | None
     sessions: int
     experimental_sessions: int
+    second_generation: int
 
 
 class OpencodeDatabase:
@@ -309,6 +310,7 @@ class OpencodeDatabase:
                 filesystem=self._filesystem_type(self.path),
                 sessions=int(str(sessions["rows"])),
                 experimental_sessions=await experimental_sessions(fetch),
+                second_generation=await second_generation(fetch),
             )
 
 

@@ -24,7 +24,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import StaticPool
 
-from tests.support.database import NOW, SCHEMA, OpencodeFile
+from tests.support.database import NOW, SHARED, OpencodeFile
 from watchdog.errors import (
     DatabaseError,
     DatabaseMissing,
@@ -119,19 +119,43 @@ async def test_a_database_without_one_of_the_columns_is_refused(path: Path) -> N
         assert "it has no columns data in its table `part`" in await refusal(path, DatabaseUnsupported)
 
 
-@pytest.mark.parametrize("schema", [SCHEMA, ""])
-async def test_a_database_of_the_second_generation_is_refused_by_name(path: Path, schema: str) -> None:
+@pytest.mark.parametrize("schema", ["", "CREATE TABLE session (id text PRIMARY KEY);"])
+async def test_a_database_of_the_second_generation_alone_is_refused_by_name(path: Path, schema: str) -> None:
     with OpencodeFile(path, schema=schema + "CREATE TABLE session_v2 (id text PRIMARY KEY);"):
-        assert "is one of opencode 2.x" in await refusal(path, DatabaseUnsupported)
+        assert "is one of opencode 2.x alone" in await refusal(path, DatabaseUnsupported)
 
 
-async def test_an_upgrade_to_the_second_generation_while_watching_is_noticed(
-    rows: OpencodeFile, database: OpencodeDatabase
-) -> None:
-    await database.look()
-    rows.connection.execute("CREATE TABLE session_v2 (id text PRIMARY KEY)")
-    with pytest.raises(DatabaseUnsupported, match=r"2\.x"):
+class TestSharedWithTheSecondGeneration:
+    async def test_what_1x_left_open_is_read_and_what_2x_runs_is_counted(self, path: Path) -> None:
+        with OpencodeFile(path, schema=SHARED) as rows:
+            session = rows.session()
+            call = rows.call(rows.turn(session))
+            at_work, at_rest = (rows.second_generation_session(claimed_ms=claim) for claim in (1_000, None))
+            async with await OpencodeDatabase.open(path) as database:
+                found = await database.look()
+                assert {each.id for each in found.sessions[session].calls} == {call}
+                assert found.sessions.keys().isdisjoint({at_work, at_rest})
+                assert found.second_generation == 1
+                assert (await database.describe()).second_generation == 2
+
+    @pytest.mark.parametrize("claim", ["execution_claimed_at", "unknown"])
+    async def test_the_claim_may_have_another_name_or_none(self, path: Path, claim: str) -> None:
+        with OpencodeFile(path, schema=SHARED.replace("time_suspended", claim)) as rows:
+            rows.second_generation_session(claimed_ms=1_000, claim=claim)
+            async with await OpencodeDatabase.open(path) as database:
+                assert (await database.look()).second_generation == (claim == "execution_claimed_at")
+
+    async def test_an_upgrade_while_watching_stops_nothing(
+        self, rows: OpencodeFile, database: OpencodeDatabase
+    ) -> None:
+        session = rows.session()
+        call = rows.call(rows.turn(session))
         await database.look()
+        rows.connection.execute("CREATE TABLE session_v2 (id text PRIMARY KEY, time_suspended integer)")
+        rows.put("session_v2", id="ses_2", time_suspended=1)
+        found = await database.look()
+        assert {each.id for each in found.sessions[session].calls} == {call}
+        assert found.second_generation == 1
 
 
 async def test_a_database_that_is_not_in_wal_mode_is_refused(path: Path) -> None:
