@@ -352,7 +352,7 @@ class Leases:
                 super().__init__(*arguments, **more)
                 leases.append(self)
 
-        monkeypatch.setattr("watchdog.replicas.backend.Lease", Noted)
+        monkeypatch.setattr("watchdog.composing.replica.Lease", Noted)
 
     def held(self) -> list[int | None]:
         """The terms of those that may act, as far as they know."""
