@@ -51,11 +51,12 @@ class GivenUp:
         self._told = None
 
     def look(self, judgement: Judgement) -> list[Alert]:
-        """What there is to tell after a look."""
+        """What there is to tell after a look. What is tried once more is given up until that has helped."""
         given_up = {each.session_id: each.why for each in judgement.spared if each.reason is SpareReason.GIVEN_UP}
         told = given_up.keys() - self._seen if self._told is None else self._told
         self._seen.clear()
-        self._told = frozenset(given_up)
+        tried = told & {each.session_id for each in judgement.verdicts}
+        self._told = frozenset(given_up) | tried
         begun = [
             Alert(
                 title=f"gave up on {id_}",
@@ -64,7 +65,7 @@ class GivenUp:
             )
             for id_ in sorted(given_up.keys() - told)
         ]
-        return begun + [_no_longer_given_up(id_, judgement) for id_ in sorted(told - given_up.keys())]
+        return begun + [_no_longer_given_up(id_, judgement) for id_ in sorted(told - self._told)]
 
 
 def _no_longer_given_up(session_id: SessionId, judgement: Judgement) -> Alert:

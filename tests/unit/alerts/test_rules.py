@@ -96,6 +96,15 @@ def test_a_session_that_is_given_up_is_told_once_and_once_when_it_is_over() -> N
     assert (over.severity, over.body) == (Severity.SUCCESS, "nothing of it is open any more\n/data/opencode.db")
 
 
+def test_what_is_tried_once_more_is_still_given_up_until_that_has_helped() -> None:
+    told = Told()
+    tried = Attempts(count=3, given_up=True, not_before=AT, newest_prompt_id=VERDICT.newest_prompt_id)
+    once_more = replace(STUCK, attempts=dict.fromkeys(VERDICT.attempt_keys, tried))
+    assert judge(once_more, POLICY, AT).verdicts == (VERDICT,)
+    assert told.see(STUCK, GIVEN_UP, once_more, GIVEN_UP, once_more, GIVEN_UP) == ["gave up on ses_1"]
+    assert told.see(once_more, OVER) == ["ses_1 is no longer given up"]
+
+
 def test_what_is_over_without_being_finished_is_no_success() -> None:
     told = Told()
     assert told.see(STUCK, GIVEN_UP, HELD) == ["gave up on ses_1", "ses_1 is no longer given up"]
