@@ -238,7 +238,7 @@ async def test_a_session_that_was_deleted_while_it_ran_is_ended_once_it_is_silen
         )
 
 
-@pytest.mark.parametrize("what", ["an ask", "a retry", "no feed", "a hold", "a host's word"])
+@pytest.mark.parametrize("what", ["an ask", "a retry", "no feed", "a hold", "a host's word", "a child"])
 async def test_a_session_that_was_deleted_while_it_ran_is_spared_where_any_other_one_would_be(
     stage: Stage, what: str
 ) -> None:
@@ -252,11 +252,15 @@ async def test_a_session_that_was_deleted_while_it_ran_is_spared_where_any_other
         stage.server.heard = None
     elif what == "a hold":
         await leave_alone(stage.journal, DELETED, length_ms=None, now_ms=stage.hands.now_ms)
+    elif what == "a child":  # it was started after the deletion, and names its parent
+        child = stage.rows.session(parent=DELETED, directory=PLACE, at=stage.hands.now_ms)
+        stage.rows.call(stage.rows.turn(child, at=stage.hands.now_ms), at=stage.hands.now_ms)
+        stage.server.busy(child, PLACE)
     else:
         stage.server.shown = True  # a host may run sessions that it has not stored yet
     async with stage.watching(**LIMITS) as play:
         await play.look()
-        await play.pass_time(HOUR)
+        await play.pass_time(20 * MINUTE if what == "a child" else HOUR)
         assert stage.server.aborted == []
 
 

@@ -47,6 +47,8 @@ def _judged(case: Case, report: ServerReport, session_id: SessionId) -> Deleted:
     limits = case.policy.idle_timeout_seconds, case.policy.tool_timeout_seconds
     if any(status.activity is Activity.RETRY for status in report.said[session_id]):
         spared = SpareReason.RETRYING, "it waits to try its provider again"
+    elif (child := case.family.unfinished_child_of_deleted(session_id)) is not None:
+        spared = SpareReason.WAITING_ON_CHILD, f"its child session {child} is unfinished"
     elif report.asked.get(session_id) or where not in report.asks:
         spared = SpareReason.WAITING_ON_HUMAN, "a person is asked for something in it, or may be"
     elif silent is None:

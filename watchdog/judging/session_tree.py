@@ -149,6 +149,16 @@ class Family:
         first = bisect_left(waiting, call.created_ms, key=_created)
         return waiting[first].id if first < len(waiting) else None
 
+    def unfinished_child_of_deleted(self, session_id: SessionId) -> SessionId | None:
+        """A child of a session that was deleted while it ran, if that or anything below it is unfinished.
+
+        Whoever runs on after a deletion may start children, which name it as their parent.
+        """
+        for child in self._children.get(session_id, ()):
+            if any(self._matters(each) for each in self._walk([child])):
+                return child.id
+        return None
+
     def unfinished_below(self, session: Session) -> SessionId | None:
         """An unfinished session below this one that its current turn may have started.
 
