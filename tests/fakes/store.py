@@ -6,6 +6,7 @@ It reads rows with plain loops over all of them, so that it can also check the S
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from tests.support.database import OpencodeRows
@@ -84,13 +85,10 @@ class FakeStore:
     ) -> Snapshot:
         self._fail()
         self._seen = self.content.commits
-        parts = frozenset(self.content.tables["part"])
         if scan_parts:
             await self.search()
-        if self._parts is not None:
-            self._remembered |= parts - self._parts
-        self._parts = parts
-        return _Reading(self.content.tables, self._remembered).snapshot(also)
+        self._note_new_parts()
+        return self._reading(also).snapshot(also)
 
     @property
     def searched(self) -> bool:
@@ -98,9 +96,9 @@ class FakeStore:
 
     async def search(self) -> bool:
         self._fail()
-        known = len(_Reading(self.content.tables, self._remembered).calls)
-        self._remembered |= self.content.tables["part"].keys()
-        if len(_Reading(self.content.tables, self._remembered).calls) > known:
+        known = len(self._reading().calls)
+        self._remembered.update(self._all_parts())
+        if len(self._reading().calls) > known:
             self._seen = None
         self._searched = True
         return False
@@ -109,12 +107,12 @@ class FakeStore:
         self._remembered |= set(ids)
 
     def forget(self) -> None:
-        self._remembered = {call.id for call in _Reading(self.content.tables, self._remembered).calls}
+        self._remembered = {call.id for call in self._reading().calls}
         self._seen, self._parts, self._searched = None, None, False
 
     async def session(self, session_id: SessionId) -> Session | None:
         self._fail()
-        return _Reading(self.content.tables, self._remembered).session(session_id)
+        return self._reading([session_id]).session(session_id)
 
     async def directories(self, *, since_ms: int) -> tuple[str, ...]:
         self._fail()
@@ -195,12 +193,24 @@ class FakeStore:
         known = {id_: self.content.get("session", id_, "title") for id_ in session_ids}
         return {id_: title[:300] for id_, title in known.items() if isinstance(title, str)}
 
+    def _reading(self, also: Collection[SessionId] = ()) -> "Reading":  # noqa: ARG002 - every row is read each time
+        return Reading(self.content.tables, self._remembered)
+
+    def _all_parts(self) -> Collection[str]:
+        return self.content.tables["part"].keys()
+
+    def _note_new_parts(self) -> None:
+        parts = frozenset(self.content.tables["part"])
+        if self._parts is not None:
+            self._remembered |= parts - self._parts
+        self._parts = parts
+
     def _fail(self) -> None:
         if self.failure is not None:
             raise self.failure
 
 
-class _Reading:
+class Reading:
     """One look, row by row. A row's place in its dict is its rowid."""
 
     def __init__(self, tables: dict[str, dict[str, Columns]], remembered: Collection[str]) -> None:
@@ -308,7 +318,9 @@ def _created(row: Columns) -> tuple[bool, Any]:
     return isinstance(row["time_created"], str), row["time_created"]
 
 
-def _parsed(data: str) -> object:
+@lru_cache(maxsize=4096)
+def _parsed(data: str | bytes) -> object:
+    """A row's JSON, which nobody here changes."""
     try:
         return json.loads(data)
     except ValueError:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from simulation.rows import RowStore
 from tests.fakes.store import FakeStore
 from tests.support.database import NOW, OpencodeFile, OpencodeRows
 from tests.support.postgres import Cluster, PostgresRows
@@ -31,6 +32,9 @@ async def opened(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Cas
     if kind == "fake":
         fake = FakeStore()
         yield fake, fake.content
+    elif kind == "simulated":
+        simulated = RowStore()
+        yield simulated, simulated.content
     elif kind == "sqlite":
         path = request.getfixturevalue("tmp_path") / "opencode.db"
         with OpencodeFile(path) as rows:
@@ -48,14 +52,14 @@ async def opened(kind: str, request: pytest.FixtureRequest) -> AsyncIterator[Cas
             cluster.drop(url.rpartition("/")[2])
 
 
-@pytest.fixture(params=["fake", "sqlite", "jsonb", "json"])
+@pytest.fixture(params=["fake", "simulated", "sqlite", "jsonb", "json"])
 async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
     """Each store."""
     async with opened(request.param, request) as found:
         yield found
 
 
-@pytest.fixture(params=["fake", "sqlite"])
+@pytest.fixture(params=["fake", "simulated", "sqlite"])
 async def text_case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
     """Each store whose columns take any text or bytes, and whose rows have an order of insertion."""
     async with opened(request.param, request) as found:
@@ -516,6 +520,22 @@ async def test_the_real_store_and_the_fake_one_see_the_same_in_any_rows(
             assert _comparable(await store.look(scan_parts=full)) == _comparable(await fake.look(scan_parts=full))
             for id_ in IDS:
                 assert await store.session(SessionId(id_)) == await fake.session(SessionId(id_))
+
+
+@settings(max_examples=100, deadline=None)
+@given(parents=PARENTS, plan=ROWS, full=st.booleans())
+async def test_the_store_of_the_simulation_and_the_fake_one_see_the_same_in_any_rows(
+    parents: list[str | None], plan: list[tuple[Any, ...]], full: bool
+) -> None:
+    fake, simulated = FakeStore(), RowStore()
+    _fill(fake.content, parents, plan)
+    _fill(simulated.content, parents, plan)
+    assert _comparable(await simulated.look(scan_parts=full)) == _comparable(await fake.look(scan_parts=full))
+    for id_ in map(SessionId, IDS):
+        assert await simulated.session(id_) == await fake.session(id_)
+        assert await simulated.queued(id_) == await fake.queued(id_)
+        assert await simulated.newest_turn(id_) == await fake.newest_turn(id_)
+        assert await simulated.below([id_]) == await fake.below([id_])
 
 
 def _without_sizes(found: Snapshot | Session | None) -> object:

@@ -1,0 +1,150 @@
+"""Plays one script from its beginning to its end, and says what came of it."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from simulation.acts import ACTIONS
+from simulation.loop import SimulatedLoop, simulate
+from simulation.oracles import TICK_SECONDS, Violation
+from simulation.script import Script
+from simulation.world import World
+from watchdog import strides
+
+LAST_SECONDS = 30_000.0
+"""How long after all faults ended everything may take: the longest limit, an hour of having given up, and a while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of a script.
+
+    Attributes:
+        digest: of everything that happened; two runs of one script have the same.
+        landed: how often each kind of event did what it was planned for.
+        missed: how often it could not.
+        counts: what the product did, by name.
+    """
+
+    script: Script
+    violation: Violation | None
+    digest: str
+    seconds: float
+    sessions: int
+    landed: Mapping[str, int]
+    missed: Mapping[str, int]
+    counts: Mapping[str, int]
+    longest_overrun: float
+    lines: tuple[str, ...]
+
+
+def play(script: Script) -> Played:
+    """Play a script."""
+    return simulate(lambda loop: _Play(loop, script).run(), seed=script.seed)
+
+
+class _Play:
+    def __init__(self, loop: SimulatedLoop, script: Script) -> None:
+        self.world = World(loop, script)
+        self.script = script
+
+    async def run(self) -> Played:
+        real, breaths = strides.seconds, _Breaths(self.script.seed)
+        strides.seconds = breaths
+        try:
+            await self._live()
+        finally:
+            strides.seconds = real
+        return self._played()
+
+    async def _live(self) -> None:
+        world = self.world
+        for plan in self.script.setting.plans:
+            world.start_process(plan)
+        world.start_product()
+        everything = world.loop.create_task(self._everything())
+        over = world.loop.create_task(world.over.wait())
+        await asyncio.wait([everything, over], return_when=asyncio.FIRST_COMPLETED)
+        everything.cancel()
+        over.cancel()
+        for process in [*world.processes]:
+            world.end_process(process)
+        for product in world.products:
+            world.kill_product(product)
+        await asyncio.wait([product.task for product in world.products], timeout=120)
+        if everything.done() and not everything.cancelled() and (error := everything.exception()) is not None:
+            raise error
+
+    async def _everything(self) -> None:
+        world = self.world
+        world.spawn(self._tick())
+        for event in self.script.events:
+            await asyncio.sleep(max(0.0, event.at - world.now))
+            done = ACTIONS[event.what](world, **event.args)
+            (world.landed if done else world.missed)[event.what] = (world.landed if done else world.missed).get(
+                event.what, 0
+            ) + 1
+        await asyncio.sleep(max(0.0, self.script.seconds - world.now))
+        if world.calm.is_set():
+            await self._come_to_rest()
+
+    async def _come_to_rest(self) -> None:
+        """All faults are over: within a bound nothing that is stuck may be left."""
+        until = self.world.now + LAST_SECONDS
+        while self.world.now < until:
+            if not self.world.oracles.left() and not self.world.runs:
+                return
+            await asyncio.sleep(60.0)
+        if left := self.world.oracles.left():
+            self.world.oracles.fail("not at rest", "; ".join(left))
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self.world.oracles.tick()
+
+    def _played(self) -> Played:
+        world = self.world
+        return Played(
+            script=self.script,
+            violation=world.oracles.violation,
+            digest=world.digest,
+            seconds=world.now,
+            sessions=len(world.sessions),
+            landed=dict(world.landed),
+            missed=dict(world.missed),
+            counts=dict(world.oracles.counts),
+            longest_overrun=world.oracles.longest_overrun,
+            lines=tuple(world.lines),
+        )
+
+
+class _Breaths:
+    """What measures slices of time in the product: a slice is over whenever a seed says so."""
+
+    def __init__(self, seed: int) -> None:
+        self._every = 3 + seed % 61
+        self._count = 0
+
+    def __call__(self) -> float:
+        self._count += 1
+        return self._count * strides.SLICE_SECONDS / self._every
+
+
+def told(played: Played) -> str:
+    """A result as one line of JSON."""
+    violation = played.violation
+    return json.dumps(
+        {
+            "seed": played.script.seed,
+            "violation": None if violation is None else [violation.kind, violation.at, violation.text],
+            "digest": played.digest,
+            "seconds": played.seconds,
+            "sessions": played.sessions,
+            "landed": played.landed,
+            "missed": played.missed,
+            "counts": played.counts,
+            "longest_overrun": played.longest_overrun,
+        }
+    )

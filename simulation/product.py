@@ -1,0 +1,144 @@
+"""The product in the world: the loop, judge, memory, ladder and alerts as they are, in a process of its own."""
+
+import asyncio
+from contextvars import copy_context
+from typing import TYPE_CHECKING
+
+import anyio
+
+from simulation.loop import PROCESS
+from simulation.ports import Line, LineFleet, LineOwners, LineStore
+from simulation.records import LineJournal, LineMandate
+from simulation.script import Setting
+from watchdog.acting.attempt import Ladder
+from watchdog.alerts.rules import Alert, Alerts
+from watchdog.errors import WatchdogError
+from watchdog.loop.watch import Watch
+from watchdog.model.outcome import Outcome
+from watchdog.model.policy import Policy
+from watchdog.model.verdict import Verdict
+from watchdog.settings.receivers import Occasion
+from watchdog.timing.events import Assessment, Bystander
+from watchdog.timing.pace import Pace
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+DEGRADED_AFTER_SECONDS = 300.0
+
+
+def policy_of(setting: Setting) -> Policy:
+    """What the judge is told to allow."""
+    return Policy(
+        tool_timeout_seconds=setting.tool_timeout,
+        task_timeout_seconds=setting.task_timeout,
+        idle_timeout_seconds=setting.idle_timeout,
+        human_timeout_seconds=setting.human_timeout,
+        tool_timeouts=setting.tool_timeouts,
+        orphan_grace_seconds=setting.orphan_grace,
+    )
+
+
+def pace_of(setting: Setting) -> Pace:
+    """How often it looks."""
+    return Pace(
+        poll_interval_seconds=setting.poll,
+        full_scan_interval_seconds=setting.full_scan,
+        max_attempts=setting.max_attempts,
+        max_concurrency=setting.max_concurrency,
+        journal_retention_seconds=setting.retention,
+    )
+
+
+class Telltale(Bystander):
+    """Tells the oracles what the loop says of itself."""
+
+    def __init__(self, product: "Product") -> None:
+        self._product = product
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        """See `Listener.looked`."""
+        if not self._product.line.dead:
+            self._product.world.oracles.looked(self._product, assessment, acting=acting)
+
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
+        """See `Listener.ended`."""
+        if not self._product.line.dead:
+            self._product.world.oracles.ended(verdict, outcome, given_up=given_up)
+
+    def failed(self, verdict: Verdict, error: Exception) -> None:
+        """See `Listener.failed`."""
+        if not self._product.line.dead:
+            self._product.world.oracles.own_error(f"on {verdict.cancel_session_id}", error)
+
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
+        """See `Listener.unavailable`."""
+        if not self._product.line.dead:
+            self._product.world.log("unavailable", type(error).__name__, round(retry_seconds, 3))
+
+
+class Product:
+    """A watchdog's process, from its start until it is killed or ends."""
+
+    def __init__(self, world: "World", number: int) -> None:
+        self.world = world
+        self.number = number
+        self.line = Line(world, number)
+        self.began_at = world.now
+        self.fleet = LineFleet(self.line, self._wake)
+        setting = world.setting
+        alerts = Alerts(
+            self._tell,
+            clock=self.line.clock,
+            occasions=[Occasion.GIVEN_UP, Occasion.DEGRADED],
+            degraded_after_seconds=DEGRADED_AFTER_SECONDS,
+            origin="watchdog",
+            database="opencode.db",
+        )
+        self.watch = Watch(
+            store=LineStore(self.line),
+            fleet=self.fleet,
+            owners=LineOwners(self.line),
+            clock=self.line.clock,
+            mandate=LineMandate(self.line, world.lock_file),
+            journal=LineJournal(self.line, world.journal),
+            boot_id=world.machine.boot_id,
+            policy=policy_of(setting),
+            pace=pace_of(setting),
+            ladder=Ladder(abort_grace_seconds=setting.abort_grace),
+            listeners=[Telltale(self), alerts],
+        )
+        self._stop = anyio.Event()
+        self.task = self._start()
+
+    def _start(self) -> asyncio.Task[None]:
+        context = copy_context()
+        context.run(PROCESS.set, self.number)
+        return asyncio.get_running_loop().create_task(self._run(), context=context)
+
+    async def _run(self) -> None:
+        try:
+            async with anyio.create_task_group() as group:
+                self.fleet.start(group)
+                await self.watch.run(self._stop)
+                group.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001 - an oracle says that it must not happen
+            self.world.oracles.own_error("the loop", error)
+
+    def kill(self) -> None:
+        """End it at this very moment, wherever it is."""
+        self.line.dead = True
+        self.world.loop.continue_process(self.number)
+        self.task.cancel()
+
+    def stop(self) -> None:
+        """Tell it to stop."""
+        self._stop.set()
+
+    def _wake(self) -> None:
+        if not self.line.dead:
+            self.watch.wake()
+
+    def _tell(self, alert: Alert) -> None:
+        if not self.line.dead:
+            self.world.oracles.told(alert)

@@ -1,0 +1,315 @@
+"""The world: it lives through its script, and the product lives in it."""
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from simulation.loop import SimulatedLoop
+from simulation.machine import Machine
+from simulation.oracles import Oracles
+from simulation.product import Product
+from simulation.records import LockFile
+from simulation.rows import IndexedRows
+from simulation.script import Plan, Script
+from simulation.servers import Process
+from simulation.work import Run, Session
+from tests.fakes.journal import FakeJournal
+from watchdog.model.outcome import Row
+from watchdog.model.session import Ask, SessionId, TurnId
+
+_ABORT_TAKES_SECONDS = 0.3
+_FIRST_PID = 100
+
+
+class World:
+    """Everything there is, and the truth about it.
+
+    Attributes:
+        processes: all that are alive.
+        sessions: by id, also those that were deleted.
+        troubles: what is wrong just now, so that nothing is demanded of the product.
+        landed: how often each kind of event did what it was planned for; `missed` where it could not.
+    """
+
+    def __init__(self, loop: SimulatedLoop, script: Script) -> None:
+        self.loop = loop
+        self.script = script
+        self.setting = script.setting
+        self.machine = Machine(loop, steady=script.setting.steady)
+        self.rows = IndexedRows()
+        self.journal = FakeJournal()
+        self.lock_file = LockFile()
+        self.locked = self.journal_locked = False
+        self.processes: list[Process] = []
+        self.sessions: dict[str, Session] = {}
+        self.troubles: dict[str, int] = {}
+        self.landed: dict[str, int] = {}
+        self.missed: dict[str, int] = {}
+        self.products: list[Product] = []
+        self.calm = asyncio.Event()
+        self.over = asyncio.Event()
+        self.pids = _FIRST_PID
+        self._rng = random.Random(script.seed)  # noqa: S311 - how long answers take
+        self._digest = hashlib.blake2b(digest_size=16)
+        self.lines: list[str] = []
+        self._ends: dict[int, list[asyncio.Event]] = {}
+        self._copies: dict[str, Row] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._numbers = 0
+        self.oracles = Oracles(self)
+
+    # -- time and chance -------------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> float:
+        """The awake clock since the world began."""
+        return self.loop.time()
+
+    @property
+    def wall_ms(self) -> int:
+        """The wall clock."""
+        return self.machine.wall_ms
+
+    def latency(self) -> float:
+        """How long an answer takes."""
+        return self.setting.latency * (0.5 + self._rng.random())
+
+    def log(self, *words: object) -> None:
+        """Write down what happened: two runs of one script write the same."""
+        line = f"{self.now:.6f} " + " ".join(map(str, words))
+        self._digest.update(line.encode())
+        self.lines.append(line)
+        if len(self.lines) > 2_000:  # noqa: PLR2004 - enough to see what led to a failure
+            del self.lines[:1_000]
+
+    @property
+    def digest(self) -> str:
+        """Everything that was written down, as one short text."""
+        return self._digest.hexdigest()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Do something at the side. What it raises ends the world."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.oracles.broken(error)
+
+    def later(self, seconds: float, do: Callable[[], None]) -> None:
+        """Do something later."""
+        self.loop.call_later(seconds, do)
+
+    async def for_ever(self) -> None:
+        """Never come back."""
+        await self.loop.create_future()
+
+    async def until_calm(self) -> None:
+        """Wait until all trouble is over for good."""
+        await self.calm.wait()
+
+    # -- trouble ---------------------------------------------------------------------------------------------------
+
+    def trouble(self, kind: str) -> None:
+        """Something begins to be wrong."""
+        self.troubles[kind] = self.troubles.get(kind, 0) + 1
+        self.log("trouble", kind)
+
+    def no_trouble(self, kind: str) -> None:
+        """It is over."""
+        self.troubles[kind] -= 1
+        if not self.troubles[kind]:
+            del self.troubles[kind]
+        self.log("no trouble", kind)
+
+    async def troubled(self, kind: str, seconds: float) -> None:
+        """Let something be wrong for a while, or until all is calm."""
+        self.trouble(kind)
+        began = self.now
+        waiting = self.loop.create_task(self.calm.wait())
+        await asyncio.wait([waiting], timeout=seconds)
+        waiting.cancel()
+        self.no_trouble(kind)
+        self.oracles.disturbed(kind, began)
+
+    # -- processes and sessions ------------------------------------------------------------------------------------
+
+    def start_process(self, plan: Plan) -> Process:
+        """Start a process, and let it listen if its port is free."""
+        self.pids += 1
+        process = Process(self, self.pids, plan)
+        self.processes.append(process)
+        self.log("start", process.pid, plan.port)
+        return process
+
+    def end_process(self, process: Process) -> None:
+        """Kill a process."""
+        self.log("crash", process.pid)
+        self.processes.remove(process)
+        process.crash()
+
+    def listening(self, port: int) -> Process | None:
+        """Who listens at a port."""
+        return next((each for each in self.processes if each.plan.port == port), None)
+
+    def new_id(self, prefix: str) -> str:
+        """An id that nothing else has."""
+        self._numbers += 1
+        return f"{prefix}_x{self._numbers:06d}"
+
+    def new_session(self, directory: str, *, parent: Session | None = None, id_: str | None = None) -> Session:
+        """Make a session."""
+        made = self.rows.session(
+            id_, parent=None if parent is None else parent.id, directory=directory, at=self.wall_ms
+        )
+        session = self.sessions[made] = Session(made, directory, parent)
+        if parent is not None:
+            parent.children.append(session)
+        return session
+
+    def prompt_row(self, session: Session) -> str:
+        """Write a prompt."""
+        session.prompted_at = self.now
+        return self.rows.prompt(session.id, at=self.wall_ms)
+
+    def prompt(self, process: Process, session: Session, steps: Sequence[Mapping[str, Any]]) -> None:
+        """A person prompts a session at a process: it begins at once, or waits for the end of what runs."""
+        id_ = self.prompt_row(session)
+        self.log("prompt", session.id, process.pid)
+        process.tell(session, "message.part.updated")
+        if session.run is None:
+            process.begin(session, steps)
+            return
+        self.note_justified(session.run)
+        session.run.life = self.now
+        session.queue.append((id_, [dict(step) for step in steps]))
+
+    def call_ref(self, call: str) -> str:
+        """The model's own name of a call."""
+        data = self.rows.get("part", call)
+        return str(json.loads(data)["callID"]) if data else call
+
+    async def end_of(self, run: Run) -> None:
+        """Wait for the end of a run, however it ends."""
+        while run.session.run is run:
+            ended = asyncio.Event()
+            self._ends.setdefault(id(run), []).append(ended)
+            await ended.wait()
+
+    def note_end(self, run: Run) -> None:
+        """Tell whoever waits for a run."""
+        for each in self._ends.pop(id(run), ()):
+            each.set()
+
+    def note_justified(self, run: Run) -> None:
+        """Remember that a run might have been ended until now, though it goes on with something healthy."""
+        if run.may_end_at(self.setting) - run.slack(self.setting) <= self.now:
+            run.session.ok_until = self.now
+
+    # -- what the product sends ------------------------------------------------------------------------------------
+
+    def take_abort(self, process: Process, session_id: SessionId) -> None:
+        """An abort arrives: it answers `true` at once, and ends what it ends a moment later."""
+        self.oracles.sent(process, "an abort", session_id)
+        session = self.sessions.get(session_id)
+        if session is None:
+            return
+        self.oracles.aborts(process, session)
+        if process.trouble == "deaf":
+            return
+        self.later(_ABORT_TAKES_SECONDS * self._rng.random(), lambda: self._abort(process, session))
+
+    def _abort(self, process: Process, session: Session) -> None:
+        if process.alive:
+            process.abort(session)
+
+    def take_reject(self, process: Process, ask: Ask) -> None:
+        """An ask is turned down."""
+        self.oracles.sent(process, "a rejection", ask.session_id)
+        self.oracles.rejects(process, ask)
+
+    def take_publish(self, process: Process, row: Row) -> None:
+        """A part is written again as it is, to be shown."""
+        self.oracles.sent(process, "a part", row.session_id)
+        self.oracles.publishes(row)
+
+    def copy_of(self, process: Process, turn_id: TurnId) -> Sequence[Row] | None:
+        """What a process has of a turn. One on a copy of the file has the same ids, and other words."""
+        ids = [turn_id, *self.rows.parts.get(turn_id, ())]
+        found = [(table, self.rows.tables[table][id_]) for id_ in ids for table in ("message", "part")
+                 if id_ in self.rows.tables[table]]  # fmt: skip
+        if not found:
+            return None
+        return [_row(table, row, other=process.plan.copy) for table, row in found]
+
+    # -- living ----------------------------------------------------------------------------------------------------
+
+    def start_product(self) -> Product:
+        """Start a watchdog."""
+        self.pids += 1
+        product = Product(self, self.pids)
+        self.products.append(product)
+        self.log("watchdog", product.number)
+        return product
+
+    @property
+    def product(self) -> Product | None:
+        """The watchdog that runs; the first one, if there are two."""
+        return next((each for each in self.products if not each.line.dead), None)
+
+    def kill_product(self, product: Product) -> None:
+        """Kill a watchdog, wherever it is."""
+        self.log("killed", product.number)
+        product.kill()
+        if self.lock_file.holder == product.number:
+            self.lock_file.holder = None
+
+    @property
+    def runs(self) -> list[Run]:
+        """What is done just now."""
+        return [run for process in self.processes for run in process.runs.values()]
+
+    def executes(self, turn_id: str) -> Run | None:
+        """Who is at work on a turn."""
+        return next((run for run in self.runs if run.turn == turn_id), None)
+
+    def held(self, session: Session) -> bool:
+        """Whether a person wants a session left alone, or one below it, or one above it that it works for."""
+        every = self.sessions.get("*")
+        around: list[Session] = [session, *session.below()] + ([every] if every is not None else [])
+        return any(each.held_until > self.wall_ms for each in around)
+
+    def orphans(self) -> dict[str, list[str]]:
+        """The open rows that nobody is at work on, by session."""
+        turns = {run.turn for run in self.runs}
+        found: dict[str, list[str]] = {}
+        for id_ in self.rows.open["message"]:
+            row = self.rows.tables["message"][id_]
+            if id_ not in turns:
+                found.setdefault(row["session_id"], []).append(id_)
+        for id_ in self.rows.open["part"]:
+            row = self.rows.tables["part"][id_]
+            if row["message_id"] not in turns:
+                found.setdefault(row["session_id"], []).append(id_)
+        return found
+
+
+def _row(table: str, row: Mapping[str, Any], *, other: bool) -> Row:
+    data = json.loads(row["data"])
+    if other:
+        data["elsewhere"] = True
+    return Row(
+        table=table,
+        id=row["id"],
+        message_id=TurnId(row["message_id"] if table == "part" else row["id"]),
+        session_id=row["session_id"],
+        created_ms=row["time_created"],
+        updated_ms=row["time_updated"],
+        data=json.dumps(data),
+    )
