@@ -1,7 +1,7 @@
 """Sessions that were deleted while they ran: a server is at work on them, and they are in no table.
 
-They have no rows, so nothing tells how long a call of theirs may run. Only their silence is known, and it is given
-the longest time that a call or a session may be silent elsewhere.
+They have no rows, so nothing tells how long a call of theirs may run. Only their silence is known. They get the
+longest time that a call or a session may be silent elsewhere.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from watchdog.model.verdict import SpareReason, Verdict, VerdictKind
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deleted:
-    """A session of which there is nothing but a server's word.
+    """A session that is known only by a server's word.
 
     Attributes:
         session: its id, and the folder in which the server says so.
         verdict: it has been silent for too long; None while it is spared.
-        spared: why it is left alone, where it is.
+        spared: why it is left alone, if it is.
         until: when that may change by the mere passing of time.
     """
 
@@ -68,7 +68,7 @@ def _judged(case: Case, report: ServerReport, session_id: SessionId) -> Deleted:
 
 
 def _silent_since(report: ServerReport, session_id: SessionId) -> Moment | None:
-    """Since when its server has been heard, and it has not; None where it is not heard now."""
+    """How long its server has been heard while the session was not; None if it is not heard now."""
     return None if report.witness is None else report.witness.silent_since(report.life.get(session_id, NEVER))
 
 

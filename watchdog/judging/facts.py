@@ -45,12 +45,12 @@ class Case:
         return cls(observation, policy, now, family)
 
     def age(self, call: ToolCall) -> float:
-        """How long a call has run, in seconds that count."""
+        """How long a call has run, in countable seconds."""
         age = self.now - self.observation.call_clocks.get(call.id, self.now)
         return age if age > 0 else 0.0
 
     def idle_seconds(self, session: Session) -> float | None:
-        """How long the session has shown no life, or None when nobody could have seen it."""
+        """How long the session has shown no life, or None if nobody could have seen it."""
         clock = self.observation.idle_clocks.get(session.id)
         return None if clock is None else max(0.0, self.now - clock)
 
@@ -64,7 +64,7 @@ class Case:
         return max(heard, default=None)
 
     def life_ms(self, session: Session) -> WallMs:
-        """The last sign of life that rows and hosts tell of, by the wall clock."""
+        """The last sign of life that rows and hosts report, by the wall clock."""
         life = session.last_life_ms
         for report in self.observation.reports:
             for status in report.said.get(session.id, ()):
@@ -72,11 +72,11 @@ class Case:
         return life
 
     def retry_due(self, session: Session) -> Moment | None:
-        """When the provider is tried again, where a server says so."""
+        """When the provider is tried again, if a server says so."""
         return self.observation.retries.get(session.id)
 
     def claim(self, session: Session) -> Claim | None:
-        """Who says that it is at work on the session. If several do, what counts is what spares it the most."""
+        """Who says that it is at work on the session. If several do, the answer that spares it the most counts."""
         chosen: ServerReport | None = None
         status: Status | None = None
         silent: ServerReport | None = None
@@ -91,7 +91,7 @@ class Case:
         return Claim(silent or chosen, status, knows_asks=silent is None)
 
     def plainly_at_work(self, session: Session) -> bool:
-        """Whether a server is at work on the session, and every such one knows its asks and waits for no retry."""
+        """Whether a server is at work on the session, and every such server knows its asks and waits for no retry."""
         found = False
         for report in self.observation.reports:
             said = report.said.get(session.id)
@@ -108,7 +108,8 @@ class Case:
     def leaf(self, session: Session, call: ToolCall) -> tuple[float, float | None]:
         """The age of a call that waits on no child, and its limit.
 
-        For a task whose child has ended they are the time since the child's last sign of life, and `tool_timeout`.
+        For a task whose child has ended, the age counts from the child's last sign of life, and the limit is
+        `tool_timeout`.
         """
         child = self.family.child_of(session, call) if call.tool == TASK else None
         if child is not None:
@@ -130,18 +131,18 @@ class Case:
         return self.leaf(session, call)[0]
 
     def task_deadline(self, call: ToolCall) -> Moment | None:
-        """When the next limit of a task call may come to matter."""
+        """When the next limit of a task call may start to matter."""
         limits = (self.policy.task_timeout_seconds, self.policy.task_hard_timeout_seconds)
         left = [limit - self.age(call) for limit in limits if limit is not None and limit > self.age(call)]
         return self.now + min(left) if left else None
 
     def hold(self, session: Session, *, with_below: bool, on_behalf_of: SessionId | None = None) -> str | None:
-        """Why a session is to be left alone, because a person said so of it, of all, or of one below it.
+        """Why a session is to be left alone: a person said so about it, about everything, or about one below it.
 
         Args:
             session: the session.
-            with_below: what is to be done would end the sessions below it, too.
-            on_behalf_of: the session above it that is stuck, if it is to be ended for that one.
+            with_below: the act would end the sessions below it, too.
+            on_behalf_of: the stuck session above it, if this one is to be ended for that one.
         """
         held = self.observation.on_hold
         if not held:
@@ -163,11 +164,11 @@ class Case:
     def orphaned(self, session: Session) -> list[tuple[Turn, Proof]]:
         """The turns of the session that provably nobody executes."""
         if self.observation.holders is None:
-            return []  # a proof begins with who has the database open
+            return []  # a proof starts from the processes that have the database open
         return [(turn, proof) for turn, proof in self.proofs(session) if proof.holds]
 
     def unclaimed_elsewhere(self, session: Session) -> str | None:
-        """Why a session that no host claims is left alone where no process can be seen; None where one can be."""
+        """Why a session that no host claims is left alone if no process can be seen; None if one can be."""
         if self.observation.holders is None or not self.observation.holders.elsewhere:
             return None
         if unclaimed(self.observation, session):
@@ -182,7 +183,7 @@ class Case:
 
 
 def _in_order(observation: Observation) -> Observation:
-    """What is decided, and said, must not depend on the order in which things were told."""
+    """The order in which facts arrived must not change a decision or its words."""
     holders = observation.holders
     return replace(
         observation,

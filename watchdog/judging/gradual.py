@@ -1,4 +1,4 @@
-"""Work that is done little by little: it stops after each item, and whoever drives it says when it goes on. Pure."""
+"""Work in small steps: it stops after each item, and its driver says when it goes on. Pure."""
 
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Generic, TypeAlias, TypeVar
 
 Result = TypeVar("Result")
 Gradual: TypeAlias = Generator[None, None, Result]
-"""Stops after each item, and returns what came of it all. `strides.gradually` drives it in an event loop."""
+"""Stops after each item, and returns the result at the end. `strides.gradually` drives it in an event loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[Result]):
-    """What came of a piece of work."""
+    """The result of a piece of work."""
 
     result: Result
 

@@ -1,4 +1,4 @@
-"""Calls that are left alone because their limits are not reached, or because their clocks can't reach them."""
+"""Calls that are left alone because they are within their limits, or because their clocks can't reach them."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ _limit_text = lru_cache(maxsize=64)(duration)
 
 
 def in_time(case: Case, session: Session, call: ToolCall) -> Spared | None:
-    """Why a leaf call is left alone whose limit is not reached; None where it is."""
+    """Why a leaf call is left alone that is within its limit; None if it is past it."""
     age, limit = case.leaf(session, call)
     if limit is not None and age >= limit:
         return None
@@ -30,7 +30,7 @@ def in_time(case: Case, session: Session, call: ToolCall) -> Spared | None:
 
 
 def _stopped(case: Case, session: Session, call: ToolCall, age: float, limit: float) -> Spared:
-    """Its clock stands still, and would do so for ever: that is no reason to say nothing."""
+    """Its clock stands still and may do so forever: it has to be reported."""
     stopped = case.observation.stopped[session.id]
     seconds = max(0.0, case.now - stopped.since)
     at = f"{duration(age)} of {_limit_text(limit)}"

@@ -23,8 +23,8 @@ from watchdog.model.report import Attempts, Observation
 from watchdog.model.session import Activity, Session, ToolCall, Turn, TurnId
 from watchdog.model.verdict import Judgement, Spared, SpareReason, Verdict, VerdictKind
 
-# A call of this tool waits for a human by its nature: without the word of the server that runs it, its age
-# says nothing.
+# A call of this tool waits for a human by its nature: without the word of the server that runs it, its age says
+# nothing.
 QUESTION = "question"
 
 _NONE: frozenset[TurnId] = frozenset()
@@ -65,10 +65,10 @@ class _Bench:
         self.unclaimed: set[str] = set()
         self._ended = Ended(self.family)
         self._judged_from = 0
-        """Where in `spared` begins what is said of the session that is judged now."""
+        """Where the entries about the session that is judged now begin in `spared`."""
 
     def judge_session(self, session: Session) -> None:
-        """Judge one session: first what nobody executes in it, then what is alive."""
+        """Judge one session: first its orphans, then what is alive."""
         if (plain := self._spare_plain(session)) is not None:
             self.spared.extend(plain)
             return
@@ -98,7 +98,7 @@ class _Bench:
             self._spare(found.session, *found.spared, until=found.until)
 
     def _spare_plain(self, session: Session) -> list[Spared] | None:
-        """The short way to what is said of most sessions: their calls run in time, and nobody else is concerned."""
+        """The short way for most sessions: their calls are within their limits, and nobody else is involved."""
         if (
             not session.calls
             or session.remote is not None
@@ -120,7 +120,7 @@ class _Bench:
         return plain
 
     def _judge_asks(self, session: Session) -> None:
-        """Whether a human has been asked for longer than `human_timeout`; one ask of a session at a time."""
+        """Judge whether a human has been asked for longer than `human_timeout`; one ask of a session at a time."""
         limit = self.policy.human_timeout_seconds
         if limit is None or not self.family.human_at(session):
             return
@@ -186,7 +186,7 @@ class _Bench:
             self._spare(session, SpareReason.WAITING_ON_SIBLING, why, call)
 
     def _judge_calls(self, session: Session, calls: Sequence[ToolCall], claim: Claim | None) -> None:
-        """Judge the open calls of the session's current turn: it can only be ended with all of them."""
+        """Judge the open calls of the session's current turn: they can only be ended together."""
         left: list[Spared] = []
         over: list[ToolCall] = []
         waits = False
@@ -210,7 +210,7 @@ class _Bench:
             self._judge_tasks_above(session, claim)
 
     def _spare_waiting(self, session: Session, call: ToolCall, claim: Claim | None) -> Spared | None:
-        """Whether a call waits for somebody, so that its age says nothing against it."""
+        """Why a call is spared that waits for somebody: its age says nothing then. None if it waits for nobody."""
         child = self.family.unfinished_child_of(session, call)
         until = None
         if self.family.asks_for(session, call):
@@ -274,7 +274,10 @@ class _Bench:
         self._judge_tasks_above(session, claim)
 
     def _judge_tasks_above(self, session: Session, claim: Claim | None) -> None:
-        """Whether a task call that waits on this session has outlived its limits. A call's own limit protects it."""
+        """Judge whether a task call that waits on this session has outlived its limits.
+
+        A call's own limit protects it.
+        """
         if claim is None or not self.family.has_task_above(session):
             return
         idle, idle_limit = self.case.idle_seconds(session), self.policy.idle_timeout_seconds
@@ -309,7 +312,7 @@ class _Bench:
     # -- passing or sparing ----------------------------------------------------------------------------------
 
     def _propose_cancel(self, verdict: Verdict, session: Session) -> None:
-        """Pass a verdict that cancels, unless something below comes first, or earlier attempts stand against it."""
+        """Pass a verdict that aborts, unless something below comes first, or earlier attempts stand against it."""
         if first := self._ended.first_below(session):
             self._spare(session, SpareReason.WAITING_ON_CHILD, f"session {first} below it is ended first")
         elif below := self.family.unfinished_below(session):

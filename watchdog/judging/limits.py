@@ -23,13 +23,13 @@ _DECLARE_NOTHING = frozenset(
     }
     | {"todowrite", "todoread", "lsp", "codesearch", "websearch", "plan_enter", "plan_exit", "invalid"}
 )
-"""opencode's own tools that take no `timeout`; any other one, of a plugin or of MCP, may take one."""
+"""opencode's own tools that take no `timeout`; any other tool, of a plugin or of MCP, may take one."""
 _SECONDS_UP_TO = 120
 _MINUTES_UP_TO = 7200
 
 
 def pattern_of(tool: str, policy: Policy) -> str | None:
-    """The pattern of `tool_timeouts` that decides for a tool: the longest that fits; None where none fits."""
+    """The pattern of `tool_timeouts` that decides for a tool: the longest that matches; None if none does."""
     fitting = [pattern for pattern in policy.tool_timeouts if fnmatchcase(tool, pattern)]
     return max(fitting, key=lambda pattern: (len(pattern), pattern == tool, pattern), default=None)
 
@@ -37,8 +37,9 @@ def pattern_of(tool: str, policy: Policy) -> str | None:
 def limit_of(call: ToolCall, policy: Policy) -> float | None:
     """How many seconds a call may run, or None for no limit.
 
-    The longest pattern of `tool_timeouts` that fits the tool wins over `tool_timeout`; what the call declares
-    for itself, up to a cap and with a grace, can only lengthen it. A person's own command has a limit of its own.
+    The longest pattern of `tool_timeouts` that matches the tool wins over `tool_timeout`. The timeout that the call
+    declares itself, up to a cap and with a grace, can only lengthen it. A person's own command has a limit of its
+    own.
     """
     if call.personal:
         return policy.shell_timeout_seconds
@@ -46,15 +47,15 @@ def limit_of(call: ToolCall, policy: Policy) -> float | None:
 
 
 def tool_limit(tool: str, policy: Policy) -> float | None:
-    """How many seconds a call of a tool may run that declares nothing for itself, or None for no limit."""
+    """How many seconds a call may run that declares no timeout of its own, or None for no limit."""
     pattern = pattern_of(tool, policy)
     return policy.tool_timeout_seconds if pattern is None else policy.tool_timeouts[pattern]
 
 
 def lengthened(limit: float | None, call: ToolCall, policy: Policy) -> float | None:
-    """The limit of a tool in seconds, lengthened by what a call of it declares for itself.
+    """The limit of a tool in seconds, lengthened by the timeout that a call declares itself.
 
-    While its arguments still stream, it may turn out to declare as much as is allowed.
+    While its arguments still stream, it may yet declare as much as is allowed.
     """
     if limit is None:
         return None
@@ -67,7 +68,7 @@ def lengthened(limit: float | None, call: ToolCall, policy: Policy) -> float | N
 
 
 def may_declare(call: ToolCall) -> bool:
-    """Whether it is not known yet which timeout a call declares: its arguments still stream."""
+    """Whether it is not known yet which timeout a call declares, because its arguments still stream."""
     return call.status is CallStatus.PENDING and not call.declared_timeout_ms and call.tool not in _DECLARE_NOTHING
 
 
@@ -83,7 +84,7 @@ def duration(seconds: float) -> str:
 def shortest_limit(policy: Policy) -> float | None:
     """The shortest time, in seconds, after which something that just began may be past a limit; None without limits.
 
-    `orphan_grace` is none: it runs from one look to the next.
+    `orphan_grace` is not one of them: it runs from one look to the next.
     """
     limits = (
         policy.tool_timeout_seconds,

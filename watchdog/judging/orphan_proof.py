@@ -17,7 +17,7 @@ class Proof:
         holds: every process that could execute it is excluded.
         at_once: one look is enough: no process has the database open at all, or the server that was at work on
             the turn let go of it at an abort of ours.
-        why: what excludes them, or what stands against it: a clause for people.
+        why: what excludes them, or what stands in the way: a clause for people.
         blockers: the processes and servers that are not excluded.
     """
 
@@ -37,31 +37,31 @@ def deleted_at_work(
 ) -> Iterator[tuple[ServerReport, SessionId]]:
     """The sessions that were deleted while they run, each with the server that is at work on it.
 
-    Only the word of a server whose process is seen counts here: a host may run sessions that it has not stored yet.
-    One whose row can't be read is not deleted.
+    Only the word of a server whose process is seen counts here: a host may run sessions that it has not stored yet. A
+    session whose row can't be read is not deleted.
 
     Args:
-        for_a_person: somebody asked for one of them, so that a host's word counts, too.
+        for_a_person: somebody asked for one of them, so a host's word counts, too.
     """
     damaged = {each.session_id for each in snapshot.damaged}
     for report in reports:
         if report.served is not None and (for_a_person or report.served.by is Shown.PROCESS):
-            # What is known may be much, and what is said is little.
+            # The snapshot may be large; what a server says is short.
             unknown = [each for each in report.said if each not in snapshot.sessions and each not in damaged]
             yield from ((report, session_id) for session_id in sorted(unknown))
 
 
 def standing(asks: Collection[Ask], session: Session) -> list[Ask]:
-    """Those of some asks to whose answer somebody in this session may still wait.
+    """The asks whose answer somebody in this session may still wait for.
 
-    Servers go on listing the asks of what was aborted: one that names a call or a turn which is no longer open is
-    left over. Models may number their calls anew in each turn, so a call is named by its turn and its id together.
-    One that names neither counts, and so does one whose call can't be seen in a turn that is open.
+    Servers go on listing the asks of aborted work: an ask that names a call or a turn which is no longer open is left
+    over. Models may restart the numbers of their calls in each turn, so a turn and an id together name a call. An ask
+    that names neither counts, and so does one whose call can't be seen in an open turn.
     """
     if not asks:
         return []
     calls: set[tuple[TurnId | None, str | None]] = {(call.turn_id, call.call_ref) for call in session.calls}
-    # One that names no turn is matched by what it has; one that names nothing may be about anything.
+    # An ask that names no turn is matched by its call; an ask that names nothing may be about anything.
     named = calls | {(None, ref) for _, ref in calls} | {(None, None)}
     turns = {turn.id for turn in session.turns if turn.open and not turn.superseded}
     return [
@@ -91,7 +91,7 @@ def began_ms(session: Session, turn: Turn) -> int:
 def prove(observation: Observation, policy: Policy, session: Session, turn: Turn) -> Proof:
     """Try to prove that nobody executes the turn and the open calls in it.
 
-    Age is no argument here: another process may share the database and be at work.
+    Age does not count here: another process may share the database and be at work.
     """
     return prove_each(observation, policy, session, [turn])[0]
 
@@ -104,7 +104,7 @@ def prove_each(observation: Observation, policy: Policy, session: Session, turns
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Answer:
-    """What a server answered of one session.
+    """What a server answered about one session.
 
     Attributes:
         idle: it gave every answer that was needed, and is not at work on the session.
@@ -136,7 +136,7 @@ def _answer(report: ServerReport, session: Session) -> _Answer:
 
 
 class _Proving:
-    """The proofs of one session's turns: what they have in common is looked up once."""
+    """The proofs of one session's turns: facts that they share are looked up once."""
 
     def __init__(self, observation: Observation, policy: Policy, session: Session) -> None:
         self._observation = observation
@@ -186,7 +186,7 @@ class _Proving:
         )
 
     def _operator_vouches(self, holders: Holders, turn: Turn) -> bool:
-        """Only the configured servers use it, says the operator: each whose process can't be seen has to deny."""
+        """The operator says that only the configured servers use it: each one without a visible process must deny it."""
         if not self._policy.sole_owner or holders.elsewhere:
             return False
         known = {holder.pid for holder in holders.known}
@@ -198,8 +198,8 @@ class _Proving:
 def born_too_late(holder: Holder, began: int, observation: Observation, policy: Policy) -> bool:
     """Whether the process can't be executing it, because it was born after it began.
 
-    A birth is told by the wall clock as it is set now. What was written before that clock was known to be steady was
-    written before it showed that time: only who was born later still can't be executing it.
+    A birth is told by the wall clock as it is set now. Rows that were written before that clock was known to be
+    steady were written before the time that it showed then: only a process born after that can't be executing them.
     """
     if holder.embeds_us:
         return False
@@ -208,14 +208,14 @@ def born_too_late(holder: Holder, began: int, observation: Observation, policy: 
 
 
 def elsewhere(session: Session) -> str | None:
-    """Why nobody here can say what a session does; None where somebody may."""
+    """Why nobody here can say what a session does; None if somebody may."""
     if session.remote is None:
         return None
     return f"it runs in a workspace of type {session.remote}, on another machine perhaps, and nobody here can say"
 
 
 def unclaimed(observation: Observation, session: Session) -> bool:
-    """Whether every host that there is answers, and none is at work on the session, where no process can be seen.
+    """Whether every host that is there answers, and none is at work on the session, if no process can be seen.
 
     That is no proof: a host may have been cut off from the database and be at work all the same.
     """
@@ -226,9 +226,9 @@ def unclaimed(observation: Observation, session: Session) -> bool:
 def denies(report: ServerReport, session: Session, turn: Turn, observation: Observation) -> bool:
     """Whether the server's own answer excludes it: it serves this very turn, and is not at work on the session.
 
-    Before 1.14 an idle answer means nothing by itself. It does where the same server said that it was busy with the
-    session, took an abort for it, and is idle now; what it asked a human then is left over. Of a version that nobody
-    has measured, a fork's or one to come, nothing means anything.
+    Before 1.14 an idle answer means nothing by itself. It counts if the same server said that it was busy with the
+    session, took an abort for it, and is idle now; the asks that it still lists are left over. An idle answer of a
+    version that nobody has measured, of a fork or a future one, means nothing.
     """
     return _answer(report, session).denies(turn, observation)
 

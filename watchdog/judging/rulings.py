@@ -1,6 +1,6 @@
-"""The judge's word on one session: whether a verdict is passed again, what a person's release comes to, what lives.
+"""The judge's word on one session: whether a verdict is passed again, what a release amounts to, what lives below.
 
-What is about to be done goes by this and by nothing else: there is no second copy of the rules.
+An act goes by this and by nothing else: there is no second copy of the rules.
 """
 
 from collections.abc import Collection
@@ -21,7 +21,7 @@ _NOT_NOW: Final = {SpareReason.ON_HOLD, SpareReason.FIRST_LOOK, SpareReason.COOL
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dropped:
-    """Why a verdict is passed no more: a clause for people."""
+    """Why a verdict is no longer passed: a clause for people."""
 
     why: str
 
@@ -32,7 +32,7 @@ class Living:
 
     Attributes:
         why: a clause for people.
-        of_its_own: more than the work that a task call above it waits for: a person has to do with it.
+        of_its_own: it does more than a task call above it waits for: a person is involved.
     """
 
     session_id: SessionId
@@ -42,11 +42,11 @@ class Living:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Consent:
-    """What a person agreed to, who asked for a release.
+    """What the person who asked for a release agreed to.
 
     Attributes:
-        below: the sessions below it that may end with it although they live a life of their own; None for all.
-        ends_hold: whoever says "end it" no longer says "leave it".
+        below: the sessions below it that may end with it although they have a life of their own; None for all.
+        ends_hold: a person who says "end it" no longer says "leave it".
     """
 
     below: frozenset[SessionId] | None = frozenset()
@@ -60,13 +60,13 @@ class Consent:
 def again(
     observation: Observation, judgement: Judgement, policy: Policy, verdict: Verdict, consent: Consent
 ) -> Verdict | Dropped:
-    """The verdict as the judge passes it again on a later look, or why it is passed no more.
+    """The verdict as the judge passes it again on a later look, or why it no longer does.
 
     Args:
         observation: the later look.
-        judgement: of that look.
+        judgement: the judgement of that look.
         verdict: what was judged before.
-        consent: what the person agreed to who asked for it, if one did.
+        consent: what the person who asked for it agreed to, if a person did.
     """
     session = observation.snapshot.sessions.get(verdict.cancel_session_id)
     if session is None:
@@ -124,7 +124,7 @@ def _same(verdict: Verdict, now: Verdict) -> bool:
         return not verdict.row_ids or bool(verdict.row_ids & now.row_ids)  # whatever is open in it
     if verdict.kind is not now.kind or _showed_life(verdict, now):
         return False
-    # Of what nobody executes a part may be left out, as not to be touched; of the rest all is ended together.
+    # An orphan may leave out rows that must not be touched; everything else ends as a whole.
     if verdict.kind is VerdictKind.ORPHAN:
         return verdict.row_ids <= now.row_ids
     return verdict.row_ids == now.row_ids
@@ -138,7 +138,7 @@ def _showed_life(verdict: Verdict, now: Verdict) -> bool:
 
 
 def _no_orphan(observation: Observation, judgement: Judgement, policy: Policy, session: Session) -> str:
-    """Why the judge does not say that nobody executes it: because of a person or of earlier attempts, or no proof."""
+    """Why the judge does not call it an orphan: because of a person or of earlier attempts, or for lack of proof."""
     spared = [each.why for each in judgement.spared if each.session_id == session.id and each.reason in _NOT_NOW]
     if spared:
         return "; ".join(dict.fromkeys(spared))
@@ -167,9 +167,9 @@ def _difference(verdict: Verdict, now: Verdict) -> str:
 
 
 def release(observation: Observation, policy: Policy, session: Session) -> Verdict:
-    """The verdict that a person passes: whatever is open in the session ends now, no matter its age.
+    """The verdict that a person passes: everything open in the session ends now, no matter its age.
 
-    It is an orphan if everything open in it provably is, or if no host claims it where no process can be seen; a
+    It is an orphan if everything open in it provably is, or if no process can be seen and no host claims it. A
     session without open rows yields a verdict on none.
     """
     case = Case(observation, policy, observation.now)
@@ -204,7 +204,7 @@ def _released_again(
 ) -> Verdict | Dropped:
     verdict = release(observation, policy, session)
     if verdict.kind is VerdictKind.ORPHAN:
-        return verdict  # to settle it ends nothing below it
+        return verdict  # settling it ends nothing below it
     against = [each for each in living_below(observation, policy, session) if each.of_its_own]
     if left := [each for each in against if not consent.covers(each.session_id)]:
         return Dropped(why=f"{'; '.join(each.why for each in left)}: to end that too takes --below")
@@ -212,7 +212,7 @@ def _released_again(
 
 
 def living_below(observation: Observation, policy: Policy, session: Session) -> tuple[Living, ...]:
-    """The sessions below this one that show life, or that a person wants left alone."""
+    """The sessions below this one that show life, or that a person wants to be left alone."""
     case = Case(observation, policy, observation.now)
     family, held = case.family, observation.on_hold
     waited_for = family.waited_for_below(session)
@@ -237,13 +237,13 @@ def living_below(observation: Observation, policy: Policy, session: Session) -> 
 
 
 def _of_a_person(case: Case, session: Session) -> bool:
-    """Whether a person has to do with a session: it is on hold, asks somebody, or was prompted."""
+    """Whether a person is involved in a session: it is on hold, asks somebody, or was prompted."""
     held = session.id in case.observation.on_hold
     return held or case.family.human_at(session) or case.family.waits_for_answer(session)
 
 
 def settled_with(verdict: Verdict, rows: Collection[str]) -> Verdict:
-    """The verdict that some rows of another one are to be settled, because nobody executes them any more."""
+    """The verdict to settle some rows of another verdict, because nobody executes them any more."""
     return replace(
         verdict,
         kind=VerdictKind.ORPHAN,

@@ -63,7 +63,7 @@ class Family:
             yield from self._look_upward()
 
     def _look_upward(self) -> Gradual[None]:
-        """Find out who is above whom, and what is to be known of all that is below a session."""
+        """Find out who is above whom, and collect the facts about everything below a session."""
         for id_, children in self._links.items():
             yield
             for child in children:
@@ -77,7 +77,7 @@ class Family:
         self._working = (yield from self._upward([*self._busy, *self._asks])).keys()
 
     def _all_links(self, naming: list[Session]) -> dict[SessionId, list[Session]]:
-        """The children of each session that has any, by the database's word and by that of its open task calls."""
+        """The children of each session that has any, from the rows and from its open task calls."""
         links = {id_: list(children) for id_, children in self._children.items() if id_ in self._sessions}
         for session in naming:
             named = [self._sessions.get(call.child_id) for call in session.calls if call.child_id is not None]
@@ -86,7 +86,7 @@ class Family:
         return links
 
     def damaged(self, session: Session) -> bool:
-        """Whether a row of the session can't be read, so that it may hold more than it shows."""
+        """Whether a row of the session can't be read, so it may hold more than it shows."""
         return session.id in self._damaged
 
     def unfinished(self, session: Session) -> bool:
@@ -135,7 +135,7 @@ class Family:
     def unfinished_child_of(self, session: Session, call: ToolCall) -> SessionId | None:
         """The session that a task call waits on: its child, while that or anything below it is unfinished.
 
-        An ask alone keeps it waiting, too: who asks may be at work where no server says so.
+        An ask alone keeps it waiting, too: the session that asks may be at work although no server says so.
         """
         if call.tool != TASK:
             return None
@@ -162,7 +162,8 @@ class Family:
     def unfinished_below(self, session: Session) -> SessionId | None:
         """An unfinished session below this one that its current turn may have started.
 
-        Below a child of an earlier turn only what is at work or asks a person counts: the rest was left behind.
+        Below a child of an earlier turn only a session that is at work or asks a person counts: the rest was left
+        behind.
         """
         children = self._links.get(session.id)
         if not children:
@@ -188,7 +189,7 @@ class Family:
         return None
 
     def waited_for_below(self, session: Session) -> AbstractSet[SessionId]:
-        """The sessions that open task calls of this one wait for, with those that theirs wait for, at any depth."""
+        """The sessions that open task calls of this one wait for, and those that these wait for, at any depth."""
         found: set[SessionId] = set()
         todo = [session]
         while todo:
@@ -227,7 +228,7 @@ class Family:
             found = self._task_over.get(found[0].id)
 
     def asks_for(self, session: Session, call: ToolCall) -> bool:
-        """Whether a human is asked for this call. An ask that names no open call counts for every call."""
+        """Whether a human is asked about this call. An ask that names no open call counts for every call."""
         if session.id not in self._asks:
             return False
         if session.id not in self._asked:
@@ -252,7 +253,7 @@ class Family:
         return child_id in self._retrying
 
     def first_upward(self, ids: Iterable[SessionId]) -> Mapping[SessionId, SessionId]:
-        """For each session that is, or has below it, one of these: the first of them in the order given."""
+        """For each session that is one of these or above one: the first of them in the given order."""
         return at_once(self._upward(ids))
 
     def _upward(self, ids: Iterable[SessionId]) -> Gradual[Mapping[SessionId, SessionId]]:
@@ -279,12 +280,12 @@ class Family:
 
     @cached_property
     def _asking(self) -> AbstractSet[SessionId]:
-        """What asks a person, and whatever is above it."""
+        """The sessions that ask a person, and every session above them."""
         return self.first_upward(self._asks).keys()
 
     @cached_property
     def _retrying(self) -> AbstractSet[SessionId]:
-        """What waits to try its provider again, and whatever is above it."""
+        """The sessions that wait to try their provider again, and every session above them."""
         retrying = (
             id_
             for report in self._reports
@@ -313,11 +314,11 @@ class Family:
         return self._sessions.get(child_id) if child_id != session.id else None
 
     def _linked(self, session: Session) -> Sequence[Session]:
-        """The children of a session, by the database's word and by that of its open task calls."""
+        """The children of a session, from the rows and from its open task calls."""
         return self._links.get(session.id, ())
 
     def _walk(self, roots: Iterable[Session], within: Container[SessionId] | None = None) -> Iterator[Session]:
-        """The sessions and all below them, each once; `within` leaves out all that is not in it."""
+        """The sessions and all below them, each once; `within` leaves out all others."""
         seen: set[SessionId] = set()
         stack = [*roots][::-1]
         while stack:
@@ -328,7 +329,7 @@ class Family:
                 stack.extend(reversed(self._linked(session)))
 
     def _depths(self) -> Mapping[SessionId, int]:
-        """How many sessions are on the way up from each one with a parent, with itself; a cycle is counted once."""
+        """How many sessions are on the way up from each one with a parent, itself included; a cycle counts once."""
         depths: dict[SessionId, int] = {}
         for children in self._children.values():
             for session in children:
@@ -349,7 +350,7 @@ class Ended:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._first_two: dict[SessionId, list[SessionId]] = {}
-        """For each session that is ended or has such below it, the first two: one of them may be itself."""
+        """For each session that is ended or has an ended one below it, the first two: one of them may be itself."""
 
     def add(self, ended: SessionId) -> None:
         """Note a session that is to be ended."""

@@ -1,4 +1,4 @@
-"""How an open call or turn reads once it is settled: in a shape that every supported opencode can read."""
+"""An open call or turn as it reads once it is settled: in a shape that every supported opencode can read."""
 
 import json
 from collections.abc import Iterable
@@ -10,12 +10,12 @@ from watchdog.shown import shown
 
 _NEVER_MS = 1 << 63
 TURN_ERROR = "MessageAbortedError"
-"""Known to every version, and keeps what the turn wrote in the model's context for the next prompt."""
+"""Every version knows it, and it keeps the turn's parts in the model's context for the next prompt."""
 TURN_FINISH = "tool-calls"
 """What opencode itself writes when a subtask is interrupted.
 
-Without any, the next prompt makes opencode run the subtask or the compaction of the prompt before it again. With one
-that says that the model was done, versions that compare ids may take the next prompt for answered.
+Without one, the next prompt makes opencode run the subtask or the compaction of the prompt before it again. If it
+says that the model was done, versions that compare ids may think that the next prompt is answered.
 """
 
 
@@ -23,8 +23,8 @@ def settle(rows: Iterable[Row], *, text: str, now_ms: int) -> tuple[GuardedWrite
     """Make the guarded writes that settle these rows. Rows with nothing open in them are left out.
 
     Args:
-        rows: calls and turns, whole, as they are in the database.
-        text: what people and models will read as the error: who ended it, and on what ground.
+        rows: calls and turns, in full, as they are in the database.
+        text: the error that people and models will read: who ended it, and why.
         now_ms: when it is settled.
     """
     settled = {"part": settled_call, "message": settled_turn}
@@ -95,7 +95,7 @@ def _text(value: dict[str, Any]) -> str | None:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:
         return None
-    # JSON can spell a lone surrogate and UTF-8 can't: then everything is spelled in ASCII.
+    # JSON can spell a lone surrogate and UTF-8 can't: then everything is written in ASCII.
     return text if text.isascii() or _is_unicode(text) else json.dumps(value, separators=(",", ":"))
 
 

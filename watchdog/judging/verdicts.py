@@ -1,4 +1,4 @@
-"""Verdicts, written out: what is to be ended, and the sentence that says why."""
+"""Verdicts in full: what is to be ended, and the sentence that says why."""
 
 from watchdog.judging.facts import Case
 from watchdog.judging.limits import duration
@@ -9,7 +9,7 @@ from watchdog.model.verdict import Verdict, VerdictKind
 
 
 def open_rows(session: Session, turns: list[Turn]) -> tuple[tuple[CallId, ...], tuple[TurnId, ...]]:
-    """The open calls in some turns of a session, and those of the turns that are open themselves."""
+    """The open calls in some turns of a session, and the turns that are open themselves."""
     ids = {turn.id for turn in turns}
     return (
         tuple(call.id for call in session.calls if call.turn_id in ids),
@@ -55,7 +55,7 @@ def orphan(case: Case, session: Session, orphaned: list[tuple[Turn, Proof]]) -> 
 
 
 def stuck(case: Case, session: Session, over: list[ToolCall]) -> Verdict:
-    """Leaf calls that are all past their limits; the one furthest past it is named."""
+    """Leaf calls that are all past their limits; the verdict names the one furthest past it."""
     leaves = [(call, *case.leaf(session, call)) for call in over]
     call, age, some = max(leaves, key=lambda leaf: (leaf[1] - (leaf[2] or 0.0), leaf[0].id))
     limit = some or 0.0
@@ -84,10 +84,10 @@ def stuck(case: Case, session: Session, over: list[ToolCall]) -> Verdict:
 def stuck_task(
     case: Case, parent: Session, call: ToolCall, *, deepest: Session, limit: float, silent: float | None
 ) -> Verdict:
-    """A task call past its limit; its deepest unfinished descendant is ended, never the session that waits.
+    """A task call past its limit; the verdict ends its deepest unfinished descendant, never the session that waits.
 
     Args:
-        silent: for how many seconds the descendant has shown no life; None when that is not what it rests on.
+        silent: for how many seconds the descendant has shown no life; None if the verdict does not rest on that.
     """
     age = case.age(call)
     silence = " (task_hard_timeout)"
@@ -113,7 +113,7 @@ def stuck_task(
 
 
 def idle(case: Case, session: Session, silent: float, limit: float) -> Verdict:
-    """A session that is at work on nothing that shows."""
+    """A session that shows no work."""
     turns = current_turns(session)
     return Verdict(
         session_id=session.id,
@@ -153,7 +153,7 @@ def unanswered(case: Case, session: Session, ask: Ask, age: float, limit: float)
 
 
 def released(case: Case, session: Session) -> Verdict:
-    """Whatever is open in a session, because a person says so."""
+    """Everything open in a session, because a person says so."""
     call = session.calls[0] if session.calls else None
     return Verdict(
         session_id=session.id,
