@@ -53,7 +53,7 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module holds
-    """Import what embedding needs when it is asked for, so that the commands start quickly."""
+    """Import what embedding needs when somebody asks for it, so the commands start quickly."""
     import importlib  # noqa: PLC0415 - as above
 
     for room, names in _ROOMS.items():
@@ -63,5 +63,5 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - what a module holds
 
 
 def __dir__() -> list[str]:
-    """What there is, although it is not imported yet."""
+    """All public names, although they are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -23,7 +23,7 @@ USAGE, UNUSABLE, INTERNAL = 2, 3, 70
 
 @runtime_checkable
 class WrongLine(Protocol):
-    """What typer raises about a command line."""
+    """The errors that typer raises about a command line."""
 
     exit_code: int
 
@@ -32,8 +32,8 @@ class WrongLine(Protocol):
 
 
 def main() -> None:
-    """Run the program, and turn what it raises into a sentence and an exit code."""
-    # httpx brings a command line of its own, and with it click, pygments and rich; as if that could not be imported.
+    """Run the program, and turn an exception into a sentence and an exit code."""
+    # httpx brings a command line of its own, and with it click, pygments and rich; pretend that it can't be imported.
     sys.modules["httpx._main"] = None  # type: ignore[assignment]
     from watchdog.cli.main import app
 
@@ -54,7 +54,7 @@ def _ended(work: Callable[[], int | None]) -> int:
 
 
 def _first(error: BaseException) -> BaseException:
-    """The error in a group that says the most: one of the watchdog's own if there is one."""
+    """The most telling error of a group: one of the watchdog's own if there is one."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     inner = [_first(each) for each in error.exceptions]
@@ -82,7 +82,7 @@ def _explain(error: BaseException) -> int:
 
 
 def _explain_line(error: WrongLine) -> int:
-    """Say what is wrong with the command line. Without a command, its help was shown, and says enough."""
+    """Say what is wrong with the command line. Without a command, its help was shown, and that is enough."""
     from watchdog.reporting.tables import complain
 
     context = getattr(error, "ctx", None)

@@ -43,7 +43,7 @@ _LONGEST_NAME = 80
 
 
 class WatchdogError(Exception):
-    """The root: its text is a sentence for a person, and says what to do where something can be done."""
+    """The root: its text is a sentence for a person, and says what to do if something can be done."""
 
 
 class SettingsError(WatchdogError):
@@ -59,10 +59,10 @@ class UsageError(WatchdogError):
 
 
 class NoSuchSession(UsageError):
-    """The database has no session of that id.
+    """The database has no session with that id.
 
     Args:
-        at_work: the server that is at work on it all the same: it was deleted while it ran.
+        at_work: the server that is still at work on it: it was deleted while it ran.
     """
 
     def __init__(self, session_id: str, *, at_work: str | None = None) -> None:
@@ -76,15 +76,15 @@ class NoSuchSession(UsageError):
 
 
 class NoSuchMessage(UsageError):
-    """The session has no message of that id."""
+    """The session has no message with that id."""
 
 
 class NoSuchIntervention(UsageError):
-    """The journal has no intervention of that number."""
+    """The journal has no intervention with that number."""
 
 
 class JournalOff(UsageError):
-    """There is no journal, because the settings say so; what was asked for needs one."""
+    """There is no journal, because the settings say so; the request needs one."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -97,7 +97,7 @@ class NotActing(UsageError):
     """This watchdog may not act: another one does, or it is stopping.
 
     Attributes:
-        holder_pid: the pid of the one that acts, where that is another one and can be told.
+        holder_pid: the pid of the watchdog that acts, if that is another one and its pid is known.
     """
 
     holder_pid: int | None = None
@@ -108,11 +108,11 @@ class NotActing(UsageError):
 
 
 class DryRun(UsageError):
-    """This watchdog runs dry: it changes nothing."""
+    """This watchdog makes a dry run: it changes nothing."""
 
 
 class Busy(UsageError):
-    """Too much is under way, or the first look is not over. A moment later it can be done."""
+    """Too much is under way, or the first look is not over. A moment later it will work."""
 
 
 class DatabaseError(WatchdogError):
@@ -124,7 +124,7 @@ class DatabaseMissing(DatabaseError):
 
 
 class DatabaseUnsupported(DatabaseError):
-    """It isn't a database of opencode's, or one of a generation or in a place that the watchdog can't watch."""
+    """It isn't an opencode database, or it is of a generation or in a place that the watchdog can't watch."""
 
 
 class DatabaseUnavailable(DatabaseError):
@@ -136,19 +136,19 @@ class OpenElsewhere(DatabaseUnavailable):
 
 
 class WriteRefused(DatabaseError):
-    """The database refuses what was to be written, by a trigger or a constraint of its own.
+    """The database refuses the write, because of a trigger or a constraint of its own.
 
-    It will refuse it again, for as long as that is there.
+    It will refuse it again as long as that is there.
     """
 
     @classmethod
     def by(cls, table: str, what: str, triggers: Sequence[str]) -> Self:
-        """The error for a write that stands against what the table has of its own.
+        """The error for a write that something in the table itself prevents.
 
         Args:
             table: its name.
-            what: what becomes of the write: it is refused, ignored, or changed.
-            triggers: their names, as far as they may be meant; without one it is a constraint.
+            what: what happens to the write: it is refused, ignored, or changed.
+            triggers: the names of those that may have done it; without one it is a constraint.
         """
         names = " and ".join(f"`{name[:_LONGEST_NAME]}`" for name in triggers)
         who = f"The trigger {names}" if len(triggers) == 1 else f"One of the triggers {names}"
@@ -160,11 +160,11 @@ class WriteRefused(DatabaseError):
 
 
 class DatabaseDamaged(DatabaseUnavailable):
-    """The file is damaged: what is read may be wrong, and a write may make it worse. Nothing is written."""
+    """The file is damaged: reads may be wrong, and a write may make it worse. Nothing is written."""
 
 
 class GaveWay(DatabaseUnavailable):
-    """Somebody else has what was to be written, or would wait too long for it: nothing was written, for certain."""
+    """Somebody else has the rows, or would wait too long for them: certainly nothing was written."""
 
 
 class LeaseLost(DatabaseUnavailable):
@@ -188,11 +188,11 @@ class ServerUntrusted(ServerUnreachable):
 
 
 class ServerUntold(ServerUnreachable):
-    """It never heard what it was to do, or did not take it: nothing was done, and that counts as no attempt."""
+    """It never heard the order, or did not take it: nothing was done, and that counts as no attempt."""
 
 
 class ServerDeclined(ServerError):
-    """It was told to end something, and found right before that it is to be spared. Nothing was done."""
+    """It was told to end something, and found right before that it has to spare it. Nothing was done."""
 
 
 class ServerRefused(ServerError):
@@ -204,7 +204,7 @@ class ServerAnswerInvalid(ServerError):
 
 
 class OutputUnusable(WatchdogError):
-    """The result can't be written to standard output: a full disk, say. A reader that left is no error."""
+    """The result can't be written to standard output, for instance on a full disk. A reader that left is no error."""
 
 
 class JournalUnusable(WatchdogError):
@@ -220,7 +220,7 @@ class ShutdownTimedOut(WatchdogError):
 
 
 def sentences(error: BaseException) -> list[str]:
-    """What an error says, or each of a group."""
+    """The sentences of an error, or of each error of a group."""
     if isinstance(error, BaseExceptionGroup):
         return [sentence for each in error.exceptions for sentence in sentences(each)]
     return [str(error)]

@@ -1,4 +1,4 @@
-"""What the inner rooms ask of the outer ones: the interfaces, in one place."""
+"""What the inner rooms need from the outer ones: the interfaces, in one place."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Reading:
         wall_ms: the wall clock, milliseconds since the Unix epoch.
         awake_seconds: a monotonic clock that stands still while the machine sleeps.
         running_seconds: a monotonic clock that runs on while the machine sleeps.
-        steady_since_ms: since which time, as the wall clock showed it, it is known to have moved with the running
-            clock: nobody set it. None where nothing tells.
-        steady_slack_seconds: by how much that may be wrong.
+        steady_since_ms: since which time, by the wall clock, that clock is known to have moved with the running
+            clock: nobody set it. None if nothing tells.
+        steady_slack_seconds: how wrong that may be.
     """
 
     wall_ms: WallMs
@@ -45,7 +45,7 @@ class Clock(Protocol):
 
 
 class Counter(Clock, Protocol):
-    """A clock that shows countable time as well."""
+    """A clock that also shows countable time."""
 
     def now(self) -> Moment:
         """What the countable clock shows now."""
@@ -53,34 +53,34 @@ class Counter(Clock, Protocol):
 
 
 class Store(Protocol):
-    """opencode's database. Every method raises `DatabaseError` when it can't be used."""
+    """opencode's database. Every method raises `DatabaseError` if it can't be used."""
 
     async def changed(self) -> bool:
-        """Whether anything was committed by anyone since the last `look`, or the file was replaced."""
+        """Whether anybody committed anything since the last `look`, or the file was replaced."""
         ...
 
     async def look(
         self, *, also: Collection[SessionId] = (), full: bool = False, scan_parts: bool = False
     ) -> Snapshot:
-        """Read what is unfinished, as it is at one moment: what is new, and what was open when it was last read.
+        """Read what is unfinished at one moment: the new rows, and those that were open when they were last read.
 
         Args:
             also: sessions to read even if nothing is open in them.
             full: read every turn again, for those that somebody opened again.
-            scan_parts: do the whole `search` first.
+            scan_parts: do all of the `search` first.
         """
         ...
 
     @property
     def searched(self) -> bool:
-        """Whether every part was looked at for open calls in turns that are closed."""
+        """Whether every part was searched for open calls in closed turns."""
         ...
 
     async def search(self) -> bool:
-        """Look at some more parts for open calls in turns that are closed: they are part of every look from then on.
+        """Search some more parts for open calls in closed turns; every look from then on includes these calls.
 
         Returns:
-            Whether there is more to look at. A small step; the caller decides when to make the next one.
+            Whether there is more to search. A small step; the caller decides when to make the next one.
         """
         ...
 
@@ -89,11 +89,11 @@ class Store(Protocol):
         ...
 
     def forget(self) -> None:
-        """Start over: the next look reads every turn, and nothing is searched yet. What was open is not forgotten."""
+        """Start over: the next look reads every turn, and nothing is searched yet. Open rows are not forgotten."""
         ...
 
     async def session(self, session_id: SessionId) -> Session | None:
-        """Read one session and what is open in it, alone. None when there is no such session."""
+        """Read one session and what is open in it, alone. None if there is no such session."""
         ...
 
     async def directories(self, *, since_ms: int) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ class Store(Protocol):
         ...
 
     async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:
-        """The whole rows of these calls and turns, as they are now. Rows that are gone are left out."""
+        """The whole rows of these calls and turns, as they are now, without rows that are gone."""
         ...
 
     async def below(self, session_ids: Collection[SessionId]) -> frozenset[SessionId]:
@@ -113,7 +113,7 @@ class Store(Protocol):
         ...
 
     async def turn_rows(self, turn_id: TurnId) -> tuple[Row, ...]:
-        """A whole turn as it is now: the row of the message, and those of all its parts. Nothing if it is gone."""
+        """A whole turn as it is now: the row of the message, and those of all its parts. Empty if it is gone."""
         ...
 
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
@@ -124,25 +124,28 @@ class Store(Protocol):
         """Make all of the changes in one short transaction, or none.
 
         Args:
-            writes: the changes, all of one session where `while_newest` is given.
+            writes: the changes, all in one session if `while_newest` is given.
             while_newest: write only while this is the newest turn of the session.
 
         Returns:
-            How many rows changed: all, or 0 when any row no longer reads as it was observed.
+            How many rows changed: all, or 0 if any row no longer reads as it was observed.
         """
         ...
 
     async def message_exists(self, session_id: SessionId, message_id: str) -> bool:
-        """Whether the session has this message, of a person or of the model."""
+        """Whether the session has this message, a person's or the model's."""
         ...
 
     async def titles(self, session_ids: Collection[SessionId]) -> Mapping[SessionId, str]:
-        """What opencode calls these sessions, at most 300 characters each. It may be what was said: never log it."""
+        """The titles of these sessions, at most 300 characters each.
+
+        They may quote what was said: never log them.
+        """
         ...
 
 
 class Host(Protocol):
-    """What a Python server implements to have its own sessions watched. What it can't answer raises."""
+    """The functions of a Python server that has its own sessions watched. It raises if it can't answer."""
 
     async def statuses(self) -> Mapping[SessionId, Status]:
         """The sessions that are not idle: all that run here."""
@@ -158,9 +161,9 @@ class Host(Protocol):
 
 
 class Server(Protocol):
-    """Who runs sessions, with all that the ladder asks of it. Every method raises `ServerError` without an answer.
+    """Runs sessions; with all that the ladder asks of it. Every method raises `ServerError` without an answer.
 
-    Whatever changes something takes a `Served`: it is sent to no server that was not shown to serve this database.
+    Everything that changes something takes a `Served`: nothing is sent to a server not proven to serve this database.
     """
 
     @property
@@ -169,7 +172,7 @@ class Server(Protocol):
         ...
 
     by_folder: bool
-    """Whether it answers for one folder at a time, as opencode does; else each answer is for `EVERYWHERE`."""
+    """Whether it answers for one folder at a time, as opencode does; otherwise each answer is for `EVERYWHERE`."""
 
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
         """The sessions of a directory that are not idle."""
@@ -181,12 +184,15 @@ class Server(Protocol):
 
     @property
     def leads_to(self) -> tuple[Endpoint, ...]:
-        """Where its base URL leads; empty when it has none, or a name that no connection has told of yet."""
+        """Where its base URL leads; empty if it has none, or a name whose address no connection has shown yet."""
         ...
 
     @property
     def own(self) -> Served | None:
-        """That it serves this database by what it is: a host that speaks through it. Of others it has to be shown."""
+        """Proof that it serves this database by its nature: a host that speaks through it.
+
+        Others need another proof.
+        """
         ...
 
     async def listener(self) -> Listener:
@@ -194,7 +200,7 @@ class Server(Protocol):
         ...
 
     async def copy(self, session_id: SessionId, turn_id: TurnId, directory: str) -> Sequence[Row] | None:
-        """A turn with its parts, as the server has them; None where it has no such turn."""
+        """A turn with its parts, as the server has them; None if it has no such turn."""
         ...
 
     async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:
@@ -214,11 +220,11 @@ class Server(Protocol):
         ...
 
     async def publish(self, served: Served, row: Row, directory: str) -> None:
-        """Tell its clients of a part that is already written, by writing the identical row again."""
+        """Tell its clients about a part that is already written, by writing the identical row again."""
         ...
 
     async def readable(self, served: Served, session_id: SessionId, directory: str) -> bool:
-        """Whether the session's messages can be read through it. False only for its clear word that not."""
+        """Whether it can read the session's messages. False only for its clear no."""
         ...
 
     async def delete_message(self, served: Served, session_id: SessionId, message_id: str, directory: str) -> None:
@@ -234,7 +240,7 @@ class Server(Protocol):
         ...
 
     def forget(self, keep: Collection[SessionId]) -> None:
-        """Forget what its feed told of all sessions but these."""
+        """Forget what its feed said of all sessions but these."""
         ...
 
     def busy_directories(self) -> Collection[str]:
@@ -252,7 +258,7 @@ class Hosting(Server, Protocol):
 
 
 class Journal(Protocol):
-    """The watchdog's own record. Every method raises `JournalUnusable` when it can't be used."""
+    """The watchdog's own record. Every method raises `JournalUnusable` if it can't be used."""
 
     async def begin(
         self,
@@ -267,7 +273,7 @@ class Journal(Protocol):
         ...
 
     async def keep(self, intervention: InterventionId, writes: Sequence[GuardedWrite]) -> None:
-        """Keep, durably, the rows as they are before they are written."""
+        """Keep, durably, the rows as they are before the write."""
         ...
 
     async def end(self, intervention: InterventionId, outcome: Outcome, *, at_ms: int) -> None:
@@ -283,7 +289,7 @@ class Journal(Protocol):
         ...
 
     async def holds(self, now_ms: int) -> Mapping[SessionId, Hold]:
-        """What people said to leave alone, as it stands at a moment."""
+        """What people said to leave alone, as of a moment."""
         ...
 
     async def unhold(self, session_id: SessionId) -> bool:
@@ -295,16 +301,16 @@ class Journal(Protocol):
         ...
 
     async def load(self, key: str) -> dict[str, Any] | None:
-        """What was kept under a key."""
+        """The value that was kept under a key."""
         ...
 
     async def prune(self, before_ms: int) -> int:
-        """Forget the interventions that began before a moment and have ended. Returns how many."""
+        """Delete the interventions that began before a moment and have ended. Returns how many."""
         ...
 
 
 class History(Journal, Protocol):
-    """A journal that a person reads, and says something to."""
+    """A journal that a person reads, and may add holds to."""
 
     @property
     def place(self) -> str:
@@ -319,15 +325,15 @@ class History(Journal, Protocol):
         before: InterventionId | None = None,
         limit: int | None = None,
     ) -> Sequence[Intervention]:
-        """The interventions that fit, the newest first; `before` leaves out that one and all later ones."""
+        """The interventions that match, the newest first; `before` leaves out that one and all later ones."""
         ...
 
     async def intervention(self, intervention: InterventionId) -> Intervention | None:
-        """One intervention, or None if there is none of that number."""
+        """One intervention, or None if there is none with that number."""
         ...
 
     async def mark_undone(self, intervention: InterventionId, hold: Hold, *, at_ms: int) -> None:
-        """Note that the rows of an intervention were put back, and that the session is left alone from now on."""
+        """Note that the rows of an intervention were put back, and that the session is on hold from now on."""
         ...
 
     async def hold(self, hold: Hold) -> None:
@@ -343,7 +349,7 @@ class Fleet(Protocol):
         ...
 
     async def refresh(self) -> None:
-        """Forget the servers that were found and have ended since. Asked before each look."""
+        """Forget the found servers that have ended since. Called before each look."""
         ...
 
     async def discover(self, holders: Holders) -> None:
@@ -355,5 +361,5 @@ class Owners(Protocol):
     """Who has the database open."""
 
     async def look(self) -> Holders:
-        """Look now. Never raises: what can't be told is said in the answer."""
+        """Look now. Never raises: the answer says what can't be known."""
         ...

@@ -1,4 +1,4 @@
-"""Work that is done once for all who wait for it at the same time."""
+"""Work that is done once for everybody who waits for it at the same time."""
 
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar

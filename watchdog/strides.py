@@ -1,7 +1,7 @@
 """Long work in the event loop, in strides: whatever else waits for the loop comes in between.
 
-A stride is a slice of time, for all that works in strides together: several pieces of work in a row hold the loop no
-longer than a single one.
+A stride is a slice of time, shared by everything that works in strides: several pieces of work in a row hold the loop
+no longer than a single one.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -13,16 +13,16 @@ import anyio.lowlevel
 from watchdog.judging.gradual import Gradual, at_once, step
 
 SLICE_SECONDS: Final = 0.005
-"""How long the loop is held at a stretch. What a single item takes comes on top."""
+"""How long the loop is held at a stretch. The time of a single item comes on top."""
 seconds: Callable[[], float] = perf_counter
-"""What measures the slices. No age is counted by it."""
+"""The clock that measures the slices. No age counts by it."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class _Breath:
-    """When the loop was last given to others."""
+    """When the loop last went to others."""
 
     taken_at = float("-inf")
 
@@ -39,8 +39,8 @@ async def gradually(work: Gradual[Result], *, whole: bool = False) -> Result:
     """Do a piece of work, and let others use the loop whenever a slice of time is used up.
 
     Args:
-        work: stops after each item.
-        whole: it must not be left half done. When cancelled, it is brought to its end at once.
+        work: work that stops after each item.
+        whole: it must not be left half done. If cancelled, it runs to its end at once.
     """
     while (done := step(work)) is None:
         if seconds() - _Breath.taken_at > SLICE_SECONDS:

@@ -1,1 +1,1 @@
-"""Something is ended, which is proven, or taken back."""
+"""Ends something and proves it, or takes it back."""

@@ -20,14 +20,14 @@ from watchdog.shown import shown
 POLL_SECONDS: Final = 0.1
 
 Confirm = Callable[[], Awaitable[None]]
-"""Makes sure, right before something that can't be taken back, that the right to act was not lost meanwhile.
+"""Checks, right before an irreversible act, that the right to act was not lost in the meantime.
 
-Raises `LeaseLost` when it was.
+Raises `LeaseLost` if it was.
 """
 
 
 async def confirmed() -> None:
-    """The kernel's lock on a file is held for as long as the process lives: there is nobody to ask."""
+    """The process holds the kernel's lock on a file as long as it lives: there is nobody to ask."""
 
 
 class Count(Protocol):
@@ -83,8 +83,8 @@ class Attempt:
 
     Attributes:
         claimant: the server that was at work on the session when it was judged, or last looked at.
-        consent: what the person agreed to who asked for it, if one did.
-        dropped_prompts: the prompts that were queued, and that an abort dropped.
+        consent: what the person who asked for it agreed to, if a person did.
+        dropped_prompts: the queued prompts that an abort dropped.
         told: something was sent, or was written.
         acted: a server was told something, or rows may have been written: from here on it was an attempt.
     """
@@ -103,7 +103,7 @@ class Attempt:
         self.tools = tools
         self.verdict = verdict
         self.dry_run = dry_run
-        # People read it, and no database of text holds a NUL or half a surrogate pair.
+        # People read it, and no text column of a database holds a NUL or half a surrogate pair.
         self.reason = reason and shown(reason)
         self.actor = actor
         self.claimant = claimant
@@ -125,7 +125,7 @@ class Attempt:
         )
 
     async def noted(self, outcome: Outcome, count: Count, *, attempted: bool = True) -> Outcome:
-        """Note the outcome of what was begun. An act that was done stays done if that fails; the next start looks.
+        """Note the outcome of what was begun. If that fails, a finished act stays done; the next start looks.
 
         It is counted before it is closed: a crash in between may count it twice, and so act less, but never more.
         """
@@ -140,10 +140,10 @@ class Attempt:
         return outcome
 
     async def _rechecked(self, verdict: Verdict, *, let_go: Iterable[TurnId] = ()) -> Rechecked | Dropped:
-        """Look afresh, and have the judge pass a verdict again; there is no other way to an act.
+        """Take a fresh look, and have the judge pass the verdict again; there is no other way to an act.
 
         Args:
-            let_go: its turns that the server which was at work on it let go of when it was told to abort.
+            let_go: the turns that the server, which was at work on them, let go of when it was told to abort.
         """
         again = await self.tools.recheck.again(
             verdict,
@@ -156,12 +156,12 @@ class Attempt:
         return again
 
     def _drop(self, dropped: Dropped) -> Outcome:
-        """How it ends if the judge passes it no more."""
+        """How it ends if the judge no longer passes it."""
         self._step("reread", ok=False, detail=dropped.why)
         return self.outcome(Result.UNCHANGED, dropped.why)
 
     async def _begin(self, about_to: Step | None = None) -> InterventionId:
-        """Note, before anything is done, that it begins, and what is about to be sent."""
+        """Note, before doing anything, that it begins, and what is about to be sent."""
         if about_to is not None:
             self.steps.append(about_to)
         if self.intervention is None:
@@ -175,7 +175,7 @@ class Attempt:
         return self.intervention
 
     async def _end_hold(self) -> None:
-        """A person's release ends the hold, now that something was sent or written: what was not done ends none."""
+        """End the hold on a person's release, now that something was sent or written: before that it stands."""
         if not self.verdict.released or self.consent is None or not self.consent.ends_hold:
             return
         try:
@@ -184,7 +184,7 @@ class Attempt:
             self._step("journal", ok=False, detail=str(error))
 
     async def _tell_to_end(self, again: Rechecked) -> Outcome | None:
-        """Have the server abort the session, within a time limit. Returns how it ended if the server spares it."""
+        """Have the server abort the session, within a time limit. Returns an outcome if the server spares it."""
         limit, place = self.tools.ladder.abort_timeout_seconds, again.place
         detail, ok = f"{place.server.name} answered", True
         self.acted = self.told = True
@@ -229,7 +229,7 @@ class Attempt:
         self.steps.append(Step(step=step, at_ms=self.tools.clock.read().wall_ms, ok=ok, detail=detail))
 
     def _text(self) -> str:
-        """What people and models read as the error of a settled row."""
+        """The text that people and models read as the error of a settled row."""
         said = f" ({self.reason})" if self.reason else ""
         return (
             f"Ended by opencode-watchdog{said}: {self.verdict.why}. "
@@ -238,7 +238,7 @@ class Attempt:
 
 
 def still_open(session: Session | None, verdict: Verdict) -> frozenset[str]:
-    """What of the judged rows is still open."""
+    """The judged rows that are still open."""
     if session is None:
         return frozenset()
     calls = {call.id for call in session.calls}

@@ -1,8 +1,8 @@
 """Carries a verdict out, one rung at a time, and says what was really seen.
 
 The ladder: have the judge pass it again; abort at the server that holds the session; wait for the database to show
-that the observed rows closed; settle what is left if it is provably an orphan; read again. What may be done is the
-judge's word alone: right before each act it is asked for anew.
+that the observed rows closed; settle what is left if it is provably an orphan; read again. Only the judge says what
+may be done: right before each act it is asked again.
 """
 
 from collections.abc import Sequence
@@ -67,14 +67,14 @@ class Remedy:
     ) -> Outcome:
         """Attempt the ladder for one verdict. Errors of the database and of servers become part of the outcome.
 
-        An error of the watchdog's own is raised, once the intervention is closed with it.
+        An error of the watchdog's own is raised, after the intervention is closed with it.
 
         Args:
             verdict: what to end.
             claimant: the server that was at work on the session when it was judged.
-            consent: what the person agreed to who asked for it, if one did.
+            consent: what the person who asked for it agreed to, if a person did.
             dry_run: do everything but act.
-            reason: a person's words for why, kept in the settled rows.
+            reason: a person's words, kept in the settled rows.
             actor: who decided, for the journal.
             count: counts the outcome, right before the journal closes the intervention.
         """
@@ -102,10 +102,10 @@ class Remedy:
         return await attempt.noted(outcome, count)
 
     async def resume(self, intervention: Intervention, *, count: Count = uncounted) -> Outcome:
-        """Say how an intervention ended that a crash of the watchdog left begun, by looking at the rows.
+        """Look at the rows to say how an intervention ended that a crash of the watchdog left begun.
 
-        It is never carried on: what is still open needs a fresh verdict. Only what was written before the crash and
-        perhaps not shown is shown and read back now. An error of the watchdog's own is raised, once the
+        It is never carried on: what is still open needs a fresh verdict. Only rows that were written before the crash
+        and perhaps not published are published and read back now. An error of the watchdog's own is raised, after the
         intervention is closed with it.
 
         Raises:
@@ -126,7 +126,7 @@ class Remedy:
         except Exception as error:
             await attempt.noted(attempt.outcome(Result.FAILED, _own(error)), count)
             raise
-        # Where nothing was done, a fresh verdict need not wait.
+        # If nothing was done, a fresh verdict need not wait.
         return await attempt.noted(outcome, uncounted if outcome.result is Result.UNCHANGED else count)
 
 
@@ -149,7 +149,7 @@ class _WholeAttempt(Settling):
         return await self._cancel(again)
 
     async def broken_off(self, error: WatchdogError, count: Count) -> Outcome:
-        """How it ends when the database or the journal can't be used. If nothing was done, that was no attempt."""
+        """How it ends if the database or the journal can't be used. If nothing was done, that was no attempt."""
         outcome = self.outcome(Result.FAILED if self.acted else Result.UNREACHABLE, str(error))
         return await self.noted(outcome, count, attempted=self.told)
 
@@ -163,7 +163,7 @@ class _WholeAttempt(Settling):
         if self.dry_run:
             return self.outcome(Result.DRY_RUN, f"would abort session {again.session.id} at {where}")
         await self._begin(self._about_to("abort", f"session {again.session.id} at {where}"))
-        # Until this moment a person may have been asked, or have said to leave it.
+        # Until this moment a person may have been asked, or may have set a hold.
         last = await self._rechecked(self.verdict)
         if isinstance(last, Dropped):
             return self._drop(last)
@@ -174,7 +174,7 @@ class _WholeAttempt(Settling):
         return await self._tell_to_end(last) or await self._verify(last, waiting)
 
     def _without_server(self, again: Rechecked) -> Outcome:
-        """No server holds it: what another process runs is left to that process."""
+        """No server holds it: a session that another process runs is left to that process."""
         self._step("find", ok=False, detail="; ".join(["no server is at work on it", *again.silent]))
         if not self.verdict.row_ids:
             return self.outcome(Result.UNCHANGED, "no server is at work on it any more")
@@ -182,10 +182,10 @@ class _WholeAttempt(Settling):
         return self.outcome(Result.UNREACHABLE, "; ".join([again.may_run, *again.silent]))
 
     async def _verify(self, again: Rechecked, waiting: Sequence[str]) -> Outcome:
-        """Wait until the database shows that what was observed is closed: an abort's answer proves nothing.
+        """Wait until the database shows that the observed rows closed: the answer to an abort proves nothing.
 
         Args:
-            waiting: the prompts that were queued when it was told to abort.
+            waiting: the prompts that were queued when the abort was sent.
         """
         deadline = self.tools.clock.read().awake_seconds + self.tools.ladder.abort_grace_seconds
         while True:
@@ -228,7 +228,7 @@ class _WholeAttempt(Settling):
     # -- what nobody answers ---------------------------------------------------------------------------------
 
     async def _turn_down(self, ask: Ask, again: Rechecked) -> Outcome:
-        """Reject a question or a permission at the server that still asks it, and wait until its call closed."""
+        """Reject a question or a permission at the server that still asks it, and wait until its call has closed."""
         place = again.asked(ask)
         if place is None:
             return self.outcome(Result.UNCHANGED, "no server that answers asks it any more")
@@ -256,7 +256,7 @@ class _WholeAttempt(Settling):
         return True
 
     async def _turned_down(self, again: Rechecked, ask: Ask, place: Place, *, taken: bool) -> Outcome:
-        """Wait until it is asked no more and its call is closed. A server that does not answer proves nothing."""
+        """Wait until it is no longer asked and its call is closed. A server that does not answer proves nothing."""
         deadline = self.tools.clock.read().awake_seconds + self.tools.ladder.abort_grace_seconds
         while True:
             left = still_open(await self.tools.store.session(again.session.id), self.verdict)
@@ -275,7 +275,7 @@ class _WholeAttempt(Settling):
         return self.outcome(Result.INEFFECTIVE, f"it was turned down, and {detail}")
 
     async def _asks_no_more(self, again: Rechecked, ask: Ask, place: Place) -> bool:
-        """Whether the server that asked it says, of every directory, that it does not ask it any more."""
+        """Whether the server that asked it says, for every directory, that it no longer asks it."""
         try:
             asks = [await place.server.pending_asks(each) for each in place.folders(again.session)]
         except ServerError:
@@ -285,7 +285,7 @@ class _WholeAttempt(Settling):
     # -- what a crash left begun -----------------------------------------------------------------------------
 
     async def resume(self, kept: Sequence[Kept]) -> Outcome:
-        """Look at the rows of what a crash left begun; show what was written and perhaps not shown."""
+        """Look at the rows of what a crash left begun; publish what was written and perhaps not published."""
         session = await self.tools.store.session(self.verdict.cancel_session_id)
         if session is None:
             return self.outcome(Result.UNCHANGED, "the session is gone")
@@ -308,7 +308,7 @@ class _WholeAttempt(Settling):
         return self.outcome(Result.RECOVERED, self.verdict.why)
 
     def _goes_on(self, seen: Seen) -> bool:
-        """Where no row tells: whether it is still asked, or a server is still at work on it."""
+        """Without rows to tell: whether it is still asked, or a server is still at work on it."""
         if self.verdict.ask is not None:
             return seen.asked(self.verdict.ask) is not None or bool(seen.silent)
         return not self.verdict.row_ids and bool(seen.claims or seen.silent)

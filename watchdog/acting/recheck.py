@@ -1,6 +1,6 @@
-"""The one way from a verdict to an act: a fresh look at the session and all below it, and the same judge again.
+"""The one way from a verdict to an act: a fresh look at the session and everything below it, and the same judge.
 
-Whatever is sent or written is handed a `Rechecked`, and nothing but a `Recheck` makes one.
+Every act takes a `Rechecked`, and only a `Recheck` makes one.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,8 +27,8 @@ class Place:
     """Where a session is held, or an ask is listed: the server, and the directory under which it says so.
 
     Attributes:
-        served: it is shown to serve this database, for this session.
-        status: what it says of the session; None where the place is an ask's.
+        served: it is proven to serve this database, for this session.
+        status: what it says of the session; None if the place is an ask's.
     """
 
     server: Server
@@ -37,7 +37,7 @@ class Place:
     status: Status | None = None
 
     def folders(self, session: Session) -> list[str]:
-        """Where to ask the server to hear all that it says of the session."""
+        """Where to ask the server to hear everything that it says of the session."""
         return [EVERYWHERE] if self.directory == EVERYWHERE else sorted({self.directory, *session.directories})
 
 
@@ -48,10 +48,10 @@ class Seen:
     Attributes:
         session: None when it is gone.
         claims: the servers that say that they are at work on it.
-        asks: what is asked in it, each with the place where it is listed.
-        serving: the servers that are up, each with what shows that it serves this database.
-        silent: what came in the way of an answer, a sentence each.
-        may_run: who may be at work on it, where no server says so: a clause for people.
+        asks: what is asked in it, each with the place that lists it.
+        serving: the servers that are up, each with the proof that it serves this database.
+        silent: what prevented an answer, a sentence each.
+        may_run: who may be at work on it, if no server says so: a clause for people.
     """
 
     session: Session | None
@@ -68,11 +68,11 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rechecked(Seen):
-    """A verdict that the judge has passed again, on a look that began after it was asked for.
+    """A verdict that the judge has passed again, on a look that began after somebody asked for it.
 
     Attributes:
         verdict: as it was passed again.
-        claim: the server at which the session is to be ended; None where none says that it is at work on it.
+        claim: the server at which the session is to be ended; None if no server says that it is at work on it.
     """
 
     session: Session
@@ -92,7 +92,10 @@ class Rechecked(Seen):
 
 
 class Look(Protocol):
-    """Looks afresh at some sessions and at all below them. Nothing that was known before is taken for an answer."""
+    """Takes a fresh look at some sessions and everything below them.
+
+    Earlier knowledge does not count as an answer.
+    """
 
     async def __call__(self, session_ids: Sequence[SessionId], /) -> Assessment:
         """Look."""
@@ -100,19 +103,19 @@ class Look(Protocol):
 
 
 Serving = Callable[[SessionId], Awaitable[Sequence[tuple[Server, Served]]]]
-"""Looks afresh, and tells which servers are up and are shown to serve this database, for a session."""
+"""Takes a fresh look, and says which servers are up and proven to serve this database, for a session."""
 
 
 class Recheck:
-    """Passes verdicts on to be carried out, if the same judge passes them again.
+    """Passes verdicts on for an intervention, if the same judge passes them again.
 
-    Who asks at the same time shares a look, which began after they asked.
+    Callers that ask at the same time share a look, which began after they asked.
 
     Args:
-        look: looks afresh.
-        policy: of the judge, as it stands.
-        let_go: is told which turns a server let go of at an abort of ours.
-        patience_seconds: a look that took longer, because the machine or the process stood still, is taken again.
+        look: takes a fresh look.
+        policy: the judge's policy.
+        let_go: is told which turns a server let go of at our abort.
+        patience_seconds: a look that took longer, because the machine or the process stood still, is repeated.
     """
 
     def __init__(
@@ -143,16 +146,16 @@ class Recheck:
         claimant: ServerName | None = None,
         let_go: Mapping[TurnId, ServerName] = _NOBODY,
     ) -> Rechecked | Dropped:
-        """Look afresh, and have the judge pass a verdict again.
+        """Take a fresh look, and have the judge pass a verdict again.
 
         Args:
-            consent: what the person agreed to who asked for it.
-            claimant: the server that was at work on it when it was judged; another one's work is judged anew.
-            let_go: its turns that a server was at work on, and let go of when it was told to abort.
+            consent: what the person who asked for it agreed to.
+            claimant: the server that was at work on it when it was judged; another server's work needs a new verdict.
+            let_go: the turns that a server was at work on, and let go of when it was told to abort.
 
         Raises:
             DatabaseError: the database can't be read.
-            JournalUnusable: the journal can't be read, so it is not known what is on hold.
+            JournalUnusable: the journal can't be read, so nobody knows what is on hold.
         """
         self._let_go(let_go)
         for _ in range(_TRIES):
@@ -168,7 +171,7 @@ class Recheck:
         return Dropped(why="it changes while it is looked at")
 
     async def _still_so(self, seen: Seen, session_id: SessionId) -> bool:
-        """Whether nothing was begun, ended or prompted while the servers were asked, which takes a while."""
+        """Whether nothing began, ended or was prompted while the servers were asked, which takes a while."""
         before, now = seen.session, await self._store.session(session_id)
         if before is None or now is None:
             return before is now
@@ -181,13 +184,13 @@ class Recheck:
         if not verdict.released and (changed := _changed_hands(verdict, claim, claimant)) is not None:
             return Dropped(why=changed)
         told: Any = {field.name: getattr(seen, field.name) for field in fields(Seen)}
-        if seen.session is None:  # it was deleted while it ran: there is nothing of it but the server's word
+        if seen.session is None:  # it was deleted while it ran: there is only the server's word of it
             where = claim.directory if claim is not None else ""
             told["session"] = Session(id=verdict.cancel_session_id, directory=where, created_ms=0)
         return Rechecked(**told, verdict=passed, claim=claim)
 
     async def seen(self, session_id: SessionId) -> Seen:
-        """Look afresh, and tell what is seen of a session, where nothing is to be done to it.
+        """Take a fresh look, and say what is seen of a session, without any act on it.
 
         Raises:
             DatabaseError, JournalUnusable: as `again`.
@@ -207,7 +210,7 @@ class Recheck:
         began = self._clock.read().running_seconds
         assessment = await self._look(ids)
         if self._clock.read().running_seconds - began > self._patience_seconds:
-            return await self._look(ids)  # what is that old is no look from right before an act
+            return await self._look(ids)  # such an old look is no look from right before an act
         return assessment
 
     def _seen(self, observation: Observation, session_id: SessionId) -> Seen:
@@ -248,14 +251,14 @@ class Recheck:
 
 
 def _claim(seen: Seen, claimant: ServerName | None) -> Place | None:
-    """Where the session is to be ended: if several are at work on it, at the one that was so when it was judged."""
+    """Where the session is to be ended: if several are at work on it, at the one that was when it was judged."""
     if not seen.claims:
         return None
     return next((place for place in seen.claims if place.server.name == claimant), seen.claims[0])
 
 
 def _changed_hands(verdict: Verdict, claim: Place | None, claimant: ServerName | None) -> str | None:
-    """Whether a server is at work on it now that was not when it was judged: what it does is work of its own."""
+    """Whether a server is at work on it now that was not when it was judged: its work is another one."""
     if claim is None:
         return None
     if not verdict.claimed:

@@ -1,4 +1,4 @@
-"""Carries verdicts out: several at once, so many at each server, and never two on one session at the same time."""
+"""Carries verdicts out: several at once, a fixed number at each server, and never two on one session at a time."""
 
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -19,10 +19,10 @@ from watchdog.timing.events import Listener
 from watchdog.timing.pace import Pace
 
 _ORPHANS_FOR_ONE = 4
-"""An orphan waits for a look at everything most of the time, which it shares with all that wait for one."""
+"""An orphan mostly waits for a look at everything, which it shares with all others that wait for one."""
 
 _LATELY_SECONDS = 600.0
-"""No release takes longer: for so long what was done is the answer to one that was asked for before it ended."""
+"""No release takes longer: for this long an outcome also answers a release that was asked for before it ended."""
 
 Ended = Callable[[Verdict, Outcome], None]
 
@@ -30,11 +30,11 @@ Ended = Callable[[Verdict, Outcome], None]
 class Acting:
     """Acts on one database and its servers.
 
-    Each server has a queue of its own, orphans have one, and what else no server claims has one, too: a server that
-    hangs holds up nobody else's.
+    Each server has a queue of its own, orphans have one, and everything else that no server claims has one, too: a
+    server that hangs delays nobody else's.
 
     Args:
-        keep: keeps what is remembered, once an outcome was counted.
+        keep: keeps the memory, after an outcome was counted.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Acting:
         self._begun: set[SessionId] = set()
         self._ended: dict[SessionId, float] = {}
         self._lately: dict[SessionId, tuple[float, Outcome]] = {}
-        """The last thing that was done on each session lately, and when that ended."""
+        """The last intervention on each session lately, and when it ended."""
         self._stopping = False
         self._at_rest = anyio.Event()
 
@@ -104,10 +104,10 @@ class Acting:
     async def close(self, intervention: Intervention) -> None:
         """Say how an intervention ended that a crash left begun, and count it if it did not work.
 
-        An error of the watchdog's own is contained here, too: it would end each start from then on.
+        An error of the watchdog's own is contained here, too: otherwise it would end each start from then on.
 
         Raises:
-            DatabaseUnavailable: it can't be known now how it ended; it stays begun.
+            DatabaseUnavailable: nobody can know now how it ended; it stays begun.
         """
         counted = _Counted(self, intervention.verdict)
         ended: Outcome | Exception
@@ -118,12 +118,12 @@ class Acting:
         except Exception as error:  # noqa: BLE001 - as above
             ended = error
         for listener in self._listeners:
-            listener.found(intervention.verdict)  # what is told to end was told to begin
+            listener.found(intervention.verdict)  # an act that is reported as ended was reported as begun
         outcome = self._failed(intervention.verdict, ended) if isinstance(ended, Exception) else ended
         self._tell(counted, outcome)
 
     def _failed(self, verdict: Verdict, error: Exception) -> Outcome:
-        """An error of the watchdog's own, told, as an outcome."""
+        """An error of the watchdog's own, reported, as an outcome."""
         for listener in self._listeners:
             listener.failed(verdict, error)
         return Outcome(
@@ -157,15 +157,15 @@ class Acting:
         """Begin to carry verdicts out, each in its turn.
 
         Args:
-            verdicts: what to carry out; a session that is scheduled already, or that the last attempt on ended after
-                the look, is left for the next look.
+            verdicts: what to carry out; a session that is scheduled already, or whose last attempt ended after the
+                look, is left for the next look.
             group: the tasks that do it.
-            seen_at: when the look began that they are of, on the awake clock.
+            seen_at: when the look behind them began, on the awake clock.
             ended: told of each outcome.
         """
         self._ended = {id_: at for id_, at in self._ended.items() if at >= seen_at}
         if not self._scheduled:
-            self._queues.clear()  # a server that is gone needs none
+            self._queues.clear()  # a server that is gone needs no queue
         for verdict in verdicts:
             session_id = verdict.cancel_session_id
             if session_id not in self._scheduled and session_id not in self._ended:
@@ -178,23 +178,23 @@ class Acting:
             self.schedule(verdicts, group, seen_at=seen_at, ended=ended)
 
     def stop(self) -> None:
-        """Begin nothing any more."""
+        """Begin nothing more."""
         self._stopping = True
         if not self._begun:
             self._at_rest.set()
 
     async def stopped(self) -> None:
-        """Wait for the end of what was begun before it was told to stop."""
+        """Wait for the end of everything that began before `stop`."""
         await self._at_rest.wait()
 
     async def join(self, session_id: SessionId, *, since: float = math.inf) -> Outcome | None:
-        """Wait until nothing is done on a session any more.
+        """Wait until nothing is under way on a session any more.
 
         Args:
-            since: what ended from then on, on the awake clock, counts like what is under way.
+            since: an intervention that ended after this, on the awake clock, counts as one under way.
 
         Returns:
-            The outcome of what was done meanwhile; None if nothing was, or if it dropped its verdict.
+            The outcome of that intervention; None if there was none, or if it dropped its verdict.
         """
         while (other := self._scheduled.get(session_id)) is not None:
             await other.ended.wait()
@@ -206,10 +206,10 @@ class Acting:
     async def act_alone(
         self, verdict: Verdict, *, reason: str | None, actor: Actor, consent: Consent | None = None
     ) -> Outcome:
-        """Carry one verdict out in its turn; if its session is acted on already, `join` that.
+        """Carry one verdict out in its turn; if its session is already acted on, `join` that.
 
         Raises:
-            NotActing: nothing is begun any more, because the watchdog is stopping.
+            NotActing: nothing more is begun, because the watchdog is stopping.
         """
         session_id = verdict.cancel_session_id
         joined = await self.join(session_id)
@@ -234,7 +234,7 @@ class Acting:
         actor: Actor = Actor.WATCHDOG,
         consent: Consent | None = None,
     ) -> Outcome | None:
-        """Carry out a verdict whose session was taken up; None if it is not begun any more."""
+        """Carry out a verdict whose session is scheduled; None if it no longer begins."""
         session_id = verdict.cancel_session_id
         under_way = self._scheduled[session_id]
         try:
@@ -259,7 +259,7 @@ class Acting:
             self._lately[session_id] = (now, outcome)
 
     def _queue(self, verdict: Verdict) -> anyio.CapacityLimiter:
-        """Where a verdict waits for its turn: at the server that was last heard to be at work on the session."""
+        """The queue of a verdict: that of the server that was last heard to be at work on the session."""
         width = self._pace.max_concurrency
         queue: ServerName | VerdictKind | None = self._memory.claimed_by.get(verdict.cancel_session_id)
         if verdict.kind is VerdictKind.ORPHAN:
@@ -270,7 +270,7 @@ class Acting:
 
 
 class _UnderWay:
-    """One act on a session, from the moment that it is taken up."""
+    """One act on a session, from the moment that it is scheduled."""
 
     def __init__(self) -> None:
         self.ended = anyio.Event()
@@ -278,7 +278,7 @@ class _UnderWay:
 
 
 class _Counted:
-    """Counts how a verdict was carried out, for the listeners that are told afterwards."""
+    """Counts the outcome of a verdict, for the listeners that hear of it afterwards."""
 
     def __init__(self, acting: Acting, verdict: Verdict) -> None:
         self._acting = acting

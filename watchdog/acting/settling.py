@@ -1,4 +1,4 @@
-"""Rungs 4 to 6: settle what nobody executes, have it shown, read it back, and put it back if it does not read."""
+"""Rungs 4 to 6: settle what nobody executes, publish it, read it back, and put it back if opencode can't read it."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -27,11 +27,11 @@ class Settling(Attempt):
         """Write the end of rows that nobody executes, proven once more right before.
 
         Args:
-            verdict: that nobody executes them.
-            again: the judge passed it a moment ago.
+            verdict: says that nobody executes them.
+            again: the judge passed it again a moment ago.
         """
         self._step("prove", ok=True, detail=again.verdict.why)
-        # Read before the last proof: what changes from here on makes the guarded write change nothing.
+        # Read before the last proof: any change from here on makes the guarded write change nothing.
         rows = await self.tools.store.rows(call_ids=verdict.call_ids, turn_ids=verdict.turn_ids)
         writes = settle(rows, text=self._text(), now_ms=self.tools.clock.read().wall_ms)
         left = still_open(await self.tools.store.session(again.session.id), verdict)
@@ -45,7 +45,7 @@ class Settling(Attempt):
         last = await self._rechecked(verdict)
         if isinstance(last, Dropped):
             return self._drop(last)
-        # Once begun, the write is shown and read back even if the watchdog is told to stop.
+        # Once begun, the write is published and read back even if the watchdog has to stop.
         with anyio.move_on_after(_SETTLE_SECONDS, shield=True):
             return await self._write(last, writes)
         return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
@@ -65,7 +65,7 @@ class Settling(Attempt):
         return await self._show(again.session, again, writes)
 
     async def _unwritten(self, writes: tuple[GuardedWrite, ...]) -> Outcome:
-        """Why a guarded write changed nothing: a row changed, as a rule; else one can't be compared at all."""
+        """Why a guarded write changed nothing: usually a row changed; otherwise one can't be compared."""
         rows = await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
         now = {row.id: row.data for row in rows}
         if all(now.get(write.row.id) == write.row.data for write in writes):
@@ -73,7 +73,7 @@ class Settling(Attempt):
         return self.outcome(Result.UNCHANGED, "a row changed at the last moment, so nothing was written")
 
     async def _show(self, session: Session, seen: Seen, writes: tuple[GuardedWrite, ...]) -> Outcome:
-        """Have a server publish the settled calls and read the session back; put all back if it can't be read."""
+        """Have a server publish the settled calls and read the session; put all back if it can't be read."""
         serving = await self._serving(seen)
         if serving is not None:
             await self._publish(*serving, session, writes)
@@ -87,13 +87,13 @@ class Settling(Attempt):
         return self.outcome(Result.RECOVERED, self.verdict.why)
 
     async def _serving(self, seen: Seen) -> tuple[Server, Served] | None:
-        """A server that is shown to serve this database, and still up."""
+        """A server that is proven to serve this database, and still up."""
 
         async def up(server: Server, served: Served) -> tuple[Server, Served] | None:
             try:
                 await server.vouches()
             except ServerError:
-                return None  # a server that is down shows nothing to anybody
+                return None  # a server that is down publishes nothing
             return server, served
 
         found = await first(*(partial(up, *each) for each in seen.serving))
@@ -127,7 +127,7 @@ class Settling(Attempt):
         return not readable
 
     async def _put_back(self, server: Server, session: Session, writes: tuple[GuardedWrite, ...]) -> Outcome:
-        """Undo what was written, except where somebody has written since."""
+        """Undo the write, except where somebody has written since."""
         ours = {write.row.id: write for write in writes}
         rows = await self.tools.store.rows(call_ids=self.verdict.call_ids, turn_ids=self.verdict.turn_ids)
         back = [

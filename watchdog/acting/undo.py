@@ -1,4 +1,4 @@
-"""Takes an intervention back: its rows read again as they did before, if nothing has happened since."""
+"""Takes an intervention back: its rows read as before again, if nothing has happened since."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _FINISH_SECONDS = 30.0
 
 
 class UndoResult(StrEnum):
-    """What came of an undo."""
+    """The result of an undo."""
 
     UNDONE = "undone"
     ALREADY_UNDONE = "already_undone"
@@ -50,8 +50,8 @@ class Undo:
     async def undo(self, intervention: Intervention) -> Undoing:
         """Put the rows of an intervention back if they still read as the watchdog left them.
 
-        Nothing is touched unless every row reads so and the session has no later turn. From then on the session is
-        on hold: what is open again would be settled again.
+        Nothing is touched unless every row reads so and the session has no later turn. From then on the session is on
+        hold: otherwise what is open again would be settled again.
 
         Raises:
             DatabaseError: opencode's database can't be used.
@@ -90,13 +90,13 @@ class _Attempt:
         newest = await self.store.newest_turn(self.session_id)
         if changed := _changes(kept, now, newest):
             return self._refused(changed)
-        # Once begun, it is shown and noted even if the command is told to stop.
+        # Once begun, it is published and noted even if the command has to stop.
         with anyio.move_on_after(_FINISH_SECONDS, shield=True):
             return await self._write(kept, now, newest)
         return self._refused(f"it took longer than {_FINISH_SECONDS:g} s")
 
     async def _write(self, kept: Sequence[Kept], found: dict[str, Row], newest: TurnId | None) -> Undoing:
-        # The hold comes first: a watchdog at work would settle an orphan again as soon as it is open.
+        # The hold comes first: otherwise a watchdog at work would settle an orphan again as soon as it is open.
         before = (await self.journal.holds(self.clock.read().wall_ms)).get(self.session_id)
         await self.journal.hold(self._hold())
         try:
@@ -121,7 +121,10 @@ class _Attempt:
         )
 
     async def _write_again(self, kept: Sequence[Kept], found: dict[str, Row], newest: TurnId | None) -> int:
-        """Write the rows as they were found, unless somebody else has written one since; how many were written."""
+        """Write the rows as they were found, unless somebody else has written one since.
+
+        Returns how many were written.
+        """
         before = _before(kept)
         now = {row.id: row for row in await self._rows(kept)}
         if not all(id_ in now and now[id_].says(data) for id_, data in before.items()):
@@ -133,7 +136,10 @@ class _Attempt:
     # -- showing it --------------------------------------------------------------------------------------------
 
     async def _unreadable_after(self, session: Session, kept: Sequence[Kept]) -> bool:
-        """Show the rows through a server, and ask it whether the messages read. True only for its clear no."""
+        """Publish the rows through a server, and ask it whether it can read the messages.
+
+        True only for its clear no.
+        """
         serving = await self._serving(session)
         if serving is None:
             return False
@@ -200,7 +206,7 @@ def _reads(now: dict[str, Row], kept: Kept, data: str) -> bool:
 
 
 def _changes(kept: Sequence[Kept], now: dict[str, Row], newest: TurnId | None) -> str:
-    """What stands against an undo; nothing if nothing does."""
+    """What stands in the way of an undo; empty if nothing does."""
     found = []
     if gone := [each.row.id for each in kept if each.row.id not in now]:
         found.append(f"{names(gone)} is gone")
@@ -216,5 +222,5 @@ def _before(kept: Sequence[Kept]) -> dict[str, str]:
 
 
 def _writes(found: dict[str, Row], wanted: dict[str, str]) -> tuple[GuardedWrite, ...]:
-    """From what was found to what is wanted."""
+    """The writes that turn what was found into what is wanted."""
     return tuple(GuardedWrite(row=found[id_], after=data) for id_, data in wanted.items())

@@ -1,4 +1,4 @@
-"""Looks in which what is to be ended was judged with everything below it, finished sessions and holds included."""
+"""Looks that judge what is to be ended together with everything below it, finished sessions and holds included."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -31,7 +31,7 @@ class OneLook(Protocol):
 
 
 class WholeLook:
-    """Looks, and looks again where something that matters to a verdict was not read: it is finished, as it seemed.
+    """Looks, and looks again if something that matters to a verdict was not read because it seemed finished.
 
     Args:
         look: looks once.
@@ -41,12 +41,12 @@ class WholeLook:
         self._look = look
         self._store = store
         self._on_hold: frozenset[SessionId] = frozenset()
-        """What was on hold at the last look, but for what there is no session of."""
+        """The holds of the last look, without those of sessions that do not exist."""
         self._gone: frozenset[SessionId] = frozenset()
-        """What is on hold though there is no such session: it need not be read again and again."""
+        """Holds of sessions that do not exist: these need not be read again and again."""
 
     async def __call__(self, also: Collection[SessionId], *, full: bool, scan_parts: bool, fresh: bool) -> Assessment:
-        """Look. Sessions that are asked for afresh are read with everything below them."""
+        """Look. Sessions that need a fresh look are read with everything below them."""
         read = {*also, *self._on_hold, *(await self._store.below(also) if fresh and also else ())}
         assessment = await self._look(read, full=full, scan_parts=scan_parts, fresh=fresh)
         for _ in range(_MOST_LOOKS_MORE):
@@ -56,14 +56,14 @@ class WholeLook:
             read |= missing
             later = await self._look(read, fresh=fresh)
             slow = max(assessment.slow_seconds, later.slow_seconds)
-            # It is as old as the first one: that is when it began.
+            # It is as old as the first look.
             assessment = replace(later, advance=assessment.advance, began_at=assessment.began_at, slow_seconds=slow)
         on_hold, known = {*assessment.observation.on_hold}, assessment.observation.snapshot.sessions.keys()
         self._on_hold, self._gone = frozenset(on_hold & known), frozenset(on_hold - known)
         return assessment
 
     async def _missing(self, assessment: Assessment) -> set[SessionId]:
-        """What was not read, and is on hold or below something that is to be ended."""
+        """Sessions that were not read, and are on hold or below something that is to be ended."""
         ended = [
             each.cancel_session_id for each in assessment.judgement.verdicts if each.kind not in _END_NOTHING_BELOW
         ]

@@ -186,7 +186,7 @@ class _Proving:
         )
 
     def _operator_vouches(self, holders: Holders, turn: Turn) -> bool:
-        """The operator says that only the configured servers use it: each one without a visible process must deny it."""
+        """The operator says that only the configured servers use it: each one with no visible process must deny."""
         if not self._policy.sole_owner or holders.elsewhere:
             return False
         known = {holder.pid for holder in holders.known}
