@@ -7,7 +7,7 @@ _NEW_OBJECTS: Final = 20_000
 
 
 def collect_seldom() -> None:
-    """Leave what start-up made alone for ever, and look for cycles after 20,000 new objects instead of 700.
+    """Leave the objects of the start-up alone forever, and look for cycles after 20,000 new objects instead of 700.
 
     A look makes many small values and no cycles: reference counts free them. Without this, a judgement of 10,000
     sessions spends a third of its time in the collector, which finds nothing.

@@ -29,7 +29,7 @@ class Latest(Bystander):
 
     @property
     def ticking(self) -> bool:
-        """Whether the loop began, looked, or could not look and said when it tries again, a short while ago."""
+        """Whether the loop began, looked, or could not look and said when it tries again, a short time ago."""
         return self._clock.read().awake_seconds <= self._lives_until
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
@@ -38,7 +38,7 @@ class Latest(Bystander):
         self._ticked(0.0)
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
-        """Keep why there was none."""
+        """Keep why there was no look."""
         self.problem = error
         self._ticked(retry_seconds)
 

@@ -1,4 +1,4 @@
-"""Tells systemd how it goes: started, alive, stopping, and one line of status. Without its socket, nothing.
+"""Reports to systemd: started, alive, stopping, and one line of status. Without its socket it reports nothing.
 
 The protocol is that of sd_notify(3) and sd_watchdog_enabled(3): lines of `NAME=value` in one datagram.
 """
@@ -21,16 +21,16 @@ _MICROSECONDS: Final = 1_000_000
 
 
 class Supervisor(Bystander):
-    """A listener that says what the loop does, and that it lives, to whoever started the program.
+    """A listener that tells the program's supervisor what the loop does, and that it lives.
 
-    The loop lives while it ticks: it looked, or could not and said when it will try again. Nothing else keeps the
-    program from being restarted.
+    The loop lives while it ticks: it looked, or could not and said when it will try again. Without that the program
+    is restarted.
 
     Args:
         tell: sends some lines; must not raise.
         clock: times the ticks.
         poll_interval_seconds: how often the loop looks.
-        dry_run: nothing is done; only said.
+        dry_run: nothing is done, only reported.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Supervisor(Bystander):
         self._status = ""
 
     async def keep_alive(self, every_seconds: float) -> None:
-        """Say that the program is alive, again and again, but only while the loop ticks.
+        """Say again and again that the program is alive, but only while the loop ticks.
 
         Args:
-            every_seconds: how often; half of the time after which silence is taken for death.
+            every_seconds: how often; half of the time after which silence counts as death.
         """
         while True:
             await self._clock.sleep(every_seconds)
@@ -60,7 +60,7 @@ class Supervisor(Bystander):
         self._tell("STOPPING=1\nSTATUS=stopping")
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
-        """Say what there is."""
+        """Report the state after a look."""
         judgement = assessment.judgement
         stuck = {verdict.session_id for verdict in judgement.verdicts}
         unfinished = stuck | {spared.session_id for spared in judgement.spared}
@@ -68,7 +68,7 @@ class Supervisor(Bystander):
         self._ticked(f"{who}: {len(unfinished)} unfinished sessions, {len(stuck)} stuck", 0.0)
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
-        """Say what can't be used. Starting the program anew would not mend it."""
+        """Say what can't be used. A restart of the program would not help."""
         what = "journal" if isinstance(error, JournalUnusable) else "database"
         self._ticked(f"the {what} can't be used; trying again", retry_seconds)
 
@@ -90,21 +90,21 @@ async def supervised(
     poll_interval_seconds: float,
     dry_run: bool = False,
 ) -> AsyncIterator[tuple[Listener, ...]]:
-    """Listen for systemd while the block runs, if it gave a socket.
+    """Report to systemd while the block runs, if it gave a socket.
 
     Args:
         environ: where `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` are looked up.
         stop: set when the program is to end.
         clock: times the ticks.
         poll_interval_seconds: how often the loop looks.
-        dry_run: nothing is done; only said.
+        dry_run: nothing is done, only reported.
     """
     address = socket_address(environ)
     if address is None:
         yield ()
         return
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as channel:
-        channel.settimeout(0)  # what can't be said at once is not said
+        channel.settimeout(0)  # a message that can't be sent at once is not sent
         supervisor = Supervisor(
             _Teller(channel, address), clock=clock, poll_interval_seconds=poll_interval_seconds, dry_run=dry_run
         )
@@ -126,7 +126,7 @@ def socket_address(environ: Mapping[str, str]) -> str | None:
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
-    """After how much silence this process is taken for dead; None if nobody waits for a word of it."""
+    """After how much silence this process counts as dead; None if nobody waits for its messages."""
     if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None
     microseconds = environ.get("WATCHDOG_USEC", "")
@@ -140,7 +140,7 @@ async def _tell_stop(supervisor: Supervisor, stop: anyio.Event) -> None:
 
 
 class _Teller:
-    """Sends datagrams. Nobody there is logged once: the watchdog does its work all the same."""
+    """Sends datagrams. If nobody is there, that is logged once: the watchdog still does its work."""
 
     def __init__(self, channel: socket.socket, address: str) -> None:
         self._channel, self._address = channel, address

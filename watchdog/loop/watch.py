@@ -85,7 +85,7 @@ class Watch:
         self.search = Search(store, self.clock, found=self.wake)
         self._whole = WholeLook(self._assess, store)
         self._on_hold: frozenset[SessionId] | None = None
-        self._took_over = False  # whether this is the one whose memory is kept
+        self._took_over = False  # whether this is the watchdog whose memory is kept
         self._began_in: int | None = None  # the term of the mandate in which it took over
         self._stood_still = 0.0
         self._wakeup, self._hurry = anyio.Event(), anyio.Event()
@@ -123,11 +123,11 @@ class Watch:
         scan_parts: bool = False,
         fresh: bool = False,
     ) -> Assessment:
-        """Look and judge: what is to be ended is judged with everything below it.
+        """Look and judge: what is to be ended is judged together with everything below it.
 
         Raises:
             DatabaseError: the database can't be read.
-            JournalUnusable: the journal can't be read, so it is not known what is on hold.
+            JournalUnusable: the journal can't be read, so nobody knows what is on hold.
         """
         return await self._whole(also, full=full, scan_parts=scan_parts, fresh=fresh)
 
@@ -135,12 +135,13 @@ class Watch:
         self, also: Collection[SessionId], *, full: bool = False, scan_parts: bool = False, fresh: bool = False
     ) -> Assessment:
         await self._recall()
-        # Whichever look is the first one after the machine or the process stood still notices it.
+        # The first look after the machine or the process stood still notices it, whichever it is.
         instant = self.clock.look(patience_seconds=self.pace.too_late_seconds)
         advance = instant.advance
         self._stood_still = max(self._stood_still, advance.late_seconds, advance.slept_seconds)
         observation = await self.observer.look(instant, also=also, full=full, scan_parts=scan_parts, fresh=fresh)
-        # After the look: `undo` notes its hold before it opens rows again, so whoever sees the rows sees the hold.
+        # After the look: `undo` notes its hold before it opens rows again, so a look that sees the rows sees the
+        # hold.
         holds = await self.journal.holds(instant.at_ms)
         self._mind(holds)
         observation = replace(observation, on_hold={id_: hold.why for id_, hold in holds.items()})
@@ -156,7 +157,7 @@ class Watch:
         )
 
     def _mind(self, on_hold: Collection[SessionId]) -> None:
-        """Read everything anew once it changed what is on hold: an `undo` may have opened rows again."""
+        """Read everything again after the holds changed: an `undo` may have opened rows again."""
         before, self._on_hold = self._on_hold, frozenset(on_hold)
         if before is not None and before != self._on_hold:
             self._store.forget()
@@ -168,9 +169,9 @@ class Watch:
     # -- remembering -----------------------------------------------------------------------------------------
 
     async def close_begun(self) -> None:
-        """Say of each intervention that a crash left begun how it ended, by looking; count it if it did not work.
+        """Look how each intervention ended that a crash left begun, and say so; count it if it did not work.
 
-        What this very process is at work on is not left: that ends by itself.
+        An intervention that this very process is at work on is not one of them: it ends by itself.
         """
         await self._recall()
         self._took_over = True
@@ -181,14 +182,14 @@ class Watch:
             await self.acting.close(intervention)
 
     async def _recall(self) -> None:
-        """Take up what was remembered. What it is about is read by its key: the search would find it too late."""
+        """Take up the memory. Its rows are read by their keys: the search would find them too late."""
         if await self.recollection.recall():
             self._store.follow(self.memory.ids())
 
     async def _keep(self) -> None:
-        """Keep what is remembered, if this is the one who acts."""
+        """Keep the memory, if this is the watchdog that acts."""
         if self._took_over:
-            with suppress(JournalUnusable):  # the next look says so, and does nothing until it is mended
+            with suppress(JournalUnusable):  # the next look says so, and does nothing until it is usable again
                 await self.recollection.keep()
 
     async def _prune(self) -> None:
@@ -205,7 +206,7 @@ class Watch:
     async def act_alone(
         self, verdict: Verdict, *, reason: str | None = None, actor: Actor, consent: Consent | None = None
     ) -> Outcome:
-        """Carry one verdict out in its turn, or join what is done on its session already; see `Acting.act_alone`."""
+        """Carry one verdict out in its turn, or join an intervention on its session; see `Acting.act_alone`."""
         return await self.acting.act_alone(verdict, reason=reason, actor=actor, consent=consent)
 
     @property
@@ -217,7 +218,7 @@ class Watch:
         """Carry verdicts of one look out, several at once, and wait for the end of all of them.
 
         Args:
-            ended: told of each outcome, in the order in which they come.
+            ended: told of each outcome, in the order in which they happen.
         """
         await self.acting.carry_out(verdicts, seen_at=assessment.began_at, ended=ended)
 
@@ -232,10 +233,10 @@ class Watch:
         self.wake()
 
     async def run(self, stop: anyio.Event) -> None:
-        """Watch until `stop` is set, then let what is under way end.
+        """Watch until `stop` is set, then let interventions under way end.
 
         Raises:
-            ShutdownTimedOut: what was under way did not end within the grace, and was cancelled.
+            ShutdownTimedOut: an intervention did not end within the grace, and was cancelled.
         """
         unfinished: list[SessionId] = []
         async with self.silences.probing(self.wake), anyio.create_task_group() as group:
@@ -291,10 +292,10 @@ class Watch:
             await self._rest(delay, looked_for=self.clock.read().awake_seconds - now)
 
     async def _take_over(self, assessment: Assessment) -> Assessment:
-        """What the one who acts does first: learn what others tried, and close what a crash left begun.
+        """The first thing after it gets the right to act: learn what others tried, and close what a crash left begun.
 
         Returns:
-            The look, judged anew with what was learned, so that nothing is tried too often or too soon.
+            The look, judged again with this knowledge, so nothing is tried too often or too soon.
         """
         term = self.mandate.term
         if self._began_in == term:
@@ -311,7 +312,7 @@ class Watch:
         return replace(again, advance=assessment.advance, slow_seconds=slow)
 
     def _schedule(self, assessment: Assessment, acts: TaskGroup, *, acting: bool) -> None:
-        """Start to act on the verdicts of a look, unless it came too late or took too long to be trusted."""
+        """Schedule the verdicts of a look, unless it came too late or took too long to be trusted."""
         for listener in self.listeners:
             listener.looked(assessment, acting=acting)
         if self._left is None:
@@ -326,20 +327,23 @@ class Watch:
             return
         due = _without(assessment.judgement.verdicts, self._left)
         if self.pace.recover_on_start and any(verdict.rests_on_silence for verdict in due) and not self.search.over:
-            # What looks silent may have a call open that is not found yet.
+            # A session that seems silent may have an open call that is not found yet.
             due = [verdict for verdict in due if not verdict.rests_on_silence]
         self.acting.schedule(due, acts, seen_at=assessment.began_at, ended=self._acted)
 
     def _acted(self, _: Verdict, outcome: Outcome) -> None:
         if outcome.result is Result.UNCHANGED:
-            return  # or a verdict that is dropped each time would be passed at once
+            return  # otherwise a verdict that is dropped each time would be passed again at once
         if self.acting.scheduled:
             self.wake()
         else:
             self._wake_at_once()
 
     def _next_look(self, began: float, delay: float) -> float:
-        """When the next look is due. One that took far too long stood still in between: that is credited, too."""
+        """When the next look is due.
+
+        If a look took far too long, the process stood still: that time is credited, too.
+        """
         now = self.clock.read().awake_seconds
         return now + delay - (now - began if now - began > self.pace.too_late_seconds else 0.0)
 
@@ -348,18 +352,19 @@ class Watch:
         return self.pace.delay(self.policy, deadline=judgement.next_deadline, now=self.clock.now())
 
     async def _rest(self, seconds: float, *, looked_for: float) -> None:
-        """Wait, or until somebody wakes the loop; a look that took long is not followed by another one at once."""
+        """Wait, or until somebody wakes the loop; after a long look the next one does not follow at once."""
         ended_at = self.clock.read().awake_seconds
         with anyio.move_on_after(seconds):
             await self._wakeup.wait()
             with anyio.move_on_after(pause(looked_for, self.clock.read().awake_seconds - ended_at)):
                 await self._hurry.wait()
-            # What woke the loop often comes in bursts; and a loop that is woken for ever must still breathe.
+            # Events that wake the loop often come in bursts; and a loop that is woken all the time must still
+            # breathe.
             await anyio.sleep(_SHORTEST_PAUSE_SECONDS)
 
 
 def _without(verdicts: Iterable[Verdict], rows: Collection[str]) -> list[Verdict]:
-    """The verdicts, without the rows of orphans that are not to be touched."""
+    """The verdicts, without the rows of orphans that must not be touched."""
     left = [
         replace(
             verdict,

@@ -1,1 +1,1 @@
-"""Sources gathered into one observation, and what is remembered between two."""
+"""Gathers the sources into one observation, and remembers things between two."""

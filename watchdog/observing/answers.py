@@ -1,4 +1,4 @@
-"""One look's questions to the servers: those that are shown to serve this database are heard, and no other."""
+"""One look's questions to the servers: only those that are proven to serve this database are heard."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +24,7 @@ _NOWHERE: Mapping[ServerName, Collection[str]] = MappingProxyType({})
 
 
 class Lookup:
-    """Who has the database open, looked up when it is first asked for."""
+    """Who has the database open, looked up at the first question."""
 
     def __init__(self, owners: Owners) -> None:
         self._owners = owners
@@ -36,10 +36,10 @@ class Lookup:
         """Who has it open.
 
         Args:
-            key: the rows for which that matters, as they are: once they changed, it is looked up again.
+            key: the rows for which that matters, as they are: after they changed, it is looked up again.
 
         Raises:
-            OpenElsewhere: it is open under another name, so that nobody can tell.
+            OpenElsewhere: it is open under another name, so nobody can tell.
         """
         async with self._turn:
             again = key is not None and self._key is not None and key != self._key
@@ -51,20 +51,20 @@ class Lookup:
             return self._found
 
     def renew(self) -> None:
-        """Look it up again when it is asked for the next time."""
+        """Look it up again at the next question."""
         self._found = None
 
     def unneeded(self) -> None:
-        """No row needs it now: for those that will, it is looked up again."""
+        """No row needs it now: for rows that will, it is looked up again."""
         self._key = frozenset()
 
 
 @dataclass(kw_only=True, slots=True)
 class ShownBefore:
-    """What was found of servers a moment ago, and need not be found again at each look.
+    """What was found out about servers a moment ago, and need not be found out at each look.
 
     Attributes:
-        processes: what each one's process showed; None where it showed nothing.
+        processes: what each server's process showed; None if it showed nothing.
         rows: the turns that read alike, by server and session, each as it was.
     """
 
@@ -77,9 +77,9 @@ class Hearing:
 
     Args:
         lookup: who has the database open.
-        before: what was found a moment ago.
+        before: what was found out a moment ago.
         at_work: where each server said at the last look that it is at work.
-        fresh: what is to be done rests on the answers. Otherwise a deputy's word of a moment ago is one, where it
+        fresh: an act will rest on the answers. Otherwise a deputy's word of a moment ago counts as an answer if it
             leaves no doubt.
     """
 
@@ -109,9 +109,9 @@ class Hearing:
         """Ask the servers what they are at work on, wherever something is unfinished.
 
         Args:
-            named: sessions that are asked about whatever is open in them.
-            search: ask wherever a session was touched since a server's birth, too. One that was deleted while it runs
-                leaves no other trace, if no event told of it.
+            named: sessions to ask about whatever is open in them.
+            search: also ask wherever a session was touched since a server's birth. A session that was deleted while
+                it runs leaves no other trace, if no event told of it.
         """
         self._named, self._searches = named, search or any(id_ not in snapshot.sessions for id_ in named)
         servers = self._fleet.servers()
@@ -125,7 +125,7 @@ class Hearing:
     async def found(
         self, snapshot: Snapshot, reports: Iterable[ServerReport], holders: Holders
     ) -> list[ServerReport]:
-        """Ask the servers that are found among those who have the database open."""
+        """Ask the servers that are found among the processes that have the database open."""
         await self._discover(holders)
         known = {report.name for report in reports}
         return await self._ask([each for each in self._fleet.servers() if each.name not in known], snapshot)
@@ -136,7 +136,7 @@ class Hearing:
             await self._fleet.discover(holders)
 
     def _wanted(self, server: Server, snapshot: Snapshot) -> set[str]:
-        """The directories that a server is asked about."""
+        """The directories to ask a server about."""
         also = {*server.busy_directories(), *self._at_work.get(server.name, ())}
         sessions = (
             session for session in snapshot.sessions.values() if session.has_open_rows or session.id in self._named
@@ -146,7 +146,7 @@ class Hearing:
         return also.union(directory for session in sessions for directory in session.directories)
 
     async def _touched(self, server: Server) -> Collection[str]:
-        """Where it may have been at work since its birth: it has loaded these folders, unless another process was."""
+        """Where it may have been at work since its birth: it has loaded these folders, unless another process did."""
         served = None if server.own is not None else await self._by_process(server)
         if not isinstance(served, Served) or served.born_ms is None:
             return ()
@@ -175,7 +175,7 @@ class Hearing:
         return [reports[index] for index in sorted(reports)]
 
     async def _said_lately(self, server: Deputy) -> Said | None:
-        """What a deputy said of its own accord; None where it is to be asked."""
+        """What a deputy said unasked; None if it has to be asked."""
         if self._fresh and (not self._named or server.mentions(self._named)):
             return None
         try:
@@ -189,10 +189,10 @@ class Hearing:
     def _in_doubt(
         self, lately: Mapping[int, Deputy], reports: Mapping[int, ServerReport], snapshot: Snapshot
     ) -> list[int]:
-        """Which of those whose word of a moment ago was taken are to be asked all the same.
+        """The deputies to ask although their word of a moment ago was taken.
 
-        That nobody is at work on something is asked of all. Who is at work on something in which nothing is open any
-        more may have let go of it.
+        If nobody is at work on something, all of them have to say so. A deputy that is at work on a session in which
+        nothing is open any more may have let go of it.
         """
         claimed = {session_id for report in reports.values() for session_id in report.said}
         if self._fresh:
@@ -204,7 +204,7 @@ class Hearing:
         return [index for index in lately if open_ones - claimed or reports[index].said.keys() - open_ones]
 
     def _matters(self, session: Session | None) -> bool:
-        """Whether it does that nobody is at work on it: not where it has ended, below another one that is named."""
+        """Whether that matters for a session: it does not for one that has ended, below another named one."""
         return session is None or session.has_open_rows or session.parent_id not in self._named
 
     async def _report(self, server: Server, directories: Collection[str], snapshot: Snapshot) -> ServerReport:
@@ -227,7 +227,7 @@ class Hearing:
     # -- where no process is seen ------------------------------------------------------------------------------
 
     async def _report_by_rows(self, server: Server, directories: Collection[str], snapshot: Snapshot) -> ServerReport:
-        """Hear a server whose process can't be seen, where its copies read as the rows do."""
+        """Hear a server whose process can't be seen, if its copies read as the rows do."""
         open_ones = [each for each in snapshot.sessions.values() if each.turns]
         try:
             with self._silences.patient(server):
@@ -253,7 +253,7 @@ class Hearing:
         """Where nobody has the database open, the server may be one that opens it at the first question about it.
 
         Raises:
-            ServerError: it gives no answer: it is down, say, and on no database at all.
+            ServerError: it gives no answer; it may be down, and so on no database.
         """
         if by_nobody(server, await self.lookup.holders()) is None:
             return None
@@ -286,7 +286,7 @@ class Hearing:
         return of_rows(server, alike)
 
     async def _by_newest(self, server: Server, ids: Collection[SessionId]) -> Served | NotShown | None:
-        """What the newest turns show of sessions in which nothing is open."""
+        """What the newest turns show about sessions in which nothing is open."""
         turns: list[tuple[SessionId, TurnId, str]] = []
         for id_ in sorted(ids):
             session, newest = await self._store.session(id_), await self._store.newest_turn(id_)
@@ -296,18 +296,19 @@ class Hearing:
 
 
 def _named(said: Said) -> frozenset[SessionId]:
-    """The sessions of which a server says anything."""
+    """The sessions that a server says anything about."""
     busy = {id_ for statuses in said.statuses.values() for id_ in statuses}
     return frozenset(busy | {ask.session_id for asks in said.asks.values() for ask in asks})
 
 
 def _report(server: Server, served: Served | NotShown | None, said: Said) -> ServerReport:
-    """A report, in which what was said counts as far as the server is shown to serve this database."""
+    """A report, in which the server's words count as far as it is proven to serve this database."""
     if not isinstance(served, Served):
         return ServerReport(
             name=server.name,
             not_shown=served.why if isinstance(served, NotShown) else None,
-            # What can't be told may be so the next time: until then it is silent, as one that is down.
+            # What can't be told now may be told the next time: until then it counts as silent, like a server that is
+            # down.
             problem=served.why if isinstance(served, NotShown) and served.doubt is Doubt.UNSURE else said.problem,
             problems=said.problems,
             witness=server.witness(),
@@ -339,9 +340,9 @@ def _covered(served: Served, by_session: Mapping[SessionId, Value]) -> dict[Sess
 def at_work(
     reports: Iterable[ServerReport], before: Mapping[ServerName, Collection[str]]
 ) -> dict[ServerName, frozenset[str]]:
-    """Where servers are at work, as they say, or as they said before where one does not answer.
+    """Where servers are at work, as they say, or as they said before if they do not answer.
 
-    A session may be gone from the database while it runs: nothing else leads to its folder then.
+    A session may be gone from the database while it runs: then nothing else leads to its folder.
     """
     return {
         report.name: frozenset(directory for directory, statuses in report.statuses.items() if statuses).union(

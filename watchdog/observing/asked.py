@@ -1,4 +1,4 @@
-"""Which asks may still wait for a human: those that are listed, and those of a server that is silent about them."""
+"""The asks that may still wait for a human: the listed ones, and those of a server that is silent about them."""
 
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
@@ -18,7 +18,7 @@ def still_asked(
     Args:
         observation: a look.
         known: the asks that were known before it.
-        askers: who listed them; of one from before a restart nobody knows.
+        askers: who listed them; for asks from before a restart nobody knows.
     """
     reports = observation.reports
     listed = {ask.id: (each.name, where) for each in reports for where, asks in each.asks.items() for ask in asks}

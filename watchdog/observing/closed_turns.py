@@ -10,14 +10,14 @@ from watchdog.errors import DatabaseError
 from watchdog.ports import Clock, Store
 
 PAUSE_SECONDS: Final = 0.02
-"""Between two steps: the search is in nobody's way, neither on the database nor in the event loop."""
+"""The pause between two steps: the search is in nobody's way, neither on the database nor in the event loop."""
 
 
 class Search:
-    """Goes through all parts a step at a time: once, and again whenever the store has started over.
+    """Goes through all parts a step at a time: once, and again each time that the store has started over.
 
     Args:
-        store: is searched.
+        store: the store to search.
         clock: waits between the steps.
         found: told at the end if there is something new to look at, or somebody waited for it.
     """
@@ -31,7 +31,7 @@ class Search:
 
     @property
     def over(self) -> bool:
-        """Whether nothing is left to find; who is told that something is, is told at the end."""
+        """Whether nothing is left to find. A caller that hears that something is will be told at the end."""
         self._awaited |= not self._store.searched
         return self._store.searched
 
@@ -43,7 +43,7 @@ class Search:
 
     async def _run(self) -> None:
         try:
-            with suppress(DatabaseError):  # a look meets it, too, and tells it; the search goes on after the next one
+            with suppress(DatabaseError):  # a look meets and reports it, too; the search goes on after it
                 while await self._store.search():
                     await self._clock.sleep(PAUSE_SECONDS)
                 if self._awaited or await self._store.changed():

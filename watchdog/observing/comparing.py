@@ -19,8 +19,8 @@ class Likeness(StrEnum):
 def compared(before: Sequence[Row], copy: Sequence[Row], after: Sequence[Row]) -> Likeness:
     """Compare a copy with the rows as they were before and after it was read.
 
-    It is the same if each of its rows reads as either, or as something in between. Where the rows stood still
-    meanwhile, anything else is another database; where they changed, it can't be told.
+    It is the same if each of its rows reads as either, or as something in between. If the rows did not change,
+    anything else is another database; if they did, nobody can tell.
     """
     old, new, found = _by_id(before), _by_id(after), _by_id(copy)
     if old and old.keys() <= found.keys() <= new.keys() and all(_fits(id_, old, found, new) for id_ in found):
@@ -33,7 +33,7 @@ def _fits(id_: str, old: Mapping[str, Any], found: Mapping[str, Any], new: Mappi
 
 
 def _by_id(rows: Sequence[Row]) -> dict[str, Any]:
-    """What each row says, by its id; of one that can't be read, its text."""
+    """The content of each row, by its id; the text of a row that can't be read."""
     found: dict[str, Any] = {}
     for row in rows:
         try:
@@ -61,7 +61,7 @@ def _between(old: object, found: object, new: object) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:  # noqa: ANN401 - JSON
-    """Equality that takes no `true` for a 1."""
+    """Equality that does not take `true` for a 1."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
     if isinstance(one, list) and isinstance(other, list):

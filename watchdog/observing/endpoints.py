@@ -1,4 +1,4 @@
-"""Where processes listen, where base URLs lead, and whether that is the same place."""
+"""Where processes listen, where base URLs lead, and whether the two are the same."""
 
 import socket
 from collections.abc import Callable, Collection, Iterable
@@ -13,7 +13,7 @@ EXACT: Final = 3
 ANY: Final = 2
 """A wildcard of the same family."""
 ANY_MAPPED: Final = 1
-"""An IPv6 wildcard, which takes IPv4 connections, too, unless it was told not to."""
+"""An IPv6 wildcard, which also takes IPv4 connections, unless it was told not to."""
 NOWHERE: Final = 0
 
 _V4, _V6 = ip_address("127.0.0.1"), ip_address("::1")
@@ -37,7 +37,7 @@ def normal(address: str) -> str:
 
 
 def destinations_of(host: str, port: int) -> tuple[Endpoint, ...]:
-    """Where the host of a URL leads, as far as it can be told without asking anybody: an address, or `localhost`."""
+    """Where the host of a URL leads, as far as that is known without asking anybody: an address, or `localhost`."""
     bare = host.strip("[]").rstrip(".").lower()
     if bare == "localhost" or bare.endswith(".localhost"):
         return tuple(Endpoint(address=str(each), port=port) for each in (_V4, _V6))
@@ -58,7 +58,7 @@ def is_here(destination: Endpoint, own: OwnAddresses = own_addresses) -> bool:
 def leads(destination: Endpoint, endpoint: Endpoint, own: OwnAddresses = own_addresses) -> int:
     """How closely a listening endpoint fits where a connection goes: `EXACT`, `ANY`, `ANY_MAPPED` or `NOWHERE`.
 
-    Where several endpoints fit, the system hands a connection to the closest one.
+    If several endpoints match, the system hands a connection to the closest one.
     """
     if destination.port != endpoint.port:
         return NOWHERE
@@ -77,9 +77,9 @@ def leads(destination: Endpoint, endpoint: Endpoint, own: OwnAddresses = own_add
 def listener(
     destinations: Iterable[Endpoint], holders: Iterable[Holder], own: OwnAddresses = own_addresses
 ) -> Holder | None:
-    """The process that takes the connections to these destinations; None when it is none of these, or can't be told.
+    """The process that takes the connections to these destinations; None if it is none of these, or unknown.
 
-    Two processes may fit equally well (each on one address of a name, or both on one address): then it is not known
+    Two processes may match equally well (each on one address of a name, or both on one address): then nobody knows
     which of them answers.
     """
     holders = tuple(holders)

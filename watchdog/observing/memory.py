@@ -1,7 +1,7 @@
 """What the watchdog remembers between looks: first sights, waits, looks of proofs, attempts.
 
-The memory is folded forward by values that are passed in; it reads no clock. It is bounded by what is unfinished:
-everything about a call, a turn or a session that is no longer open is forgotten.
+Each look's values are folded into the memory; it reads no clock. Only unfinished work is in it: everything about a
+call, a turn or a session that is no longer open is forgotten.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ from watchdog.timing.sightings import Convert, Sightings, idle_clocks, lives, re
 
 @dataclass(slots=True)
 class CallMemory:
-    """What is remembered of an open call: where its clock starts (which moves on in waits), and its last write."""
+    """The memory of an open call: where its clock starts (which moves on in waits), and its last write."""
 
     start: Moment
     paused: bool = False
@@ -44,16 +44,16 @@ class Memory:
 
     Attributes:
         noted_at: the look that was noted last.
-        elsewhere: hosts on any machine may run the sessions, and none of their processes can be seen: what is open
-            in one is no evidence against a host that took it over from another.
-        heard: for each session that one of these was heard to be at work on: since when, without a break; None if
-            none was at the last look.
-        lives: when each session last showed life, as rows and hosts tell it.
-        retries: until when each session waits for its provider, as servers tell it.
-        stopped: the sessions whose calls' clocks stand still because somebody is silent who would know better.
+        elsewhere: hosts on any machine may run the sessions, and none of their processes can be seen: what is open in
+            a session is no evidence against a host that took it over from another.
+        heard: for each session that one of these said it is at work on: since when, without a break; None if none did
+            at the last look.
+        lives: when each session last showed life, according to rows and hosts.
+        retries: until when each session waits for its provider, according to servers.
+        stopped: the sessions whose calls' clocks stand still because a source is silent that would know better.
         processes: the server that is at work on each session, as a process.
-        unwatched: it is another process's, and nobody looked for so long that what was written meanwhile may have
-            been an approval.
+        unwatched: it is another process's memory, and nobody looked for so long that a write in between may have been
+            an approval.
     """
 
     calls: dict[CallId, CallMemory] = field(default_factory=dict)
@@ -74,9 +74,9 @@ class Memory:
     processes: dict[SessionId, Process] = field(default_factory=dict)
 
     def fold_gradually(self, observation: Observation, convert: Convert) -> Gradual[Observation]:
-        """Take in a look, and complete it with the clocks, looks and attempts that only memory knows.
+        """Take in a look, and complete it with the clocks, looks and attempts that only the memory knows.
 
-        It has to be brought to its end before the next one begins.
+        It has to end before the next one begins.
 
         Args:
             observation: what was gathered, with no clocks in it.
@@ -113,7 +113,7 @@ class Memory:
         )
 
     def state(self) -> object:
-        """What changes when there is something new to keep: not the clocks that merely run on."""
+        """What changes if there is something new to keep: not the clocks that merely run on."""
         return (
             {id_: None if call.paused else call.start for id_, call in self.calls.items()},
             frozenset(self.asks),
@@ -123,21 +123,21 @@ class Memory:
         )
 
     def ids(self) -> frozenset[str]:
-        """The ids of all calls, turns and sessions of which something is remembered."""
+        """The ids of all remembered calls, turns and sessions."""
         return frozenset(self.calls) | {key.partition(":")[2] for key in self.attempts}
 
     def note_let_go(self, turns: Mapping[TurnId, ServerName]) -> None:
-        """Remember turns that a server was at work on, and let go of when it was told to abort."""
+        """Remember the turns that a server was at work on, and let go of when it was told to abort."""
         self.let_go.update(turns)
 
     def forget_settling(self) -> None:
-        """Forget what was tried to settle, because a person asks for it to be tried now."""
+        """Forget the attempts to settle, because a person asks to try it now."""
         self.attempts = {key: tried for key, tried in self.attempts.items() if not key.startswith("settle:")}
 
     def note_looks_gradually(self, observation: Observation, unclaimed: Collection[str]) -> Gradual[None]:
-        """Remember which rows nobody seemed to execute, and since when; a row that changed starts anew.
+        """Remember which rows nobody seemed to execute, and since when; a row that changed starts again.
 
-        Of looks that are judged side by side the last one counts.
+        Of looks that are judged side by side, the last one counts.
         """
         prints = yield from _fingerprints(observation, frozenset(unclaimed))
         if observation.now < self.noted_at:
@@ -193,7 +193,7 @@ class Memory:
     def _fold_calls(
         self, observation: Observation, family: Family, session: Session, elapsed: float, convert: Convert
     ) -> None:
-        """Let the clocks of a session's open calls run on, stand still, or start anew."""
+        """Let the clocks of a session's open calls run on, stand still, or restart."""
         now, youngest = observation.now, _youngest(observation, session)
         witnessed, still = _witnessed(observation, session), self._stands_still(observation, session)
         unsure, other = self._changes_hands(observation, session) if self.elsewhere else (False, False)
@@ -210,7 +210,7 @@ class Memory:
                 known = self.calls[call.id] = CallMemory(min(now, start))
             elif other or (witnessed and not known.witnessed):
                 # Until now nobody said whether a human was asked: it may have waited for one all the time. And what
-                # another host left open says nothing of the one that is at work now.
+                # another host left open is no evidence against the one that is at work now.
                 known = self.calls[call.id] = CallMemory(now)
             elif paused or known.paused:
                 known.start = min(now, known.start + elapsed)
@@ -220,10 +220,10 @@ class Memory:
             known.written_ms = call.updated_ms
 
     def _changes_hands(self, observation: Observation, session: Session) -> tuple[bool, bool]:
-        """Whose work a session's rows are, where only the word of hosts counts.
+        """Whose work a session's rows are, if only the word of hosts counts.
 
         Returns:
-            Whether that is unknown, since no host or more than one says that it is at work on it; and whether one
+            Whether that is unknown, since no host or more than one says that it is at work on it; and whether a host
             is that was not at the last look.
         """
         names = [report.name for report in observation.reports if session.id in report.said]
@@ -232,7 +232,7 @@ class Memory:
     def _stands_still(self, observation: Observation, session: Session) -> bool:
         """Whether the clocks of all calls of a session stand still.
 
-        So they do while it waits for a retry, or while somebody is silent who may be asking a human.
+        They do while it waits for a retry, or while a source is silent that may be asking a human.
         """
         for report in observation.reports:
             for status in report.said.get(session.id, ()):
@@ -241,7 +241,7 @@ class Memory:
         return self._silent(observation, session) is not None
 
     def _silent(self, observation: Observation, session: Session) -> str | None:
-        """Who does not say what would have to be known for the session's clocks to run on."""
+        """Who does not say what the session's clocks need in order to run on."""
         for report in observation.reports:
             if self.claimed_by.get(session.id) == report.name and (why := report.against(session)) is not None:
                 return f"{report.name} was at work on it and does not answer now ({why.rstrip('.')})"
@@ -250,7 +250,7 @@ class Memory:
         return None
 
     def _note_stopped(self, observation: Observation) -> Gradual[None]:
-        """Remember since when each session's clocks have stood still because somebody is silent."""
+        """Remember since when each session's clocks have stood still because a source is silent."""
         found: dict[SessionId, Stopped] = {}
         for session in observation.snapshot.sessions.values():
             yield
@@ -263,7 +263,7 @@ class Memory:
         self.stopped = found
 
     def _note_asks(self, observation: Observation) -> None:
-        """Remember since when each ask is known. A server that does not answer keeps what it asked."""
+        """Remember since when each ask is known. The asks of a server that does not answer stay."""
         kept, listed = still_asked(observation, self.asks, self.askers)
         self.asks = {id_: self.asks.get(id_, observation.now) for id_ in kept}
         self.askers = {**{id_: asker for id_, asker in self.askers.items() if id_ in kept}, **listed}
@@ -272,7 +272,7 @@ class Memory:
         """Remember which process is at work on each session."""
         found: dict[SessionId, Process] = {}
         for report in observation.reports:
-            known: Process | None = None  # of all its sessions the same one
+            known: Process | None = None  # one server is at work on all its sessions
             for id_ in report.said:
                 yield
                 process = process_of(observation.reports, id_)
@@ -281,9 +281,9 @@ class Memory:
         self.processes = found
 
     def _note_claims(self, observation: Observation) -> Gradual[None]:
-        """Remember which server holds each session; a server that does not answer keeps what it held.
+        """Remember which server holds each session; a server that does not answer keeps its sessions.
 
-        So does a host elsewhere of which nothing is heard: it may have been cut off, and be at work.
+        So does a host elsewhere that is silent: it may have been cut off, and be at work.
         """
         reports = {report.name: report for report in observation.reports}
         sessions = observation.snapshot.sessions
@@ -305,7 +305,7 @@ class Memory:
             return
         same = {id_ for id_, names in claimed.items() if before.get(id_) in names}
         self.claimed_by.update({id_: before[id_] for id_ in same})
-        # Of one that is heard of for the first time nobody knows since when: its own signs of life are all there is.
+        # Of a host that is heard for the first time nobody knows since when: its own signs of life are all there is.
         now, fresh = observation.now, NEVER
         known: dict[SessionId, Moment | None] = {
             id_: None for id_ in self.heard if id_ in observation.snapshot.sessions
@@ -320,9 +320,9 @@ class Memory:
         return {row: look for row, look in self.looks.items() if prints.get(row) == look.fingerprint}
 
     def _forget(self, observation: Observation) -> Gradual[None]:
-        """Drop what is about calls, turns and sessions that are no longer unfinished."""
+        """Drop everything about calls, turns and sessions that are no longer unfinished."""
         sessions = observation.snapshot.sessions
-        open_ids: set[str] = {*self.claimed_by}  # also what was deleted: a server is at work on it all the same
+        open_ids: set[str] = {*self.claimed_by}  # also deleted sessions: a server is still at work on them
         for session in sessions.values():
             yield
             open_ids.update(call.id for call in session.calls)
@@ -352,7 +352,7 @@ def _witnessed(observation: Observation, session: Session) -> bool:
 
 
 def _youngest(observation: Observation, session: Session) -> Moment:
-    """Before this nothing can have begun that is done in a session: no process that is at work on it was born."""
+    """Nothing that a session does can have begun before this: no process that is at work on it was born."""
     births: list[Moment] = []
     for report in observation.reports:
         if session.id in report.said:
@@ -363,7 +363,7 @@ def _youngest(observation: Observation, session: Session) -> Moment:
 
 
 def _fingerprints(observation: Observation, rows: Collection[str]) -> Gradual[dict[str, tuple[int, int]]]:
-    """What tells of each of some open rows whether it changed."""
+    """Values that tell whether some open rows changed."""
     prints: dict[str, tuple[int, int]] = {}
     for session in observation.snapshot.sessions.values() if rows else ():
         yield

@@ -1,4 +1,4 @@
-"""The memory between looks, kept in the journal so that it outlives the process that made it."""
+"""The memory between looks, kept in the journal so that it outlives its process."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -20,22 +20,22 @@ from watchdog.timing.version_one import migrated
 
 VERSION = 2
 REPLICAS: Final = "replicas"
-"""Stands for the id of a boot where several machines share one memory: what ran goes on when one of them is gone."""
+"""Stands for the id of a boot if several machines share one memory: what ran goes on when one of them is gone."""
 _KEY = "memory"
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 _SAVE_EVERY_SECONDS = 60.0
 _UNWATCHED_SECONDS = 120.0
-"""Time in which nobody looked counts up to this. What was written in a longer one may have been an approval."""
+"""Time in which nobody looked counts up to this. A write in a longer gap may have been an approval."""
 
 
 class Recollection:
-    """Folds looks into the memory, takes that of an earlier process up, and keeps this one's: one after the other.
+    """Folds looks into the memory, takes up that of an earlier process, and keeps this one's: one after the other.
 
-    Each takes several strides, and nobody may see the memory half way.
+    Each takes several strides, and nobody may see a half-changed memory.
 
     Args:
-        memory: is told whether hosts on any machine may run the sessions.
+        memory: the memory; it is told whether hosts on any machine may run the sessions.
         boot_id: of this boot of the machine, or `REPLICAS`.
     """
 
@@ -51,13 +51,13 @@ class Recollection:
         self._turn = anyio.Lock()
         self._taken = 0
         self._kept = 0
-        """The number of the last picture of the memory that was taken, and of the last that was saved."""
+        """The number of the last snapshot of the memory that was taken, and of the last that was saved."""
 
     async def recall(self) -> bool:
-        """Take up, once, what an earlier process remembered.
+        """Take up, once, the memory of an earlier process.
 
         Returns:
-            Whether something was taken up now.
+            Whether it took something up now.
 
         Raises:
             JournalUnusable: the journal can't be read.
@@ -70,14 +70,14 @@ class Recollection:
             return remembered is not None and self._restore(remembered, self._memory, resume=True)
 
     async def fold(self, observation: Observation, convert: Convert) -> Observation:
-        """See `Memory.fold_gradually`. When cancelled it is brought to its end first."""
+        """See `Memory.fold_gradually`. When cancelled, it still runs to its end first."""
         async with self._turn:
             return await gradually(self._memory.fold_gradually(observation, convert), whole=True)
 
     async def take_over(self) -> None:
-        """Take up what was tried by the one who acted until now, while this process only observed.
+        """Take up the attempts of the leader before this one, which until now only observed.
 
-        Of replicas that one may have seen waits that this one has not: of two clocks the later one counts.
+        Of replicas that leader may have seen waits that this one has not: of two clocks the later one counts.
 
         Raises:
             JournalUnusable: the journal can't be read.
@@ -108,7 +108,7 @@ class Recollection:
     async def keep(self) -> None:
         """Keep the memory as it is now if something in it changed, and once a minute for the clocks.
 
-        Whoever comes while a picture of it is being saved shares the next one with all who wait.
+        Callers that come while a snapshot of it is being saved share the next one.
 
         Raises:
             JournalUnusable: the journal can't be written.
@@ -129,9 +129,9 @@ class Recollection:
 
 
 def dump(memory: Memory, clock: Countable, boot_id: str) -> Gradual[dict[str, Any]]:
-    """Everything that must survive a restart: first sights, waits, attempts. Moments are told by their ages.
+    """Everything that must survive a restart: first sights, waits, attempts. Moments are stored as ages.
 
-    What is remembered may go on to change meanwhile. What was so when it began is in it, or what became of that.
+    The memory may change in the meantime. The dump has its state at the beginning, or what became of it.
     """
     now = clock.now()
 
@@ -160,7 +160,7 @@ def dump(memory: Memory, clock: Countable, boot_id: str) -> Gradual[dict[str, An
 
 
 def _each(values: Mapping[Key, Value], told: Callable[[Value], object]) -> Gradual[dict[Key, object]]:
-    """Each value as it is told."""
+    """Each value in its stored form."""
     found = {}
     for key, value in [*values.items()]:
         yield
@@ -169,9 +169,9 @@ def _each(values: Mapping[Key, Value], told: Callable[[Value], object]) -> Gradu
 
 
 def restore(value: Mapping[str, Any], memory: Memory, clock: Countable, boot_id: str, *, resume: bool = True) -> bool:
-    """Take up what an earlier process remembered. Returns whether it was of use.
+    """Take up the memory of an earlier process. Returns whether it was of use.
 
-    What was running at an earlier boot was ended by the reboot: of that one only attempts are kept.
+    The reboot ended everything that ran at an earlier boot: of that one only attempts are kept.
 
     Args:
         resume: the clock goes on where that process looked last.
@@ -197,10 +197,10 @@ def restore(value: Mapping[str, Any], memory: Memory, clock: Countable, boot_id:
 
 
 def restore_elsewhere(value: Mapping[str, Any], memory: Memory, clock: Countable) -> bool:
-    """Take up what another replica remembered, on whatever machine. Returns whether it was of use.
+    """Take up the memory of another replica, on any machine. Returns whether it was of use.
 
-    Its awake clock says nothing here: the wall clock tells how long ago it looked, up to a short gap. Its own host is
-    known under another name here, so that one's claims are heard of anew.
+    Its awake clock says nothing here: the wall clock tells how long ago it looked, up to a short gap. Its own host
+    has another name here, so that host's claims are heard of again.
     """
     now = clock.read()
     try:
@@ -252,13 +252,13 @@ def _last(clock: Mapping[str, Any]) -> Reading | None:
 
 
 def _read(value: Mapping[str, Any], at: Moment) -> Memory:
-    """What an earlier process remembered.
+    """The memory of an earlier process.
 
     Args:
         at: the moment at which it was kept, on the clock of this process.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is not what `dump` gave, or of another version.
+        KeyError, TypeError, ValueError, AttributeError: it is not a result of `dump`, or of another version.
     """
     let_go = {TurnId(turn): ServerName(name) for turn, name in value["let_go"].items()}
     claimed_by = {SessionId(id_): ServerName(name) for id_, name in value["claimed_by"].items()}

@@ -18,8 +18,8 @@ from watchdog.strides import gradually
 from watchdog.timing.clock import Instant
 from watchdog.timing.sightings import Convert
 
-# How long an answer about holders may be reused while nothing about the unclaimed rows has changed. What acts
-# on a proof asks again.
+# How long an answer about holders may be reused while the unclaimed rows have not changed. An act that rests on a
+# proof asks again.
 HOLDERS_STAY_VALID_SECONDS = 15.0
 
 
@@ -52,8 +52,8 @@ class Observer:
         self._reuse_seconds = min(reuse_holders_seconds, HOLDERS_STAY_VALID_SECONDS)
         self._turn = anyio.Lock()
         self._snapshot: Snapshot | None = None
-        self._busy: set[SessionId] = set()  # what servers were at work on when they were last asked
-        self._strangers: set[SessionId] = set()  # those of them that were not in this database when it was last read
+        self._busy: set[SessionId] = set()  # what servers were at work on at their last answers
+        self._strangers: set[SessionId] = set()  # those that were not in this database at its last read
         self._at_work: dict[ServerName, frozenset[str]] = {}
         self._lookup, self._shown, self._found_at = Lookup(owners), ShownBefore(), NEVER
 
@@ -69,12 +69,12 @@ class Observer:
         """Gather an observation.
 
         Args:
-            instant: what the clocks tell of this look.
+            instant: what the clocks show at this look.
             also: sessions to read even if nothing is open in them.
             full: read again even if nothing changed.
             scan_parts: search closed turns for open calls, too.
-            fresh: reuse no earlier answer about the processes that have the database open, and none about who serves
-                it; ask about the sessions in `also`, whatever is open in them.
+            fresh: reuse no earlier answer about the processes that have the database open, nor about who serves it;
+                ask about the sessions in `also`, whatever is open in them.
 
         Raises:
             DatabaseError: the database can't be read. A server that can't be asked is reported instead.
@@ -107,7 +107,7 @@ class Observer:
             return await self._fold(observation, instant)
 
     def _hearing(self, now: Moment, *, fresh: bool) -> Hearing:
-        """The questions of a look. Who has the database open and who serves it may be known since a moment ago."""
+        """The questions of a look. Who has the database open and who serves it may be known from a moment ago."""
         if fresh or now - self._found_at >= self._reuse_seconds:
             self._lookup, self._shown, self._found_at = Lookup(self._owners), ShownBefore(), now
         return Hearing(
@@ -131,7 +131,7 @@ class Observer:
     async def _read_busy(
         self, snapshot: Snapshot, reports: Iterable[ServerReport], also: Collection[SessionId]
     ) -> Snapshot:
-        """Read the sessions, too, that a server is at work on while nothing is open in the database."""
+        """Also read the sessions that a server is at work on while nothing is open in the database."""
         self._busy = {id_ for report in reports for statuses in report.statuses.values() for id_ in statuses}
         if self._busy <= snapshot.sessions.keys() | self._strangers:
             return snapshot
@@ -155,7 +155,7 @@ class Observer:
 
 
 def gone(reports: Iterable[ServerReport], snapshot: Snapshot) -> list[str]:
-    """The sessions that a server is at work on, and that are in no table: a sentence each."""
+    """The sessions that a server is at work on and that are in no table: a sentence each."""
     return [
         f"{report.name} is at work on session {id_}, which is not in this database any more: it was deleted while it "
         "ran, and runs on."
@@ -184,7 +184,7 @@ def trouble_of(report: ServerReport) -> str | None:
 
 
 def without_a_feed(name: ServerName, why: str) -> str:
-    """What it costs that nothing is heard from a server."""
+    """What the silence of a server's feed costs."""
     return f"{name} answers, but {why}: text that streams can't be seen, so the idle rule is off for its sessions."
 
 

@@ -1,8 +1,8 @@
-"""Whether a server serves this very database: the only place that says so, but for hosts that speak through it.
+"""Whether a server serves this very database. Only this module says so, and hosts that speak through it.
 
-Ids and a 200 show nothing: a copy of the file has the same ids. What shows it is that the process which listens at
-the server's address has this file open; or, where no process can be seen, that the server's copy of a turn reads,
-field by field, as the rows do.
+Ids and a 200 prove nothing: a copy of the file has the same ids. The proof is that the process which listens at the
+server's address has this file open; or, if no process can be seen, that the server's copy of a turn reads, field by
+field, as the rows do.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from watchdog.ports import Server, Store
 from watchdog.sharing import gathered
 
 _TRIES: Final = 3
-"""How often a copy is read that changes while it is compared."""
+"""How often to read a copy that changes while it is compared."""
 
 
 class Doubt(StrEnum):
-    """Why it is not shown that a server serves this database."""
+    """Why it is not proven that a server serves this database."""
 
     ANOTHER_DATABASE = "another_database"
     UNSURE = "unsure"
@@ -31,18 +31,18 @@ class Doubt(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NotShown:
-    """It is not shown that a server serves this database. `why` is a sentence for people."""
+    """It is not proven that a server serves this database. `why` is a sentence for people."""
 
     doubt: Doubt
     why: str
 
 
 def by_process(server: Server, listener: Listener, holders: Holders) -> Served | NotShown | None:
-    """What the process behind a server's address shows; None where only the server's copy can.
+    """What the process behind a server's address proves; None if only the server's copy can prove it.
 
-    One that has a database open, and not this one, is on another. One that has none at all passes on what it is
-    told, as an SSH tunnel does, or was not asked for anything yet. Where several sockets may be the one that answers
-    (`localhost` has two addresses), each has to be one of this database's.
+    A process that has another database open, and not this one, is on that one. A process that has none open passes
+    connections on, as an SSH tunnel does, or was not asked for anything yet. If several sockets may be the one that
+    answers (`localhost` has two addresses), each has to be one of this database's.
     """
     having = [holder for holder in holders.known if holder.pid in listener.pids]
     others = listener.databases - {holder.pid for holder in having}
@@ -64,7 +64,7 @@ def by_nobody(server: Server, holders: Holders) -> NotShown | None:
 
 
 def _of_process(server: Server, having: Sequence[Holder]) -> Served:
-    """Whichever of several answers, it has this file open; only of one alone is known which it is."""
+    """Whichever of several answers, it has this file open; only with a single one is it known which."""
     (one, *more) = having
     if more:
         return Served(server=server.name, by=Shown.PROCESS)
@@ -72,10 +72,10 @@ def _of_process(server: Server, having: Sequence[Holder]) -> Served:
 
 
 async def by_rows(server: Server, store: Store, turns: Sequence[tuple[SessionId, TurnId, str]]) -> Served | NotShown:
-    """What a server's own copy of some turns shows, each with its session and a directory.
+    """What a server's own copy of some turns proves, each with its session and a directory.
 
-    It is shown for the sessions all of whose turns read as here. One turn that reads otherwise is enough to know that
-    it is another database.
+    It is proven for the sessions all of whose turns read as here. One turn that reads differently is enough to know
+    that it is another database.
 
     Raises:
         DatabaseError: the rows can't be read.
@@ -90,14 +90,14 @@ async def by_rows(server: Server, store: Store, turns: Sequence[tuple[SessionId,
 
 
 def of_rows(server: Server, sessions: frozenset[SessionId]) -> Served:
-    """It is shown for these sessions, whose turns were just found to read alike."""
+    """It is proven for these sessions, whose turns were just found to read alike."""
     return Served(server=server.name, by=Shown.ROWS, sessions=sessions)
 
 
 async def compare(
     server: Server, store: Store, session_id: SessionId, turn_id: TurnId, directory: str
 ) -> NotShown | None:
-    """Compare a server's copy of a turn with the rows; None when they are the same."""
+    """Compare a server's copy of a turn with the rows; None if they are the same."""
     for _ in range(_TRIES):
         before = await store.turn_rows(turn_id)
         try:

@@ -1,4 +1,4 @@
-"""Servers that accept a question and never answer, or are slow to: a look waits no longer than is worth it."""
+"""Servers that accept a question and never answer, or are slow: a look waits no longer than makes sense."""
 
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -19,13 +19,13 @@ LONGEST_PAUSE_SECONDS: Final = 10.0
 
 
 class _CutShort(ServerSilent):
-    """It might have answered, had the look waited longer."""
+    """It might have answered if the look had waited longer."""
 
 
 class Silences:
     """Where a server did not answer in time, and its last problem there, while a probe asks it again and again.
 
-    Outside of `probing` nothing is kept: whoever looks once waits for each server.
+    Outside of `probing` nothing is kept: a single look waits for each server.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -53,10 +53,10 @@ class Silences:
         self._took.clear()
 
     def patience(self, server: Server) -> float:
-        """How many seconds a look waits for a server: twice as long as it took when it was last asked.
+        """How many seconds a look waits for a server: twice as long as its last answer took.
 
-        One that is asked for the first time may take all of its own time limit: without its answer nobody knows
-        whether a human was asked, and clocks would have to start anew.
+        A server that is asked for the first time may take all of its own time limit: without its answer nobody knows
+        whether a human was asked, and clocks would have to restart.
         """
         if self._group is None:
             return math.inf
@@ -64,7 +64,7 @@ class Silences:
 
     @contextmanager
     def patient(self, server: Server) -> Iterator[None]:
-        """Wait for a server as long as is worth it.
+        """Wait for a server as long as makes sense.
 
         Raises:
             ServerSilent: it did not answer until then.
@@ -77,9 +77,9 @@ class Silences:
             raise _CutShort(f"{server.name} has not answered for {seconds:.3g} s.") from None
 
     def learn(self, server: Server, began_at: float, errors: Collection[ServerError]) -> None:
-        """Learn from what came of all that a look asked a server, since a moment of the awake clock.
+        """Learn from the results of everything that a look asked a server, since a moment of the awake clock.
 
-        Where an answer was cut short, the next look is twice as patient, up to the server's own limit.
+        If an answer was cut short, the next look is twice as patient, up to the server's own limit.
         """
         if self._group is None:
             return
@@ -93,11 +93,11 @@ class Silences:
         return self._clock.read().awake_seconds
 
     def problem(self, server: Server, directory: str) -> str | None:
-        """Why a server need not be asked about a directory now: what it last failed with there."""
+        """Why a server need not be asked about a directory now: its last failure there."""
         return self._problems.get(server, {}).get(directory)
 
     def note(self, server: Server, directory: str, error: ServerSilent) -> None:
-        """A server did not answer in time. One that was cut short is probed at once: it has more time then."""
+        """A server did not answer in time. If it was cut short, it is probed at once: it has more time then."""
         if self._group is None:
             return
         if server not in self._problems:
@@ -107,7 +107,7 @@ class Silences:
         self._problems[server][directory] = str(error)
 
     def forget(self, server: Server, *, but: Collection[str]) -> None:
-        """Probe only what is still asked for: where nothing is unfinished, nobody is asked anything."""
+        """Probe only what somebody still asks for: without unfinished work nobody is asked anything."""
         silent = self._problems.get(server, {})
         for directory in [each for each in silent if each not in but]:
             del silent[directory]
@@ -128,7 +128,7 @@ class Silences:
                 if silent.pop(directory, None) is not None:
                     silent[directory] = str(error)  # at the end: the next one's turn
             except ServerError:
-                break  # it says something: the look that is woken asks what
+                break  # it says something: the look that it wakes asks what
             else:
                 self._took[server] = max(self._took.get(server, 0.0), self.now() - began)
                 break

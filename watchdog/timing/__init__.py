@@ -1,1 +1,1 @@
-"""The two kinds of time: the clock that counts, when the next look comes, and what is told of a look."""
+"""The two kinds of time: the countable clock, when the next look comes, and what listeners hear of a look."""

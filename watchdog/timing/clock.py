@@ -1,23 +1,23 @@
-"""The machine's clocks, and the one that counts.
+"""The machine's clocks, and the countable one.
 
 `Countable` is the only place where wall time becomes countable time. It counts the seconds in which the machine was
 awake, this process ran, and looks came as planned:
 
     now = awake clock - what does not count
 
-Sleep, and steps of the wall clock, never enter: the awake clock does not know them. When a look comes later than
+Sleep, and steps of the wall clock, never enter: the awake clock does not know them. If a look comes later than
 planned, this process was stopped or starved, and so, perhaps, was everything else: the counter stands still from the
 moment at which the look was due until it comes.
 
-A wall time is converted once, at first sight, and kept from then on. It is capped by one anchor: the last look at
-which something uncountable was noticed (sleep, a step, lateness, or that look was the first one).
+A wall time is converted once, at first sight, and kept from then on. One anchor caps it: the last look that noticed
+something uncountable (sleep, a step, lateness, or it was the first look).
 
     after the anchor     exact: wall clock and counter moved together since
     before the anchor    its age by the wall clock, less all that was noticed since it is known how that clock moved;
                          what is older counts from there. Where the clock was set back, from the anchor itself.
 
-So an age may come out too small, never too large by more than the tolerances. What can't be seen is a step back that
-is undone before the next look.
+So an age may come out too small, but never too large by more than the tolerances. A step back that is undone before
+the next look can't be seen.
 """
 
 import math
@@ -67,7 +67,7 @@ class SystemClock:
 
 
 def boot_id() -> str:
-    """What tells one boot of the machine from another; empty where nothing does, and every start is a new boot."""
+    """Tells one boot of the machine from another; empty if nothing does, and every start counts as a new boot."""
     try:
         if sys.platform == "darwin":
             command = ["/usr/sbin/sysctl", "-n", "kern.bootsessionuuid"]
@@ -78,7 +78,7 @@ def boot_id() -> str:
 
 
 def _running_seconds() -> float:
-    """A clock that runs on in sleep. On macOS that is CLOCK_MONOTONIC, and `time.monotonic` is another one."""
+    """A clock that runs on in sleep. On macOS that is CLOCK_MONOTONIC; `time.monotonic` is another one there."""
     if PLATFORM == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     if PLATFORM == "darwin":
@@ -91,9 +91,9 @@ class Advance:
     """What happened between two looks.
 
     Attributes:
-        late_seconds: how much later than planned this look came; 0 when it is not worth mentioning.
+        late_seconds: how much later than planned this look came; 0 if it is too little to mention.
         slept_seconds: how long the machine slept.
-        stepped_seconds: how far the wall clock was set, backward if negative.
+        stepped_seconds: how far the wall clock was set, negative for backward.
     """
 
     late_seconds: float = 0.0
@@ -103,10 +103,10 @@ class Advance:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Ruler:
-    """What measures how old a wall time is at least.
+    """Measures how old a wall time is at least.
 
     Attributes:
-        since_ms: what lies before counts from here.
+        since_ms: everything before it counts from here.
         slack_seconds: how much of the time since may not count.
     """
 
@@ -114,13 +114,13 @@ class _Ruler:
     slack_seconds: float = 0.0
 
     def age(self, wall_ms: WallMs, at_ms: WallMs) -> float:
-        """How old a wall time is at another one, at least."""
+        """How old a wall time is at another wall time, at least."""
         return (at_ms - max(wall_ms, self.since_ms)) / 1000 - self.slack_seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Anchor:
-    """The last look at which something uncountable was noticed.
+    """The last look that noticed something uncountable.
 
     Attributes:
         wall_ms: what the wall clock showed at it.
@@ -135,14 +135,14 @@ class _Anchor:
     short: _Ruler
 
     def moment_of(self, wall_ms: WallMs) -> Moment:
-        """The latest moment at which the wall clock can have shown this."""
+        """The latest moment at which the wall clock can have shown this time."""
         if wall_ms >= self.wall_ms:
             return self.moment + (wall_ms - self.wall_ms) / 1000
         age = max(0.0, self.long.age(wall_ms, self.wall_ms), self.short.age(wall_ms, self.wall_ms))
         return self.moment + -age
 
     def moved(self, last: Reading, reading: Reading, now: Moment, advance: Advance) -> "_Anchor":
-        """The one of a look that noticed something."""
+        """The anchor of a look that noticed something."""
         moved = advance.late_seconds + advance.slept_seconds + advance.stepped_seconds
         here = _Ruler(since_ms=reading.wall_ms)
         if advance.stepped_seconds < 0 or advance.slept_seconds < 0:
@@ -159,9 +159,9 @@ class Instant:
     Attributes:
         at_ms: what the wall clock shows.
         now: what the countable clock shows.
-        steady_since_ms: since when the wall clock is known not to have been set by over 1 s. What it tells of before
-            that was written before it showed this.
-        steady_slack_seconds: by how much that may be wrong.
+        steady_since_ms: since when the wall clock is known not to have been set by over 1 s. Times before that were
+            written before the clock showed it.
+        steady_slack_seconds: how wrong that may be.
         awake_seconds: what the awake clock shows.
         advance: what happened since the look before.
         anchor: how wall time is converted at this look.
@@ -178,15 +178,15 @@ class Instant:
     def moment_of(self, wall_ms: WallMs) -> Moment:
         """Where a wall time lies on the countable clock, as far as this look can tell; no later than the look.
 
-        Ask at first sight of the time, and keep the answer: it may be less exact later.
+        Ask at first sight of the time, and keep the answer: a later one may be less exact.
         """
         return min(self.now, self.anchor.moment_of(wall_ms))
 
     def due_at(self, wall_ms: WallMs, *, since_ms: WallMs) -> Moment:
         """When something is due that somebody plans for a wall time.
 
-        It is due as long after the look as it lies ahead. What does not count since the wait may have begun, a sleep
-        or a step, has to be waited for once more; but nobody waits for longer than from then on.
+        It is due as long after the look as it lies ahead. Time that does not count since the wait may have begun,
+        such as a sleep or a step, has to be waited for once more; but nobody waits longer than from then on.
 
         Args:
             wall_ms: what it is planned for.
@@ -199,7 +199,7 @@ class Instant:
 
 
 class Countable:
-    """The clock that counts; see the module. It is a `Clock`, too.
+    """The countable clock; see the module. It is a `Clock`, too.
 
     Args:
         clock: the clocks that it reads. One `Countable` goes with one of them: moments of two can't be compared.
@@ -214,18 +214,18 @@ class Countable:
         self._last: Reading | None = None
         self._anchor = _Anchor(wall_ms=0, moment=Moment(0.0), long=_Ruler(since_ms=0), short=_Ruler(since_ms=0))
         self._step_seconds = 0.0
-        """What the wall clock was set that is not noticed yet."""
+        """Steps of the wall clock that no look has noticed yet."""
         self._sleep_seconds = 0.0
-        """What the machine slept that is not noticed yet."""
+        """Sleep of the machine that no look has noticed yet."""
         self._unnoted_seconds = 0.0
-        """What the wall clock was set since the last step that `steady_since_ms` knows of."""
+        """Steps of the wall clock since the last one that `steady_since_ms` knows of."""
         self._steady_since_ms: WallMs = 0
         self._slack_seconds = 0.0
-        """By how much `steady_since_ms` may be wrong."""
+        """How wrong `steady_since_ms` may be."""
 
     @classmethod
     def of(cls, clock: Clock) -> "Countable":
-        """This clock if it counts already, else one that counts by it."""
+        """This clock if it is countable already, else a countable one on it."""
         return clock if isinstance(clock, Countable) else cls(clock)
 
     def read(self) -> Reading:
@@ -241,19 +241,19 @@ class Countable:
         return self.at(self.read())
 
     def at(self, reading: Reading) -> Moment:
-        """What it shows at a reading that was just taken."""
+        """What it shows for a reading that was just taken."""
         return Moment(min(reading.awake_seconds, self._horizon) - self._uncounted_seconds)
 
     def plan(self, awake_seconds: float) -> None:
-        """The next look is due at this reading of the awake clock: if it comes later, what is between counts not."""
+        """The next look is due at this reading of the awake clock: if it comes later, the difference does not count."""
         self._planned = awake_seconds
         self._horizon = awake_seconds + LATENESS_TOLERANCE_SECONDS
 
     def look(self, *, patience_seconds: float = math.inf) -> Instant:
-        """Begin a look: notice what does not count since the one before.
+        """Begin a look: notice everything since the last one that does not count.
 
         Args:
-            patience_seconds: how long a planned look may take. Beyond that nothing counts until the next one is
+            patience_seconds: how long a planned look may take. Time beyond that does not count until the next look is
                 planned.
         """
         reading = self.read()
@@ -280,7 +280,7 @@ class Countable:
         )
 
     def dump(self) -> dict[str, Any]:
-        """What tells another process of the same boot how the clocks moved."""
+        """How the clocks moved, for another process of the same boot."""
         return {
             "awake_seconds": self.read().awake_seconds,
             "last": _told(self._last) if self._last else None,
@@ -289,13 +289,13 @@ class Countable:
         }
 
     def resume(self, last: Reading) -> None:
-        """Go on, before the first look, where another process of the same boot looked last.
+        """Continue, before the first look, where another process of the same boot looked last.
 
         Args:
-            last: what it read then, and since when it knew the wall clock to be steady.
+            last: its readings then, and since when it knew the wall clock to be steady.
         """
         if self._last is not None:
-            return  # what this process saw itself is worth more
+            return  # what this process saw itself counts more
         now = self.read()
         told = [each for each in (last.steady_since_ms, now.steady_since_ms, last.wall_ms) if each is not None]
         steady: WallMs | None = told[0]
@@ -318,7 +318,7 @@ class Countable:
         self._anchor = _Anchor(wall_ms=now.wall_ms, moment=self.at(now), long=long, short=short)
 
     def _begin(self, reading: Reading, moment: Moment) -> None:
-        """The first look: nobody knows when the machine slept since it booted, or, unless it is told, of steps."""
+        """The first look: nobody knows of sleep since the machine booted, nor, unless it is told, of steps."""
         steady, asleep = reading.steady_since_ms, reading.running_seconds - reading.awake_seconds
         here = _Ruler(since_ms=reading.wall_ms)
         self._steady_since_ms, long = reading.wall_ms + 1, here
@@ -329,7 +329,7 @@ class Countable:
         self._anchor = _Anchor(wall_ms=reading.wall_ms, moment=moment, long=long, short=here)
 
     def _notice(self, last: Reading, reading: Reading, late_seconds: float) -> Advance:
-        """Sleep and steps since the last look; what is too little to mention is carried on to the next one."""
+        """Sleep and steps since the last look; amounts too small to mention are carried on to the next one."""
         wall_seconds = (reading.wall_ms - last.wall_ms) / 1000
         running_seconds = reading.running_seconds - last.running_seconds
         self._step_seconds += wall_seconds - running_seconds
@@ -360,7 +360,7 @@ def _told(reading: Reading) -> dict[str, Any]:
 
 
 def check_numbers(values: Iterable[object]) -> None:
-    """Tell numbers that can be reckoned with from whatever a damaged file may hold.
+    """Tell usable numbers from anything else that a damaged file may hold.
 
     Raises:
         ValueError: one is no finite number.

@@ -1,4 +1,4 @@
-"""What the loop tells, and to whom."""
+"""What the loop reports, and to whom."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,7 +12,7 @@ from watchdog.timing.clock import Advance
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Assessment:
-    """One look and what was judged of it.
+    """One look and its judgement.
 
     Attributes:
         began_at: what the awake clock showed when it began.
@@ -27,7 +27,7 @@ class Assessment:
 
 
 class Listener(Protocol):
-    """Who is told what the loop does. A listener must not raise."""
+    """Hears what the loop does. A listener must not raise."""
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
         """A look was taken. `acting` is false while the watchdog only observes."""
@@ -55,7 +55,7 @@ class Listener(Protocol):
 
 
 class Bystander:
-    """A listener that takes note of nothing, for those who want to be told of a few things only."""
+    """A listener that ignores everything, for classes that need only a few events."""
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
         """See `Listener.looked`."""

@@ -11,9 +11,9 @@ from watchdog.model.policy import Policy
 _LATE_SECONDS: Final = 10.0
 _LATE_INTERVALS: Final = 3
 SHORTEST_DELAY_SECONDS: Final = 0.02
-"""Before a deadline that is near, or past: a loop that is due at every moment must still breathe."""
+"""Before a deadline that is near, or past: a loop that is always due must still breathe."""
 _CLOCK_STEP_SECONDS: Final = 0.002
-"""A sleep may end a little early, and rows tell their times in whole milliseconds: a look at the deadline, too."""
+"""A sleep may end a little early, and rows have times in whole milliseconds; so may a look at the deadline."""
 _SILENT_SECONDS: Final = 30.0
 _SILENT_INTERVALS: Final = 3
 _PAUSE_IN_LOOKS: Final = 16
@@ -25,10 +25,10 @@ class Pace:
     """How often the loop looks, how much it does, and how it stops. Durations in seconds.
 
     Attributes:
-        recover_on_start: settle also the orphans that were there when the watch began.
-        journal_retention_seconds: how long interventions are kept; None for ever.
-        max_concurrency: how many verdicts are carried out at the same time at one server, and where there is none; of
-            orphans four times as many.
+        recover_on_start: also settle the orphans that were there when the watch began.
+        journal_retention_seconds: how long interventions are kept; None for forever.
+        max_concurrency: how many verdicts are carried out at the same time at one server, and without a server; four
+            times as many for orphans.
     """
 
     poll_interval_seconds: float = 5.0
@@ -42,17 +42,17 @@ class Pace:
 
     @property
     def too_late_seconds(self) -> float:
-        """How late a look may come, and how long it may take, to be acted on."""
+        """How late a look may come, and how long it may take, and still be acted on."""
         return max(_LATE_INTERVALS * self.poll_interval_seconds, _LATE_SECONDS)
 
     def delay(self, policy: Policy, *, deadline: Moment | None, now: Moment) -> float:
         """Seconds until the next look: the poll interval, or less if a limit is reached before.
 
-        What begins right after a look is not known yet: so no sleep is longer than the shortest limit.
+        Nobody knows yet what begins right after a look: so no sleep is longer than the shortest limit.
 
         Args:
             policy: the limits.
-            deadline: when the next limit that is known of is reached.
+            deadline: when the next known limit is reached.
             now: the moment.
         """
         longest = min(self.poll_interval_seconds, shortest_limit(policy) or math.inf)
@@ -63,12 +63,12 @@ class Pace:
 
 
 def silent_seconds(poll_interval_seconds: float) -> float:
-    """Seconds without a look after which the loop does not live any more, for whoever watches the watchdog."""
+    """Seconds without a look after which the loop counts as dead for a supervisor of the watchdog."""
     return max(_SILENT_INTERVALS * poll_interval_seconds, _SILENT_SECONDS)
 
 
 def pause(look_seconds: float, since_seconds: float) -> float:
-    """Seconds that a loop which is woken again and again still rests, so that looking stays a small share of it.
+    """Seconds that a loop which is woken again and again still rests: looking takes a small share of its time.
 
     Args:
         look_seconds: how long the last look took.

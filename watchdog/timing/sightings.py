@@ -1,4 +1,4 @@
-"""Wall times that others wrote, each with its place on the countable clock, fixed at first sight."""
+"""Wall times written by others, each with its place on the countable clock, fixed at first sight."""
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
@@ -12,7 +12,7 @@ from watchdog.model.report import Observation, ServerReport
 from watchdog.model.session import EMPTY, Activity, ServerName, Session, SessionId, Status
 
 ROWS = ServerName("")
-"""Stands for the database, where a server's name says who told a time."""
+"""Stands for the database in the place of a server's name, as the source of a time."""
 
 
 class Convert(Protocol):
@@ -23,20 +23,20 @@ class Convert(Protocol):
         ...
 
     def due_at(self, wall_ms: WallMs, *, since_ms: WallMs) -> Moment:
-        """When something is due that somebody plans for a wall time, and waits for since then at the earliest."""
+        """When something is due that is planned for a wall time, by somebody who waits since then at the earliest."""
         ...
 
 
 @dataclass(slots=True)
 class Sightings:
-    """The last time that each one who tells of a session told, and the moment that it is."""
+    """The last time that each source reported for a session, and its moment."""
 
     known: dict[SessionId, dict[ServerName, tuple[WallMs, Moment]]] = field(default_factory=dict)
 
     def see(
         self, session_id: SessionId, who: ServerName, wall_ms: WallMs, convert: Callable[[WallMs], Moment]
     ) -> Moment:
-        """The moment of a time that somebody tells of a session: the one of its first sight."""
+        """The moment of a time that a source reports for a session: that of its first sight."""
         told = self.known.get(session_id)
         if told is None:
             told = self.known[session_id] = {}
@@ -52,7 +52,7 @@ class Sightings:
 
 
 def lives(observation: Observation, seen: Sightings, convert: Convert) -> Gradual[dict[SessionId, Moment]]:
-    """The last sign of life of each session: of its rows, of the feeds, and of what embedded hosts know."""
+    """The last sign of life of each session: from its rows, the feeds, and embedded hosts."""
     moment_of = convert.moment_of
     found: dict[SessionId, Moment] = {}
     for id_, session in observation.snapshot.sessions.items():
@@ -72,7 +72,7 @@ def lives(observation: Observation, seen: Sightings, convert: Convert) -> Gradua
 
 
 def retries(observation: Observation, seen: Sightings, convert: Convert) -> Gradual[dict[SessionId, Moment]]:
-    """Until when each session waits for its provider, where a server says so; of several the latest."""
+    """Until when each session waits for its provider, if a server says so; of several the latest."""
     found: dict[SessionId, Moment] = {}
     for report in observation.reports:
         for id_, said in report.said.items():
@@ -90,14 +90,14 @@ def retries(observation: Observation, seen: Sightings, convert: Convert) -> Grad
 def idle_clocks(
     observation: Observation, seen: Sightings, heard: Mapping[SessionId, Moment | None] = EMPTY
 ) -> Gradual[dict[SessionId, Moment]]:
-    """For each session whose silence somebody witnesses: the moment from which its idle time counts.
+    """For each session whose silence somebody witnesses, the moment from which its idle time counts.
 
-    A server that reports a session busy is a witness while its feed is connected; an embedded host is one where
-    it knows the last sign of life itself.
+    A server that reports a session busy is a witness while its feed is connected; an embedded host is one if it knows
+    the last sign of life itself.
 
     Args:
-        seen: the signs of life that rows and hosts tell of.
-        heard: since when a host elsewhere is at work on a session: silence before that was not its own.
+        seen: the signs of life that rows and hosts report.
+        heard: since when a host elsewhere is at work on a session: silence before that was not the host's.
     """
     clocks: dict[SessionId, Moment] = {}
     for session in observation.snapshot.sessions.values():

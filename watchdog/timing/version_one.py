@@ -1,4 +1,4 @@
-"""The memory as the first version of the journal's file kept it: wall times, and credits that moved them."""
+"""The memory in the first version of the journal's file: wall times, and credits that moved them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ LONGEST_PAUSE_SECONDS = 600.0
 
 
 def migrated(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a file of the first version holds, as the second one tells it; a later one is given back as it is.
+    """The content of a file of the first version in the form of the second one; a later one is returned as it is.
 
     Every clock gets the age that the first version would have shown at its last look, never more.
 

@@ -1,8 +1,8 @@
-"""Whether the wall clock was set since this boot, or this container, began: told by what was made at its beginning.
+"""Whether the wall clock was set since this boot, or this container, began: files made at the beginning tell.
 
-The running clock can't be set, and shows when process 1 was born. Some inodes are made at the boot or by whoever
-starts a container, and keep what the wall clock showed then. If that still fits what both clocks show now, nobody set
-it in between, but for some seconds of doubt. After a pause of a virtual machine, or a step, it does not fit.
+The running clock can't be set, and shows when process 1 was born. Some inodes are made at the boot or when a
+container starts, and keep the time that the wall clock showed then. If that still fits both clocks now, nobody set
+the wall clock in between, within a few seconds. After a pause of a virtual machine, or a step, it does not fit.
 """
 
 import os
@@ -13,9 +13,9 @@ from typing import Final
 
 PLACES: Final = ("/dev/pts", "/dev/shm", "/dev/null", "/dev/full", "/dev", "/proc/1")  # noqa: S108 - not to be written
 EARLY_SECONDS: Final = 1.0
-"""How long before the beginning an inode may seem to be made: clocks are read one after the other."""
+"""How long before the beginning an inode may seem to be made: the clocks are read one after the other."""
 USUAL_SECONDS: Final = 2.5
-"""How long after the beginning it is made, as a rule. What this misses is less than the margin between births."""
+"""How long after the beginning it is usually made. What this misses is less than the margin between births."""
 LATE_SECONDS: Final = 5.0
 """How long after the beginning it may be made."""
 
@@ -35,7 +35,7 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Steady:
-    """Since when, on the running clock, the wall clock was not set; and by how much it may have been all the same."""
+    """Since when, on the running clock, the wall clock was not set; and how much it may still have been set."""
 
     since_seconds: float
     slack_seconds: float
@@ -54,7 +54,7 @@ def traces(places: Iterable[str] = PLACES) -> list[Trace]:
 
 
 def steady(found: Iterable[Trace], *, wall_seconds: float, running_seconds: float) -> Steady | None:
-    """Since when the wall clock was not set, as far as traces show: the earliest that one of them vouches for."""
+    """Since when the wall clock was not set, as far as traces show: the earliest time that one vouches for."""
     fitting: list[Steady] = []
     for trace in found:
         later = trace.made_seconds - (wall_seconds - running_seconds) - trace.began_seconds
