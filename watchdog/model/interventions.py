@@ -1,4 +1,4 @@
-"""What the journal keeps: interventions with the rows as they were, and what people said to leave alone."""
+"""What the journal keeps: interventions with the rows as they were, and holds."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,7 +11,7 @@ from watchdog.shown import Telling
 
 InterventionId = NewType("InterventionId", int)
 LAST_NUMBER = InterventionId((1 << 63) - 1)
-"""No database counts further."""
+"""No database counts further than this."""
 
 
 class Actor(StrEnum):
@@ -31,7 +31,7 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Intervention(Telling):
-    """One thing that was done, or begun.
+    """One intervention, ended or begun.
 
     Attributes:
         about_to: what was about to be sent to a server when it began.
@@ -71,5 +71,5 @@ class Hold(Telling):
 
     @property
     def everything(self) -> bool:
-        """Whether it is of all sessions."""
+        """Whether it holds all sessions."""
         return self.session_id == EVERYTHING

@@ -16,7 +16,7 @@ class Mandate(Protocol):
         ...
 
     def holder(self) -> int | str | None:
-        """The pid that the one who acts wrote down; the name of the replica in PostgreSQL."""
+        """The pid that the leader wrote down; in PostgreSQL, the name of the replica."""
         ...
 
 

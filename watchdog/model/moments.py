@@ -1,9 +1,8 @@
 """The two kinds of time, which can't be mixed up.
 
-Wall milliseconds are what rows and servers write. Somebody can set that clock, and it runs on while the machine
-sleeps. Moments lie on the watchdog's own countable clock (`clock.Countable`), and only their differences mean
-anything. Every age is a difference of two moments. Comparing or subtracting one kind with the other does not
-type-check.
+Rows and servers have wall milliseconds. Somebody can set that clock, and it runs on while the machine sleeps. Moments
+lie on the watchdog's own countable clock (`clock.Countable`), and only their differences mean anything. Every age is
+a difference of two moments. Code that compares or subtracts one kind with the other does not type-check.
 """
 
 from dataclasses import dataclass
@@ -29,4 +28,4 @@ class Moment:
 
 
 NEVER = Moment(float("-inf"))
-"""Before every moment there is."""
+"""Before every other moment."""

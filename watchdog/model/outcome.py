@@ -42,7 +42,7 @@ class Outcome(Telling):
     """How an intervention ended.
 
     Attributes:
-        dropped_prompts: the ids of the prompts that were queued, and that an abort dropped.
+        dropped_prompts: the ids of the queued prompts that an abort dropped.
     """
 
     told = ("why",)
@@ -57,7 +57,7 @@ class Outcome(Telling):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A row of opencode's `message` or `part` table, whole, as it is in the database.
+    """A complete row of opencode's `message` or `part` table, as it is in the database.
 
     Attributes:
         table: `message` or `part`.
@@ -74,12 +74,12 @@ class Row:
     data: str
 
     def says(self, data: str) -> bool:
-        """Whether that is the same JSON: a server that publishes a part stores its names in an order of its own."""
+        """Whether that is the same JSON: a server that publishes a part stores its names in another order."""
         return self.data == data or (_ordered(self.data) is not None and _ordered(self.data) == _ordered(data))
 
 
 def _ordered(data: str) -> str | None:
-    """JSON with its names in order; None for what is none."""
+    """JSON with its names in order; None if it is no JSON."""
     try:
         return json.dumps(json.loads(data), sort_keys=True)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a person configured that decides what counts as stuck."""
+"""The settings that decide what counts as stuck."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Policy:
-    """What `judge` is told to allow. Durations in seconds; None turns a rule off.
+    """What `judge` allows. Durations in seconds; None turns a rule off.
 
     Attributes:
-        tool_timeouts: overrides by tool name or glob pattern; the longest pattern that fits wins.
+        tool_timeouts: overrides by tool name or glob pattern; the longest pattern that matches wins.
         orphan_looks: 2, or 1 for a look that only shows what it would do.
     """
 

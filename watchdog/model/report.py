@@ -1,4 +1,4 @@
-"""What servers, feeds and processes said, and the observation that is made of all of it."""
+"""What servers, feeds and processes said, and the observation that all of it makes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from watchdog.model.session import Ask, CallId, ServerName, Session, SessionId, 
 from watchdog.shown import Telling
 
 SAME_BIRTH_MS = 2_000
-"""Births are computed anew at each look, and move a little with the wall clock: by up to this for one process."""
+"""Each look computes births again, and they move a little with the wall clock: for one process by up to this."""
 
 
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - what others are bound to
@@ -21,7 +21,7 @@ class Endpoint:
     """An address and a port of TCP.
 
     Attributes:
-        address: an IP address without brackets; a wildcard where something listens on every one.
+        address: an IP address without brackets; a wildcard if it listens on every one.
     """
 
     address: str
@@ -64,10 +64,10 @@ class Holders(Telling):
         complete: no other process can have it open. False when a lock is held that no visible process
             explains, or when the platform can't tell.
         why_incomplete: a sentence for people when `complete` is false.
-        elsewhere: the database is a server's of its own, which any machine may use: no process is evidence of
-            anything, and only the word of hosts counts.
-        refusal: why nothing at all can be known of the file, and what to do: a process has it open under another
-            name, say. Then nothing is proven, and nobody's word replaces a proof.
+        elsewhere: the database belongs to a server that any machine may use: no process is evidence of anything, and
+            only the word of hosts counts.
+        refusal: why nothing can be known of the file, and what to do: for instance, a process has it open under
+            another name. Then nothing is proven, and nobody's word replaces a proof.
     """
 
     told = ("why_incomplete",)
@@ -85,9 +85,9 @@ class Witness:
 
     Attributes:
         connected: events would arrive now.
-        since: since when the feed has been heard, short gaps included; None when it never was.
+        since: since when the feed has been heard, short gaps included; None if it never was.
         gaps: short interruptions (at most a minute) since then: start and end.
-        deaf: why nothing has been heard for long, as the end of a sentence; None while that is not so.
+        deaf: why nothing has been heard for long, as the end of a sentence; None if something has.
     """
 
     connected: bool = False
@@ -104,7 +104,7 @@ class Witness:
 
 
 class Shown(StrEnum):
-    """How it was shown that a server serves this very file."""
+    """The way in which it was proven that a server serves this very file."""
 
     PROCESS = "process"
     ROWS = "rows"
@@ -113,15 +113,15 @@ class Shown(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Served:
-    """A server is shown to serve this very file. Whatever is sent to one has to be handed this.
+    """The proof that a server serves this very file. Everything that is sent to a server needs one.
 
-    It is made by `serving`, at each look anew, and by hosts that speak through this very database: nowhere else.
+    `serving` makes it anew for each look, and so do hosts that speak through this very database: nobody else.
 
     Attributes:
         by: its process holds the file; its copy of the sessions' turns reads as the rows do; or it is such a host.
-        pid: the process that listens at its address, where it is visible.
-        born_ms: when that one was born.
-        sessions: those whose turns were compared, for `rows`: of others it says nothing.
+        pid: the process that listens at its address, if it is visible.
+        born_ms: when that process was born.
+        sessions: those whose turns were compared, for `rows`: it proves nothing about others.
     """
 
     server: ServerName
@@ -131,12 +131,12 @@ class Served:
     sessions: frozenset[SessionId] = frozenset()
 
     def covers(self, session_id: SessionId) -> bool:
-        """Whether it is shown for this session."""
+        """Whether it proves that for this session."""
         return self.covers_all or session_id in self.sessions
 
     @property
     def covers_all(self) -> bool:
-        """Whether it is shown for every session."""
+        """Whether it proves that for every session."""
         return self.by is not Shown.ROWS
 
 
@@ -145,10 +145,10 @@ class Listener:
     """Who listens at a server's address, as far as it can be seen from here.
 
     Attributes:
-        sockets: the visible processes that have each of the sockets, of which any may be the one that answers.
-        hidden: it may be another one: it can't be seen, listens elsewhere, or can't be told from these.
-        databases: those of them that have a database open, whichever it is.
-        what: what they are, for people.
+        sockets: the visible processes that have each of the sockets; any of them may be the one that answers.
+        hidden: another process may answer: it can't be seen, listens elsewhere, or can't be told from these.
+        databases: those of them that have some database open.
+        what: a name for them, for people.
     """
 
     sockets: tuple[frozenset[int], ...] = ()
@@ -163,7 +163,7 @@ class Listener:
 
 
 EVERYWHERE: Final = ""
-"""In place of a folder: of a server whose one answer is for all folders, as a Python host's is."""
+"""Stands in the place of a folder for a server that gives one answer for all folders, as a Python host does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,19 +171,20 @@ class ServerReport(Telling):
     """What one server answered in one round of questions.
 
     Attributes:
-        pid: the process that listens at its address, where it is visible.
+        pid: the process that listens at its address, if it is visible.
         born_ms: when that process was born: with its pid, its identity.
         vouches: its silence about a session means something: version 1.14 or later, or an embedded host.
         known: its version is one of those that were measured.
-        problem: why it gave no usable answer at all, or None.
-        problems: why it gave none about a directory, for each where it did not. `EVERYWHERE` is about all of them.
+        problem: why it gave no usable answer to anything, or None.
+        problems: for each directory without an answer, why it gave none. `EVERYWHERE` stands for all of them.
         statuses: for each directory that answered, the sessions that are not idle.
         asks: for each directory that answered, the asks that wait for a human.
-        served: it is shown to serve this very file. Without it, it has said nothing: no claim, no denial, no asks.
-        not_shown: why that is not shown, a sentence for people; None where it is, or where nobody had to know.
-        witness: how well its feed was heard; None when it has none.
+        served: the proof that it serves this very file. Without it, it has said nothing: no claim, no denial, no
+            asks.
+        not_shown: why that is not proven, a sentence for people; None if it is, or if nobody had to know.
+        witness: how well its feed was heard; None if it has none.
         life: the last sign of life of each session on the feed.
-        said: the same as `statuses`, by session: what it says of it, in the order of the directories' names.
+        said: the same as `statuses`, by session, in the order of the directories' names.
         asked: the same as `asks`, by session.
     """
 
@@ -226,12 +227,12 @@ class ServerReport(Telling):
 
     @property
     def is_deaf(self) -> bool:
-        """Whether it answers, and its feed has delivered nothing for long."""
+        """Whether it answers although its feed has delivered nothing for long."""
         return self.problem is None and self.witness is not None and self.witness.deaf is not None
 
     @property
     def trouble(self) -> str | None:
-        """What came in the way of its answers, a sentence: anywhere, or else in one directory or another."""
+        """What prevented its answers, a sentence: everywhere, or else in one directory or another."""
         if self.problem is not None or not self.problems:
             return self.problem
         first = next(iter(self.problems.values()))
@@ -240,7 +241,7 @@ class ServerReport(Telling):
         return f"{first} It answers about other folders; this is about {' and '.join(sorted(self.problems))}."
 
     def against(self, session: Session) -> str | None:
-        """Why what it says of a session, or does not say, is no answer; None where it is one."""
+        """Why its words or its silence about a session are no answer; None if they are one."""
         if self.problem is not None:
             return self.problem
         for directory in (EVERYWHERE, *session.directories) if self.problems else ():
@@ -251,17 +252,17 @@ class ServerReport(Telling):
         return None
 
     def serves(self, session_id: SessionId) -> bool:
-        """Whether it is shown that what it says of this session is of the one in this database."""
+        """Whether it is proven that its words about this session are about the one in this database."""
         return self.served is not None and self.served.covers(session_id)
 
     def shown_for(self, session_id: SessionId) -> "Served | str":
-        """That it is shown to serve this database, for a session; or why it is not, as a sentence."""
+        """The proof that it serves this database, for a session; or why there is none, as a sentence."""
         if self.served is not None and self.served.covers(session_id):
             return self.served
         return self.not_shown or self.trouble or f"Whether {self.name} uses this database can't be told."
 
     def answered(self, directory: str) -> bool:
-        """Whether it said what it is at work on in a directory, and which asks wait there for a human."""
+        """Whether it said what it is at work on in a directory, and which asks wait for a human there."""
         return all(directory in each or EVERYWHERE in each for each in (self.statuses, self.asks))
 
     def knows_asks(self, session: Session) -> bool:
@@ -278,7 +279,7 @@ class ServerReport(Telling):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Process:
-    """A server as a process: its pid and its birth where they can be seen."""
+    """A server as a process: its pid and its birth if they can be seen."""
 
     server: ServerName
     pid: int | None = None
@@ -287,15 +288,15 @@ class Process:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempts:
-    """What was tried for one call or turn.
+    """The attempts for one call or turn.
 
     Attributes:
         count: attempts that were made and did not work.
         tries: those, and the times when nobody could be reached.
         not_before: when the next one may be made; None for at once.
-        given_up: no more will be made before that, unless the server's process is another one.
+        given_up: there will be no more before that, unless the server's process is another one.
         newest_prompt_id: the newest user message when the first attempt was made.
-        process: the server that was told, if one was.
+        process: the server that was told to abort, if one was.
     """
 
     count: int = 0
@@ -308,7 +309,7 @@ class Attempts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stopped(Telling):
-    """Why the clocks of a session's calls stand still though they wait for nobody, and since when."""
+    """Why the clocks of a session's calls stand still although they wait for nobody, and since when."""
 
     told = ("why",)
 
@@ -323,23 +324,22 @@ class Observation:
     Attributes:
         at_ms: when it was gathered, by the wall clock: to show people times, and to compare rows and births with.
         now: the same, on the countable clock: every age counts up to here.
-        steady_since_ms: rows created before this were created before the wall clock showed it, as it is set now; more
-            can't be said of when: it may have been set since.
-        steady_slack_seconds: by how much a birth may be wrong all the same.
-        holders: None when nothing needed a proof, or when they could not be looked up.
-        call_clocks: for each open call, from when its age counts: what it spent waiting on a human or a retry is left
-            out already.
+        steady_since_ms: rows created before this were created before the wall clock showed it, as it is set now;
+            nothing more is known of their time: the clock may have been set since.
+        steady_slack_seconds: how wrong a birth may still be.
+        holders: None if nothing needed a proof, or if they could not be looked up.
+        call_clocks: for each open call, when its age starts: its waits for a human or a retry are already left out.
         idle_clocks: for each session whose silence somebody can witness, from when its idle time counts. A session
             that is missing here has no witness.
-        lives: the last sign of life of each session that anybody knows of.
-        retries: for each session that a server lets wait for its provider, and says until when: that moment.
+        lives: for each session, the last sign of life that anybody knows of.
+        retries: for each session whose server waits for the provider and says until when: that moment.
         looks: for each open call and turn, when the row was first seen as it is now while nobody was known to run it.
             The second look of a proof counts from there.
-        attempts: what was tried, by the keys of `Verdict.attempt_keys`.
+        attempts: the attempts so far, by the keys of `Verdict.attempt_keys`.
         ask_clocks: for each ask that a server lists, when it was first seen.
-        stopped: the sessions whose calls' clocks stand still because somebody is silent who would know better.
-        on_hold: the sessions that are to be left alone, with a clause that says why; all, under `EVERYTHING`.
-        let_go: turns that a server was at work on, and let go of at an abort of ours, by the server's name.
+        stopped: the sessions whose calls' clocks stand still because a source is silent that would know better.
+        on_hold: the sessions that are to be left alone, with a clause that says why; under `EVERYTHING`, all of them.
+        let_go: turns that a server was at work on, and let go of at our abort, by the server's name.
         degraded: what could not be asked or read, a sentence each.
     """
 
@@ -363,9 +363,9 @@ class Observation:
     degraded: tuple[str, ...] = ()
 
     def wall_of(self, moment: Moment) -> float:
-        """What the wall clock would show at a moment, as it is set now: for people, never to be compared."""
+        """What the wall clock would show at a moment, as it is set now: for people, not for comparisons."""
         return self.at_ms + (moment - self.now) * 1000
 
     def seconds_since(self, wall_ms: float) -> float:
-        """How long ago a wall time is, as the clock is set now: for people, never to be compared with a limit."""
+        """How long ago a wall time is, as the clock is set now: for people, not to be compared with a limit."""
         return (self.at_ms - wall_ms) / 1000

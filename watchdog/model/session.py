@@ -1,4 +1,4 @@
-"""What opencode keeps: sessions, their turns and tool calls, what they wait for, and what of it can't be read."""
+"""What opencode keeps: sessions, their turns and tool calls, what they wait for, and the rows that can't be read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ TurnId = NewType("TurnId", str)
 CallId = NewType("CallId", str)
 """The id of a tool call's part (`prt_…`), not the model's `callID`."""
 EVERYTHING = SessionId("*")
-"""Stands for all sessions where some are on hold: the watchdog is paused."""
+"""Stands for all sessions in a hold: the watchdog is paused."""
 ServerName = NewType("ServerName", str)
 """A server's base URL without credentials, or `embedded`."""
 EMBEDDED = ServerName("embedded")
@@ -39,7 +39,7 @@ class Activity(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """What one server says of one session.
+    """What one server says about one session.
 
     Attributes:
         activity: idle, busy, or waiting out a provider's retry.
@@ -53,7 +53,7 @@ class Status:
 
 
 class AskKind(StrEnum):
-    """What a session waits for a human to do."""
+    """What a session wants from a human."""
 
     QUESTION = "question"
     PERMISSION = "permission"
@@ -64,8 +64,8 @@ class Ask:
     """A question or a permission that waits for a human.
 
     Attributes:
-        turn_id: the turn that asks, where the server says it.
-        call_ref: the model's `callID` of the call that asks, where the server says it.
+        turn_id: the turn that asks, if the server names it.
+        call_ref: the model's `callID` of the call that asks, if the server names it.
     """
 
     id: str
@@ -81,7 +81,7 @@ class ToolCall:
 
     Attributes:
         call_ref: the model's `callID`, by which asks name the call.
-        tool: the tool's name, never empty: a row that does not tell it is damaged.
+        tool: the tool's name, never empty: a row without one is damaged.
         created_ms: the row's `time_created`, which never moves.
         updated_ms: the row's `time_updated`.
         size: length of the row's JSON in characters; with `updated_ms` it tells whether the row changed.
@@ -110,7 +110,7 @@ class Turn:
 
     Attributes:
         open: true while `time.completed` is missing.
-        cwd: `path.cwd`, the folder that the turn was prompted for, when the row tells.
+        cwd: `path.cwd`, the folder that the turn was prompted for, if the row has it.
         superseded: a newer turn of the same session exists.
     """
 
@@ -135,9 +135,8 @@ class Session:
             created, a part written. Titles, summaries and usage counters are not life.
         newest_prompt_id: the id of the newest user message.
         queued_prompts: how many user messages are newer than its newest turn.
-        remote: the type of the workspace that it runs in, where that may be on another machine; `unknown` when the
-            type can't be told. None for a session that runs here. Its rows are a copy: nobody here can say what it
-            does.
+        remote: the type of its workspace, if that may be on another machine; `unknown` if the type is not known. None
+            for a session that runs here. Its rows are a copy: nobody here can say what it does.
     """
 
     id: SessionId
@@ -153,7 +152,7 @@ class Session:
 
     @property
     def has_open_rows(self) -> bool:
-        """Whether a turn or a call of it is open in the database."""
+        """Whether it has an open turn or call in the database."""
         return bool(self.calls) or any(turn.open for turn in self.turns)
 
     @property
@@ -168,7 +167,7 @@ class Session:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Damage(Telling):
-    """A row that can't be read as what it should be. It is reported, and never touched.
+    """A row that can't be read as what it should be. The watchdog reports it, and never touches it.
 
     Attributes:
         table: `message`, `part` or `session`.

@@ -1,4 +1,4 @@
-"""What was judged: verdicts, what is spared, and why."""
+"""The judgement: verdicts, what is spared, and why."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -33,12 +33,12 @@ class Verdict(Telling):
         call_id: the call to name to people, when there is one.
         age_seconds: what was compared with the limit; for an orphan, its age.
         limit_seconds: the limit, or None for an orphan and for a release.
-        life_ms: the last sign of life that rows and hosts tell of, by the wall clock.
-        heard: the last one that was heard on a feed; of this process alone, so the journal does not keep it.
+        life_ms: the last sign of life that rows and hosts report, by the wall clock.
+        heard: the last one that a feed delivered; it is of this process alone, so the journal does not keep it.
         rests_on_silence: any sign of life after these drops it.
         claimed: a server said that it was at work on the session to end.
         released: a person asked for it; no limit was compared.
-        ask: the ask to turn down, for one that nobody answered.
+        ask: the ask to turn down, if nobody answered it in time.
         confirmed: false for an orphan that was seen only once and will need a second look.
         why: one sentence for people, without any content of the session.
     """
@@ -72,7 +72,7 @@ class Verdict(Telling):
 
     @property
     def attempt_keys(self) -> frozenset[str]:
-        """What attempts are counted by: each row, apart for settling and for cancelling."""
+        """The keys under which attempts are counted: each row, separately for settling and for aborting."""
         what = "settle" if self.kind is VerdictKind.ORPHAN else "cancel"
         return frozenset(f"{what}:{id_}" for id_ in self.row_ids or {self.cancel_session_id})
 
@@ -103,10 +103,10 @@ class Spared(Telling):
     """Something unfinished that is left alone, and why.
 
     Attributes:
-        call_id: the call that is spared; None when it is the session as a whole.
-        age_seconds: how long its clock has run, where one runs.
-        limit_seconds: the limit of that clock, where there is one.
-        stopped_seconds: for how long that clock has stood still, where it should not.
+        call_id: the call that is spared; None if it is the whole session.
+        age_seconds: how long its clock has run, if it has one.
+        limit_seconds: the limit of that clock, if it has one.
+        stopped_seconds: how long that clock has stood still, if it should not.
         until: when the judgement may change by the mere passing of time.
     """
 
@@ -134,8 +134,8 @@ class Judgement:
     """The verdict for each stuck session, and a reason for each unfinished one that is spared.
 
     Attributes:
-        unclaimed: the ids of the open calls and turns that provably nobody executes, as far as this look
-            can tell: the first or the second look of a proof.
+        unclaimed: the ids of the open calls and turns that provably nobody executes, as far as this look can tell:
+            the first or the second look of a proof.
     """
 
     verdicts: tuple[Verdict, ...] = ()

@@ -1,4 +1,4 @@
-"""Addresses to listen at, and the names that requests may come by."""
+"""Addresses to listen at, and the names that requests may use."""
 
 import re
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """An address as people write it.
+    """Parse an address as people write it.
 
     Raises:
-        ValueError: it is none; the text says how one looks.
+        ValueError: it is no address; the text shows what one looks like.
     """
     host, separator, port = text.strip().rpartition(":")
     if not separator or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 1 <= int(port) <= _MOST_PORT:
@@ -68,7 +68,7 @@ def host_of(value: str) -> str | None:
     """The host that a `Host` header names, in small letters and without brackets and port; None if it names none."""
     try:
         parts = urlsplit(f"//{value}")
-        _ = parts.port  # raises for one that is none
+        _ = parts.port  # raises for a text that names none
     except ValueError:
         return None
     odd = parts.path or parts.query or parts.fragment or "@" in value

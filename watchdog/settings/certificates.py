@@ -1,10 +1,10 @@
-"""Files of certificates, and what is wrong with one."""
+"""Files of certificates, and problems with one."""
 
 import ssl
 from pathlib import Path
 
 CERT_FILE = "SSL_CERT_FILE"
-"""The environment variable that names the authorities of the machine for OpenSSL."""
+"""The environment variable with which OpenSSL names the machine's authorities."""
 
 
 def problem_with(path: Path) -> str | None:

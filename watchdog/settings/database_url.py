@@ -1,4 +1,4 @@
-"""The address of a PostgreSQL database, which holds a password as a rule and is shown without it."""
+"""The address of a PostgreSQL database, which usually holds a password and is shown without it."""
 
 import re
 from dataclasses import dataclass, field
@@ -25,10 +25,10 @@ class PostgresUrl:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """An address as people write it.
+        """Parse an address as people write it.
 
         Raises:
-            ValueError: it is none, or of another driver than asyncpg.
+            ValueError: it is no address, or one for another driver than asyncpg.
         """
         try:
             parts = urlsplit(text.strip())
@@ -51,7 +51,7 @@ class PostgresUrl:
         return cls(f"postgresql://{host}{f':{port}' if port else ''}/{name}", url)
 
     def reveal(self) -> str:
-        """The whole of it, for SQLAlchemy: never print it."""
+        """The whole address, for SQLAlchemy: never print it."""
         return self._url
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ def looks_like_one(value: object) -> bool:
 
 
 def holds_password(value: object) -> bool:
-    """Whether a text that means an address has a password in it."""
+    """Whether a text that means an address contains a password."""
     if not looks_like_one(value):
         return False
     try:

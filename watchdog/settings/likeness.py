@@ -1,8 +1,8 @@
 """Whether an unknown name in the environment is one of the settings, misspelt, or nobody's business. Pure.
 
 Docker's links and Kubernetes' services put variables of their own into the environment, and their names begin with
-the name of a container: `OPENCODE_WATCHDOG_PORT_4097_TCP`. Those stop nothing. A setting that is misspelt does: its
-limit would be believed to hold.
+the name of a container: `OPENCODE_WATCHDOG_PORT_4097_TCP`. Those stop nothing. A misspelt setting does: otherwise
+people would believe that its limit holds.
 """
 
 import re
@@ -17,7 +17,7 @@ _UNITS: Final = {
     "s", "sec", "secs", "second", "seconds", "ms", "millis", "milliseconds", "m", "min", "mins", "minutes", "h",
     "hours", "url", "urls", "uri", "path", "file", "list", "address", "addr", "value", "enabled",
 }  # fmt: skip
-"""What people put behind the name of a setting."""
+"""Suffixes that people add to the name of a setting."""
 _SHORT: Final = 5
 
 

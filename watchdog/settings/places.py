@@ -1,7 +1,7 @@
-"""Where the user's files are, as the surroundings of the process say: its home, its folder, the XDG variables.
+"""Where the user's files are, according to the process's environment: its home, its folder, the XDG variables.
 
-Nothing of it need be there: a service has no home, and a folder may be deleted under a shell. Only who needs a place
-that nobody knows is told so.
+None of them has to exist: a service has no home, and a folder may be deleted under a shell. Only code that needs an
+unknown place gets an error.
 """
 
 import os
@@ -12,7 +12,7 @@ from watchdog.errors import SettingsError
 
 
 def home() -> Path | None:
-    """The user's home folder; None where HOME is no whole path, or is missing and nothing else says it."""
+    """The user's home folder; None if HOME is no absolute path, or is missing and nothing else names one."""
     try:
         found = Path.home() if os.environ.get("HOME") != "" else None
     except RuntimeError:
@@ -21,7 +21,7 @@ def home() -> Path | None:
 
 
 def here() -> Path | None:
-    """The folder that the process is in; None when it is gone, or may not be named."""
+    """The folder that the process is in; None if it is gone, or can't be named."""
     try:
         return Path.cwd()
     except OSError:
@@ -33,12 +33,12 @@ def user_folder(environ: Mapping[str, str], variable: str, home: Path | None, in
 
     Args:
         environ: the environment.
-        variable: names the folder, in a whole path; what is none is as if it were not set.
+        variable: names the folder, in an absolute path; any other value counts as not set.
         home: the home folder, if there is one.
         inner: where the folder is by default, below home.
 
     Raises:
-        SettingsError: there is neither.
+        SettingsError: there is neither of the two.
     """
     named = Path(environ.get(variable, ""))
     if named.is_absolute():

@@ -1,4 +1,4 @@
-"""Who is told of what, as the settings have it: the addresses of receivers, and the occasions for a message."""
+"""Who is told of what, according to the settings: the addresses of receivers, and the occasions for a message."""
 
 import json
 import re
@@ -19,10 +19,10 @@ _HOW = 'it is a list of Apprise URLs, such as ["json://localhost:8080/alerts"]'
 
 
 def addresses(value: object) -> list[str]:
-    """The URLs in a list, or in a text from the environment: JSON, or with blanks or commas between them.
+    """The URLs in a list, or in a text from the environment: JSON, or separated by blanks or commas.
 
     Raises:
-        ValueError: it is no such thing. The text holds nothing of it: an address is a secret.
+        ValueError: it is neither. The text holds nothing of it: an address is a secret.
     """
     found = _parts(value, _HOW) if isinstance(value, str) else value
     if not isinstance(found, list | tuple):

@@ -1,4 +1,4 @@
-"""The settings: what they are, what they may be, and where each came from.
+"""The settings: their names, their values, and where each came from.
 
 Strongest first: flags, environment (`OPENCODE_WATCHDOG_…`), the TOML file, opencode's own configuration, defaults.
 A stronger source replaces a weaker one as a whole, tables and lists too.
@@ -39,7 +39,7 @@ from watchdog.settings.sources import SECRETS, Gathered, Surroundings, did_you_m
 from watchdog.shown import stacked
 
 TOKEN_PATTERN = r"[A-Za-z0-9._~+/=-]{16,200}"  # noqa: S105 - what one looks like
-"""How a bearer token looks (RFC 6750), and how long one is."""
+"""The form of a bearer token (RFC 6750), and its length."""
 _LONGEST_SHOWN = 60
 _CREDENTIALS = re.compile(r"(?<=//)[^/\s]*@|^[^/@\s]+:[^/@\s]*@")
 
@@ -131,7 +131,7 @@ _LIMITS = (
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. An embedding server makes one itself; the program uses `load_settings`.
+    """All settings. An embedding server makes one itself; the program uses `load_settings`.
 
     Making one reads neither the environment nor any file.
     """
@@ -188,21 +188,21 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is passed: `load_settings` gathers the rest, and knows where it came from."""
+        """Use only what is passed: `load_settings` gathers the rest, and knows where it came from."""
         return (init_settings,)
 
     def credentials_of(self, url: str) -> tuple[str, str | None]:
-        """The name and the password for a server that asks: its own, or else those that all share."""
+        """The name and the password for a server that asks: its own, or else the shared ones."""
         own = url if isinstance(url, ServerUrl) else ServerUrl(url)
         password = own.password or self.server_password
         return own.username or self.server_username, password.get_secret_value() if password else None
 
     def limits(self) -> dict[str, str]:
-        """What `judge` is told, in words, where it is a matter of taste."""
+        """The limits of the judge in words, as far as they are a matter of taste."""
         return {name: _in_words(name, getattr(self, name)) for name in _LIMITS}
 
     def policy(self) -> Policy:
-        """What `judge` is told, in seconds."""
+        """The policy of the judge, in seconds."""
         return Policy(
             tool_timeout_seconds=_seconds(self.tool_timeout),
             task_timeout_seconds=_seconds(self.task_timeout),
@@ -221,12 +221,12 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded:
-    """Settings with their history.
+    """Settings with their sources.
 
     Attributes:
         sources: where each setting's value came from, in words.
         config_file: the TOML file that was read, if any.
-        warnings: sentences about what is wrong without being fatal.
+        warnings: sentences about problems that are not fatal.
     """
 
     settings: Settings
@@ -243,11 +243,11 @@ def load_settings(
     Args:
         flags: by setting name, plus `config`; None and an empty list mean that the flag was not given.
         environ: the environment; the process's own is never read.
-        cwd: the folder that relative paths start from; None when it is gone.
-        home: the user's home folder; None when there is none.
+        cwd: the folder that relative paths start from; None if it is gone.
+        home: the user's home folder; None if there is none.
 
     Raises:
-        SettingsError: with one sentence on a line for each problem there is.
+        SettingsError: with one sentence on a line for each problem.
     """
     around = Surroundings(names=tuple(Settings.model_fields), environ=environ, cwd=cwd, home=home)
     gathered = gather(flags, around)
@@ -271,7 +271,7 @@ def load_settings(
 
 
 def _about_environment(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
-    """OpenSSL passes over a file that it can't use, in silence."""
+    """A warning about the environment: OpenSSL silently ignores a file that it can't use."""
     named = environ.get(CERT_FILE)
     if named and any(server.lower().startswith("https:") for server in settings.servers):
         problem = problem_with(Path(named))
@@ -314,7 +314,7 @@ def _sentence(detail: ErrorDetails, gathered: Gathered) -> str:
 
 
 def _may_hold_password(name: str, detail: ErrorDetails) -> bool:
-    """Whether what is wrong is a server's table, or a text that was to be one."""
+    """Whether the wrong value is a server's table, or a text that was meant to be one."""
     given = detail["input"]
     return name == "servers" and not (isinstance(given, str) and given.lstrip()[:1] not in {"{", "["})
 

@@ -1,4 +1,4 @@
-"""Where a server is, with the name and the password that are its own."""
+"""The address of a server, with the name and the password that belong to it."""
 
 import difflib
 import json
@@ -14,7 +14,7 @@ HOW: Final = (
 
 
 class ServerUrl(str):
-    """The base URL of a server: a text, which the credentials are beside and never in.
+    """The base URL of a server: a text. The credentials are beside it and never in it.
 
     Attributes:
         username: its own name for basic authentication; None for the one that all servers share.
@@ -45,7 +45,7 @@ class ServerUrl(str):
 
 
 def holds_password(servers: object) -> bool:
-    """Whether what a file says of servers holds a password."""
+    """Whether the entry of a server in a file contains a password."""
     entries = servers if isinstance(servers, list) else [servers]
     return any(isinstance(each, Mapping) and bool(each.get("password")) for each in entries)
 
@@ -54,7 +54,7 @@ def entries(value: object) -> object:
     """A list of servers, as JSON or with commas in an environment variable.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no such list.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -73,10 +73,10 @@ def entries(value: object) -> object:
 
 
 def checked_keys(table: Mapping[object, object]) -> None:
-    """Make sure that a table of a server has what it needs, and nothing else.
+    """Check that a server's table has what it needs, and nothing else.
 
     Raises:
-        ValueError: it has not.
+        ValueError: it does not.
     """
     for key in table:
         if key not in KEYS:
@@ -92,7 +92,7 @@ def without_twins(servers: tuple[ServerUrl, ...]) -> tuple[ServerUrl, ...]:
     """Each server once, in the order given; of two the one that has a password of its own.
 
     Raises:
-        ValueError: two have one, and not the same.
+        ValueError: two of them have different passwords.
     """
     kept: dict[str, ServerUrl] = {}
     for server in servers:

@@ -1,6 +1,6 @@
 """Where settings come from: flags, environment, TOML file, opencode's own configuration.
 
-Nothing is checked here but whether a name is known; `schema` checks the values.
+This module only checks whether a name is known; `schema` checks the values.
 """
 
 import difflib
@@ -24,7 +24,7 @@ FLAG_NAMES = {"servers": "--server"}
 EXPERIMENTAL = ("tool_timeout", "task_timeout", "idle_timeout")
 INHERITED = {"server_username": "OPENCODE_SERVER_USERNAME", "server_password": "OPENCODE_SERVER_PASSWORD"}
 SECRETS = {"server_password": "a password", "control_token": "a token", "notify": "the addresses of receivers"}
-"""The settings that are never shown, and what they are."""
+"""The settings that are never shown, and their meaning."""
 
 _TOML_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
 _COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
@@ -33,7 +33,7 @@ _TRAILING_COMMA = re.compile(r'"(?:[^"\\\n]|\\.)*"|,(?=\s*[}\]])')
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """A value as it was given, and where."""
+    """A value as it was given, and its source."""
 
     value: object
     source: str
@@ -41,11 +41,11 @@ class Given:
 
 @dataclass(kw_only=True, slots=True)
 class Gathered:
-    """What all sources say together: for each setting, its value from the source that wins.
+    """The result of all sources: for each setting, its value from the source that wins.
 
     Attributes:
-        problems: sentences about what stops the program.
-        warnings: sentences about what doesn't.
+        problems: sentences about problems that stop the program.
+        warnings: sentences about problems that don't.
         config_file: the TOML file that was read.
     """
 
@@ -61,7 +61,7 @@ class Gathered:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Surroundings:
-    """What of the process matters: never read from the process itself here."""
+    """The parts of the process that matter: this module never reads the process itself."""
 
     names: Collection[str]
     environ: Mapping[str, str]
@@ -72,7 +72,7 @@ class Surroundings:
     def config_home(self) -> Path | None:
         """The user's configuration folder, on every platform as on Linux, like opencode; None where nobody knows it.
 
-        A path that is not whole means nothing, as the specification has it.
+        A relative path counts as not set, as the specification says.
         """
         named = Path(self.environ.get("XDG_CONFIG_HOME", ""))
         if named.is_absolute():
@@ -122,7 +122,7 @@ def gather(flags: Mapping[str, object], around: Surroundings) -> Gathered:
 
 
 def did_you_mean(name: str, names: Collection[str], spelt: Callable[[str], str] = str) -> str:
-    """The end of a sentence about an unknown name: a likely one, as it is spelt in its place, or nothing."""
+    """The end of a sentence about an unknown name: a likely one, as it is spelt there, or nothing."""
     near = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1)
     return f'; did you mean "{spelt(near[0])}"?' if near else "."
 
@@ -227,7 +227,7 @@ def _take_table(gathered: Gathered, path: Path, table: Mapping[str, object], aro
 
 
 def _strays(path: Path, overrides: Mapping[str, object], names: Collection[str]) -> Iterator[str]:
-    """A setting that follows `[tool_timeouts]` in the file belongs to that table, which nobody means."""
+    """A setting that follows `[tool_timeouts]` in the file belongs to that table, which nobody intends."""
     for name in overrides:
         if name in names and "_" in name:
             yield (
@@ -268,7 +268,10 @@ def _from_opencode(gathered: Gathered, around: Surroundings) -> None:
 
 
 def _take_experimental(gathered: Gathered, path: Path, content: str) -> None:
-    """Take the three limits. The file is opencode's: that it is broken is a warning, that a limit is wrong is not."""
+    """Take the three limits.
+
+    A broken file is only a warning, because it is opencode's; a wrong limit is a problem.
+    """
     try:
         document = json.loads(strip_jsonc(content))
     except json.JSONDecodeError as error:
@@ -293,7 +296,7 @@ def _take_experimental(gathered: Gathered, path: Path, content: str) -> None:
 
 
 def _milliseconds(value: float) -> timedelta | float:
-    """The duration, or seconds that are out of range and that the check of the value will refuse."""
+    """The duration, or seconds that are out of range, which the check of the value will refuse."""
     try:
         return timedelta(milliseconds=value) if abs(value) >= 1 or value == 0 else value / 1000
     except (OverflowError, ValueError):

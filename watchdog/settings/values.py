@@ -129,7 +129,7 @@ def address(value: object) -> Address | None:
 
 
 def _json_or(value: str, opening: str) -> object:
-    """What a text from the environment holds when it looks like JSON, else None."""
+    """The JSON in a text from the environment, if it looks like JSON, else None."""
     if not value.lstrip().startswith(opening):
         return None
     try:

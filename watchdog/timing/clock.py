@@ -245,7 +245,7 @@ class Countable:
         return Moment(min(reading.awake_seconds, self._horizon) - self._uncounted_seconds)
 
     def plan(self, awake_seconds: float) -> None:
-        """The next look is due at this reading of the awake clock: if it comes later, the difference does not count."""
+        """The next look is due at this reading of the awake clock: a delay beyond it does not count."""
         self._planned = awake_seconds
         self._horizon = awake_seconds + LATENESS_TOLERANCE_SECONDS
 
