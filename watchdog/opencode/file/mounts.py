@@ -1,4 +1,4 @@
-"""The kernel's table of mounts: on which file system a path is, and whether that is one of this kernel alone.
+"""The kernel's table of mounts: on which file system a path is, and whether that belongs to this kernel alone.
 
 SQLite's locks and its shared memory work between processes of one kernel, and only there.
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final, Self
 
 UNKNOWN: Final = "unknown"
-"""The word for a type that can't be told, where an operator vouches for it."""
+"""The word for an unknown type that an operator vouches for."""
 
 FilesystemType = Callable[[Path], str | None]
-"""Tells the type of the file system that a path is on, or None when it can't be told."""
+"""Names the type of the file system that a path is on, or None if it is unknown."""
 
 LOCAL_FILESYSTEMS: Final = frozenset(
     [
@@ -47,7 +47,7 @@ class Mount:
 
     @classmethod
     def read(cls, line: str) -> Self | None:
-        """A mount from its line; None for what is none."""
+        """A mount from its line; None if the line is none."""
         before, separator, after = line.partition(" - ")
         fields, source = before.split(" "), after.split(" ")
         if not separator or len(fields) < _FIELDS or not fields[0].isdigit() or not fields[1].isdigit():
@@ -61,7 +61,7 @@ class Mount:
         )
 
     def upper_folder(self) -> Path | None:
-        """Of an overlay, the folder in which it keeps what is written to it, where that can be seen from here."""
+        """The folder in which an overlay keeps what is written to it, if that can be seen from here."""
         upper = re.search(r"(?:^|,)upperdir=(/[^,]*)", self.options) if self.kind == "overlay" else None
         return None if upper is None else _real_folder(_unescaped(upper[1]))
 
@@ -73,9 +73,9 @@ class Mounts:
         self._mounts = [mount for mount in map(Mount.read, lines) if mount is not None]
 
     def of(self, path: Path) -> Mount | None:
-        """The mount that an absolute path without links is on; None when the table does not tell.
+        """The mount that an absolute path without links is on; None if the table does not say.
 
-        It is walked as the kernel walks it, from the root: a mount may lie below another one that hides it.
+        The walk starts at the root, like the kernel's: a mount may lie below another one that hides it.
         """
         numbers = {mount.number for mount in self._mounts}
         roots = [mount for mount in self._mounts if mount.point == Path("/") and mount.parent not in numbers]
@@ -92,7 +92,10 @@ class Mounts:
         return found is not None and found.point == path
 
     def kind(self, path: Path) -> str | None:
-        """The type of the file system that a path is on. Of an overlay, the type of what is written to, if told."""
+        """The type of the file system that a path is on.
+
+        For an overlay, the type of its upper folder, if it is known.
+        """
         found = self.of(path)
         if found is None:
             return None
@@ -104,7 +107,7 @@ class Mounts:
         return next((m.point for m, upper in overlays if upper is not None and path.is_relative_to(upper)), None)
 
     def _below(self, mount: Mount) -> Iterator[str]:
-        """The type of a mount, and those of the folders in which its files really are, as far as they can be told."""
+        """The type of a mount, and those of the folders in which its files really are, as far as they are known."""
         seen = set[int]()
         while mount.number not in seen:
             yield mount.kind
@@ -115,7 +118,7 @@ class Mounts:
             mount = self.of(folder) or mount
 
     def _mounted(self, below: Mount, place: Path) -> Mount | None:
-        """What is mounted on a mount at a place."""
+        """The mount on top of a mount at a place."""
         found = [mount for mount in self._mounts if mount.parent == below.number and mount.point == place]
         return self._topmost(found[-1]) if found else None
 
@@ -130,17 +133,17 @@ def type_in_mounts(path: Path, lines: Sequence[str]) -> str | None:
 
 
 def is_local(kind: str | None, also: Collection[str] = ()) -> bool:
-    """Whether a file system of this type is this kernel's alone.
+    """Whether only this kernel can have a file system of this type mounted.
 
     Args:
-        kind: the type; None when it can't be told.
+        kind: the type; None if it is unknown.
         also: further types, on the operator's word.
     """
     return kind in LOCAL_FILESYSTEMS or (kind or UNKNOWN) in also
 
 
 def _real_folder(path: str) -> Path | None:
-    """A folder without links; None where it can't be seen: in a container it is one of the host's."""
+    """A folder without links; None if it can't be seen: in a container it is one of the host's."""
     try:
         real = Path(path).resolve(strict=True)
         return real if real.is_dir() else None

@@ -1,11 +1,11 @@
-"""The database's file as one value: shown to be the one that everybody who uses it has open by the same name.
+"""The database's file as one value: proven to be the file that all its users have open under the same name.
 
 SQLite finds the `-wal` and the `-shm` by the name under which a process opened the main file. Opened under two names
 (a hard link, a mount of the file alone, a container that has only the file), one file has two of each: readers miss
-what was written, and a second writer damages it. The main file's own locks show everybody who has it open, under
-whatever name; those who hold no lock on our `-shm` are strangers. Where there is one, nobody knows anything.
+what was written, and a second writer damages it. The main file's own locks show everybody who has it open, under any
+name; those who hold no lock on our `-shm` are strangers. With a stranger nobody knows anything.
 
-`OneFile` is made here only, by `shown`; whoever writes is handed one.
+Only `shown` here makes a `OneFile`; every write needs one.
 """
 
 import os
@@ -25,23 +25,23 @@ PLATFORM: str = sys.platform
 _PAUSE_SECONDS: Final = 0.15
 _SHORT_PAUSE_SECONDS: Final = 0.02
 _MOST_LOOKS: Final = 10
-"""Who opens or closes the file holds one lock without the other for a moment, and is looked at again."""
+"""A process that opens or closes the file holds one lock without the other for a moment, and is looked at again."""
 _MOST_UNEXPLAINED: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Examined:
-    """What there is to know of a database's file at one moment.
+    """The facts about a database's file at one moment.
 
     Attributes:
         real: its path without links.
         mounted: those of its three files that are mount points of their own.
         links: how many names it has.
-        strangers: who has it open under another name.
-        sight: whose locks are on it; None where that can't be asked.
+        strangers: the processes that have it open under another name.
+        sight: whose locks are on it; None if that can't be asked.
         doubt: why there may be holders that are not seen: a sentence.
         refusal: why nothing can be known of it, and what to do.
-        lasting: the refusal is of the place itself: it stands until somebody changes that.
+        lasting: the refusal is about the place itself: it stands until somebody changes that.
     """
 
     real: Path
@@ -56,17 +56,17 @@ class Examined:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OneFile:
-    """A database's file that was shown to be one: nobody has it open under another name. Made by `shown` only."""
+    """A database's file that is proven to be one: nobody has it open under another name. Only `shown` makes it."""
 
     real: Path
     identity: FileIdentity
 
     def check(self) -> None:
-        """Look once more, at what takes next to no time.
+        """Look once more, at the facts that take next to no time.
 
         Raises:
             DatabaseUnavailable: another file has taken its place.
-            OpenElsewhere: somebody has opened it under another name meanwhile.
+            OpenElsewhere: somebody has opened it under another name in the meantime.
         """
         if FileIdentity.of(self.real) != self.identity:
             raise DatabaseUnavailable(f"The database {self.real} was replaced at this moment.")
@@ -74,11 +74,11 @@ class OneFile:
 
 
 def shown(path: Path) -> OneFile:
-    """Show that a file is one, or refuse it. Blocks for as long as a child process takes.
+    """Prove that a file is one, or refuse it. Blocks for as long as a child process takes.
 
     Raises:
         DatabaseUnsupported: it is a mount point of its own, a layer of an overlay, or its path leads elsewhere.
-        OpenElsewhere: somebody has it open under another name, or that can't be told of a file with several.
+        OpenElsewhere: somebody has it open under another name, or a file with several names can't be checked.
         DatabaseUnavailable: it is gone.
     """
     found = examine(path)
@@ -111,7 +111,7 @@ def glance(path: Path, *, pause_seconds: float = _PAUSE_SECONDS) -> None:
 
 
 def examine(path: Path) -> Examined:
-    """Look at everything there is to know of a file. Never raises for what it finds.
+    """Look at all the facts about a file. Never raises for what it finds.
 
     Raises:
         DatabaseUnavailable: the file is gone, or this user may not look at it.
@@ -157,7 +157,7 @@ def examine(path: Path) -> Examined:
 
 
 def _sight(real: Path) -> Sight:
-    """Look until nothing moves. Who can't be named stays so, and is looked at a few times only."""
+    """Look until nothing moves. A process that can't be named stays so, and is looked at only a few times."""
     shm = shm_of(real)
     sight = Sight.take(real, shm)
     for looks in range(1, _MOST_LOOKS):
@@ -180,7 +180,7 @@ def _leads_there(path: Path, real: Path) -> bool:
 
 
 def _mounted(real: Path) -> tuple[str, ...]:
-    """Those of the three files that are mount points of their own."""
+    """The files among the three that are mount points of their own."""
     table = mounts()
     names = [real.name, f"{real.name}-wal", f"{real.name}-shm"]
     return tuple(name for name in names if table.is_mounted(real.with_name(name)))
@@ -194,7 +194,7 @@ def _refusal_of_mount(real: Path, mounted: tuple[str, ...]) -> str:
 
 
 def _refusal_of_layer(real: Path) -> str | None:
-    """In the folder in which an overlay keeps what is written to it, the same file has no locks."""
+    """Refuse a file in the upper folder of an overlay: the same file has no locks there."""
     over = mounts().overlay_on(real)
     if over is None:
         return None

@@ -1,4 +1,4 @@
-"""Who has the database's file open under another name, as the locks on it and the open files of processes show."""
+"""Who has the database's file open under another name, as locks and the open files of processes show."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -23,7 +23,7 @@ _DELETED: Final = " (deleted)"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sight:
-    """Who holds locks on the main file and on its `-shm`, at one moment.
+    """The locks on the main file and on its `-shm`, at one moment.
 
     Attributes:
         main: what the kernel said of the main file.
@@ -52,19 +52,19 @@ class Sight:
 
     @property
     def holders(self) -> set[int]:
-        """Who is listed as holding the `-shm`."""
+        """The processes that the list shows as holders of the `-shm`."""
         return holders_of(self.locks, self.shm, SHM_BYTES)
 
     @property
     def explained(self) -> bool:
-        """Whether whoever holds the `-shm` is listed."""
+        """Whether the list shows the holder of the `-shm`."""
         return self.shm.pid is None or self.shm.pid in self.holders
 
     @property
     def strangers(self) -> set[int]:
-        """Who holds the main file and not our `-shm`; 0 for one that can't be named.
+        """The processes that hold the main file and not our `-shm`; 0 for one that can't be named.
 
-        Where the list does not show those that the kernel told of, it shows nothing.
+        If the list does not show the locks that the kernel reported, it shows nothing.
         """
         if not self.explained:
             return set()
@@ -77,7 +77,7 @@ class Sight:
 
     @property
     def alone(self) -> set[int]:
-        """Who keeps everybody else out of the main file."""
+        """The process that keeps everybody else out of the main file."""
         return holders_of([lock for lock in self.locks if lock.exclusive], self.main, MAIN_BYTES)
 
 
@@ -87,7 +87,7 @@ class Stranger:
 
     Attributes:
         pid: 0 for one that can't be named.
-        name: the name under which it has the file open, where that can be read.
+        name: the name under which it has the file open, if that can be read.
         elsewhere: it sees other mounts than this process: its name may mean nothing here.
         removed: its own `-shm` was deleted or replaced while it had it open.
         alone: it keeps everybody else out, as long as it wants to.
@@ -123,18 +123,18 @@ class Stranger:
 
 
 def shm_of(real: Path) -> Path:
-    """The file of the shared memory beside a database."""
+    """The shared memory file beside a database."""
     return real.with_name(f"{real.name}-shm")
 
 
 def described(real: Path, sight: Sight) -> tuple[Stranger, ...]:
-    """What can be told of strangers. One that turns out to have another file open is left out."""
+    """The facts about strangers, without those that turn out to have another file open."""
     pids = sorted(sight.strangers, reverse=True)
     return tuple(found for pid in pids if (found := _stranger(real, pid, alone=pid in sight.alone)) is not None)
 
 
 def _stranger(real: Path, pid: int, *, alone: bool) -> Stranger | None:
-    """None when its open files show that it is none: on btrfs two files may be listed under one number."""
+    """None if its open files show that it is no stranger: on btrfs two files may be listed under one number."""
     files = _open_files(pid) if pid else None
     if files is None:
         return Stranger(pid=pid, alone=alone)
@@ -154,7 +154,7 @@ def _stranger(real: Path, pid: int, *, alone: bool) -> Stranger | None:
 
 
 def former(real: Path, sight: Sight, identity: FileIdentity) -> str | None:
-    """A sentence about a process that still has open what was at this place before."""
+    """A sentence about a process that still has open the file that was at this place before."""
     gone = {f"{name}{_DELETED}" for name in (str(real), str(shm_of(real)))}
     pids = {lock.pid for lock in sight.locks if lock.touches(MAIN_BYTES) and lock.inode != identity.inode}
     for pid in sorted(pid for pid in pids if pid > 0):

@@ -61,18 +61,18 @@ class OpencodeServer:
         url: its base URL; credentials inside it win over the other two, and never show in its name.
         clock: times what its feed hears, and its connections.
         rng: spreads the feed's attempts to connect.
-        username: for basic authentication, when there is a password.
-        password: never shown, logged or part of an error; sent only to a server that asks, and that may be told.
-        trust: who may be told; who listens there is found out by default.
-        server_ca: a file of certificates that are believed besides the usual ones.
+        username: for basic authentication, if there is a password.
+        password: never shown, logged or part of an error; sent only to a server that asks for it and may get it.
+        trust: who may get it; by default found out from the listener.
+        server_ca: a file of certificates to trust besides the usual ones.
         timeout_seconds: for one request as a whole.
         abort_timeout_seconds: for an abort.
         read_timeout_seconds: for reading all the messages of a session.
-        on_change: passed on to the feed.
+        on_change: a callback for the feed.
         transport: what carries the requests, instead of the network; it is never a proxy.
 
     Raises:
-        SettingsError: the URL is none that can be asked, or the file holds no certificate.
+        SettingsError: the URL can't be asked, or the file holds no certificate.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class OpencodeServer:
                 transport=transport,
             ),
             headers={"accept-encoding": "identity"},
-            # What it is told to keep, the next one at its address would be sent.
+            # A header that it is told to keep would be sent to the next server at its address.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            # A proxy or a .netrc of the environment has no business with a server on loopback.
+            # A proxy or a .netrc of the environment must not get between here and a server on loopback.
             trust_env=False,
             timeout=timeout_seconds,
         )
-        # What is asked again and again; to build a URL takes as long as to send a request.
+        # URLs that are asked again and again; building one takes as long as sending a request.
         self._url = lru_cache(_MOST_URLS)(self._made_url)
         self._version: str | None = None
         self._connections: set[Ends] = set()
@@ -142,27 +142,27 @@ class OpencodeServer:
 
     @property
     def leads_to(self) -> tuple[Endpoint, ...]:
-        """Where its base URL leads. For a name that is where its connections went so far."""
+        """Where its base URL leads. For a name, that is where its connections went so far."""
         return self._leads_to
 
-    own = None  # that it serves this database has to be shown
+    own = None  # it has to be proven that it serves this database
     by_folder = True
 
     async def listener(self) -> Listener:
         """Who listens at its address."""
         if not self._leads_to:
-            with suppress(ServerError):  # where a name leads is known once there is a connection
+            with suppress(ServerError):  # only a connection shows where a name leads
                 await self.version()
         return await listener_at(self._leads_to)
 
     async def version(self) -> str:
-        """Its version; asked anew after an error and on each new connection."""
+        """Its version; asked again after an error and on each new connection."""
         if self._version is None:
             self._version = await self._ask_version()
         return self._version
 
     def know(self, holders: Holders) -> None:
-        """Take note of who has the database open: one of them may follow another at its address."""
+        """Take note of the processes that have the database open: one of them may follow another at its address."""
         self._trust.know(holders)
 
     async def vouches(self) -> bool:
@@ -174,7 +174,7 @@ class OpencodeServer:
         return KNOWN_VERSIONS[0] <= number_of(await self.version()) < KNOWN_VERSIONS[1]
 
     async def statuses(self, directory: str) -> Mapping[SessionId, Status]:
-        """The sessions of a directory that are not idle. One of an unknown kind is busy: in doubt, it lives."""
+        """The sessions of a directory that are not idle. A status of an unknown kind is busy: in doubt, it lives."""
         return await self._statuses.ask(directory, lambda: self._ask_statuses(directory))
 
     async def pending_asks(self, directory: str) -> tuple[Ask, ...]:
@@ -182,7 +182,7 @@ class OpencodeServer:
         return await self._pending.ask(directory, lambda: self._ask_pending(directory))
 
     async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:
-        """Ask it to end what the session does now. That it agreed proves nothing: it agrees to everything."""
+        """Tell it to end what the session does now. Its answer proves nothing: it agrees to everything."""
         heed(self.name, served, session_id)
         answer = await self._ask(
             "POST", f"{session_path(session_id)}/abort", directory, seconds=self._abort_timeout_seconds
@@ -191,7 +191,7 @@ class OpencodeServer:
             raise ServerAnswerInvalid(f"{self.name} did not agree to the abort.")
 
     async def reject(self, served: Served, ask: Ask, directory: str) -> None:
-        """Turn down a question or a permission, as a person would; true is all that is taken for an answer."""
+        """Turn down a question or a permission, as a person would; only true counts as an answer."""
         heed(self.name, served, ask.session_id)
         if ask.kind is AskKind.QUESTION:
             path, content = f"/question/{quote(ask.id, safe='')}/reject", None
@@ -202,7 +202,7 @@ class OpencodeServer:
             raise unexpected(answer, name=self.name)
 
     async def copy(self, session_id: SessionId, turn_id: TurnId, directory: str) -> tuple[Row, ...] | None:
-        """A turn with its parts, as it has them; None for its word that it has no such turn."""
+        """A turn with its parts, as it has them; None if it says that it has no such turn."""
         answer = await self._ask("GET", message_path(session_id, turn_id), directory)
         if answer.status == _NOT_FOUND:
             return None
@@ -212,7 +212,10 @@ class OpencodeServer:
             raise ServerAnswerInvalid(f"{self.name} answered with a turn that can't be read.") from None
 
     async def publish(self, served: Served, row: Row, directory: str) -> None:
-        """Write the identical row of a part once more, so that clients hear. Its own copy reads so already."""
+        """Write the identical row of a part once more for its clients to hear.
+
+        Its own copy already reads like that.
+        """
         heed(self.name, served, row.session_id)
         part = part_of(row)
         if part is None:
@@ -225,7 +228,7 @@ class OpencodeServer:
         self._json(await self._ask("PATCH", path, directory, content=json.dumps(part).encode("ascii")))
 
     async def readable(self, served: Served, session_id: SessionId, directory: str) -> bool:
-        """Whether the session's messages can be read through it: 200 is yes, 400 is no."""
+        """Whether it can read the session's messages: 200 is yes, 400 is no."""
         heed(self.name, served, session_id)
         path = f"{session_path(session_id)}/message"
         answer = await self._ask("GET", path, directory, seconds=self._read_timeout_seconds, keep=False)
@@ -293,12 +296,12 @@ class OpencodeServer:
             raise ServerAnswerInvalid(f"{self.name} answered {path} with an ask that can't be read.") from None
 
     def _made_url(self, path: str, directory: str | None) -> httpx.URL:
-        """Where a question goes. opencode decodes a folder twice: `a%20b` would be taken for `a b`, idle as it is."""
+        """The URL of a question. opencode decodes a folder twice: `a%20b` would become `a b`, which is idle."""
         parameters = None if directory is None else {"directory": directory.replace("%", "%25")}
         return self._client.build_request("GET", path, params=parameters).url
 
     async def _get(self, path: str, directory: str) -> Answer:
-        """Ask, and ask again: what it is asked in the first moments after it listens, a server never answers."""
+        """Ask, and ask again: in the first moments after it listens, a server never answers some questions."""
         for share in (_FIRST_TRY, 1 - _FIRST_TRY):
             try:
                 return await self._ask("GET", path, directory, seconds=self._timeout_seconds * share)
@@ -316,7 +319,7 @@ class OpencodeServer:
         seconds: float | None = None,
         keep: bool = True,
     ) -> Answer:
-        """Send one request and read its answer whole, within a time limit for both together."""
+        """Send one request and read its whole answer, within a time limit for both together."""
         limit = self._timeout_seconds if seconds is None else seconds
         exchange = Exchange()
         try:

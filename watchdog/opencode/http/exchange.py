@@ -1,4 +1,4 @@
-"""One request over HTTP and its answer, read whole."""
+"""One request over HTTP and its answer, read in full."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +14,7 @@ MOST_BYTES: Final = 16 * 1024 * 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came back.
+    """The answer that came back.
 
     Attributes:
         location: where it redirects to.
@@ -29,11 +29,11 @@ class Answer:
 
 
 class Compressed(httpx.DecodingError):
-    """The answer is compressed, which was not asked for, and could be of any size."""
+    """The answer is compressed, which nobody asked for, and could be of any size."""
 
 
 class Exchange:
-    """One request and its answer; tells afterwards how far it came."""
+    """One request and its answer; says afterwards how far it came."""
 
     def __init__(self) -> None:
         self.begun = False
@@ -43,7 +43,7 @@ class Exchange:
         """Send it, and read the answer; without `keep` the body is read and dropped.
 
         Raises:
-            httpx.HTTPError: it came to nothing; `begun` says whether an answer had begun.
+            httpx.HTTPError: it failed; `begun` says whether an answer had begun.
         """
         response = await client.send(request, stream=True)
         self.begun = True
@@ -68,7 +68,7 @@ class Exchange:
 
 
 def refuse_compression(response: httpx.Response) -> None:
-    """Make sure that an answer is as large as it looks.
+    """Check that an answer is as large as it looks.
 
     Raises:
         Compressed: it is not.

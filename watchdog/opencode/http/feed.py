@@ -1,4 +1,4 @@
-"""opencode's event stream, the witness of life: text shows here long before it is stored."""
+"""opencode's event stream, the witness of life: it shows text long before the text is stored."""
 
 import json
 import random
@@ -20,7 +20,7 @@ from watchdog.ports import Counter
 
 PATH: Final = "/global/event"
 SILENCE_SECONDS: Final = 35.0
-"""Three heartbeats, which come about every 10 s, and a half."""
+"""Three and a half heartbeats, which come about every 10 s."""
 SHORT_GAP_SECONDS: Final = 60.0
 FIRST_PAUSE_SECONDS: Final = 0.5
 LONGEST_PAUSE_SECONDS: Final = 30.0
@@ -33,14 +33,14 @@ _ASK_PREFIXES: Final = ("permission.", "question.")
 
 
 class Feed:
-    """What one server's `/global/event` has told. It connects again by itself, for ever.
+    """The events of one server's `/global/event`. It reconnects by itself, forever.
 
     Args:
         client: asks the server; its base URL and its credentials are used.
         clock: times what is heard, and waits between two attempts.
         rng: spreads the attempts.
         on_change: called, in the feed's task, when a status changes or an ask comes or goes.
-        silence_seconds: how long nothing at all may be heard before the connection counts as broken.
+        silence_seconds: after how much silence the connection counts as broken.
 
     Attributes:
         malformed: how many events could not be read.
@@ -65,7 +65,7 @@ class Feed:
         self._connected = False
         self._since: Moment | None = None
         self._heard: tuple[Moment, float] | None = None
-        """When anything was heard last, and what a clock showed then that runs on while the machine sleeps."""
+        """When anything was heard last, and the reading then of a clock that runs on while the machine sleeps."""
         self._gaps: list[tuple[Moment, Moment]] = []
         self._life: dict[SessionId, Moment] = {}
         self._silent_since: float | None = None  # awake seconds: when it was last heard, or began to listen
@@ -109,11 +109,11 @@ class Feed:
         return dict(self._life)
 
     def busy_directories(self) -> frozenset[str]:
-        """The directories in which a session was last heard to be at work."""
+        """The directories in which the feed last showed a session at work."""
         return frozenset(self._directories.values())
 
     def forget(self, keep: Collection[SessionId]) -> None:
-        """Drop every session that is not in `keep`, except those that were last heard to be at work."""
+        """Drop every session that is not in `keep`, except those that the feed last showed at work."""
         kept = frozenset(keep) | self._directories.keys()
         for known in (self._life, self._states):
             for session_id in [each for each in known if each not in kept]:
@@ -126,7 +126,7 @@ class Feed:
                 self._hear(text)
 
     async def _events(self) -> AsyncGenerator[str]:
-        """What comes over one connection, until it ends; says in `problem` why it did."""
+        """The events of one connection, until it ends; `problem` then says why it did."""
         try:
             async with httpx_sse.aconnect_sse(
                 self._client, "GET", PATH, timeout=httpx.Timeout(5.0, read=self._silence_seconds)
@@ -175,7 +175,7 @@ class Feed:
             self.malformed += 1
 
     def _reconnected(self, now: Moment, running_seconds: float) -> None:
-        """Judge the gap by what was last heard: a cut line may have been noticed late."""
+        """Judge the gap by the last event: a cut line may have been noticed late."""
         self._connected = True
         self.problem = None
         self.connections += 1
@@ -185,7 +185,7 @@ class Feed:
             return
         self._gaps.append((self._heard[0], now))
         if len(self._gaps) > MOST_GAPS:
-            # What is dropped must not read as heard: hearing starts where the oldest gap that is dropped ended.
+            # A dropped gap must not count as heard: hearing starts where the oldest dropped gap ended.
             self._since = self._gaps[-MOST_GAPS - 1][1]
             del self._gaps[:-MOST_GAPS]
 
@@ -209,7 +209,7 @@ class Feed:
             self._status(session_id, status, directory if isinstance(directory, str) else None, now)
 
     def _status(self, session_id: SessionId, status: Mapping[str, Any], directory: str | None, now: Moment) -> None:
-        """Take a status; the same one again is a ping, which says nothing new."""
+        """Take a status; the same one again is a ping, which is nothing new."""
         idle = (Activity.IDLE.value, None)
         state = (str(status["type"]), status.get("attempt"))
         if state == self._states.get(session_id, idle):
@@ -225,7 +225,7 @@ class Feed:
         self._changed()
 
     def _lives(self, session_id: SessionId, now: Moment) -> None:
-        """Note a sign of life; the ones that were silent longest make room when there are too many."""
+        """Note a sign of life; if there are too many, those that were silent longest make room."""
         self._life.pop(session_id, None)
         self._life[session_id] = now
         if len(self._life) > MOST_SESSIONS:
@@ -239,7 +239,7 @@ class Feed:
 
 
 class _Bounded(httpx.AsyncByteStream):
-    """A body that may be endless, but not in one event.
+    """A body that may be endless, but not within one event.
 
     Attributes:
         length: how many bytes came since the last event.

@@ -18,13 +18,13 @@ from watchdog.ports import Clock
 
 GREETING_SECONDS: Final = 2.0
 REFUSAL_SECONDS: Final = 60.0
-"""How long a port that does not answer as opencode does is left alone."""
+"""How long a port is left alone that does not answer as opencode does."""
 SILENCE_SECONDS: Final = 5.0
-"""How long one that did not answer in time is left alone at first: an opencode that has just begun may not answer."""
+"""How long one that did not answer in time is left alone at first: a newly started opencode may not answer."""
 
 
 class Connect(Protocol):
-    """Makes a server of a base URL; one that was found is this very process, and no other."""
+    """Makes a server of a base URL; a found one stands for this very process, and no other."""
 
     def __call__(self, url: str, *, found: Party | None = None) -> OpencodeServer:
         """Make it; nothing is asked yet."""
@@ -33,7 +33,7 @@ class Connect(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """A port of one process. The process is the same one only if its birth is the same, too."""
+    """A port of one process. It is the same process only if its birth is the same, too."""
 
     pid: int
     port: int
@@ -47,7 +47,10 @@ class Place:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Where it can be asked from here, the likeliest first. A wildcard of IPv6 may be one of IPv4, too."""
+        """The URLs at which it can be asked from here, the likeliest first.
+
+        An IPv6 wildcard may also be an IPv4 one.
+        """
         found = [each.url for each in self.endpoints]
         found += [f"http://[::1]:{self.port}" for each in self.endpoints if each.address == "::"]
         return tuple(sorted(dict.fromkeys(found), key=lambda url: "//127." not in url))
@@ -60,7 +63,7 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """A server that was found, and the process that it is."""
+    """A found server, and its process."""
 
     server: OpencodeServer
     party: Party
@@ -70,15 +73,15 @@ class OpencodeFleet:
     """The configured servers and the discovered ones.
 
     Args:
-        urls: the configured servers. Two names of one place are one server.
+        urls: the configured servers. Two names of one place count as one server.
         connect: makes a server of a base URL.
         clock: times how long a port that isn't opencode's is left alone.
         discover: whether to look on the ports of the processes that hold the database.
         feeds: whether each server's event feed is listened to; a command that looks once needs none.
-        identify: tells which process a holder is, if it is still there.
+        identify: says which process a holder is, if it is still there.
 
     Raises:
-        SettingsError: a URL is none that can be asked.
+        SettingsError: a URL can't be asked.
     """
 
     def __init__(
@@ -101,7 +104,7 @@ class OpencodeFleet:
         self._doubles = [server for server in made if server not in self._configured]
         self._found: dict[Place, _Found] = {}
         self._refused: dict[Place, float] = {}
-        self._silent: dict[Place, int] = {}  # how often in a row nothing was answered
+        self._silent: dict[Place, int] = {}  # how often in a row there was no answer
         self._group: anyio.abc.TaskGroup | None = None
         self._listening: dict[OpencodeServer, anyio.CancelScope] = {}
 
@@ -126,7 +129,7 @@ class OpencodeFleet:
         for server in self._configured:
             server.know(holders)
         if not self._discover or (not holders.known and not holders.complete):
-            return  # a look that failed tells nothing about who is gone
+            return  # a failed look says nothing about who is gone
         places = [place for holder in holders.known for place in _places(holder)]
         now = self._clock.read().awake_seconds
         self._refused = {place: until for place, until in self._refused.items() if until > now}
@@ -171,7 +174,7 @@ class OpencodeFleet:
         kept = False
         try:
             with anyio.move_on_after(GREETING_SECONDS):
-                with suppress(ServerRefused):  # it asks for a password that nobody gave: a person has to hear of it
+                with suppress(ServerRefused):  # it asks for a password that nobody gave: a person has to know
                     await server.version()
                 kept = not any(known.is_at(place) for known in self._found)
             self._note(place, silent=not kept)
@@ -187,7 +190,7 @@ class OpencodeFleet:
         return kept
 
     def _note(self, place: Place, *, silent: bool) -> None:
-        """Note that nothing was answered at a place in time, or that something was."""
+        """Note that a place gave no answer in time, or that it gave one."""
         tries = sum(self._silent.pop(each) for each in tuple(self._silent) if each.is_at(place))
         if silent:
             self._silent[place] = tries + 1
@@ -219,7 +222,7 @@ def _places(holder: Holder) -> list[Place]:
 
 
 def _distinct(servers: Sequence[OpencodeServer]) -> tuple[OpencodeServer, ...]:
-    """Without the ones that are an earlier one under another name."""
+    """The URLs, without those that are an earlier one under another name."""
     kept: list[OpencodeServer] = []
     for server in servers:
         places = {server.name, *server.leads_to}

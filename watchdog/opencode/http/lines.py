@@ -15,14 +15,14 @@ from watchdog.opencode.http.peers import Ends
 
 HTTPS_PORT, HTTP_PORT = 443, 80
 ENDS: Final = "watchdog.ends"
-"""The extension of an answer that says over which connection it came."""
+"""The extension of an answer that names its connection."""
 
 
 class Line(Protocol):
     """A connection, over which one request goes at a time.
 
     Attributes:
-        told: the server asked for a password on it, and may be told: each request on it carries the password.
+        told: the server asked for a password on it, and may have it: each request on it carries the password.
         answered_at: when the last answer began, in seconds of the awake clock; None before the first.
     """
 
@@ -31,7 +31,7 @@ class Line(Protocol):
 
     @property
     def ends(self) -> Ends | None:
-        """Its two ends; None while it is not open, or where it has none."""
+        """Its two ends; None while it is not open, or if it has none."""
         ...
 
     @property
@@ -121,7 +121,7 @@ class NetworkLine:
             except httpcore.RemoteProtocolError as error:
                 if not self.heard:
                     raise
-                # httpcore says of half an answer, too, that there was none.
+                # for half an answer, too, httpcore says that there was none
                 raise httpcore.RemoteProtocolError(f"Half an answer. {error}") from error
         return httpx.Response(found.status, headers=found.headers, stream=_Body(found), extensions={ENDS: self.ends})
 
@@ -133,7 +133,7 @@ class NetworkLine:
 
 
 class TransportLine:
-    """What carries requests instead of the network, as a connection that is never closed."""
+    """A transport that carries requests instead of the network, as a connection that is never closed."""
 
     ends: Ends | None = None
     usable = True
@@ -145,7 +145,7 @@ class TransportLine:
         self._transport = transport
 
     async def open(self, request: httpx.Request) -> None:
-        """It is."""
+        """It is always open."""
 
     async def send(self, request: httpx.Request, authorization: bytes | None) -> httpx.Response:
         """See `Line`."""
@@ -154,7 +154,7 @@ class TransportLine:
         return await self._transport.handle_async_request(request)
 
     async def aclose(self) -> None:
-        """The transport is closed by whoever has it."""
+        """The owner of the transport closes it."""
 
 
 class _Body(httpx.AsyncByteStream):
@@ -205,7 +205,7 @@ class _Ear(httpcore.AsyncNetworkStream):
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Let every error of httpcore leave as the one of httpx that has its name."""
+    """Turn every error of httpcore into the one of httpx with the same name."""
     try:
         yield
     except _RAISED as error:
@@ -223,7 +223,7 @@ _RAISED = (
 
 
 def _ends(stream: httpcore.AsyncNetworkStream) -> Ends | None:
-    """Where it begins and ends, told while it is open: later nobody may know."""
+    """Where it begins and ends, asked while it is open: later nobody may know."""
     try:
         near, far = stream.get_extra_info("client_addr"), stream.get_extra_info("server_addr")
     except OSError:

@@ -1,4 +1,4 @@
-"""Which process is at the other end of a TCP connection: the one way to tell who answers at an address."""
+"""Which process is at the other end of a TCP connection: the only way to know who answers at an address."""
 
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -10,9 +10,9 @@ from watchdog.model.report import SAME_BIRTH_MS, Endpoint, Holder
 from watchdog.observing.endpoints import is_here, normal
 
 _INTERPRETERS: Final = ("python", "node", "bun", "deno", "ruby", "perl", "php", "java", "sh", "bash")
-"""Programs that are what their arguments say."""
+"""Programs whose arguments say what they are."""
 _WHOLE_SECOND_MS: Final = 1_000
-"""psutil tells births by a boot time of whole seconds."""
+"""psutil computes births from a boot time in whole seconds."""
 _LONGEST_NAME: Final = 40
 
 
@@ -31,10 +31,10 @@ class Ends:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Party:
-    """A process, which is never mistaken for a later one of the same pid.
+    """A process, which is never confused with a later one of the same pid.
 
     Attributes:
-        program: what it runs, as far as it can be told: the user, the file, and the arguments of an interpreter.
+        program: what it runs, as far as that is known: the user, the file, and the arguments of an interpreter.
         name: of its program, for people.
     """
 
@@ -47,10 +47,10 @@ class Party:
 
 
 class Lookup(Protocol):
-    """Tells which process has the other end of a connection; looks at the expected one first."""
+    """Finds the process at the other end of a connection; looks at the expected one first."""
 
     async def __call__(self, ends: Ends, expected: Party | None, *, thorough: bool) -> Party | None:
-        """None when it can't be told: also while no process has accepted the connection."""
+        """None if it is unknown, also while no process has accepted the connection."""
         ...
 
 
@@ -60,7 +60,7 @@ async def other_end(ends: Ends, expected: Party | None, *, thorough: bool) -> Pa
 
 
 def party_of(pid: int) -> Party | None:
-    """What is to be known of a process; None when it is gone, or dead and not yet buried."""
+    """The identity of a process; None if it is gone, or a zombie."""
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
@@ -111,7 +111,7 @@ def _other_end(ends: Ends, expected: Party | None, thorough: bool) -> Party | No
         return None
     try:
         everything = psutil.net_connections(kind="tcp")
-    except (psutil.Error, OSError):  # macOS tells only of processes of the same user, one by one
+    except (psutil.Error, OSError):  # macOS shows only processes of the same user, one by one
         owner = next((each for each in psutil.process_iter() if _has(each, ends)), None)
         return None if owner is None else party_of(owner.pid)
     pid = next((each.pid for each in everything if each.pid and _is_other_end(each, ends)), None)

@@ -53,7 +53,7 @@ def _text(found: object) -> str:
 
 
 def part_of(row: Row) -> dict[str, Any] | None:
-    """A part's row as the API takes it, its ids included; None when it is no part, or can't be read."""
+    """The row of a part as the API takes it, its ids included; None if it is no part, or can't be read."""
     try:
         found = json.loads(row.data)
     except (ValueError, RecursionError):
@@ -64,10 +64,10 @@ def part_of(row: Row) -> dict[str, Any] | None:
 
 
 def heed(name: ServerName, served: Served, session_id: SessionId) -> None:
-    """Nothing is sent to a server on the ground of what was shown of another one, or of another session.
+    """Check the proof: nothing is sent because of a proof about another server, or about another session.
 
     Raises:
-        ServerDeclined: it would be.
+        ServerDeclined: the proof is about another one.
     """
     if served.server != name or not served.covers(session_id):
         raise ServerDeclined(f"{name} is not shown to serve the database that session {session_id} is in.")
@@ -90,7 +90,7 @@ def read_turn(found: Mapping[str, Any]) -> tuple[Row, ...]:
 
 
 def _row(table: str, found: Mapping[str, Any], *, turn: str, names: Collection[str]) -> Row:
-    """What a row says, without the ids that have columns of their own."""
+    """The content of a row, without the ids that have columns of their own."""
     return Row(
         table=table,
         id=_text(found["id"]),

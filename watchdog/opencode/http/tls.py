@@ -1,4 +1,4 @@
-"""Certificates: which are believed, and what is wrong with one, as a sentence."""
+"""Certificates: which ones are trusted, and what is wrong with one, as a sentence."""
 
 import ssl
 from pathlib import Path
@@ -19,10 +19,10 @@ _WRONG_NAME: Final = frozenset({62, 63, 64})
 
 
 def context(authorities: Path | None = None) -> ssl.SSLContext:
-    """What checks a server's certificate.
+    """The context that checks a server's certificate.
 
-    Believed are the machine's authorities (or those of SSL_CERT_FILE and SSL_CERT_DIR), the usual public ones, and
-    those of the file. A certificate in that file is believed by itself, too.
+    It trusts the machine's authorities (or those of SSL_CERT_FILE and SSL_CERT_DIR), the usual public ones, and those
+    of the file. It also trusts a certificate in that file by itself.
 
     Raises:
         SettingsError: the file holds no certificate.
@@ -35,7 +35,7 @@ def context(authorities: Path | None = None) -> ssl.SSLContext:
             raise SettingsError(f"server_ca can't be {authorities}: {problem}.")
         made.load_verify_locations(cafile=authorities)
         made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        # Newer Pythons ask more of an authority than those that people make for themselves hold.
+        # Newer Pythons demand more of an authority than self-made ones have.
         made.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return made
 

@@ -1,6 +1,6 @@
-"""What came in the way of an answer, as a `ServerError` that says what to do.
+"""Whatever prevented an answer, as a `ServerError` that says what to do.
 
-The text of an error of httpx's is left out: it may hold an address with credentials.
+The text of an httpx error is left out: it may hold an address with credentials.
 """
 
 import socket
@@ -22,7 +22,7 @@ _TLS_ALERT: Final = "\\x15\\x03"
 
 
 def translated(error: Exception, *, name: str, host: str, begun: bool) -> ServerError:
-    """What an error of the wire means.
+    """The meaning of an error of the wire.
 
     Args:
         begun: an answer had begun.
@@ -48,7 +48,7 @@ def translated(error: Exception, *, name: str, host: str, begun: bool) -> Server
 
 
 def refused(answer: Answer, *, name: str) -> ServerRefused:
-    """What a 401 or 403 means, and how to give the password."""
+    """The meaning of a 401 or 403, and how to give the password."""
     how = (
         "`server_password` (or OPENCODE_SERVER_PASSWORD), or for this server alone "
         f'`servers = [{{ url = "{name}", username = "…", password = "…" }}]`'
@@ -63,7 +63,7 @@ def refused(answer: Answer, *, name: str) -> ServerRefused:
 
 
 def unexpected(answer: Answer, *, name: str) -> ServerAnswerInvalid:
-    """An answer of a status or a kind that opencode's API does not know."""
+    """An answer with a status or of a kind that opencode's API does not know."""
     if answer.location is not None:
         return ServerAnswerInvalid(
             f"{name} answered {answer.status}, a redirect to {shown(answer.location, name)}, which is not followed: "
@@ -95,7 +95,7 @@ def _hint(error: Exception) -> str:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and all that it came of."""
+    """An error, and all its causes."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:

@@ -1,4 +1,4 @@
-"""Whom a password may be told: a server that asked for one, and that is who it was."""
+"""Who may get a password: a server that asked for one, and is the one that it was."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,14 +17,14 @@ _LOOK_AGAIN_SECONDS: Final = 0.02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credentials:
-    """A name and a password, which show nowhere."""
+    """A name and a password, which appear nowhere."""
 
     username: str
     password: str = field(repr=False)
 
     @property
     def header(self) -> bytes:
-        """What is sent."""
+        """The header to send."""
         request = next(httpx.BasicAuth(self.username, self.password).auth_flow(httpx.Request("GET", "http://x")))
         return request.headers["authorization"].encode("ascii")
 
@@ -36,13 +36,13 @@ class Stranger(httpx.TransportError):
 class Trust:
     """Who is behind one base URL.
 
-    A server that was found is one process: nothing is sent to anybody else. At an address that was configured it may
-    be started anew, as another process: one that has the database open, or runs the same program as before. Where
-    processes can't be seen, a connection on which it asked is all that there is to go by.
+    A found server is one process: nothing is sent to anybody else. At a configured address it may be restarted, as
+    another process: one that has the database open, or runs the same program as before. If processes can't be seen,
+    only the connection on which it asked counts.
 
     Args:
-        expected: the process that was found there; None for an address that was configured.
-        lookup: tells which process has the other end of a connection.
+        expected: the process that was found there; None for a configured address.
+        lookup: finds the process at the other end of a connection.
     """
 
     def __init__(self, *, expected: Party | None = None, lookup: Lookup = other_end) -> None:
@@ -52,14 +52,14 @@ class Trust:
         self._holders: tuple[Holder, ...] = ()
 
     def know(self, holders: Holders) -> None:
-        """Take note of who has the database open."""
+        """Take note of the processes that have the database open."""
         self._holders = holders.known
 
     async def meet(self, ends: Ends | None) -> None:
-        """Make sure, on a new connection, that it leads to the process that was found.
+        """Check, on a new connection, that it leads to the found process.
 
         Raises:
-            Stranger: it does not, as far as can be told.
+            Stranger: it does not, as far as anybody can tell.
         """
         if self._expected is None:
             return
@@ -69,13 +69,13 @@ class Trust:
             raise Stranger(f"{self._expected} was found there, and now {who} listens")
 
     async def admit(self, ends: Ends | None, *, new: bool = False) -> None:
-        """Make sure that who asked for the password may be told.
+        """Check that the process that asked for the password may have it.
 
         Args:
-            new: nothing was answered on this connection: it asked on an earlier one, which it closed.
+            new: this connection had no answer yet: the server asked on an earlier one, which it closed.
 
         Raises:
-            Stranger: it may not.
+            Stranger: it may not have it.
         """
         if self._expected is not None:
             return  # nobody else was let in
@@ -94,7 +94,7 @@ class Trust:
         return same or any(is_holder(party, holder) for holder in self._holders)
 
     async def _accepting(self, ends: Ends, expected: Party | None) -> Party | None:
-        """Who has accepted a connection; waits until somebody has."""
+        """The process that accepted a connection; waits until one has."""
         if not ends.here:
             return None
         party, looks = None, 0

@@ -1,7 +1,8 @@
 """The connections to one server.
 
-httpx's own pool hides which connection a request takes. Here that decides: a password goes only over a connection on
-which the server asked for it, and a question that met a connection just closed is asked once more on a new one.
+httpx's own pool hides which connection a request takes. Here the connection decides: a password goes only over a
+connection on which the server asked for it, and a question on a connection that was just closed is asked once more on
+a new one.
 """
 
 import ssl
@@ -18,7 +19,7 @@ from watchdog.ports import Clock
 MOST_LINES: Final = 64
 KEPT_SECONDS: Final = 30.0
 FRESH_SECONDS: Final = 2.0
-"""How long after an answer a connection is taken for open by what may be sent only once."""
+"""How long after an answer a connection counts as open for requests that may be sent only once."""
 REFUSAL_SECONDS: Final = 2.0
 MOST_REFUSAL_BYTES: Final = 64 * 1024
 CREDENTIALS: Final = "watchdog.credentials"
@@ -31,17 +32,17 @@ _UNAUTHORIZED: Final = 401
 
 
 class Stale(httpx.NetworkError):
-    """A kept connection turned out to be closed, and nothing was heard of the request."""
+    """A kept connection turned out to be closed, and the request got no answer."""
 
 
 class Wire(httpx.AsyncBaseTransport):
     """Carries requests over connections of its own. It follows no redirect, and uses no proxy.
 
     Args:
-        credentials: what the server is told once it asks; None when there is nothing to tell.
-        trust: who may be told.
+        credentials: for a server that asks; None if there are none.
+        trust: who may have them.
         clock: times how long ago a connection answered.
-        tls: what checks certificates; None for plain HTTP.
+        tls: checks certificates; None for plain HTTP.
         transport: carries the requests instead of the network.
     """
 
@@ -64,7 +65,7 @@ class Wire(httpx.AsyncBaseTransport):
         self._idle: list[Line] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send a request: once, but for a question that met a connection which the other side had just closed."""
+        """Send a request: once, except for a question on a connection that the other side had just closed."""
         await self._slots.acquire()
         line = None
         try:
@@ -86,7 +87,7 @@ class Wire(httpx.AsyncBaseTransport):
             await self._transport.aclose()
 
     async def _answered(self, request: httpx.Request, line: Line) -> tuple[httpx.Response, Line]:
-        """The answer to a request, sent again with the password if the server asked for it and may be told."""
+        """The answer to a request, sent again with the password if the server asked for it and may have it."""
         response = await self._sent(request, line)
         if response.status_code != _UNAUTHORIZED or self._credentials is None or line.told:
             return _marked(response, SENT if line.told else NONE), line
@@ -106,10 +107,10 @@ class Wire(httpx.AsyncBaseTransport):
         return _marked(await self._sent(request, line), SENT), line
 
     async def _after_refusal(self, request: httpx.Request, refusal: httpx.Response, line: Line) -> Line:
-        """The connection over which the password may go: the same one, if the server keeps it.
+        """The connection that may carry the password: the same one, if the server keeps it.
 
         Raises:
-            Stranger: another one is needed, and whom it leads to can't be told.
+            Stranger: it takes another one, and nobody can tell whom that leads to.
         """
         if await _is_drained(refusal) and line.usable:
             return line
@@ -143,7 +144,7 @@ class Wire(httpx.AsyncBaseTransport):
             await self._drop(line)
             raise
         line.answered_at = self._clock.read().awake_seconds
-        # httpx would read where a redirect leads although it is not followed, and fail where it can't.
+        # httpx would read where a redirect leads although it does not follow it, and fail if it can't.
         response.extensions[LOCATION] = response.headers.pop("location", None)
         return response
 
@@ -166,7 +167,7 @@ class Wire(httpx.AsyncBaseTransport):
         return line
 
     async def _done(self, line: Line) -> None:
-        """An answer was read, or is not wanted any more."""
+        """An answer was read, or is no longer wanted."""
         self._slots.release()
         if line in self._lines and line.usable and len(self._idle) < MOST_LINES:
             self._idle.append(line)
@@ -209,7 +210,7 @@ def _marked(response: httpx.Response, word: str) -> httpx.Response:
 
 
 async def _is_drained(refusal: httpx.Response) -> bool:
-    """Read what came with a refusal, so that its connection is free again; false when that takes too long."""
+    """Read the body of a refusal to free its connection; false if that takes too long."""
     size = 0
     with anyio.move_on_after(REFUSAL_SECONDS):
         stream = refusal.stream

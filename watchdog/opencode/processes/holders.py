@@ -42,7 +42,7 @@ class ProcessOwners:
         clock: on Linux its running clock must be CLOCK_BOOTTIME, in which the kernel tells births.
         embedded: this process hosts sessions itself, so it counts as a holder. If not, it is a sidecar.
         disconnect: closes this process's own connection to the database, which could hide another's lock. Awaited
-            before each look, and never when embedded.
+            before each look, and never if embedded.
         lock_file: the watchdog's lock file, on which sidecars announce themselves; beside the database by default.
     """
 
@@ -62,7 +62,7 @@ class ProcessOwners:
         self._lock_file = lock_path(database) if lock_file is None else lock_file
 
     async def look(self) -> Holders:
-        """Look now. Never raises: what can't be told is said in the answer."""
+        """Look now. Never raises: the answer says what can't be known."""
         try:
             if self._disconnect is not None and not self._embedded:
                 await self._disconnect()
@@ -71,7 +71,7 @@ class ProcessOwners:
             return _unknown(f"The holders of the database can't be looked up ({type(error).__name__}).")
 
     def supported(self) -> str:
-        """How well this platform tells who has the database open, as a sentence for `check`."""
+        """How well this platform shows who has the database open, as a sentence for `check`."""
         if PLATFORM == "linux":
             if _namespace() == INITIAL_NAMESPACE:
                 return "Linux names every process that has the database open."
@@ -121,7 +121,7 @@ class ProcessOwners:
         return self._describe(pids - self._sidecars(locks, devices), self._clock.read(), doubt)
 
     def _doubt(self, answer: Answer, pids: Collection[int]) -> str | None:
-        """Why there may be holders that are not seen, or None when there can't be."""
+        """Why there may be holders that are not seen, or None if there can't be."""
         if any(pid <= 0 for pid in pids) or (answer.pid is not None and answer.pid not in pids):
             return f"A process that can't be seen from here has the database open; {_SOLE_OWNER}."
         namespace = _namespace()
@@ -135,7 +135,7 @@ class ProcessOwners:
         )
 
     def _listed(self, shm: Path) -> set[int]:
-        """Whom `/proc/locks` names, when that is all there is to go by."""
+        """The processes that `/proc/locks` names, if there is nothing else to go by."""
         file, locks = identity_of(shm), held_locks()
         if file is None:
             return set()
@@ -175,7 +175,7 @@ def command_of(arguments: Sequence[str], name: str) -> str:
 
 
 def _holder(pid: int, now: Reading) -> Holder | None:
-    """What is to be known of a process; None when it is gone or hidden."""
+    """The facts about a process; None if it is gone or hidden."""
     try:
         process = psutil.Process(pid)
         born_ms = _born_ms(process, now)
@@ -189,7 +189,7 @@ def _holder(pid: int, now: Reading) -> Holder | None:
 
 
 def _born_ms(process: psutil.Process, now: Reading) -> int:
-    """When it started, by the wall clock as it is set now. psutil's own boot time is of whole seconds, and cached."""
+    """When it started, by the wall clock as it is set now. psutil's own boot time is in whole seconds, and cached."""
     if PLATFORM != "linux":
         return int(process.create_time() * 1000)
     # The program's name is in parentheses and may hold any character; the times come after it.

@@ -34,8 +34,8 @@ class Socket:
     """A TCP socket that listens.
 
     Attributes:
-        inode: what `/proc` knows it by; 0 where there is no `/proc`.
-        pids: those who have it, where that is known already.
+        inode: its number in `/proc`; 0 without a `/proc`.
+        pids: the processes that have it, if they are already known.
     """
 
     endpoint: Endpoint
@@ -44,7 +44,7 @@ class Socket:
 
 
 async def listener_at(destinations: Collection[Endpoint]) -> Listener:
-    """Who listens where a base URL leads. Never raises: what can't be seen is hidden."""
+    """Who listens where a base URL leads. Never raises: a process that can't be seen is hidden."""
     try:
         return await anyio.to_thread.run_sync(partial(_listener_at, destinations), abandon_on_cancel=True)
     except Exception:  # noqa: BLE001 - whatever went wrong here, nobody is seen
@@ -54,8 +54,8 @@ async def listener_at(destinations: Collection[Endpoint]) -> Listener:
 def _listener_at(destinations: Collection[Endpoint]) -> Listener:
     sockets, own = listening_sockets(), own_addresses()
     found: list[Socket] = []
-    # What is not of this machine, or where nothing is seen to listen, may lead anywhere. Of several addresses of one
-    # name those where nobody listens are of no account.
+    # An address of another machine, or one where nobody seems to listen, may lead anywhere. Of several addresses of
+    # one name those where nobody listens do not count.
     hidden = not all(is_here(each, lambda: own) for each in destinations)
     for destination in destinations:
         found.extend(answering(destination, sockets, own))
@@ -71,7 +71,7 @@ def _listener_at(destinations: Collection[Endpoint]) -> Listener:
 
 
 def answering(destination: Endpoint, sockets: Iterable[Socket], own: Collection[str]) -> list[Socket]:
-    """The sockets of which one takes the connections to a destination: those that fit it most closely."""
+    """The sockets of which one takes the connections to a destination: those that match it most closely."""
     fits: dict[int, list[Socket]] = {}
     for each in sockets:
         fits.setdefault(leads(destination, each.endpoint, lambda: own), []).append(each)
@@ -132,7 +132,7 @@ def processes_with(inodes: Collection[int]) -> Mapping[int, frozenset[int]]:
 
 
 def with_a_database(pids: Collection[int]) -> frozenset[int]:
-    """Those of some processes that have any SQLite database open in WAL mode, whichever it is."""
+    """The processes among some that have any SQLite database open in WAL mode."""
     if PLATFORM == "linux":
         return frozenset(
             lock.pid

@@ -1,4 +1,4 @@
-"""The lock file beside opencode's database: one watchdog acts on it, and sidecars can be told from hosts."""
+"""The lock file beside opencode's database: one watchdog acts on it, and it marks sidecars."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ _ATTEMPTS: Final = 5
 # Closing any descriptor of a file drops every POSIX lock that the process has on it, so a second one is never
 # opened: what this process has open is known here, before the file is touched.
 _BEAT_AT: Final = 32
-"""Where in the file the last look is written down, behind the pid."""
+"""Where in the file the time of the last look is, behind the pid."""
 _opened: dict[int, tuple[int, int]] = {}
 _registry = threading.Lock()
 
@@ -78,7 +78,7 @@ class DatabaseLock:
         return self._terms if self._held else None
 
     def holder(self) -> int | None:
-        """The pid that the one who acts wrote down. Only for people: it may be of another pid namespace."""
+        """The pid that the leader wrote down. Only for people: it may be of another pid namespace."""
         try:
             text = os.pread(self._open_descriptor(), _BEAT_AT, 0).decode("ascii").strip("\0\n ")
             return int(text) if text else None
@@ -90,7 +90,7 @@ class DatabaseLock:
         os.pwrite(self._open_descriptor(), f"{at_ms:020}\n".encode("ascii"), _BEAT_AT)
 
     def last_beat_ms(self) -> int | None:
-        """When a watchdog that runs last looked, by the wall clock; None when that is not known."""
+        """When a running watchdog last looked, by the wall clock; None if that is not known."""
         try:
             return int(os.pread(self._open_descriptor(), 20, _BEAT_AT).decode("ascii"))
         except (OSError, ValueError):
@@ -99,7 +99,7 @@ class DatabaseLock:
     def announce(self) -> None:
         """Say that this process is a sidecar. A process that hosts sessions must never call this.
 
-        Elsewhere than on Linux it does nothing: there nobody could read the sign (see `holders`).
+        It does this only on Linux: elsewhere nobody could read the sign (see `holders`).
         """
         if sys.platform != "linux":
             return
@@ -146,7 +146,7 @@ class DatabaseLock:
         return self._descriptor is not None and _opened.get(self._descriptor) == (there.st_dev, there.st_ino)
 
     def _reopen(self) -> None:
-        """Open the file that is there now. What was open stays so until that worked: it is tried again then."""
+        """Open the file that is there now. The old one stays open until that worked: a failure is tried again."""
         self._held = False
         before, fresh = self._open_descriptor(), _open(self.path)
         try:

@@ -1,4 +1,4 @@
-"""Who has a database open, where the kernel has no list of locks: by the open files of processes (macOS)."""
+"""Who has a database open if the kernel has no list of locks: by the open files of processes (macOS)."""
 
 import os
 
@@ -8,10 +8,10 @@ from watchdog.ports import Reading
 
 
 def holders_by_open_files(database: str, now: Reading) -> tuple[set[int], Reading, str | None]:
-    """Where the kernel has no list of locks: the processes whose open files can be read, and that show this one.
+    """The processes that can be inspected and have the file open, if the kernel has no list of locks.
 
     Returns:
-        The pids, the moment, and why there may be more: a process of this very user would not be looked into.
+        The pids, the moment, and why there may be more: a process of this very user could not be inspected.
     """
     wanted, found, doubt = {database, f"{database}-wal", f"{database}-shm"}, set[int](), None
     for process in psutil.process_iter():
