@@ -1,4 +1,4 @@
-"""How PostgreSQL is reached, and what is said when it can't be: engines of the watchdog's own, and its errors."""
+"""How PostgreSQL is reached, and the sentences for when it can't be: the watchdog's own engines, and its errors."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -15,19 +15,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from watchdog.errors import SettingsError, WatchdogError
 
 APPLICATION: Final = "opencode-watchdog"
-"""What the watchdog's own connections call themselves in `pg_stat_activity`."""
+"""The name of the watchdog's own connections in `pg_stat_activity`."""
 CONNECT_SECONDS: Final = 5.0
 STATEMENT_SECONDS: Final = 10.0
 """How long one statement on a connection of the watchdog's own may take."""
 
 _OPTIONS: Final = {"passfile", "prepared_statement_cache_size", "ssl", "sslmode", "target_session_attrs"}
-"""What may stand behind the `?` of an address."""
+"""The options that may stand behind the `?` of an address."""
 POOLED: Final = (
     "is behind a pooler that lends a connection for one transaction only (PgBouncer's pool_mode), and the watchdog "
     "needs connections that stay its own. Give it the address of PostgreSQL itself, or of a pool in session mode"
 )
 _STATEMENT_MODE: Final = "statement pooling mode"
-"""Of that PgBouncer says nothing else, and no SQLSTATE of its own."""
+"""PgBouncer says nothing else about that, and has no SQLSTATE of its own."""
 _SENTENCES: Final = {
     "08": "can't be reached",
     "26000": POOLED,
@@ -56,17 +56,17 @@ TROUBLE: Final = (
     OSError,
     UnicodeError,  # the name of a host that can be none
 )
-"""What the driver and SQLAlchemy raise when the database can't be used."""
+"""The exceptions of the driver and SQLAlchemy if the database can't be used."""
 
 
 class Fence(Protocol):
-    """The lease, as a transaction that writes holds it."""
+    """The lease, as a writing transaction holds it."""
 
     async def hold(self, connection: AsyncConnection) -> None:
-        """Lock the lease in the transaction of this connection, and make sure that this process still has it.
+        """Lock the lease in this connection's transaction, and check that this process still has it.
 
         Raises:
-            LeaseLost: it has not: nothing may be written.
+            LeaseLost: it does not: nothing may be written.
         """
         ...
 
@@ -75,7 +75,7 @@ def own_engine(url: str, *, statement_seconds: float = STATEMENT_SECONDS) -> Asy
     """An engine of the watchdog's own, which keeps a connection or two between one look and the next.
 
     Args:
-        url: as SQLAlchemy takes it; `sslmode`, as others write it, is asyncpg's `ssl`.
+        url: in SQLAlchemy's form; `sslmode`, as others write it, is asyncpg's `ssl`.
         statement_seconds: how long a statement may take.
 
     Raises:
@@ -114,22 +114,22 @@ def _understood(url: str) -> URL:
 
 
 def beside(engine: AsyncEngine) -> AsyncEngine:
-    """A second engine on the same database, which connects as somebody else's does and shares none of its pool."""
+    """A second engine on the same database, which connects as the given one does and shares none of its pool."""
     return create_async_engine(engine.url, pool=engine.sync_engine.pool.recreate(), hide_parameters=True)
 
 
 @asynccontextmanager
 async def transaction(engine: AsyncEngine, *, seconds: float, **options: Any) -> AsyncIterator[AsyncConnection]:  # noqa: ANN401 - SQLAlchemy's
-    """A transaction that is committed at the end of the block, and is over in time, whatever the network does.
+    """A transaction that is committed at the end of the block, and ends in time, whatever the network does.
 
-    After an error, a cancellation or too long a time its connection is thrown away: on one that answers nothing, a
-    rollback would be waited for, too. The server rolls back what it hears no more of.
+    After an error, a cancellation or too long a time its connection is thrown away: on a dead one even a rollback
+    would have to be waited for. The server rolls back what it hears no more of.
 
     Args:
         engine: the watchdog's own, or that of the server that it is embedded in.
         seconds: how long it may take as a whole, a wait for the pool included.
-        options: SQLAlchemy's execution options. What the engine says of isolation is its owner's: a transaction is
-            READ COMMITTED unless they say otherwise.
+        options: SQLAlchemy's execution options. The engine's isolation level is its owner's business: a transaction
+            is READ COMMITTED unless they say otherwise.
 
     Raises:
         TimeoutError: it took longer.
@@ -151,7 +151,7 @@ async def transaction(engine: AsyncEngine, *, seconds: float, **options: Any) ->
 
 
 async def _connected(engine: AsyncEngine) -> AsyncConnection:
-    """A connection that the server has not ended while it lay in the pool, as far as is known without asking it."""
+    """A connection that the server has not ended while it lay in the pool, as far as is known without asking."""
     while True:
         connection = await engine.connect()
         try:
@@ -170,7 +170,7 @@ def place_of(url: URL | str) -> str:
     """The address of a database for people: no name, no password, no options.
 
     Args:
-        url: as SQLAlchemy takes it.
+        url: in SQLAlchemy's form.
     """
     parts = make_url(url)
     host = f"[{parts.host}]" if parts.host and ":" in parts.host else parts.host or ""
@@ -180,11 +180,11 @@ def place_of(url: URL | str) -> str:
 
 @contextmanager
 def translated(place: str, kind: type[WatchdogError]) -> Iterator[None]:
-    """Turn what the driver and SQLAlchemy raise into a sentence, without any of the statement or of its values.
+    """Turn exceptions of the driver and SQLAlchemy into a sentence, without the statement or its values.
 
     Args:
         place: the database, for people.
-        kind: what is raised instead: `DatabaseUnavailable` or `JournalUnusable`.
+        kind: the error to raise instead: `DatabaseUnavailable` or `JournalUnusable`.
     """
     try:
         yield

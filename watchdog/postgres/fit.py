@@ -1,4 +1,4 @@
-"""Whether a server is one that the watchdog can work with: said at its start, rather than by what fails later."""
+"""Whether the watchdog can work with a server: said at the start, and not by later failures."""
 
 from itertools import count
 from typing import Any, Final
@@ -38,15 +38,14 @@ _numbers = count()
 
 
 async def make_sure(engine: AsyncEngine, *, writes: bool) -> None:
-    """Refuse a server that can't be worked with.
+    """Refuse a server that the watchdog can't work with.
 
     Args:
         engine: connects to it.
-        writes: something is to be written. Whoever only looks may look at a standby.
+        writes: something will be written. A watchdog that only looks may look at a standby.
 
     Raises:
-        DatabaseUnsupported: it is too old; or a pooler is in front of it, which gives each transaction another
-            connection.
+        DatabaseUnsupported: it is too old; or a pooler in front of it gives each transaction another connection.
         DatabaseUnavailable: it can't be asked, or takes no writes.
     """
     place = place_of(engine.url)
@@ -67,11 +66,11 @@ async def make_sure(engine: AsyncEngine, *, writes: bool) -> None:
 
 
 async def _is_lent(engine: AsyncEngine) -> bool:
-    """Whether a pooler gives a connection another one of the server's after a transaction.
+    """Whether a pooler gives a connection another server connection after a transaction.
 
-    Two connections have one of the server's each, at once, and give them back in one order and in the other.
-    Whichever a pooler lends next, the one that came back last or the one that came back first, after one of the
-    rounds it is not the same. Others may be lent those in between, so there are more rounds.
+    Two connections hold one of the server's each, at the same time, and give them back in one order and in the other.
+    Whichever a pooler lends next, the last or the first that came back, after one of the rounds it is not the same.
+    Others may get those in between, so there are more rounds.
     """
     engines = [beside(engine), beside(engine)]
     kept = [Kept(each) for each in engines]
@@ -98,6 +97,6 @@ async def _is_lent(engine: AsyncEngine) -> bool:
 
 
 async def _pid(driver: Any) -> int:  # noqa: ANN401 - asyncpg's
-    """The process of the server's. No statement is sent twice, as it may not be known where it comes to."""
+    """The server process. No statement is sent twice, since nobody may know where it goes."""
     pid: int = await driver.fetchval(f"SELECT pg_backend_pid() + 0 * {next(_numbers)}")
     return pid

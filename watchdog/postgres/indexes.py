@@ -1,7 +1,7 @@
-"""The indexes that looks rest on: how they are made, whether they are there, and what a look costs without them.
+"""The indexes that looks rely on: how to make them, whether they exist, and what a look costs without them.
 
-Nothing is made here: an index on the sessions' tables is the server's own to decide about. With the two partial ones
-a look reads what is open; without them it reads both tables as a whole.
+Nothing is made here: an index on the sessions' tables is the server's own decision. With the two partial ones a look
+reads what is open; without them it reads both tables as a whole.
 """
 
 import json
@@ -21,13 +21,13 @@ from watchdog.postgres.queries import Data
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """An index that looks want.
+    """An index for looks.
 
     Attributes:
-        table: on which.
+        table: the table that it is on.
         of: what it holds, for people.
         statement: makes it, without a lock that keeps others from writing.
-        question: what a look asks by way of it.
+        question: the query that uses it.
     """
 
     table: str
@@ -38,12 +38,12 @@ class Index:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """Whether an index is there.
+    """Whether an index exists.
 
     Attributes:
-        name: of the one that PostgreSQL would use; None when there is none.
-        invalid: one that was begun and not finished: it serves nobody, and keeps its name from being used again.
-        rows: how many rows each look reads without it, as the statistics say; None when they say nothing.
+        name: the name of the one that PostgreSQL would use; None if there is none.
+        invalid: an unfinished one: it serves nobody, and blocks its name.
+        rows: how many rows each look reads without it, by the statistics; None if they don't say.
         megabytes: how large they are.
     """
 
@@ -55,7 +55,7 @@ class Finding:
 
 
 def partial(data: Data) -> tuple[Index, ...]:
-    """The two over what is open.
+    """The two over open rows.
 
     Args:
         data: the type of `message.data` and `part.data`.
@@ -90,7 +90,7 @@ PLAIN: Final = (
     _plain("part", "part_message_id_id_idx", "parts by message", "message_id", "id"),
     _plain("session", "session_parent_idx", "sessions by parent", "parent_id"),
 )
-"""Those of opencode's own that looks use, under opencode's names."""
+"""Those of opencode's own that looks use, with opencode's names."""
 
 _NEXT_LINE: Final = "\n    "
 _PREFACE: Final = """\
@@ -117,7 +117,7 @@ def as_script(data: Data) -> str:
 
 
 async def look_for(engine: AsyncEngine, data: Data) -> tuple[Finding, ...]:
-    """Ask PostgreSQL how it would read without a sequential scan: only an index that really serves is found.
+    """Ask PostgreSQL how it would read without a sequential scan: that finds only an index that really serves.
 
     Raises:
         DatabaseUnavailable: it can't be asked.

@@ -1,6 +1,6 @@
-"""The journal in PostgreSQL: what SQLite's keeps, in the watchdog's own schema, for every replica.
+"""The journal in PostgreSQL: the same content as SQLite's, in the watchdog's own schema, for every replica.
 
-Every write is durable before the call returns, whatever the database's default is. No call waits without a bound.
+Every write is durable before the call returns, whatever the database's default is. Every wait has a limit.
 """
 
 import json
@@ -36,8 +36,11 @@ _TERMS: Final = """
         pg_catalog.set_config('idle_in_transaction_session_timeout', '10s', true),
         pg_catalog.set_config('synchronous_commit', 'on', true)
 """
-"""Of each transaction. The limits of a statement are shorter than the client's, so that the server says which one was
-reached; and a process that is stopped in the middle lets go of its locks."""
+"""For each transaction.
+
+A statement's limits are shorter than the client's, so the server says which one was reached; and a process that is
+stopped in the middle loses its locks.
+"""
 
 _INTERVENTIONS: Final = f"""
     SELECT id, began_ms, ended_ms, undone_ms, actor, reason, verdict, outcome FROM {SCHEMA}.intervention
@@ -93,13 +96,13 @@ class PostgresJournal:
 
     @classmethod
     async def open(cls, engine: AsyncEngine, *, fence: Fence | None = None, make: bool = True) -> Self:
-        """Make the watchdog's own tables, unless they are there.
+        """Make the watchdog's own tables, unless they exist.
 
         Args:
-            engine: who made it disposes of it.
-            fence: asked in each transaction that notes or keeps something: one who was replaced changes nothing.
-                What people say (`hold`, `unhold`, `mark_undone`) is noted by every replica.
-            make: false for who only looks.
+            engine: its maker disposes of it.
+            fence: checked in each transaction that notes or keeps something: a replaced replica changes nothing.
+                Every replica notes what people say (`hold`, `unhold`, `mark_undone`).
+            make: false for a watchdog that only looks.
 
         Raises:
             JournalUnusable: the tables can't be made or used, or are of a newer version.
@@ -180,7 +183,7 @@ class PostgresJournal:
         before: InterventionId | None = None,
         limit: int | None = None,
     ) -> tuple[Intervention, ...]:
-        """The interventions that fit, the newest first; `before` leaves out that one and all later ones."""
+        """The interventions that match, the newest first; `before` leaves out that one and all later ones."""
         asked = {"session_id = :session_id": session_id, "began_ms >= :since_ms": since_ms, "id < :before": before}
         conditions = " AND ".join(condition for condition, value in asked.items() if value is not None) or "TRUE"
         values = {"session_id": session_id, "since_ms": since_ms, "before": before, "limit": limit}
@@ -190,7 +193,7 @@ class PostgresJournal:
         )
 
     async def intervention(self, intervention: InterventionId) -> Intervention | None:
-        """One intervention, or None if there is none of that number."""
+        """One intervention, or None if there is none with that number."""
         if intervention > LAST_NUMBER:
             return None
         found = await self._interventions("WHERE id = :id", {"id": intervention})
@@ -199,7 +202,7 @@ class PostgresJournal:
     async def begun(self) -> tuple[Intervention, ...]:
         """The interventions that have no outcome: somebody is at work on them, or a crash left them.
 
-        One that can't be read is named in the log, and left out.
+        An unreadable one is named in the log, and left out.
         """
         return read_begun(await self._read(f"{_INTERVENTIONS} WHERE ended_ms IS NULL ORDER BY id", {}))
 
@@ -216,7 +219,7 @@ class PostgresJournal:
         return tuple(read_kept(row) for row in await self._read(_KEPT, {"id": intervention}))
 
     async def prune(self, before_ms: int) -> int:
-        """Forget the interventions that ended before a moment. Returns how many."""
+        """Delete the interventions that ended before a moment. Returns how many."""
         async with self._fenced() as connection:
             return int((await connection.execute(text(_PRUNE), {"before_ms": before_ms})).scalar_one())
 
@@ -247,7 +250,7 @@ class PostgresJournal:
             await connection.execute(text(_PUT_STATE), _stored(values))
 
     async def load(self, key: str) -> dict[str, Any] | None:
-        """What was kept under a key; None when nothing was, or it can't be read."""
+        """The value that was kept under a key; None if there is none, or it can't be read."""
         statement = f'SELECT value FROM {SCHEMA}.state WHERE "key" = :key'
         found = await self._read(statement, {"key": key})
         try:
@@ -259,7 +262,7 @@ class PostgresJournal:
     # -- transactions ----------------------------------------------------------------------------------------
 
     async def _read(self, statement: str, values: Mapping[str, object]) -> list[Mapping[str, Any]]:
-        """Rows that are read by the names of their columns."""
+        """Rows with access by the names of their columns."""
         async with self._transaction() as connection:
             found = await connection.execute(text(statement), _stored(values))
             return [_told(row) for row in found.mappings()]
@@ -279,7 +282,7 @@ class PostgresJournal:
 
     @asynccontextmanager
     async def _fenced(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction of one who may act, and of nobody else."""
+        """A transaction of the replica that may act, and of nobody else."""
         async with self._transaction() as connection:
             if self._fence is not None:
                 try:
@@ -289,14 +292,15 @@ class PostgresJournal:
             yield connection
 
 
-# PostgreSQL's text has no NUL and no half of a surrogate pair, and what is kept may have both. A text with one is
-# stored behind a mark, with Python's escapes, and so is one that begins with the mark: each comes out as it went in.
+# PostgreSQL's text has no NUL and no half of a surrogate pair, and kept values may have both. A text with one is
+# stored behind a mark, with Python's escapes, and so is a text that begins with the mark: each comes out as it went
+# in.
 _MARK: Final = "\x01"
 _ESCAPED: Final = re.compile(f"\\A{_MARK}|[\0\ud800-\udfff]")
 
 
 def _stored(values: Mapping[str, object]) -> dict[str, object]:
-    """Values as the database takes them."""
+    """Values in the form that the database takes."""
     return {
         name: _MARK + value.encode("unicode_escape").decode()
         if isinstance(value, str) and _ESCAPED.search(value)

@@ -1,4 +1,4 @@
-"""One connection that lasts: made when it is needed, thrown away without a wait when it does not answer."""
+"""One lasting connection: made when it is needed, thrown away without a wait if it does not answer."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -10,11 +10,11 @@ _HANG_UP_SECONDS: Final = 1.0
 
 
 class Kept:
-    """The driver's own connection: to throw one of SQLAlchemy's away it would be waited for.
+    """The driver's own connection: throwing one of SQLAlchemy's away would need a wait.
 
     Args:
         engine: what it comes from.
-        prepare: is given each new one before anybody else.
+        prepare: gets each new connection before anybody else.
     """
 
     def __init__(self, engine: AsyncEngine, prepare: Callable[[Any], Awaitable[None]] | None = None) -> None:
@@ -29,7 +29,7 @@ class Kept:
         return self._driver is not None and not self._driver.is_closed()
 
     async def driver(self) -> Any:  # noqa: ANN401 - asyncpg's
-        """The connection; a new one where the one before is closed."""
+        """The connection; a new one if the last one is closed."""
         if not self.is_open:
             await self.close()
             try:
@@ -40,7 +40,7 @@ class Kept:
         return self._driver
 
     async def close(self) -> None:
-        """Close it at once, also in a task that is cancelled: nobody's answer is waited for."""
+        """Close it at once, also in a cancelled task: it waits for nobody's answer."""
         connection, self._connection = self._connection, None
         driver, self._driver = self._driver, None
         if driver is not None:

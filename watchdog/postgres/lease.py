@@ -1,18 +1,18 @@
 """The lease: of all replicas on a database one may act, for a few seconds at a time, as a row in the database says.
 
-A process may be stopped between any two of its instructions, or cut off, and know nothing of it. So there are three
+A process may be stopped between any two of its instructions, or cut off, and not notice it. So there are three
 answers to the question whether it may act, each worth more than the one before:
 
     acquire   what this process knows: its own clock since before the last renewal was sent
     confirm   what the database said a moment ago: right before something that can't be taken back
     hold      what stays true until the caller's transaction ends: the row is locked, and nobody can take over
 
-A transaction that is stopped while it holds the row is ended by the server (`idle_in_transaction_session_timeout`).
-Every moment that is stored or compared in the database is one of its own clock. Where that goes back, an expiry may
-lie further ahead than any lease: so a row that has not changed for as long as its lease lasts, by the own clock of
-whoever wants it, is free, too. A lease that ran out is never renewed, only taken anew with the next term. And a
-process trusts no term but one that it took itself: a name that is used again after a restart, or a restored copy of
-the database, gives nobody a right that another one may have, too.
+The server ends a transaction that is stopped while it holds the row (`idle_in_transaction_session_timeout`). Every
+moment that is stored or compared in the database is one of its own clock. If that clock goes back, an expiry may lie
+further ahead than any lease: so a row is also free if it has not changed for the length of its lease, by the clock of
+the replica that wants it. An expired lease is never renewed, only taken with the next term. And a process trusts only
+a term that it took itself: a name that is used again after a restart, or a restored copy of the database, gives
+nobody a right that another one may have, too.
 """
 
 from collections.abc import Callable
@@ -32,27 +32,27 @@ from watchdog.postgres.connection import CONNECT_SECONDS, TROUBLE, place_of, sen
 from watchdog.postgres.lease_row import BUSY, LIMIT, LOCK, ROW, LeaseRow, Stillness, ended, milliseconds
 
 SECONDS: Final = 9.0
-"""How long a lease lasts. Who has it and is gone is replaced after this and a sixth of it."""
+"""How long a lease lasts. A holder that is gone is replaced after this and a sixth of it."""
 _RENEWALS: Final = 3
 """How often it is renewed while it lasts. A statement about it, or a standstill that locks it, may take as long."""
 _TRIES: Final = 6
-"""How often others try to take it meanwhile. A lock is waited for as long."""
+"""How often others try to take it in the meantime. They wait for a lock as long."""
 _RETRIES: Final = 12
-"""How often a renewal that failed is tried again meanwhile."""
+"""How often a failed renewal is tried again in the meantime."""
 
 
 class Lease:
-    """The right to act: a mandate for the loop, and the fence of what writes.
+    """The right to act: a mandate for the loop, and the fence of writes.
 
     Args:
-        engine: used by nobody else. The lease keeps one connection of it, and throws it away when it does not answer.
-        clock: its running seconds say when this process stops to trust what it knew.
+        engine: used by nobody else. The lease keeps one connection of it, and throws it away if it does not answer.
+        clock: its running seconds say when this process stops trusting what it knew.
         name: of this replica.
         seconds: how long the lease lasts after each renewal. The same for all replicas.
-        changed: called whenever it was gained or lost.
+        changed: called whenever it is gained or lost.
 
     Attributes:
-        term: the number of the holder's term that this process has or had until now; None while it has none.
+        term: the number of the term that this process has or had until now; None while it has none.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Lease:
         self._still = Stillness()
         self._turn = anyio.Lock()
         self._until = self._sent = -1.0
-        """On the own clock: when the trust ends; and when the last question was sent that had a good answer."""
+        """On the own clock: when the trust ends; and when the last successful question was sent."""
         self._seen: str | None = None
         self._unreachable = self._doubtful = False
 
@@ -92,11 +92,11 @@ class Lease:
         return self.term is not None and self._now() < self._until
 
     def holder(self) -> str | None:
-        """The name of the replica that has it, as last read; None when none has, or it is not known."""
+        """The name of the replica that has it, as last read; None if none has, or it is not known."""
         return self.name if self.acquire() else self._seen
 
     async def open(self) -> None:
-        """Make the watchdog's own tables where they are missing, and try once to take the lease.
+        """Make the watchdog's own tables if they are missing, and try once to take the lease.
 
         Raises:
             JournalUnusable: the tables can't be made or used.
@@ -107,9 +107,9 @@ class Lease:
             await self._try()
 
     async def make_certain(self) -> None:
-        """Where the database's clock went back, wait until the holder is heard of, or the lease can be taken.
+        """If the database's clock went back, wait for a word of the holder, or until the lease can be taken.
 
-        For whoever would otherwise turn to the holder, and does not try again later. After `open`.
+        For a caller that would otherwise turn to the holder, and does not try again later. After `open`.
 
         Raises:
             DatabaseUnavailable: the database did not say who has it.
@@ -123,7 +123,7 @@ class Lease:
         """Renew it while this process has it, otherwise try to take it. Never ends: cancel it.
 
         Args:
-            alive: whether this process is fit to act. While it is not, the lease is another one's to take.
+            alive: whether this process is fit to act. While it is not, another one may take the lease.
         """
         while True:
             await self._clock.sleep(self._pause())
@@ -140,7 +140,7 @@ class Lease:
     async def close(self) -> None:
         """Give it back, so that the next one takes it at once, and close the connection. After `keep` has ended.
 
-        Takes no longer than a third of a lease for each of the two, and never fails: what is not given back runs out.
+        Takes at most a third of a lease for each of the two, and never fails: a lease that is not given back expires.
         """
         try:
             await self._give_back("it is given back")
@@ -149,7 +149,7 @@ class Lease:
         await self._row.close()
 
     async def _give_back(self, why: str) -> None:
-        """Let the next one take it at once, if that can be said in a third of a lease; else it runs out."""
+        """Let the next one take it at once, if that takes less than a third of a lease; otherwise it expires."""
         term = self.term
         if term is None or not self._let_go(term):
             return

@@ -1,4 +1,4 @@
-"""One long-lived connection for small statements and for notifications, made anew whenever it breaks."""
+"""One long-lived connection for small statements and for notifications, remade whenever it breaks."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,30 +15,30 @@ from watchdog.postgres.connection import place_of, translated
 from watchdog.postgres.kept import Kept
 
 LINE_SECONDS: Final = 3.0
-"""How long a statement may take, the connection included where it has to be made."""
+"""How long a statement may take, including the connection if it has to be made."""
 _RETRY_SECONDS: Final = 1.0
 
 CHANNEL: Final = "opencode_watchdog_errand"
-"""On which replicas tell each other of what is new."""
+"""The channel on which replicas tell each other of news."""
 CAME: Final = "came"
-"""What a notification says to the one that acts: there is one replica more."""
+"""The notification to the leader that there is one replica more."""
 NOTIFY_CAME: Final = f"SELECT pg_notify('{CHANNEL}', '{CAME}')"
 ERRAND: Final = "errand "
-"""How a notification begins that says to a process, whose name follows, that there is an errand for it."""
+"""The beginning of a notification to a process, whose name follows, that there is an errand for it."""
 DONE: Final = "done"
-"""What a notification says to those who wait for the answer to an errand."""
+"""The notification to those who wait for the answer to an errand."""
 NOTIFY_DONE: Final = f"SELECT pg_notify('{CHANNEL}', '{DONE}')"
 SAID: Final = "said"
-"""What a notification says of answers that were asked for."""
+"""The notification of answers that somebody asked for."""
 NOTIFY_SAID: Final = f"SELECT pg_notify('{CHANNEL}', '{SAID}')"
 WANTED: Final = "wanted"
-"""What a notification says to the one that acts: somebody wants something of it."""
+"""The notification to the leader that somebody wants something of it."""
 ANSWERED: Final = "answered"
-"""What a notification says to those who want something: it was done."""
+"""The notification to those who want something that it was done."""
 ASKED: Final = "asked "
-"""How a notification begins that has replicas publish what their hosts say.
+"""The beginning of a notification that makes replicas publish what their hosts say.
 
-Then come the process that asks and those that it asks; all, where none is named.
+The asking process follows, and the processes that it asks; all, if none is named.
 """
 
 
@@ -47,9 +47,9 @@ class Line:
 
     Args:
         engine: makes the connection.
-        channel: whose notifications are listened to.
-        heard: is called with what each notification says, and with nothing once for each connection, before which
-            some may have been missed.
+        channel: the channel to listen to.
+        heard: called with the text of each notification, and with nothing once for each connection, before which some
+            may have been missed.
     """
 
     def __init__(self, engine: AsyncEngine, *, channel: str, heard: Callable[[str], None]) -> None:
@@ -66,7 +66,7 @@ class Line:
             statement: with $1, $2, … for the values.
 
         Raises:
-            DatabaseUnavailable: it failed, or took too long. It may have been carried out all the same.
+            DatabaseUnavailable: it failed, or took too long. It may still have been carried out.
         """
         async with self._turn:
             try:
@@ -99,18 +99,18 @@ class Line:
 
 
 class Pulse:
-    """Something that happens again and again, for which tasks wait."""
+    """An event that happens again and again, and that tasks wait for."""
 
     def __init__(self) -> None:
         self._next = anyio.Event()
 
     def beat(self) -> None:
-        """It happens: all who wait go on."""
+        """It happens: all waiting tasks go on."""
         self._next.set()
         self._next = anyio.Event()
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until it happens; whether it did within so many seconds."""
+        """Wait until it happens; returns whether it did within this many seconds."""
         coming = self._next
         with anyio.move_on_after(seconds):
             await coming.wait()
@@ -118,7 +118,7 @@ class Pulse:
 
 
 class Bell:
-    """Wakes one task. What rings while that task is at work is heard afterwards."""
+    """Wakes one task. A ring while that task is at work is heard afterwards."""
 
     def __init__(self) -> None:
         self._rung = anyio.Event()
@@ -135,7 +135,7 @@ class Bell:
 
 
 class Episode:
-    """Says in the log once that something fails, and once that it works again.
+    """Logs once that something fails, and once that it works again.
 
     Args:
         event: names it in the log.
@@ -146,7 +146,10 @@ class Episode:
         self._failing = False
 
     def failed(self, error: Exception) -> None:
-        """It failed, perhaps again. What an error of the watchdog's own says may be of a session, and is not said."""
+        """It failed, perhaps again.
+
+        The text of an error of the watchdog's own may quote a session, and is not logged.
+        """
         if not self._failing and isinstance(error, WatchdogError):
             logger().warning(f"{self._event}.failing", why=str(error))
         elif not self._failing:

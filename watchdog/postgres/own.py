@@ -1,7 +1,7 @@
-"""The watchdog's own tables in PostgreSQL: one schema, apart from what it watches, made when it is first needed.
+"""The watchdog's own tables in PostgreSQL: one schema, apart from the watched tables, made when it is first needed.
 
-Tables that an older version made are brought up to date by the first newer one that acts, in one transaction, while
-replicas of the older version go on.
+The first newer version that acts brings tables of an older version up to date, in one transaction, while replicas of
+the older version go on.
 """
 
 from typing import Any, Final
@@ -23,10 +23,10 @@ _TERMS: Final = """
         pg_catalog.set_config('statement_timeout', '8s', true),
         pg_catalog.set_config('idle_in_transaction_session_timeout', '5s', true)
 """
-"""Of the transaction that makes the tables: one that is stopped in the middle keeps nobody else waiting for long."""
+"""For the transaction that makes the tables: one that is stopped in the middle delays nobody else for long."""
 _ONE_AT_A_TIME: Final = "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('opencode-watchdog', 0))"
 _NO_QUEUE: Final = "SELECT pg_catalog.set_config('lock_timeout', '2s', true)"
-"""Of the steps themselves: whoever comes after one that waits for a table waits, too, and a lease is short."""
+"""For the steps themselves: others queue behind a step that waits for a table, and a lease is short."""
 _FOUND: Final = f"""
     SELECT pg_catalog.obj_description(found.oid, 'pg_namespace') AS mark,
         pg_catalog.has_schema_privilege(found.oid, 'USAGE') AND NOT EXISTS (
@@ -47,12 +47,12 @@ _MAY_NOT: Final = "42501"
 
 
 def as_script(role: str | None = None) -> str:
-    """The statements for somebody who may make the tables, where the watchdog's own role may not.
+    """The statements for somebody who may make the tables, if the watchdog's own role may not.
 
     They bring tables of an older version up to date, too.
 
     Args:
-        role: the watchdog's role, which is then given what it needs.
+        role: the watchdog's role, which then gets the rights that it needs.
     """
     lines = [_flat(statement) for statement in statements()]
     if role is not None:
@@ -63,11 +63,11 @@ def as_script(role: str | None = None) -> str:
 
 
 async def prepare(engine: AsyncEngine, *, make: bool = True) -> None:
-    """Make the watchdog's own tables, or bring them up to date, unless they are. Who comes at the same time waits.
+    """Make the watchdog's own tables, or bring them up to date, unless they are. Others wait at the same time.
 
     Args:
-        make: false for who only looks: it makes nothing, takes tables of an older version as they are, and takes it
-            as an error that there are none.
+        make: false for a watchdog that only looks: it makes nothing, takes tables of an older version as they are,
+            and raises if there are none.
 
     Raises:
         JournalUnusable: they can't be made or used, or are of a newer version that this one can't use.
@@ -92,8 +92,8 @@ async def prepare(engine: AsyncEngine, *, make: bool = True) -> None:
 
 
 async def _step(connection: AsyncConnection, reached: int, place: str, *, there: bool) -> None:
-    """Make what is missing, behind a version; all of it or nothing."""
-    # Where the schema is there and empty, somebody made it for this role, which then need not be able to.
+    """Make what a version lacks; all of it or nothing."""
+    # If the schema exists and is empty, somebody made it for this role, which then need not be able to.
     missing = statements(reached)[1 if there and not reached else 0 :]
     try:
         await connection.execute(text(_NO_QUEUE))
@@ -117,7 +117,7 @@ async def _find(connection: AsyncConnection) -> Any:  # noqa: ANN401 - a row of 
 
 
 def _reached(found: Any, place: str) -> int:  # noqa: ANN401 - as above
-    """Which version of the tables is there, and can be used; 0 where none is."""
+    """The existing version of the tables, if it can be used; 0 if there is none."""
     if found is None or (found.mark is None and not found.filled):
         return 0
     oldest = _number(found.mark)
@@ -138,7 +138,7 @@ def _reached(found: Any, place: str) -> int:  # noqa: ANN401 - as above
 
 
 def _number(mark: str | None) -> int | None:
-    """The number in a comment of the watchdog's own."""
+    """The number in one of the watchdog's own comments."""
     name, _, number = (mark or "").rpartition(" ")
     return int(number) if name == PROGRAM and number.isdecimal() else None
 

@@ -1,9 +1,9 @@
-"""What is asked of the sessions' tables in PostgreSQL.
+"""The queries on the sessions' tables in PostgreSQL.
 
-The tables are named as opencode's; `data` is `jsonb` or `json`. What is open is found by two partial indexes, whose
-conditions are the very ones that stand here: PostgreSQL uses such an index only where a query repeats its condition.
-Rows are ordered by time_created, never by id; ids decide only between rows of the same millisecond, since there is no
-order of insertion to read.
+The tables have opencode's names; `data` is `jsonb` or `json`. Two partial indexes find the open rows, and their
+conditions are exactly those here: PostgreSQL uses such an index only if a query repeats its condition. Rows are
+ordered by time_created, never by id; ids decide only between rows of the same millisecond, since there is no order of
+insertion to read.
 """
 
 # ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
@@ -29,15 +29,16 @@ _OPEN_MESSAGE: Final = (
     "{kind}_typeof(message.data #> '{{time,completed}}') IS DISTINCT FROM 'number'"
     " AND (message.data ->> 'role' = 'assistant' OR {kind}_typeof(message.data -> 'role') IS DISTINCT FROM 'string')"
 )
-"""A turn without the time of its end; and what can't be read, which is reported."""
+"""A turn without the time of its end; and unreadable rows, which are reported."""
 _OPEN_PART: Final = (
     "(part.data #>> '{{state,status}}') IS DISTINCT FROM 'completed'"
     " AND (part.data #>> '{{state,status}}') IS DISTINCT FROM 'error'"
     " AND (part.data ->> 'type' = 'tool' OR {kind}_typeof(part.data) <> 'object')"
 )
-"""A tool call that is not over; and what can't be read."""
+"""A tool call that is not over; and unreadable rows."""
 
-# `json` keeps a text as it was written: a NUL in it, or half a surrogate pair, would fail whatever looks into it.
+# `json` keeps a text as it was written: a NUL in it, or half a surrogate pair, would fail any query that looks into
+# it.
 _TEXT: Final = "CAST({data} AS text)"
 _UNREADABLE: Final = (
     r"\\u(0000|[dD][89abAB][0-9a-fA-F]{{2}}(?!\\u[dD][c-fC-F])"
@@ -107,8 +108,11 @@ _QUEUED: Final = f"""
     ORDER BY seen.time_created, seen.id
 """
 _EACH: Final = "CROSS JOIN LATERAL (SELECT {table}.* FROM {table} WHERE {condition} OFFSET 0) AS {table}"
-"""The rows of each id, looked up by an index. Without OFFSET 0 it is a join, and PostgreSQL may read the whole table
-for it: it takes any list of ids for a hundred, and does not know what it costs to unpack `data`."""
+"""The rows of each id, looked up by an index.
+
+Without OFFSET 0 it is a join, and PostgreSQL may read the whole table for it: it takes any list of ids for a hundred,
+and does not know what it costs to unpack `data`.
+"""
 _SESSIONS: Final = f"{_SESSION} FROM {_IDS} {_EACH.format(table='session', condition='session.id = wanted.value')}"
 _ANCESTORS: Final = f"""
     WITH RECURSIVE above(id, parent_id, directory, created, workspace, workspace_type) AS (
@@ -146,15 +150,17 @@ _WHOLE: Final = (
 VERSION: Final = """
     SELECT CAST(pg_current_snapshot() AS text) || ' ' || CAST(pg_postmaster_start_time() AS text) AS version
 """
-"""What can be seen now: the same text means that nobody committed anything (PostgreSQL's manual, 9.27.9)."""
+"""The snapshot of now: the same text means that nobody committed anything (PostgreSQL's manual, 9.27.9)."""
 READ: Final = f"""
     SELECT seen.version, set_config('enable_seqscan', 'off', TRUE) AS scans, set_config('jit', 'off', TRUE) AS jit,
         set_config('lock_timeout', '100ms', TRUE) AS patience
     FROM ({VERSION}) AS seen
 """
-"""The first query of a transaction that reads, which knows better than the planner how little there is to read.
-Of conditions on `data` there are no statistics, and at some millions of rows it would rather scan a table than go by
-an index that holds twenty. Nor is it worth while to compile anything. Without an index the table is scanned."""
+"""The first query of a reading transaction, which knows better than the planner how little there is to read.
+
+There are no statistics for conditions on `data`, and at some millions of rows the planner would rather scan a table
+than use an index that holds twenty. Nor is compiling worth it. Without an index the table is scanned.
+"""
 DIRECTORIES: Final = (
     "SELECT session.directory AS directory FROM session WHERE session.time_updated >= :since_ms"
     " GROUP BY session.directory ORDER BY max(session.time_updated) DESC"
@@ -200,13 +206,13 @@ class Dialect:
     """The statements that depend on the type of `data`, which is `jsonb` or `json`.
 
     Attributes:
-        lock: the statement before any other of a transaction that reads. It waits for nobody, and from then on nobody
-            alters a table. A wait amid a look could be part of a deadlock; and who looked at anything before a table
-            was written anew sees none of its rows.
-        look: what a look asks.
+        lock: the statement before any other of a reading transaction. It waits for nobody, and from then on nobody
+            alters a table. A wait in the middle of a look could be part of a deadlock; and a look that read anything
+            before a table was rewritten sees none of its rows.
+        look: the queries of a look.
         open_parts_of_sessions: the ids of the open calls of some sessions.
         queued: the prompts of a session that no turn answers yet.
-        reads: which rows of each table read as something.
+        reads: which rows of each table read as the given values.
         update: the guarded write of rows of each table. `jsonb` is compared as a value: it keeps no text.
     """
 
@@ -229,7 +235,10 @@ def open_part(kind: Data) -> str:
 
 
 def _readable(statement: str, kind: Data) -> str:
-    """The statement, so that no text in a row can fail it. What is compared or written as a whole stays as it is."""
+    """The statement, made safe against any text in a row.
+
+    Values that are compared or written whole stay as they are.
+    """
     if kind == "jsonb":
         return statement
     return _LOOKED_INTO.sub(lambda found: _MENDED.format(data=found[0]), statement)
@@ -245,7 +254,7 @@ def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType
     """The statements for a type of `data`: `jsonb` or `json`.
 
     Args:
-        tables: the columns of each table; those of workspaces are read where they are.
+        tables: the columns of each table; those of workspaces are read if they exist.
     """
     message, part = (_readable(each.format(kind=kind), kind) for each in (_MESSAGE, _PART))
     is_open_message, is_open_part = open_message(kind), open_part(kind)
@@ -283,13 +292,13 @@ def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType
 
 
 def _given(what: str, table: str) -> str:
-    """What is given for a row, at the same place as its id."""
+    """The value for a row, at the same place as its id."""
     place = f"array_position(CAST(:ids AS text[]), CAST({table}.id AS text))"
     return f"(CAST(:{what} AS text[]))[{place}]"
 
 
 def _reads(table: str, kind: Data) -> str:
-    """That a row is one of some, and reads as is given for it."""
+    """The condition that a row is one of some, and reads as the value given for it."""
     given = _given("observed", table)
     observed = (
         f"{table}.data = CAST({given} AS jsonb)" if kind == "jsonb" else f"CAST({table}.data AS text) = {given}"

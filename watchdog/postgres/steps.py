@@ -1,8 +1,8 @@
 """The statements that make the watchdog's own tables in PostgreSQL, version by version.
 
 Each version only adds, and everything that it adds to a table has a default: so a replica of an older version, from
-`OLDEST` on, goes on beside newer ones. Each statement may be run again where it was run already. A step that alters a
-table which others use waits for whoever reads it, a backup, say; one that adds a table waits for nobody.
+`OLDEST` on, goes on beside newer ones. Each statement may run again after it ran. A step that alters a table which
+others use waits for its readers, such as a backup; one that adds a table waits for nobody.
 """
 
 from typing import Final
@@ -12,7 +12,7 @@ from typing import Final
 SCHEMA: Final = "opencode_watchdog"
 PROGRAM: Final = "opencode-watchdog"
 OLDEST: Final = 1
-"""The oldest version that can use the tables as they are now. It is in the comment of the schema."""
+"""The oldest version that can use the tables as they are now. The comment of the schema names it."""
 
 _FIRST: Final = (
     f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}",
@@ -118,7 +118,7 @@ _SECOND: Final = (
     ) WITH (fillfactor = 50)
     """,
 )
-"""What people ask of the one that acts, whichever replica they ask; and what each host says of each session."""
+"""Requests of people to the leader, through any replica; and each host's word on each session."""
 
 _THIRD: Final = (
     f"""
@@ -138,14 +138,14 @@ _FOURTH: Final = (
     )
     """,
 )
-"""By which limits each replica would judge."""
+"""The limits by which each replica would judge."""
 
 STEPS: Final = (_FIRST, _SECOND, _THIRD, _FOURTH)
-"""What leads from each version to the next. The first one makes the schema with its first statement."""
+"""The steps from each version to the next. The first one makes the schema with its first statement."""
 VERSION: Final = len(STEPS)
 
 
 def statements(after: int = 0) -> tuple[str, ...]:
-    """What leads from a version to the newest one; from none, everything."""
+    """The steps from a version to the newest one; from none, all of them."""
     steps = (statement for step in STEPS[after:] for statement in step)
     return (*steps, f"COMMENT ON TABLE {SCHEMA}.lease IS '{PROGRAM} {VERSION}'")

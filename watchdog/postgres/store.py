@@ -1,7 +1,7 @@
 """The sessions of a Python server in PostgreSQL: reads in one snapshot each, and writes behind the lease.
 
-There is nothing to follow from look to look, as in a SQLite file: two partial indexes hold what is open, so each look
-reads all of it, and costs what is open and not what is stored.
+There is nothing to follow from look to look, as there is in a SQLite file: two partial indexes hold what is open, so
+each look reads all of it, and its cost follows what is open and not what is stored.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
@@ -45,7 +45,7 @@ class Limits:
     """How long to wait for the database.
 
     Attributes:
-        read_seconds: for a look as a whole, a wait for a connection of the pool included.
+        read_seconds: for a whole look, including the wait for a connection of the pool.
         write_seconds: for one try at a guarded write.
         pauses: after each try, of a write or a look, that gave way to others, in seconds; there is one try more.
     """
@@ -57,7 +57,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
-    """What there is to say about a database to a person who checks the set-up."""
+    """The facts about a database for a person who checks the set-up."""
 
     place: str
     size_bytes: int
@@ -92,12 +92,12 @@ class PostgresStore:
     async def open(
         cls, engine: AsyncEngine, *, clock: Clock, fence: Fence | None = None, limits: Limits | None = None
     ) -> Self:
-        """Make sure that the tables can be watched.
+        """Check that the tables can be watched.
 
         Args:
-            engine: whoever made it disposes it.
-            clock: times the pauses of a write, and how long it keeps others waiting.
-            fence: the lease that each write is made behind; None where nothing is written, or nobody else acts.
+            engine: its maker disposes of it.
+            clock: times the pauses of a write, and how long it makes others wait.
+            fence: the lease behind each write; None if nothing is written, or nobody else acts.
             limits: how long to wait.
 
         Raises:
@@ -109,7 +109,7 @@ class PostgresStore:
         return store
 
     async def changed(self) -> bool:
-        """See `Store.changed`. The snapshot of the whole server says it: others' databases on it count, too."""
+        """See `Store.changed`. The snapshot of the whole server tells: other databases on it count, too."""
         self.reads["version"] += 1
         with translated(self.place, DatabaseUnavailable):
             async with transaction(
@@ -148,7 +148,7 @@ class PostgresStore:
         return False
 
     def follow(self, ids: Collection[str]) -> None:
-        """See `Store.follow`. Every look reads all that is open."""
+        """See `Store.follow`. Every look reads everything that is open."""
 
     def forget(self) -> None:
         """See `Store.forget`."""
@@ -166,7 +166,7 @@ class PostgresStore:
             )
 
     async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:
-        """See `Store.rows`. Of `jsonb` the text is PostgreSQL's own."""
+        """See `Store.rows`. For `jsonb` the text is PostgreSQL's own."""
         async with self._reading() as fetch:
             parts = await fetch(queries.WHOLE_PARTS, {"ids": as_ids(_possible(call_ids))})
             messages = await fetch(queries.WHOLE_MESSAGES, {"ids": as_ids(_possible(turn_ids))})
@@ -215,7 +215,7 @@ class PostgresStore:
         Raises:
             GaveWay: others want the rows, and did so for some seconds; nothing was written.
             LeaseLost: another watchdog may have taken over; nothing was written.
-            WriteRefused: a trigger or a constraint stands against it.
+            WriteRefused: a trigger or a constraint prevents it.
         """
         if not writes:
             return 0
@@ -229,7 +229,7 @@ class PostgresStore:
         raise WriteRefused.by(table, what, [str(record["name"]) for record in found])
 
     async def _write_in_turn(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
-        """Try again and again to write when nobody else does."""
+        """Try again and again to write at a moment when nobody else does."""
         done = await self._write(writes, while_newest)
         for pause in self._limits.pauses:
             if isinstance(done, int):
@@ -255,7 +255,7 @@ class PostgresStore:
             return written
 
     async def describe(self) -> Description:
-        """What there is to say about it to a person."""
+        """The facts about it for a person."""
         async with self._reading() as fetch:
             (found,) = await fetch(queries.SIZES, {})
         return Description(
@@ -309,7 +309,7 @@ class PostgresStore:
                 await self._clock.sleep(pause)
 
     async def _locks(self, connection: AsyncConnection, lock: str) -> bool:
-        """Whether the tables can be locked at once, as they are by whoever reads them."""
+        """Whether the tables can be locked at once, as readers lock them."""
         try:
             await connection.execute(self._statement(lock))
         except DBAPIError as error:
@@ -370,5 +370,5 @@ def _checked(tables: Mapping[str, Mapping[str, str]], place: str) -> Data:
 
 
 def _possible(ids: Collection[Id]) -> list[Id]:
-    """Those of some ids that PostgreSQL could hold: no text of it has a NUL, or half of a surrogate pair."""
+    """Those of some ids that PostgreSQL could hold: its texts have no NUL, and no half of a surrogate pair."""
     return [id_ for id_ in ids if "\0" not in id_ and id_.encode(errors="replace").decode() == id_]

@@ -1,4 +1,4 @@
-"""What a table's own triggers and constraints make of a write."""
+"""The effect of a table's own triggers and constraints on a write."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ _TRIGGERED: Final = "27"
 
 
 class Standing(Exception):
-    """Something of the table's own stands against a write; the transaction is given up."""
+    """Something in the table itself prevents a write; the transaction is given up."""
 
     def __init__(self, table: str, what: str) -> None:
         super().__init__(table, what)

@@ -1,9 +1,10 @@
-"""A guarded write of rows that a server writes, too, in which the server always goes first.
+"""A guarded write of rows that a server writes, too: the server always goes first.
 
-PostgreSQL ends a deadlock by failing whoever has waited for `deadlock_timeout` and finds one then. A server that is
-failed loses a step of its work, so it must never be the one. Rows are locked all at once, without any wait. What else
-may wait from then on, for a lock that a trigger takes, say, has ended well within that time since the first lock. So
-whoever waits for these rows never finds a deadlock. Who gives way has changed nothing, and tries again after a pause.
+PostgreSQL ends a deadlock by failing a transaction that has waited for `deadlock_timeout` and then finds one. A
+server that fails loses a step of its work, so it must never be the one. Rows are locked all at once, without any
+wait. Everything that may wait from then on, for a lock that a trigger takes, say, has ended well within that time
+after the first lock. So nobody who waits for these rows ever finds a deadlock. A write that gives way has changed
+nothing, and tries again after a pause.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,8 +45,10 @@ _BOUNDS: Final = f"""
             interval '25 milliseconds' AS shortest
     ) AS known
 """  # noqa: S608 - constants of this module
-"""How long a wait, a statement, and the time until the last statement begins may be. What the role allows is less, or
-stays as it is. Below `shortest` nothing could be done at all: then only waits are short."""
+"""How long a wait, a statement, and the time until the last statement begins may be.
+
+A lower limit of the role stays. Below `shortest` nothing could be done: then only waits are short.
+"""
 _LOCK: Final = """
     WITH sessions AS MATERIALIZED (SELECT FROM session WHERE id = :session FOR UPDATE NOWAIT),
         parts AS MATERIALIZED (SELECT FROM part WHERE id = ANY(CAST(:part AS text[])) FOR NO KEY UPDATE NOWAIT),
@@ -54,13 +57,13 @@ _LOCK: Final = """
         )
     SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM parts), (SELECT count(*) FROM messages)
 """
-"""While the session's row is locked no new message comes in, whose foreign key wants it, too."""
+"""While the session's row is locked no new message comes in, since its foreign key wants that row, too."""
 _CHECK: Final = "SET CONSTRAINTS ALL IMMEDIATE"
-"""What triggers put off until the end is done before it: there it could not be answered."""
+"""Deferred triggers run before the end: at the end nobody could react to them."""
 
 
 class GivesWay(Exception):
-    """This try is to be given up. Nothing of it is committed."""
+    """Give up this try. Nothing of it is committed."""
 
     def __init__(self, way: Way) -> None:
         super().__init__(way)
@@ -68,12 +71,12 @@ class GivesWay(Exception):
 
 
 class Writing:
-    """One try, in a transaction of its own, that whoever made it commits.
+    """One try, in a transaction of its own, which the caller commits.
 
     Args:
-        connection: in a transaction that has no row of a server's locked.
+        connection: in a transaction that has none of the server's rows locked.
         dialect: of the tables.
-        clock: tells how long others may have been waiting.
+        clock: says how long others may have been waiting.
     """
 
     def __init__(self, connection: AsyncConnection, dialect: Dialect, clock: Clock) -> None:
@@ -83,11 +86,11 @@ class Writing:
         self._deadline = 0.0
 
     async def write(self, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
-        """Make all changes, or find that one is not to be made. Returns how many were.
+        """Make all changes, or find that one must not be made. Returns how many were made.
 
         Raises:
             GivesWay: others want the rows.
-            Standing: a trigger or a constraint stands against it.
+            Standing: a trigger or a constraint prevents it.
         """
         try:
             return await self._write(writes, while_newest)
@@ -142,7 +145,7 @@ class Writing:
             raise Standing(table, "changes what is written")
 
     def _in_time(self) -> None:
-        """What may wait has to begin soon: others may wait for what is locked here."""
+        """Waits have to begin soon: others may wait for what is locked here."""
         if self._clock.read().running_seconds > self._deadline:
             raise GivesWay("slow")
 

@@ -1,1 +1,1 @@
-"""opencode's SQLite file: read, shown to be one, and written with a guard."""
+"""opencode's SQLite file: read, proven to be one, and written with a guard."""

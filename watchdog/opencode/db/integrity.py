@@ -1,8 +1,8 @@
 """Whether a database is whole: SQLite's own integrity check, one table with its indexes after the other.
 
-It finds what no query stumbles over: a page of an index that is damaged, say, or that lacks rows. Each table is a
-read transaction of its own, on a connection that can't write: opencode goes on meanwhile, and its log is written back
-between two of them.
+It finds damage that no query meets: a page of an index that is damaged, say, or that lacks rows. Each table takes a
+read transaction of its own, on a connection that can't write: opencode goes on in the meantime, and its log is
+written back between two of them.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -27,10 +27,10 @@ _WAIT_SECONDS: Final = 5.0
 
 
 class Checking:
-    """A check of a database under way. Made by `checking`.
+    """A check of a database that is under way. Made by `checking`.
 
     Attributes:
-        tables: what there is to check.
+        tables: the tables to check.
     """
 
     def __init__(self, path: Path, connection: aiosqlite.Connection, tables: Sequence[str]) -> None:
@@ -39,10 +39,10 @@ class Checking:
         self.tables = tables
 
     async def check(self, table: str) -> list[str]:
-        """Check a table with its indexes. Cancelled, it stops in the middle of it.
+        """Check a table with its indexes. When cancelled, it stops in the middle.
 
         Returns:
-            What is damaged: a clause for each finding, the first few. Nothing when it is whole.
+            The damage: a clause for each finding, the first few. Empty if the table is whole.
 
         Raises:
             DatabaseUnavailable: it can't be read now.

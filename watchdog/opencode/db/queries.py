@@ -1,8 +1,8 @@
-"""What is asked of opencode's tables, in SQL.
+"""The SQL for opencode's tables.
 
-Three rules keep this right on any database: JSON functions run only behind `json_valid`, so that a broken row
-can't fail a query; rows are ordered by (time_created, rowid), never by id; `CROSS JOIN` fixes the order of a join
-where a free planner was seen to scan `part`.
+Three rules keep this right on any database: JSON functions run only behind `json_valid`, so a broken row can't fail a
+query; rows are ordered by (time_created, rowid), never by id; `CROSS JOIN` fixes the order of a join where the
+planner, left free, scanned `part`.
 """
 
 # ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
@@ -24,8 +24,8 @@ def _readable(table: str, then: str, otherwise: str) -> str:
     return f"CASE WHEN typeof({table}.data) = 'text' AND json_valid({table}.data) THEN {then} ELSE {otherwise} END"
 
 
-# A turn is open until `time.completed` is a number; what can't be read is fetched, too, to be reported.
-# What most rows have is asked first: a look at every turn costs little more than a bare scan of the table.
+# A turn is open until `time.completed` is a number; unreadable rows are fetched, too, to be reported.
+# The condition that most rows fail comes first: a look at every turn costs little more than a bare scan of the table.
 _OPEN_MESSAGE = _readable(
     "message",
     """
@@ -102,7 +102,7 @@ OPEN_MESSAGES: Final = f"""
     UNION ALL
     {_MESSAGE} FROM message WHERE message.rowid > :after AND {_OPEN_MESSAGE}
 """
-"""Of some ids, and of all new rows."""
+"""For some ids, and for all new rows."""
 MESSAGES: Final = f"{_MESSAGE} {_IDS} message ON message.id = wanted.value"
 OPEN_PARTS_OF_MESSAGES: Final = f"{_PART} {_IDS} part ON part.message_id = wanted.value WHERE {_OPEN_PART}"
 OPEN_PARTS: Final = f"""
@@ -110,7 +110,7 @@ OPEN_PARTS: Final = f"""
     UNION ALL
     {_PART} FROM part WHERE part.rowid > :after AND {_OPEN_PART}
 """
-"""Of some ids, and of all new rows."""
+"""For some ids, and for all new rows."""
 
 SCHEMA_VERSION: Final = "PRAGMA schema_version"
 
@@ -126,7 +126,7 @@ def _seen(table: str) -> str:
 TAILS: Final = (
     f"SELECT (SELECT data_version FROM pragma_data_version) AS version, {_seen('message')}, {_seen('part')}"
 )
-"""The version of the data; and of each table the row at a place, the one after it, and the last."""
+"""The version of the data; and for each table the row at a place, the one after it, and the last."""
 NEXT: Final = {
     table: f"SELECT min(rowid) AS place FROM {table} WHERE rowid > :after" for table in ("message", "part")
 }
@@ -268,7 +268,7 @@ _WORKSPACE_TYPE: Final = "(SELECT workspace.type FROM workspace WHERE workspace.
 
 
 def statements(tables: Mapping[str, Collection[str]]) -> Statements:
-    """What a look asks of a database with these tables and columns: older ones know nothing of workspaces."""
+    """The queries of a look for a database with these tables and columns: older ones know nothing of workspaces."""
     has_id = "workspace_id" in tables.get("session", ())
     has_type = {"id", "type"} <= set(tables.get("workspace", ()))
     columns = _session(

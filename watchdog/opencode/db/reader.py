@@ -1,10 +1,10 @@
-"""The one long-lived connection that everything is read through, in short transactions.
+"""The one long-lived connection for all reads, in short transactions.
 
-The file is never opened with anything but SQLite: closing any descriptor on it would drop this process's POSIX
-locks, and a peer could then remove the WAL under a live connection.
+Only SQLite ever opens the file: closing any descriptor on it would drop this process's POSIX locks, and a peer could
+then remove the WAL under a live connection.
 
-SQLAlchemy makes and pools the connection. What is read runs on the driver's own (aiosqlite), one hop to its thread
-for each statement: by way of SQLAlchemy a statement costs three times as much, and a tick is made of statements.
+SQLAlchemy makes and pools the connection. Reads run on the driver's own (aiosqlite), one hop to its thread for each
+statement: through SQLAlchemy a statement costs three times as much, and a tick is made of statements.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from watchdog.opencode.file.identity import FileIdentity
 from watchdog.strides import in_strides
 
 END_SECONDS = 10.0
-"""How long a piece of work that was begun may resist a cancellation."""
+"""How long a piece of work that has begun may resist a cancellation."""
 
 T = TypeVar("T")
 
@@ -43,13 +43,13 @@ class Reader:
     Args:
         path: the file.
         engine: makes connections to it.
-        admit: is asked before each one, and raises where the file must not be opened.
+        admit: called before each connection; raises if the file must not be opened.
 
     Attributes:
         connection: counts the connections: each counts versions of the data from the same number again.
         file: counts the files that were read: it grows when another file has taken the path.
-        lock: is held while the connection is in use; who writes takes it, too, where an engine shares its only one.
-        ask: what a look asks of this database, as its tables were when a transaction last began.
+        lock: held while the connection is in use; writers take it, too, if an engine shares its only connection.
+        ask: the queries of a look at this database, for its tables when a transaction last began.
         reads: how often the file was asked whether it changed (`version`), and read in a transaction (`transaction`).
     """
 
@@ -70,14 +70,14 @@ class Reader:
 
     @property
     def shares_connection(self) -> bool:
-        """Whether others write through the very connection, whose `data_version` does not change by that."""
+        """Whether others write through the same connection, whose `data_version` does not change then."""
         return isinstance(self._engine.pool, StaticPool)
 
     async def version(self) -> tuple[int, int] | None:
-        """The connection, and SQLite's `data_version`, which changes there with each commit of anybody else.
+        """The connection, and its `data_version`, which changes with each commit of anybody else.
 
         Returns:
-            None without a connection, or when its file is no longer the one at the path.
+            None without a connection, or if its file is no longer the one at the path.
 
         Raises:
             DatabaseUnavailable: the file is gone or can't be read.
@@ -130,7 +130,7 @@ class Reader:
     async def _leave(self, driver: aiosqlite.Connection, *, begun: bool = False) -> None:
         """End the transaction. A driver with `autocommit=False` is always in one, which would never move on.
 
-        Where the owner of an engine shares its one connection, one that was under way is somebody else's.
+        If the owner of an engine shares its one connection, a transaction under way is the owner's.
         """
         if driver.in_transaction and (begun or not self.shares_connection):
             await _interruptible(driver, driver.rollback())
@@ -163,7 +163,7 @@ class Reader:
             await finished(connection.close())
 
     async def _check_schema(self, fetch: Fetch) -> None:
-        """Look at the tables when they are new to this connection or were altered: opencode may be upgraded."""
+        """Look at the tables if they are new to this connection or were altered: opencode may have been upgraded."""
         (found,) = await fetch(queries.SCHEMA_VERSION, {})
         if found["schema_version"] != self._schema:
             self._columns.clear()
@@ -176,7 +176,7 @@ class Reader:
         if query in self._columns:
             rows = await _run(driver, query, parameters)
         else:
-            # In a task of its own: a cursor that is left half read would keep whatever comes next interrupted.
+            # In a task of its own: a half-read cursor would keep the next statement interrupted.
             described = _described(driver, query, parameters)
             self._columns[query], rows = await finished(described, interrupt=driver.interrupt)
         columns = self._columns[query]
@@ -200,7 +200,7 @@ async def _run(
 async def _interruptible(driver: aiosqlite.Connection, work: Awaitable[T]) -> T:
     """Do a piece of work in the driver's thread. When cancelled, interrupt it, and wait for its end.
 
-    SQLite works in a thread: a task that just walks away would leave a statement and its transaction behind.
+    SQLite works in a thread: a task that just stops waiting would leave a statement and its transaction behind.
     """
     try:
         return await work
@@ -226,21 +226,21 @@ async def finished(work: Coroutine[Any, Any, T], *, interrupt: Callable[[], Awai
                 await interrupt()
             done, _ = await asyncio.wait([task], timeout=END_SECONDS)
         for ended in done:
-            ended.cancelled() or ended.exception()  # What came of it is of no interest any more.
+            ended.cancelled() or ended.exception()  # Nobody needs its result any more.
         raise
 
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn what the driver and SQLAlchemy raise into a sentence, without any of the statement.
+    """Turn exceptions of the driver and SQLAlchemy into a sentence, without any of the statement.
 
     Raises:
-        DatabaseUnavailable: instead of theirs; DatabaseDamaged where that is what it says.
+        DatabaseUnavailable: instead of theirs; DatabaseDamaged if they report damage.
     """
     try:
         yield
     except (SQLAlchemyError, sqlite3.Error, sqlite3.Warning) as error:
-        # SQLAlchemy's own text holds the statement and its parameters: only the driver's error is told.
+        # SQLAlchemy's own text holds the statement and its parameters: only the driver's error is used.
         original = getattr(error, "orig", None) or error
         if is_damage(original):
             raise DatabaseDamaged(f"The database {path} {sentence(original)} {HOW_TO_MEND}") from original

@@ -1,4 +1,4 @@
-"""Rows of opencode's tables as nouns; and what of a row can't be read as one."""
+"""Rows of opencode's tables as nouns, and the rows that can't be read as one."""
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -11,7 +11,7 @@ Record: TypeAlias = Mapping[str, object]
 Made = TypeVar("Made")
 
 _LATEST_MS = (1 << 63) - 1
-"""No time is later, whatever JSON can spell: no database could hold it."""
+"""No time is later than this, whatever JSON can spell: no database could hold it."""
 
 LOCAL_WORKSPACES = frozenset({"worktree"})
 """The types of workspaces whose sessions run in the process that has the database open."""
@@ -19,7 +19,7 @@ UNKNOWN_WORKSPACE = "unknown"
 
 
 class Readings:
-    """What came of each row at the last look: what did not change is not read anew.
+    """The results of the last look's rows: rows that did not change are not read again.
 
     So a look at thousands of open sessions makes few new values, and a garbage collector has little to go through.
     """
@@ -29,13 +29,13 @@ class Readings:
         self._now: dict[Hashable, tuple[object, Any]] = {}
 
     def get(self, key: Hashable, made_of: object, make: Callable[..., Made], *arguments: object) -> Made:
-        """What was made of the same at the last look; else it is made now.
+        """The result of the same row at the last look; otherwise it is made now.
 
         Args:
             key: whose it is.
-            made_of: all that it depends on.
+            made_of: everything that it depends on.
             make: makes it.
-            arguments: what that takes.
+            arguments: the arguments of `make`.
         """
         known = self._last.get(key)
         if known is None or known[0] != made_of:
@@ -45,7 +45,7 @@ class Readings:
         return made
 
     def end(self) -> None:
-        """A look at everything is over: forget what it did not come upon."""
+        """A look at everything is over: forget the results that it did not use."""
         self._last, self._now = self._now, {}
 
 
@@ -67,7 +67,7 @@ def whole_row(record: Record) -> Row:
 
 
 def remote_workspace(record: Record) -> str | None:
-    """The type of the workspace of a session that may run on another machine; None for one that runs here.
+    """The type of the workspace of a session that may run on another machine; None if the session runs here.
 
     A type that is not known to be local may be anything: opencode's plugins bring further ones.
     """
@@ -85,7 +85,7 @@ def newest_turn(records: Sequence[Record]) -> TurnId | None:
 
 
 def moment(value: object) -> int | None:
-    """A time in milliseconds, or None for what is none."""
+    """A time in milliseconds, or None if it is none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST_MS:
         return None
     return int(value)
@@ -184,7 +184,7 @@ def read_session(record: Record) -> Session:
 
 
 def tried(read: Callable[[Record], Made], record: Record) -> Made | str:
-    """What a row reads as; a text that says why it can't be read."""
+    """The result of reading a row; a text that says why if it can't be read."""
     try:
         return read(record)
     except Unreadable as problem:

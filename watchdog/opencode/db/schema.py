@@ -11,7 +11,7 @@ async def check_schema(fetch: Fetch, path: Path) -> Statements:
     """Look at the tables and the journal mode.
 
     Returns:
-        What to ask of this database.
+        The queries for this database.
 
     Raises:
         DatabaseUnsupported: a table or a column is missing, or it is of another generation or in another mode.

@@ -1,4 +1,4 @@
-"""One look at opencode's database: which queries are asked, and how the answers become nouns."""
+"""One look at opencode's database: its queries, and how the answers become nouns."""
 
 import json
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ def as_ids(ids: Iterable[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Statements:
-    """What a look asks, in the SQL of one database. Ids are passed as one JSON array.
+    """The queries of a look, in the SQL of one database. Ids are passed as one JSON array.
 
     Attributes:
         open_messages: the open messages among some ids and after a place.
@@ -33,9 +33,9 @@ class Statements:
         open_parts: the open parts among some ids and after a place.
         open_parts_of_messages: those of some messages.
         sessions: some sessions.
-        sessions_and_ancestors: the same, with all that is above them.
+        sessions_and_ancestors: the same, with all their ancestors.
         children: the sessions that began below some others, each since a moment.
-        newest: of some sessions, the newest prompt, turn and message.
+        newest: the newest prompt, turn and message of some sessions.
         last_written: when a part of some messages was last written.
         second_generation: how many sessions of opencode 2.x are at work; None where it never opened the database.
     """
@@ -55,7 +55,7 @@ class Statements:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Known:
-    """Which rows to read when it is known what was open: these, and what was inserted since.
+    """The rows to read if the open rows are known: these, and those inserted since.
 
     Attributes:
         turns: ids of messages that may be open.
@@ -77,8 +77,8 @@ class Look:
     """One look at what is unfinished, made of a handful of queries in one transaction.
 
     Attributes:
-        ask: what is asked.
-        readings: what came of each row at the last look.
+        ask: the queries.
+        readings: the results of the last look's rows.
         open_messages: the messages that are open or can't be read, after the look.
         unread_messages: those of them that can't be read, whose parts were not read either.
         open_parts: the parts that are not cleanly closed, after the look, each with its session.
@@ -136,7 +136,7 @@ class Look:
         """Read some sessions and what is open in them.
 
         Args:
-            ids: the sessions; one that there is not is left out.
+            ids: the sessions; ids without a session are left out.
             suspects: ids of parts that may be open although their turn is closed.
         """
         await self._read_turns(self.ask.open_messages_of_sessions, {"ids": as_ids(ids)})
@@ -150,7 +150,7 @@ class Look:
         self._damaged.setdefault((table, found.id), found)
 
     def _read(self, table: str, read: Callable[[Record], Made], record: Record) -> Made | str:
-        """What a row reads as, or why it can't be read. It depends on nothing but the row."""
+        """The result of reading a row, or why it can't be read. It depends only on the row."""
         return self.readings.get((table, record["id"]), (*record.values(),), tried, read, record)
 
     async def _read_turns(self, query: str, parameters: Mapping[str, object]) -> Sequence[Record]:
@@ -219,7 +219,7 @@ class Look:
                     self._damage(table, record, "its session is missing or can't be read")
 
     async def _filled(self, sessions: Mapping[SessionId, Session]) -> dict[SessionId, Session]:
-        """The sessions with what is open in them, and with their last signs of life."""
+        """The sessions with their open rows, and with their last signs of life."""
         if not sessions:
             return {}
         messages: dict[str, None] = dict.fromkeys(self._turns)
@@ -241,7 +241,7 @@ class Look:
         return filled
 
     async def _by_session(self, rows: Iterable[Placed]) -> Callable[[SessionId], Sequence[Placed]]:
-        """Gives the rows of a session, the oldest first. Most have one, for which no list is kept meanwhile."""
+        """Yields the rows of a session, the oldest first. Most sessions have one row and need no list."""
         alone: dict[SessionId, Placed] = {}
         several: dict[SessionId, list[Placed]] = {}
         async for row in in_strides(rows):

@@ -1,4 +1,4 @@
-"""What an error of SQLite means to a person."""
+"""The meaning of a SQLite error for a person."""
 
 import sqlite3
 

@@ -31,17 +31,17 @@ from watchdog.sharing import Batches
 
 _MOST_SEARCHES = 3
 _QUESTIONS_FOR_A_GLANCE = 12
-"""A glance at the locks costs more than the whole look when nothing changed."""
+"""Looking at the locks costs more than the whole look if nothing changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How long to wait for others, and how much to read at once.
+    """How long to wait for others, and how much to read at a time.
 
     Attributes:
         read_seconds: how long a read waits for a lock.
         write_seconds: how long a write waits for a lock.
-        step_rows: how many rows one step of a full look, or of a search that is waited for, reads.
+        step_rows: how many rows one step of a full look, or of a search that somebody waits for, reads.
         search_rows: how many parts one step of the search in the background reads.
     """
 
@@ -53,7 +53,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
-    """What there is to say about a database to a person who checks the set-up."""
+    """The facts about a database for a person who checks the set-up."""
 
     path: Path
     size_bytes: int
@@ -68,8 +68,8 @@ class Description:
 class OpencodeDatabase:
     """opencode's database. Made by `open`; an async context manager that closes it.
 
-    With an engine given, that engine is used for everything and never disposed, and one of its connections is
-    kept for as long as this is open.
+    A given engine is used for everything and never disposed of, and one of its connections is kept for as long as
+    this is open.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class OpencodeDatabase:
         self._writing = anyio.Lock()
         self._until_glance = _QUESTIONS_FOR_A_GLANCE
         self.refuse: Callable[[], Awaitable[None]] | None = None
-        """Asked before each write: raises what stands against any, such as damage that is known."""
+        """Called before each write: raises if anything forbids every write, such as known damage."""
 
     @classmethod
     async def open(
@@ -105,7 +105,7 @@ class OpencodeDatabase:
         filesystem_type: FilesystemType = filesystem_type,
         local_filesystems: Collection[str] = (),
     ) -> Self:
-        """Open the database and make sure that it can be watched.
+        """Open the database and check that it can be watched.
 
         Args:
             path: the database file.
@@ -121,7 +121,7 @@ class OpencodeDatabase:
             DatabaseUnavailable: it can't be read just now.
         """
         check_place(path, filesystem_type, local_filesystems=local_filesystems)
-        # Before SQLite opens anything: under a second name it would make a second `-wal` and `-shm`.
+        # Before SQLite opens anything: under another name it would make a second `-wal` and `-shm`.
         await anyio.to_thread.run_sync(shown, path)
         database = cls(
             path,
@@ -147,22 +147,22 @@ class OpencodeDatabase:
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection. Used again, it opens them again."""
+        """Close every connection. Further use opens them again."""
         await self._reader.close()
 
     async def disconnect(self) -> None:
         """Close the reading connection, so that this process holds no lock; the next call opens it again.
 
-        With an engine of somebody else's this does nothing.
+        With somebody else's engine this does nothing.
         """
         if not self._embedded:
             await self.close()
 
     async def changed(self) -> bool:
-        """See `Store.changed`. Now and then it is made sure that nobody has the file open under another name."""
+        """See `Store.changed`. Now and then this also checks that nobody has the file open under another name."""
         self._until_glance -= 1
         if self._until_glance <= 0:
-            await anyio.to_thread.run_sync(glance, self.path)  # if it raises, it is made sure of each time
+            await anyio.to_thread.run_sync(glance, self.path)  # if it raises, the next call checks again
             self._until_glance = _QUESTIONS_FOR_A_GLANCE
         return await self._tracker.changed()
 
@@ -175,7 +175,7 @@ class OpencodeDatabase:
         for _ in range(_MOST_SEARCHES):
             await self._tracker.search_all()
             found = await self._tracker.look(also=also, full=full)
-            if self._tracker.searched:  # or the look started over, and what was searched may be another place now
+            if self._tracker.searched:  # or the look started over, and the search may have covered another file
                 return found
         raise DatabaseUnavailable(f"The database {self.path} is being rewritten as a whole, again and again.")
 
@@ -270,7 +270,7 @@ class OpencodeDatabase:
         await self.disconnect()  # our own lock could hide another's
         file = await anyio.to_thread.run_sync(shown, self.path)
         with translated(self.path):
-            # Short, and bounded by the wait for the lock: what was begun is finished even when cancelled.
+            # Short, and bounded by the wait for the lock: a write that has begun is finished even when cancelled.
             return await finished(self._write_to(file, writes, while_newest))
 
     async def _write_to(self, file: OneFile, writes: Sequence[GuardedWrite], while_newest: TurnId | None) -> int:
@@ -285,7 +285,7 @@ class OpencodeDatabase:
             return changed
 
     def _admit(self) -> None:
-        """Whether SQLite may open the file, each time anew."""
+        """Whether SQLite may open the file, checked each time."""
         check_place(self.path, self._filesystem_type, local_filesystems=self._local_filesystems)
         glance(self.path)
 
@@ -295,7 +295,7 @@ class OpencodeDatabase:
             return await experimental_sessions(fetch)
 
     async def describe(self) -> Description:
-        """What there is to say about it to a person."""
+        """The facts about it for a person."""
         async with self._reader.transaction() as fetch:
             (size,) = await fetch(
                 "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size", {}
@@ -318,7 +318,7 @@ def _engine(path: Path, mode: str, busy_seconds: float) -> AsyncEngine:
     uri = uri_of(path, mode)
 
     async def connect() -> aiosqlite.Connection:
-        # No transaction begins but by our own BEGIN, and bytes that are no UTF-8 fail no query.
+        # Only our own BEGIN starts a transaction, and bytes that are no UTF-8 fail no query.
         connection = await aiosqlite.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)
         connection.text_factory = _decoded
         return connection
@@ -331,7 +331,7 @@ def _decoded(value: bytes) -> str:
 
 
 async def _begin(connection: AsyncConnection, statement: str) -> None:
-    """Begin a transaction, unless the owner of an engine given to us has it begin by itself."""
+    """Begin a transaction, unless the owner of a given engine makes it begin by itself."""
     await connection.begin()
     driver: Any = (await connection.get_raw_connection()).driver_connection
     if not driver.in_transaction:

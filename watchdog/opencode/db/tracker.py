@@ -1,11 +1,11 @@
-"""Which rows a look reads: the new ones by their rowids, the open ones by their keys.
+"""The rows that a look reads: the new ones by their rowids, the open ones by their keys.
 
-`PRAGMA data_version` says whether anybody committed anything; if not, nothing is read. If so, a look reads what was
+`PRAGMA data_version` says whether anybody committed anything; if not, nothing is read. If so, a look reads the rows
 inserted since (opencode only ever inserts at the end of a table) and the rows that were open when they were last
-seen. So its cost follows what changed and what is open, not what is stored.
+read. So its cost follows what changed and what is open, not what is stored.
 
-What was seen is remembered as a place in each table: the last row's rowid and id. A database that was vacuumed or
-restored has another row there, or none; one that was replaced is another file. Then everything starts over.
+It remembers a place in each table: the last row's rowid and id. A database that was vacuumed or restored has another
+row there, or none; a replaced one is another file. Then everything starts over.
 
 Open turns are found by reading the whole of `message` once, in steps, each a transaction of its own; again with each
 full look. Open calls in closed turns are found by the search: small steps over the whole of `part`, whenever there
@@ -27,7 +27,7 @@ from watchdog.opencode.db.snapshot import LAST_ROWID, Fetch, Known, Look
 _BEFORE_ALL: Final = -1 << 63
 _MOST_STARTS: Final = 5
 _ANY_SESSION: Final = ""
-"""Of a part that was not read yet."""
+"""For a part that was not read yet."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,14 +60,14 @@ class Tracker:
         self._whole: set[str] = set()
         self._followed_calls: dict[str, str] = {}
         self._followed_turns: set[str] = set()
-        """What was told to be followed since a transaction last began; a look under way does not know of it yet."""
+        """The rows to follow since a transaction last began; a look under way does not know of them yet."""
         self._places: dict[str, Place] = {}
         self._searched = Place()
         self._search_is_over = False
         self._reset()
 
     def _reset(self) -> None:
-        """Read every turn, and search all parts, again. What was open is still read by its keys meanwhile."""
+        """Read every turn, and search all parts, again. Open rows are still read by their keys in the meantime."""
         self._version = None
         self._whole.clear()
         self._places = {"message": Place()}
@@ -87,7 +87,7 @@ class Tracker:
         self._followed_calls = dict.fromkeys(ids, _ANY_SESSION) | self._followed_calls
 
     def follow_written(self, writes: Collection[GuardedWrite]) -> None:
-        """Read these rows in the next look, whatever they were."""
+        """Read these rows in the next look, in whatever state they are."""
         for write in writes:
             if write.row.table == "part":
                 self._followed_calls[write.row.id] = write.row.session_id
@@ -121,7 +121,7 @@ class Tracker:
         return await self._search(self._search_rows)
 
     async def search_all(self) -> None:
-        """Do the whole search, anew."""
+        """Do the whole search again."""
         self._searched, self._search_is_over = Place(), False
         while await self._search(self._step_rows):
             pass
@@ -138,7 +138,7 @@ class Tracker:
             if not found.keys() <= self._calls.keys():
                 self._calls |= found
                 self._version = None
-            # What is behind the place of the last look is read by the looks: who followed it would never arrive.
+            # The looks read the rows after the last look's place: a search that followed it would never arrive.
             self._search_is_over = place is None or place.rowid >= self._rowids()["part"] > _BEFORE_ALL
             self._searched = place or self._searched
             return not self._search_is_over
@@ -146,7 +146,7 @@ class Tracker:
     # -- catching up -----------------------------------------------------------------------------------------
 
     async def _catch_up(self, also: Collection[SessionId], *, full: bool) -> Snapshot | None:
-        """Go forward in steps until what is left is little, and look. None when it had to start over."""
+        """Go forward in steps until little is left, and look. None if it had to start over."""
         while True:
             async with self._reader.transaction() as fetch:
                 self._begin()
@@ -156,7 +156,7 @@ class Tracker:
                 if not self._stands(tails):
                     self._reset()
                     return None
-                # What is in `part` before the first look is for the turns to name, and for the search.
+                # The turns name the rows of `part` from before the first look, and the search finds the others.
                 self._places.setdefault("part", _last(tails, "part"))
                 table = next((each for each in ("message", "part") if self._is_behind(tails, each)), None)
                 if table is None:
@@ -192,7 +192,7 @@ class Tracker:
         return bool(self._followed_calls or self._followed_turns)
 
     def _begin(self) -> None:
-        """Take up what was told since the last transaction began."""
+        """Take up the rows to follow that were named since the last transaction began."""
         if self._is_told:
             self._version = None
         self._calls = self._followed_calls | self._calls
@@ -209,7 +209,7 @@ class Tracker:
         return {table: self._places.get(table, Place()).rowid for table in ("message", "part")}
 
     def _stands(self, tails: Record) -> bool:
-        """Whether the last rows that were seen are where they were."""
+        """Whether the last rows that were read are still where they were."""
         return all(place.id == tails[f"{table}_id"] for table, place in self._places.items())
 
     def _is_behind(self, tails: Record, table: str) -> bool:
@@ -226,10 +226,10 @@ def _last(tails: Record, table: str) -> Place:
 async def _step(fetch: Fetch, table: str, after: Place, rows: int) -> tuple[Place | None, dict[str, str]]:
     """Find the open rows among the next few rowids after a place.
 
-    Where rowids have gaps, the step begins at the next row that there is.
+    If rowids have gaps, the step begins at the next existing row.
 
     Returns:
-        The place that was reached, None at the end of the table; and the ids that were found, each with its session.
+        The place that was reached, None at the end of the table; and the found ids, each with its session.
     """
     (next_,) = await fetch(queries.NEXT[table], {"after": after.rowid})
     if not isinstance(next_["place"], int):

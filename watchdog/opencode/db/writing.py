@@ -1,7 +1,7 @@
-"""Guarded writes: rows change only if they read as observed, and are written as told, all of them or none.
+"""Guarded writes: rows change only if they read as observed, and read back as they were written: all or none.
 
-What a table's own triggers and constraints make of a write is looked at in the same transaction: a write that they
-refuse, ignore or change is taken back, and named.
+The same transaction looks at the effect of the table's own triggers and constraints: a write that they refuse, ignore
+or change is taken back, and named.
 """
 
 import sqlite3
@@ -23,17 +23,17 @@ from watchdog.opencode.db.sqlite_errors import primary_code
 from watchdog.opencode.file.one_file import OneFile
 
 _ITS_OWN: Final = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISMATCH})
-"""What a statement that is known to be right fails with, where the table itself is in its way."""
+"""The error of a correct statement that something in the table itself prevents."""
 
 
 async def write_all(
     connection: AsyncConnection, file: OneFile, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None
 ) -> int:
-    """Write in the transaction that was begun, and commit it; or leave it to be rolled back.
+    """Write in the transaction that has begun, and commit it; or leave it to be rolled back.
 
     Args:
         connection: in a transaction that may write.
-        file: what is written to, shown to be one.
+        file: the file to write to, proven to be one.
         writes: the changes.
         while_newest: see `Store.write`.
 
@@ -41,7 +41,7 @@ async def write_all(
         How many rows changed: all, or 0.
 
     Raises:
-        WriteRefused: a trigger or a constraint stands against it.
+        WriteRefused: a trigger or a constraint prevents it.
         DatabaseUnavailable: the file is another one, or open under another name.
     """
     await anyio.to_thread.run_sync(file.check)
@@ -76,7 +76,7 @@ async def _write(connection: AsyncConnection, write: GuardedWrite) -> bool:
 
 
 async def _read_back(connection: AsyncConnection, write: GuardedWrite) -> None:
-    """Make sure that the row reads as it was told to, and is the row that it was."""
+    """Check that the row reads as it was written, and is still the same row."""
     if not await _reads(connection, write, write.after, whole=True):
         raise await _refused(connection, write, "changes what is written")
 
@@ -91,13 +91,13 @@ async def _reads(connection: AsyncConnection, write: GuardedWrite, data: str, *,
 
 
 async def _refused(connection: AsyncConnection, write: GuardedWrite, what: str, *, said: str = "") -> WriteRefused:
-    """The error for a write that the table stands against: which trigger it is, if one is there."""
+    """The error for a write that the table prevents: it names the trigger, if there is one."""
     table = write.row.table
     return WriteRefused.by(table, what, await _triggers(connection, table, said))
 
 
 async def _triggers(connection: AsyncConnection, table: str, said: str) -> list[str]:
-    """The triggers that may be meant: those with the very words of the error, else those on the table."""
+    """The triggers that may have done it: those that contain the words of the error, else those on the table."""
     found = [(str(name), str(on), str(sql)) for name, on, sql in await connection.execute(text(queries.TRIGGERS))]
     words = said.replace("'", "''")
     by_words = [name for name, _, sql in found if words and f"'{words}'" in sql]
