@@ -1,4 +1,4 @@
-"""Which messages people get: one when something begins that needs a person, and one when it is over."""
+"""The messages that people get: one when something begins that needs a person, and one when it is over."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from watchdog.timing.events import Assessment, Bystander
 
 
 class Severity(StrEnum):
-    """How a message is shown where its receiver has colours."""
+    """How a message is shown if its receiver has colours."""
 
     INFO = "info"
     SUCCESS = "success"
@@ -36,22 +36,22 @@ class Alert(Telling):
 
 
 class GivenUp:
-    """The sessions that are left to a person. Those that an earlier run gave up were told by it."""
+    """The sessions that are left to a person. An earlier run reported those that it gave up."""
 
     def __init__(self) -> None:
         self._told: frozenset[SessionId] | None = None
         self._seen: set[SessionId] = set()
 
     def see(self, session_id: SessionId) -> None:
-        """This run gave it up: it is told at the next look, be it the first one."""
+        """This run gave it up: the next look reports it, even if it is the first one."""
         self._seen.add(session_id)
 
     def forget(self) -> None:
-        """Start over: somebody else acts, and tells."""
+        """Start over: somebody else acts, and reports."""
         self._told = None
 
     def look(self, judgement: Judgement) -> list[Alert]:
-        """What there is to tell after a look. What is tried once more is given up until that has helped."""
+        """The messages after a look. A session that is tried once more stays given up until that has helped."""
         given_up = {each.session_id: each.why for each in judgement.spared if each.reason is SpareReason.GIVEN_UP}
         told = given_up.keys() - self._seen if self._told is None else self._told
         self._seen.clear()
@@ -83,7 +83,7 @@ def _findings(judgement: Judgement) -> dict[SessionId, str]:
 
 
 class Degraded:
-    """What can't be used, asked or read, told once it has lasted.
+    """What can't be used, asked or read, reported once it has lasted.
 
     Args:
         after_seconds: how long it must last, in awake time.
@@ -95,16 +95,16 @@ class Degraded:
         self._told: frozenset[str] = frozenset()
 
     def forget(self) -> None:
-        """Start over: somebody else acts, and tells."""
+        """Start over: somebody else acts, and reports."""
         self._since, self._told = {}, frozenset()
 
     def look(self, causes: Mapping[str, str], now_seconds: float, *, whole: bool = True) -> list[Alert]:
-        """What there is to tell after a tick.
+        """The messages after a tick.
 
         Args:
             causes: what is degraded, by a short name, with a sentence.
             now_seconds: the awake clock.
-            whole: `causes` is all there is; else what was known before still holds.
+            whole: `causes` is complete; otherwise earlier causes still hold.
         """
         kept = self._since if not whole else {name: at for name, at in self._since.items() if name in causes}
         self._since = {**dict.fromkeys(causes, now_seconds), **kept}
@@ -122,17 +122,17 @@ class Degraded:
 
 
 class Outcomes:
-    """Every outcome, but the same one of a session once for as long as the session is unfinished."""
+    """Every outcome, but the same one of a session only once while the session is unfinished."""
 
     def __init__(self) -> None:
         self._told: set[tuple[SessionId, VerdictKind, Result]] = set()
 
     def forget_but(self, unfinished: Collection[SessionId]) -> None:
-        """Forget what was told of sessions that are finished."""
+        """Forget what was reported about finished sessions."""
         self._told = {key for key in self._told if key[0] in unfinished}
 
     def end(self, outcome: Outcome) -> list[Alert]:
-        """What there is to tell after an intervention."""
+        """The messages after an intervention."""
         key = (outcome.session_id, outcome.kind, outcome.result)
         if key in self._told:
             return []
@@ -147,14 +147,14 @@ class Outcomes:
 
 
 class Alerts(Bystander):
-    """A listener that decides what is told.
+    """A listener that decides what to report.
 
     Args:
         tell: takes a message at once; must not raise.
         clock: times what lasts.
-        occasions: what messages are sent for.
-        degraded_after_seconds: how long something must be degraded before it is told.
-        origin: who speaks, the first words of every title.
+        occasions: the occasions for messages.
+        degraded_after_seconds: how long something must be degraded before it is reported.
+        origin: the sender, the first words of every title.
         database: the path of opencode's database, the last line of every body.
     """
 
@@ -179,7 +179,10 @@ class Alerts(Bystander):
         self._acting = True
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
-        """Tell what began and what is over. Beside another watchdog nothing is told: that one tells."""
+        """Report what began and what is over.
+
+        A watchdog that only observes reports nothing: the one that acts does.
+        """
         self._acting = acting
         if not acting:
             self._given_up.forget()
@@ -192,13 +195,13 @@ class Alerts(Bystander):
         self._outcomes.forget_but(_findings(judgement).keys())
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:  # noqa: ARG002 - a listener's
-        """Tell an outage that lasts."""
+        """Report an outage that lasts."""
         if self._acting:
             what = "the journal" if isinstance(error, JournalUnusable) else "the database"
             self._look_at_health({what: str(error)}, whole=False)
 
     def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:  # noqa: ARG002
-        """Tell an outcome, if that was asked for."""
+        """Report an outcome, if that was asked for."""
         if given_up:
             self._given_up.see(outcome.session_id)
         if Occasion.OUTCOME in self._occasions:

@@ -1,7 +1,7 @@
-"""Sends alerts through Apprise. Imported only while receivers are set; the extra `notify` brings Apprise.
+"""Sends alerts through Apprise. Imported only if receivers are set; the extra `notify` brings Apprise.
 
 Each receiver has a thread and a bounded queue of its own: one that hangs slows neither the loop nor the others, and
-is ended with the program.
+ends with the program.
 """
 
 import logging
@@ -21,20 +21,20 @@ from watchdog.shown import stacked
 
 MOST_WAITING: Final = 32
 TALKATIVE: Final = ("apprise", "urllib3", "requests")
-"""Who logs whole addresses, with the secrets in them."""
+"""Loggers that log whole addresses, with the secrets in them."""
 
 
 class Receiver:
-    """One address, and what waits for it.
+    """One address, and its queue.
 
     Args:
-        place: where the settings name it, such as `notify[1]`: never the address.
+        place: its place in the settings, such as `notify[1]`: never the address.
         service: sends; Apprise made it from the address.
-        counts: where what was sent, failed and was dropped is counted.
+        counts: counts what was sent, failed and was dropped.
 
     Attributes:
         name: its place and the service's name, for people.
-        took: whether it took the last alert; None before the first.
+        Whether it took the last alert; None before the first.
     """
 
     def __init__(self, place: str, service: apprise.NotifyBase, counts: "Counts") -> None:
@@ -74,7 +74,7 @@ class Receiver:
             self.took = not problem
 
     def _send(self, alert: Alert) -> str | None:
-        """Send one, in this thread: Apprise's own pool would keep the program from ending. Returns what was wrong."""
+        """Send one, in this thread: Apprise's own pool would prevent the program's end. Returns what was wrong."""
         kind, text = apprise.NotifyType(alert.severity.value), apprise.NotifyFormat.TEXT
         try:
             took = self._service.notify(body=alert.body, title=alert.title, notify_type=kind, body_format=text)
@@ -109,7 +109,7 @@ class Notifier:
         source: where they were set, for errors.
 
     Raises:
-        SettingsError: Apprise knows nothing like one of them. It is named by its place, not shown.
+        SettingsError: Apprise does not know one of them. The text names its place and does not show it.
     """
 
     def __init__(self, addresses: Sequence[str], *, source: str) -> None:
@@ -137,7 +137,7 @@ class Notifier:
             receiver.offer(alert)
 
     async def finish(self, seconds: float) -> None:
-        """Give what is queued a moment."""
+        """Give the queued alerts a moment."""
         async with anyio.create_task_group() as group:
             for receiver in self.receivers:
                 group.start_soon(anyio.to_thread.run_sync, partial(receiver.finish, seconds))

@@ -1,4 +1,4 @@
-"""Puts the alerts together, where receivers are set; Apprise is not imported otherwise."""
+"""Puts the alerts together if receivers are set; otherwise Apprise is not imported."""
 
 import platform
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from watchdog.alerts.send import Notifier
 
 LAST_WORDS_SECONDS: Final = 3.0
-"""How long the end of the program may wait for what is queued."""
+"""How long the end of the program may wait for queued alerts."""
 _SENDING_SECONDS: Final = 30.0
 
 
@@ -32,7 +32,7 @@ def open_notifier(loaded: Loaded) -> "Notifier":
     """The receivers of the settings.
 
     Raises:
-        SettingsError: one of them is none, or Apprise is not installed.
+        SettingsError: one of them is no receiver, or Apprise is not installed.
     """
     source = loaded.sources["notify"]
     try:
@@ -48,7 +48,7 @@ def open_notifier(loaded: Loaded) -> "Notifier":
 
 
 def problem_with_receivers(loaded: Loaded) -> str | None:
-    """Why the receivers of the settings can't be used; None if they can, or if there is none."""
+    """Why the receivers of the settings can't be used; None if they can, or if there are none."""
     try:
         if loaded.settings.notify:
             open_notifier(loaded)
@@ -59,10 +59,10 @@ def problem_with_receivers(loaded: Loaded) -> str | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Alerting:
-    """Alerts as the settings have them.
+    """Alerts according to the settings.
 
     Attributes:
-        listeners: who is to be told what the loop does; nobody without receivers.
+        listeners: those that hear what the loop does; none without receivers.
         counts: how many alerts were sent, failed and dropped so far; None without receivers.
     """
 
@@ -72,7 +72,7 @@ class Alerting:
 
 @asynccontextmanager
 async def alerting(loaded: Loaded, *, database: Path, clock: Clock) -> AsyncIterator[Alerting]:
-    """Alert the receivers of the settings while the block runs; what is queued at its end gets a moment.
+    """Alert the receivers of the settings while the block runs; at its end, queued alerts get a moment.
 
     Raises:
         SettingsError: they can't be used.
@@ -102,11 +102,11 @@ async def check_notify(loaded: Loaded, screen: Screen) -> Exit:
 
     Raises:
         SettingsError: they can't be used.
-        UsageError: there is none.
+        UsageError: there are none.
     """
     if not loaded.settings.notify:
         raise UsageError("no receiver is set: name one with the setting notify, such as json://localhost:8080/alerts")
-    logs.configure(level="error", log_format=loaded.settings.log_format.value)  # who took it is said below
+    logs.configure(level="error", log_format=loaded.settings.log_format.value)  # the answer below says who took it
     notifier = open_notifier(loaded)
     alert = Alert(title=f"{_origin()}: a test", body="Alerts arrive here.", severity=Severity.INFO)
     notifier.tell(alert)

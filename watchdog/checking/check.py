@@ -45,7 +45,7 @@ class ServerFinding:
 
     Attributes:
         problem: why it can't be used, and what to do.
-        doubt: what can't be told of it.
+        doubt: what can't be determined about it.
     """
 
     name: str
@@ -57,7 +57,7 @@ class ServerFinding:
 
 @dataclass(kw_only=True, slots=True)
 class Findings:
-    """Everything that `check` says. `problems` make it end with exit code 3."""
+    """Everything that `check` says. `problems` lead to exit code 3."""
 
     settings: list[tuple[str, str, str]]
     config_file: str | None
@@ -75,7 +75,7 @@ async def check(loaded: Loaded, screen: Screen, *, deep: bool = False) -> Exit:
     """Look at everything that a watchdog needs, and say what is wrong with it and what to do.
 
     Args:
-        deep: have SQLite check that the database is whole, too.
+        deep: also make SQLite check that the database is whole.
     """
     if isinstance(loaded.settings.database, PostgresUrl):
         if deep:
@@ -113,7 +113,7 @@ async def check(loaded: Loaded, screen: Screen, *, deep: bool = False) -> Exit:
 
 
 def _insisted(loaded: Loaded) -> frozenset[str]:
-    """The servers that somebody named: what is wrong with one of them is wrong, whatever else there is."""
+    """The servers that somebody named: a problem with one of them is a problem, whatever else there is."""
     return frozenset() if loaded.sources["servers"] == "default" else frozenset(loaded.settings.servers)
 
 
@@ -123,7 +123,7 @@ async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) 
     findings.journal, warnings, problems = await look_at_journal(car.journal, car.settings, car.path, watched=watched)
     findings.warnings.extend(warnings)
     findings.problems.extend(problems)
-    # A server opens its database when it is first asked for a folder in it; so ask, and then look who has it open.
+    # A server opens its database when it is first asked about a folder in it; so ask, and then look who has it open.
     await car.watch().assess(full=True, fresh=True)
     holders = await car.owners.look()
     await car.fleet.discover(holders)
@@ -172,7 +172,7 @@ async def _look_at_database(car: Sidecar, findings: Findings) -> None:
 
 
 def _who_watches(car: Sidecar) -> dict[str, int | None] | None:
-    """Who acts on the database. What the lock file says counts only while somebody holds the lock."""
+    """Who acts on the database. The lock file's content counts only while somebody holds the lock."""
     if car.mandate.acquire():
         car.mandate.release()
         return None
@@ -205,7 +205,7 @@ async def _server(server: OpencodeServer, holders: Holders) -> ServerFinding:
 
 
 async def _deaf(server: OpencodeServer) -> str | None:
-    """What is wrong with its feed, and what it costs."""
+    """The problem with its feed, and what it costs."""
     why = await server.feed.sample(LISTENING_SECONDS)
     return None if why is None else without_a_feed(server.name, why)
 

@@ -1,4 +1,4 @@
-"""What `check` says of the database's file: where it is, who has it under another name, and whether it is whole."""
+"""`check` on the database's file: where it is, who has it under another name, and whether it is whole."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ _CHECKING = "checking every table with its indexes, which takes a while"
 
 
 async def look_at_file(path: Path) -> dict[str, Any]:
-    """What is told of a file even where it is refused; nothing of one that is gone."""
+    """The facts about a file, even if it is refused; none about one that is gone."""
     try:
         found = await anyio.to_thread.run_sync(examine, path)
     except DatabaseError:
@@ -33,7 +33,7 @@ async def look_at_file(path: Path) -> dict[str, Any]:
 
 
 def in_words(value: object) -> str | None:
-    """What is told of a file, for people; None for what needs no words of its own."""
+    """The facts about a file, for people; None for one that needs no words of its own."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, list):
@@ -42,10 +42,10 @@ def in_words(value: object) -> str | None:
 
 
 async def look_deeply(car: Sidecar) -> tuple[list[str], list[str]]:
-    """Have SQLite check the whole of it, and keep in the journal what it found.
+    """Make SQLite check all of it, and keep the findings in the journal.
 
     Returns:
-        What is damaged, and problems with it.
+        The damage, and problems with it.
     """
     found: list[str] = []
     async with checking(car.path) as under_way, busy(_CHECKING, total=len(under_way.tables)) as step:

@@ -1,4 +1,4 @@
-"""What `check` says of the journal: where it is, what is in it, and what to do about it."""
+"""The part of `check` about the journal: where it is, what is in it, and what to do about it."""
 
 import os
 from contextlib import suppress
@@ -35,9 +35,9 @@ async def look_at_journal(
     """The journal's part of the document, with warnings and problems.
 
     Args:
-        journal: as it was opened.
-        settings: which name it.
-        database: the database that it is of.
+        journal: the opened journal.
+        settings: the settings that name it.
+        database: its database.
         watched: a watchdog acts on the database, which closes what was begun.
     """
     kept_for = format_duration(settings.journal_retention)
@@ -64,7 +64,7 @@ async def _contents(
     journal: SqliteJournal, found: dict[str, Any], *, watched: bool
 ) -> tuple[dict[str, Any], list[str]]:
     holds = in_order(await journal.holds(now_ms()))
-    await journal.interventions(limit=_MOST_READ)  # what was begun and can't be read is left out below
+    await journal.interventions(limit=_MOST_READ)  # begun interventions that can't be read are left out below
     begun = [each.id for each in await journal.begun()]
     filesystem = filesystem_type(journal.path)
     warnings = [_PAUSED] if any(hold.session_id == EVERYTHING for hold in holds) else []

@@ -30,7 +30,7 @@ _PROOFS = (
 
 @dataclass(kw_only=True, slots=True)
 class _Findings:
-    """Everything that is said. `problems` make it end with exit code 3."""
+    """Everything that it says. `problems` lead to exit code 3."""
 
     settings: list[tuple[str, str, str]]
     config_file: str | None
@@ -44,7 +44,7 @@ class _Findings:
 
 
 async def check(loaded: Loaded, screen: Screen) -> Exit:
-    """Look at everything that a watchdog needs, and say what is wrong with it and what to do. Nothing is made."""
+    """Look at everything that a watchdog needs, and say what is wrong with it and what to do. It creates nothing."""
     findings = _Findings(
         settings=effective(loaded),
         config_file=str(loaded.config_file) if loaded.config_file else None,

@@ -4,7 +4,7 @@ from collections.abc import Sized
 
 
 def in_one_line(problems: Sized, warnings: Sized) -> str:
-    """How it is."""
+    """The state in one line."""
     warned = _count(len(warnings), "warning")
     if problems:
         beside = f" and {warned}" if warnings else ""

@@ -1,4 +1,4 @@
-"""What each command but `run` does, once its settings are read. Each returns its exit code."""
+"""What each command except `run` does after its settings are read. Each returns its exit code."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
 
 
 async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
-    """Settle every orphan once; wait for the second look where a proof needs one."""
+    """Settle every orphan once; wait for the second look if a proof needs one."""
     async with sidecar(loaded, feeds=False) as car:
         await refuse_damaged(car.journal, car.path)
         if not dry_run and not car.mandate.acquire():
@@ -75,19 +75,19 @@ async def recover(loaded: Loaded, screen: Screen, *, dry_run: bool) -> Exit:
         try:
             if not dry_run:
                 await watch.close_begun()
-                # A person asks: what was given up, or waits for its next attempt, is tried now.
+                # A person asks: sessions that were given up, or wait for their next attempt, are tried now.
                 watch.memory.forget_settling()
             await _recover(watch, outcomes, spared)
             whole = True
         finally:
-            # What was done before an interruption is told all the same.
+            # After an interruption, too, it prints what was done.
             if whole or outcomes:
                 _print_outcomes(screen, car, outcomes, spared)
         return _exit_for(outcomes)
 
 
 async def _recover(watch: Watch, outcomes: list[Outcome], spared: list[Spared]) -> None:
-    """Settle orphans until none is left, and note what came of each, and what was left alone in the end."""
+    """Settle orphans until none is left, and note the outcomes, and what was left alone in the end."""
     patience = _PATIENCE_IN_GRACES * watch.policy.orphan_grace_seconds
     give_up_at = watch.clock.read().awake_seconds + patience
     settled: set[str] = set()
@@ -133,7 +133,7 @@ async def release(
     """End now whatever is open in a session, and what nobody executes below it.
 
     Args:
-        confirm: asks a person whether to end something that shows life; None when they already agreed.
+        confirm: asks a person whether to end something that shows life; None if they already agreed.
         below: end what lives below it, too.
     """
     async with backend(loaded, acts=True) as car:
@@ -163,7 +163,7 @@ class _Shown:
 
 
 def _agreed(confirm: Confirm | None) -> Agreed | None:
-    """Ask a person before something that shows life is ended; None when they already agreed."""
+    """Ask a person before ending something that shows life; None if they already agreed."""
     if confirm is None:
         return None
 
@@ -187,7 +187,7 @@ async def delete_message(
     """Release the session if it is busy, delete the message through the server that has it, and verify.
 
     Raises:
-        UsageError: the session is in PostgreSQL, where no host can be asked for that.
+        UsageError: the session is in PostgreSQL, where a host has no function for that.
     """
     if isinstance(found := locate(loaded), PostgresUrl):
         raise UsageError(
@@ -220,7 +220,7 @@ def _print_deletion(screen: Screen, car: Sidecar, deletion: Deletion) -> None:
 
 
 async def _wait(watch: Watch, first_looks: list[Spared]) -> None:
-    """Wait until a second look may confirm the first, with progress."""
+    """Wait, with progress, until a second look may confirm the first."""
     until = max((each.until for each in first_looks if each.until is not None), default=watch.clock.now())
     await _wait_until(watch, until, _sessions(len({each.session_id for each in first_looks})))
 
@@ -241,7 +241,7 @@ def _sessions(count: int) -> str:
 def _print_outcomes(
     screen: Screen, car: Backend, outcomes: Sequence[Outcome], spared: list[Spared] | None = None
 ) -> None:
-    """Print what was done; and of what is spared, only what might be an orphan."""
+    """Print what was done; of what is spared, only what might be an orphan."""
     if screen.as_json:
         screen.document(outcomes_document(car.place, outcomes, spared))
         return

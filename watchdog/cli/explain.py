@@ -1,4 +1,4 @@
-"""`explain`: one look at a session, and everything that there is to say about it."""
+"""`explain`: one look at a session, and all there is to say about it."""
 
 from dataclasses import replace
 

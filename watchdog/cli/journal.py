@@ -1,4 +1,4 @@
-"""`history`, `undo`, `hold`, `unhold`, `pause` and `resume`: what people read in the journal, and say to it."""
+"""`history`, `undo`, `hold`, `unhold`, `pause` and `resume`: people read the journal, and add to it."""
 
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,7 +54,7 @@ class _Book:
         return self.database, self.journal.place
 
     async def holds(self) -> tuple[Hold, ...]:
-        """What is on hold now, everything first."""
+        """The holds that stand now, everything first."""
         return in_order(await self.journal.holds(now_ms()))
 
 
@@ -221,7 +221,7 @@ def _milliseconds(flag: str, value: str | None) -> int | None:
     """A duration from the command line.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is no duration.
     """
     try:
         length = parse_duration(value)

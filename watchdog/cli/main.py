@@ -1,6 +1,6 @@
 """The command line.
 
-The rooms behind a command are imported when it is called, so that `--help` is quick, and once its settings are read.
+The rooms behind a command are imported only when it is called and its settings are read, so `--help` is quick.
 """
 
 import logging
@@ -32,7 +32,7 @@ def number(text: str) -> int:
     """The number of an intervention.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: it is no number.
     """
     if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) or int(text) == 0:
         raise typer.BadParameter(f"{text} is no number of an intervention; `history` lists them")
@@ -52,7 +52,7 @@ app = typer.Typer(
 
 app.add_typer(sql, name="sql")
 
-# Whether a path can be read is not the command line's to judge: the rooms behind it say what to do.
+# The command line does not judge whether a path can be read: the rooms behind it say what to do.
 Config = Annotated[
     Path | None,
     typer.Option("--config", help="The TOML file with the settings.", metavar="FILE", readable=False),
@@ -373,14 +373,14 @@ def _quiet(
     control: str | None = None,
     warn: bool = True,
 ) -> "Loaded":
-    """Settings for a command whose result is what it prints: only what is wrong is logged."""
+    """Settings for a command whose result is what it prints: it logs only problems."""
     from watchdog.reporting.tables import note
     from watchdog.settings.database_url import PostgresUrl
 
     loaded = _load(config, database, servers, control)
     logging.basicConfig(handlers=[AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
     if isinstance(loaded.settings.database, PostgresUrl):
-        # What takes part as a replica logs by itself, beside the result.
+        # A part of a replica logs by itself, beside the result.
         import_structlog()
         from watchdog.console import formats as logs
 

@@ -1,4 +1,4 @@
-"""The command `page`: makes sure who listens before anything is opened, and never sends the token."""
+"""The command `page`: checks who listens before it opens anything, and never sends the token."""
 
 import json
 import secrets
@@ -23,18 +23,18 @@ _HOSTS: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "localhost": "127.0.0.1"} 
 
 
 async def page(loaded: Loaded, screen: Screen, *, browse: bool, new_token: bool) -> Exit:
-    """Print a link of the page, good once and for a minute, and open it in a browser if there is one.
+    """Print a link to the page that works once, within a minute, and open it in a browser if there is one.
 
-    Without an address in the settings it is that of the API that was started last and is up.
+    Without an address in the settings, it uses that of the API that was started last and is up.
 
     Args:
         browse: open it.
-        new_token: make another token first; a `run` that is up takes it at once.
+        new_token: make another token first; a `run` that is up uses it at once.
 
     Raises:
-        SettingsError: no address is known, or there is no token to be had.
-        UsageError: nothing listens there, or something that does not show that it knows the token; the token is a
-            setting; or the browser can't be shown the way.
+        SettingsError: no address is known, or there is no token.
+        UsageError: nothing listens there, or something that can't prove that it knows the token; the token is a
+            setting; or no browser can be shown the link.
     """
     if new_token:
         _renew(loaded)
@@ -60,10 +60,10 @@ def _renew(loaded: Loaded) -> None:
 
 
 async def code_at(address: Address, token: str) -> str:
-    """A code that whoever listens at an address takes for a session, if it shows that it knows the token.
+    """A code that the listener at an address exchanges for a session, if it proves that it knows the token.
 
     Raises:
-        UsageError: nothing listens there, or something that does not show it.
+        UsageError: nothing listens there, or something that can't prove it.
     """
     nonce = secrets.token_hex(32)
     answer: object = None
@@ -87,7 +87,7 @@ async def code_at(address: Address, token: str) -> str:
 
 
 async def _asked(address: Address, nonce: str) -> Any:  # noqa: ANN401 - JSON of anybody's
-    """The answer to a request for a proof; None where it is none."""
+    """The answer to a request for a proof; None if it is none."""
     body = json.dumps({"nonce": nonce})
     request = (
         f"POST /door/proof HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
@@ -109,7 +109,7 @@ async def _asked(address: Address, nonce: str) -> Any:  # noqa: ANN401 - JSON of
 
 
 def _opening(link: str) -> str:
-    """A file that leads to the link, as a URL: a link among a browser's arguments could be seen by other users."""
+    """A file that leads to the link, as a URL: other users could see a link among a browser's arguments."""
     path = kept_at().with_name("page.html")
     try:
         write_privately(

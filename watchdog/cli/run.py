@@ -25,16 +25,16 @@ from watchdog.settings.schema import Loaded
 from watchdog.timing.clock import SystemClock
 
 _CUT_SECONDS = 0.5
-"""How much later than the loop's own grace the whole is cut."""
+"""How much later than the loop's own grace everything is cut off."""
 
 
 async def run(loaded: Loaded, *, dry_run: bool, wait: bool) -> Exit:
-    """Watch until SIGTERM or SIGINT; a second signal kills. If told to, wait for the database first."""
+    """Watch until SIGTERM or SIGINT; a second signal kills. On request, wait for the database first."""
     log = logger()
     stop, clock = anyio.Event(), SystemClock()
     poll_seconds = loaded.settings.poll_interval.total_seconds()
     async with anyio.create_task_group() as group:
-        # Before anything is opened, so that a signal ends it properly at any moment.
+        # Before anything is opened: a signal then ends it properly at any moment.
         await group.start(_stop_on_signal, stop, name="wait for a signal")
         if wait and not await await_database(loaded, stop):
             group.cancel_scope.cancel()
@@ -85,10 +85,10 @@ class _LogOfRun(LogListener):
         self.at_rest.set()
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
-        """A look was taken. One that only observes beside another watchdog leaves the beat to that one."""
+        """A look was taken. A watchdog that only observes beside another one leaves the beat to that one."""
         super().looked(assessment, acting=acting)
         if acting:
-            with suppress(OSError):  # a full disk: the health check says what the loop must not die of
+            with suppress(OSError):  # a full disk: the health check reports it, and the loop must not die of it
                 self._beat(assessment.observation.at_ms)
 
     def found(self, verdict: Verdict) -> None:
@@ -107,9 +107,9 @@ class _LogOfRun(LogListener):
 
 
 async def _cut(scope: anyio.CancelScope, stop: anyio.Event, listener: _LogOfRun, grace_seconds: float) -> None:
-    """Cut a look short once the watch is to stop: it may wait long for a silent server, and nobody needs it now.
+    """Cut a look short once the watch has to stop: it may wait long for a silent server, and nobody needs it now.
 
-    What was begun gets the grace.
+    Interventions get the grace.
 
     Raises:
         ShutdownTimedOut: an intervention is still under way after it.
@@ -123,7 +123,7 @@ async def _cut(scope: anyio.CancelScope, stop: anyio.Event, listener: _LogOfRun,
 
 
 async def _stop_on_signal(stop: anyio.Event, *, task_status: TaskStatus[None]) -> None:
-    """Set `stop` at the first signal; then the handlers are as before, so that a second one kills."""
+    """Set `stop` at the first signal; then restore the handlers, so a second one kills."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for received in signals:

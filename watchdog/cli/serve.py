@@ -1,4 +1,4 @@
-"""Puts the HTTP API together, where it is switched on; nothing of it is imported otherwise."""
+"""Puts the HTTP API together if it is switched on; otherwise nothing of it is imported."""
 
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -30,13 +30,13 @@ async def controlling(
 
     Args:
         loaded: the settings.
-        car: what the watchdog works with.
-        stop: set when the program is to end.
-        dry_run: nothing is done, only said.
+        car: the watchdog's backend.
+        stop: set when the program has to end.
+        dry_run: nothing is done, only reported.
         alerts: how many alerts were sent, failed and dropped so far; None without receivers.
 
     Raises:
-        SettingsError: the address is not allowed or taken, or there is no token to be had.
+        SettingsError: the address is not allowed or taken, or there is no token.
     """
     settings = loaded.settings
     if settings.control is None:
@@ -73,7 +73,7 @@ async def answer_health(loaded: Loaded, over: anyio.Event) -> None:
 
 
 def _remember(settings: Settings) -> None:
-    """Note where the last API of this user listens, for `page`; it can do without."""
+    """Note where the last API of this user listens, for `page`; it also works without."""
     try:
         write_privately(_noted_at(), f"{settings.control}\n")
     except (OSError, SettingsError) as error:
@@ -81,7 +81,7 @@ def _remember(settings: Settings) -> None:
 
 
 def _forget(settings: Settings) -> None:
-    """Take the note away, unless it is of another API that was started since."""
+    """Remove the note, unless it is about another API that was started since."""
     try:
         path = _noted_at()
         if path.read_text(encoding="ascii") == f"{settings.control}\n":
@@ -97,7 +97,7 @@ def _noted_at() -> Path:
 
 
 def noted() -> Address | None:
-    """Where the last API of this user was started."""
+    """The address at which the last API of this user was started."""
     try:
         return parse_address(_noted_at().read_text(encoding="ascii"))
     except (OSError, ValueError):
@@ -105,10 +105,10 @@ def noted() -> Address | None:
 
 
 def allowed(loaded: Loaded) -> Address:
-    """The address of the settings, if it may be one.
+    """The address of the settings, if it is allowed.
 
     Raises:
-        SettingsError: it is reached by other machines, and that was not allowed; or there is none.
+        SettingsError: other machines reach it, and that was not allowed; or there is none.
     """
     address = loaded.settings.control
     if address is None:
@@ -125,10 +125,10 @@ def allowed(loaded: Loaded) -> Address:
 
 
 def secret(settings: Settings) -> str:
-    """The token of the settings, or the one that is kept in the state folder; the first who asks makes it.
+    """The token of the settings, or the one in the state folder; the first caller makes that one.
 
     Raises:
-        SettingsError: there is none to be had.
+        SettingsError: there is none.
     """
     if settings.control_token is not None:
         return settings.control_token.get_secret_value()
@@ -141,7 +141,7 @@ def kept_at() -> Path:
 
 
 def _token(settings: Settings) -> Callable[[], str | None]:
-    """The token as it is now."""
+    """The token now."""
     if settings.control_token is None:
         return KeptToken(kept_at())
     return settings.control_token.get_secret_value

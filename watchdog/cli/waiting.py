@@ -14,10 +14,10 @@ _AGAIN_SECONDS: Final = 1.0
 
 
 async def await_database(loaded: Loaded, stop: anyio.Event) -> bool:
-    """Wait until there is one. Health checks are answered meanwhile, where the HTTP API is on.
+    """Wait until there is one. Health checks are answered in the meantime, if the HTTP API is on.
 
     Returns:
-        Whether there is one; not where it was told to stop before.
+        Whether there is one; False if it was stopped before.
 
     Raises:
         DatabaseError: there can't be one.
@@ -37,7 +37,7 @@ async def await_database(loaded: Loaded, stop: anyio.Event) -> bool:
 
 
 def _is_there(loaded: Loaded) -> bool:
-    """Whether it is. One that can't be looked at is: whoever opens it says why."""
+    """Whether it exists. One that can't be looked at counts as existing: opening it will say why."""
     try:
         return locate_file(loaded).stat().st_size > 0
     except (DatabaseMissing, FileNotFoundError, NotADirectoryError):

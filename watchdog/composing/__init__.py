@@ -1,1 +1,1 @@
-"""Composition: what a command, the service or a server needs, opened from settings."""
+"""Composition: opens what a command, the service or a server needs, from settings."""

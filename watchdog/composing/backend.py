@@ -1,4 +1,4 @@
-"""What a watch works on, opened from settings: one value for the service, each command and an embedding server."""
+"""Everything that a watch works on, opened from settings: one value for the service, each command and a server."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Task: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 def _unwoken(watch: Watch) -> None:
-    """Nothing wakes the loop but its own polls."""
+    """Only its own polls wake the loop."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,12 +30,12 @@ class Backend:
     Attributes:
         place: the database, for people.
         mandate: the right to act.
-        confirm: asks, right before an act, whether the mandate was lost meanwhile.
-        replicas: the sessions may run on any machine, and what is remembered outlives each of them.
-        leader: who acts instead: what is to be done is passed on to it. None where nobody need be asked.
+        confirm: checks, right before an act, that the mandate was not lost in the meantime.
+        replicas: the sessions may run on any machine, and the memory outlives each of them.
+        leader: acts instead: requests are passed on to it. None if nobody need be asked.
         tasks: what runs beside the loop, until it is cancelled.
-        duties: what runs beside it and ends with it, also when it fails: then another watchdog may act.
-        wakes: is told of a watch that is made of these, to wake it when something happens.
+        duties: tasks that run beside it and end with it, also when it fails: then another watchdog may act.
+        wakes: called with a watch on these adapters, to wake it when something happens.
     """
 
     settings: Settings
@@ -54,7 +54,7 @@ class Backend:
     wakes: Callable[[Watch], None] = _unwoken
 
     def watch(self, *, listeners: Sequence[Listener] = (), dry_run: bool = False) -> Watch:
-        """A watch on these, with the settings that they were opened from."""
+        """A watch on these adapters, with the settings that they were opened from."""
         settings = self.settings
         retention = settings.journal_retention
         watch = Watch(

@@ -20,9 +20,9 @@ async def backend(loaded: Loaded, *, acts: bool, needs_journal: bool = True) -> 
     """Open what the settings name, for a command that looks once.
 
     Args:
-        acts: something may be done. In PostgreSQL only the holder of the lease may: where that is a replica, it is
-            passed on to that one. A file's lock is not needed for what a person asks for.
-        needs_journal: it can't do without.
+        acts: the command may act. In PostgreSQL only the holder of the lease may: if that is a replica, the request
+            is passed on to it. A person's request does not need a file's lock.
+        needs_journal: it can't work without one.
 
     Raises:
         DatabaseError: the database can't be used.
@@ -54,7 +54,7 @@ async def _in_postgres(loaded: Loaded, *, acts: bool, needs_journal: bool) -> As
         async with anyio.create_task_group() as group:
             for task in found.tasks if is_elsewhere else (*found.tasks, *found.duties):
                 group.start_soon(task)
-            # Nothing is known of the replicas before they were read once.
+            # Before the first reading nothing is known of the replicas.
             await found.fleet.discover(await found.owners.look())
             yield found if is_elsewhere else replace(found, leader=None)
             group.cancel_scope.cancel()

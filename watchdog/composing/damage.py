@@ -1,4 +1,4 @@
-"""What `check --deep` found damaged, kept in the journal for the file that it was found in."""
+"""Damage that `check --deep` found, kept in the journal for the file that has it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _KEY: Final = "damage"
 
 
 async def note_damage(journal: Journal, database: Path, found: Sequence[str], *, at_ms: int) -> None:
-    """Keep what was found in a database; nothing found takes back what was kept before."""
+    """Keep the findings for a database; no findings take back what was kept before."""
     if not found and await _noted(journal, database) is None:
         return
     file = FileIdentity.of(database)
@@ -33,7 +33,7 @@ async def refuse_damaged(journal: Journal, database: Path) -> None:
 
 
 async def _noted(journal: Journal, database: Path) -> str | None:
-    """What is first among what was found in this file; None when nothing is known against it."""
+    """The first finding for this file; None if nothing is known against it."""
     kept = await journal.load(_KEY) or {}
     try:
         file = FileIdentity.of(database)

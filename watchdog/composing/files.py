@@ -15,7 +15,7 @@ from watchdog.settings.schema import Loaded, Settings
 
 
 def locate(loaded: Loaded) -> Path | PostgresUrl:
-    """The database that is set, or the one that opencode would use.
+    """The configured database, or the one that opencode would use.
 
     Raises:
         DatabaseError: there is none, or it is no database.
@@ -25,7 +25,7 @@ def locate(loaded: Loaded) -> Path | PostgresUrl:
 
 
 def locate_file(loaded: Loaded) -> Path:
-    """The same, for what is done to a file only.
+    """The same, for commands that work only on a file.
 
     Raises:
         UsageError: it is a database in PostgreSQL.
@@ -48,10 +48,10 @@ async def open_journal(
     """The journal that the settings name for a database, or one that keeps nothing.
 
     Args:
-        needed: a command that only looks can do without, and says so.
+        needed: a command that only looks can work without one, and says so.
 
     Raises:
-        JournalUnusable: it can't be used, and it was not chosen to do without.
+        JournalUnusable: it can't be used, and nobody chose to work without one.
         SettingsError: it is in PostgreSQL, and the sessions are not; or nobody knows a place for it.
     """
     if settings.journal == "off":

@@ -1,4 +1,4 @@
-"""The way into what needs PostgreSQL's driver, for whoever has a database there."""
+"""The way into the modules that need PostgreSQL's driver, for a database there."""
 
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -18,7 +18,7 @@ def replica(
     engine: AsyncEngine | None,
     **situation: Any,  # noqa: ANN401 - as there
 ) -> "AbstractAsyncContextManager[Replica]":
-    """See `replica.replica` and `Situation`. That module is imported only when somebody has a database there.
+    """See `replica.replica` and `Situation`. That module is imported only for a database in PostgreSQL.
 
     Raises:
         DatabaseUnsupported: the driver is not installed.
@@ -31,7 +31,7 @@ def replica(
 
 @contextmanager
 def with_driver() -> Iterator[None]:
-    """Import what needs PostgreSQL's driver.
+    """Import a module that needs PostgreSQL's driver.
 
     Raises:
         DatabaseUnsupported: it is not installed.

@@ -27,14 +27,14 @@ from watchdog.settings.schema import Settings
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """Who wants to be a replica.
+    """The circumstances of a replica.
 
     Attributes:
         own: answers for the sessions of this process; None for a command, which runs none.
-        clock: times it all.
-        changed: is told when this replica gained or lost the right to act.
-        acts: something may be done. What only looks takes no lease, and makes no tables.
-        needs_journal: it can't do without.
+        clock: the clock for everything.
+        changed: called when this replica gained or lost the right to act.
+        acts: it may act. A replica that only looks takes no lease, and makes no tables.
+        needs_journal: it can't work without one.
         alive: whether the loop of this process goes on. One that hangs leaves the lease to another.
     """
 
@@ -51,7 +51,7 @@ class Replica(Backend):
     """One replica.
 
     Attributes:
-        engine: that which is shared.
+        engine: the shared engine.
     """
 
     engine: AsyncEngine
@@ -64,15 +64,15 @@ class Replica(Backend):
 
 @asynccontextmanager
 async def replica(settings: Settings, engine: AsyncEngine | None, situation: Situation) -> AsyncIterator[Replica]:
-    """Open everything that a replica works with.
+    """Open everything that a replica needs.
 
     Args:
         settings: `database` names the database, unless an engine is given.
-        engine: that of the server that this process is. It is shared for reads and writes, and never disposed.
-        situation: who wants to be a replica.
+        engine: the server's engine. It is shared for reads and writes, and never disposed of.
+        situation: the circumstances.
 
     Raises:
-        SettingsError: a setting means something else than it can mean in PostgreSQL.
+        SettingsError: a setting does not make sense in PostgreSQL.
         DatabaseError: the database can't be used.
         JournalUnusable: the journal, or the tables of the lease, can't be made or used.
     """
@@ -112,7 +112,7 @@ async def replica(settings: Settings, engine: AsyncEngine | None, situation: Sit
 
 
 async def _keep(lease: Lease, alive: Callable[[], bool]) -> None:
-    """Keep the lease, or try to get it; once that is over, another replica may have it at once."""
+    """Keep the lease, or try to get it; when that is over, another replica may have it at once."""
     try:
         await lease.keep(alive)
     finally:
@@ -120,7 +120,7 @@ async def _keep(lease: Lease, alive: Callable[[], bool]) -> None:
 
 
 class _Engines:
-    """The engine that is shared, and more that connect as it does. What is made here is disposed with the stack."""
+    """The shared engine, and more that connect as it does. The stack disposes of those made here."""
 
     def __init__(self, settings: Settings, engine: AsyncEngine | None, stack: AsyncExitStack) -> None:
         self._stack = stack
@@ -142,10 +142,10 @@ class _Engines:
 
 
 def _check(settings: Settings) -> None:
-    """Refuse what can't be meant.
+    """Refuse settings that make no sense.
 
     Raises:
-        SettingsError: for what.
+        SettingsError: for such a setting.
     """
     if settings.sole_owner:
         raise SettingsError(
@@ -185,7 +185,7 @@ async def _journal(
         return NoJournal()
     try:
         if isinstance(settings.journal, PostgresUrl):
-            # The lease is no part of another database: there it is asked before each act, and that is all.
+            # The lease is no part of another database: there it is checked before each act, and that is all.
             return await PostgresJournal.open(engines.elsewhere(settings.journal), make=situation.acts)
         return await PostgresJournal.open(engines.shared, fence=lease, make=situation.acts)
     except JournalUnusable as error:

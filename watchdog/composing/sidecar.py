@@ -64,10 +64,10 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
 
     Args:
         feeds: listen to the servers' event feeds; a command that looks once needs none.
-        needs_journal: it can't do without; else one that keeps nothing stands in for a journal that can't be used.
+        needs_journal: it can't work without one; otherwise one that keeps nothing replaces an unusable journal.
 
     Raises:
-        DatabaseError: the database can't be used; a UsageError where it is in PostgreSQL.
+        DatabaseError: the database can't be used; a UsageError if it is in PostgreSQL.
         SettingsError: a server's URL, or the file of `server_ca`, can't be used.
         JournalUnusable: the journal can't be used.
     """
@@ -103,7 +103,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
 
 
 def _connector(settings: Settings, clock: Counter, bell: _Bell) -> Connect:
-    """Makes servers as the settings say."""
+    """Makes servers according to the settings."""
     rng = random.Random()  # noqa: S311 - spreads reconnections; no secret depends on it
 
     def connect(url: str, *, found: Party | None = None) -> OpencodeServer:

@@ -1,1 +1,1 @@
-"""How words get out: the standard streams, the log, the exit codes."""
+"""Output: the standard streams, the log, the exit codes."""

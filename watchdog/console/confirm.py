@@ -8,7 +8,7 @@ from watchdog.shown import shown
 
 
 def confirm(question: str) -> bool:
-    """Ask a person. Ctrl-C and Ctrl-D are a no, at once: asyncio's own handler would wait for an answer first."""
+    """Ask a person. Ctrl-C and Ctrl-D mean no, at once: asyncio's own handler would wait for an answer first."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return typer.confirm(shown(question), err=True)

@@ -1,7 +1,7 @@
 """The program's log: one line for each event on standard error, for people or for machines.
 
-An embedding server keeps its own logging: only the program calls `configure`. What is logged is ids, tool names and
-times; a processor takes out whatever is named like a secret or like content, should it ever be passed.
+An embedding server keeps its own logging: only the program calls `configure`. The log has ids, tool names and times;
+a processor removes any value that is named like a secret or like content.
 """
 
 import logging
@@ -57,7 +57,7 @@ def configure(
 
 
 def withhold(_logger: object, _method: str, event: MutableMapping[str, Any]) -> EventDict:
-    """Take out the values whose names say that they are secrets or content, at any depth."""
+    """Remove the values whose names say that they are secrets or content, at any depth."""
     return {key: _withheld(key, value) for key, value in event.items()}
 
 
@@ -72,9 +72,9 @@ def _withheld(key: object, value: object) -> object:
 
 
 def face(_logger: object, _method: str, event: MutableMapping[str, Any]) -> EventDict:
-    """Let every word of a line through the one place, names and nested values, too. A traceback keeps its lines.
+    """Pass every word of a line through the one place, names and nested values, too. A traceback keeps its lines.
 
-    As JSON the values stay exactly what they are, and are spelled in printable ASCII.
+    In JSON the values stay exactly as they are, in printable ASCII.
     """
     return {shown(key): _of_lines(value) if key in _OF_LINES else _faced(value) for key, value in event.items()}
 
@@ -82,7 +82,7 @@ def face(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Even
 def _of_lines(value: object) -> object:
     if not isinstance(value, str):
         return _faced(value)
-    # Indented, so that no line of it passes for a line of the log.
+    # Indented: none of its lines can pass for a line of the log.
     return stacked(*(f"  {line}" for line in value.split("\n")))
 
 
@@ -101,7 +101,7 @@ def _json(_logger: object, _method: str, event: MutableMapping[str, Any]) -> str
 
 
 def _rendering(*, console: bool, colors: bool) -> list[Processor]:
-    """How lines look. Tracebacks stay plain: the richer ones print local variables, and so secrets and content."""
+    """The form of lines. Tracebacks stay plain: the richer ones print local variables, and so secrets and content."""
     if console:
         plain = structlog.dev.plain_traceback
         console_renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)
@@ -112,7 +112,7 @@ def _rendering(*, console: bool, colors: bool) -> list[Processor]:
 def _configure_standard_library(
     out: TextIO, severity: int, shared: list[Processor], rendering: list[Processor]
 ) -> None:
-    """Other packages' lines look like ours, and the talkative ones speak up only from warnings on."""
+    """Give other packages' lines our form, and let the talkative ones log only warnings and errors."""
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -1,4 +1,4 @@
-"""The program's log, set up late: what it needs is imported when there is a line for it."""
+"""The program's log, set up late: its imports happen when there is a line for it."""
 
 import logging
 import sys
@@ -6,7 +6,7 @@ from typing import Literal
 
 
 def import_structlog() -> None:
-    """Import it without rich, which it would take along for tracebacks that the log never shows."""
+    """Import it without rich, which it would import for tracebacks that the log never shows."""
     if "rich" in sys.modules:
         return
     sys.modules["rich"] = None  # type: ignore[assignment] # how Python is told that there is no such package
@@ -17,10 +17,10 @@ def import_structlog() -> None:
 
 
 class AtTheFirstLine(logging.Handler):
-    """Sets the log up once there is something to log: most commands log nothing, and need not pay for it.
+    """Sets the log up at the first line: most commands log nothing, and need not pay for it.
 
     Args:
-        log_format: as `logs.configure` takes it.
+        log_format: as in `configure`.
     """
 
     def __init__(self, log_format: Literal["auto", "console", "json"]) -> None:
@@ -28,7 +28,7 @@ class AtTheFirstLine(logging.Handler):
         self._log_format = log_format
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Set it up, and let the line go its way."""
+        """Set it up, and pass the line on."""
         from watchdog.console import formats as logs
 
         logs.configure(level="error", log_format=self._log_format)

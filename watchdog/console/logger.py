@@ -1,6 +1,6 @@
-"""Where the lines go: to structlog, if whoever runs the watchdog set that up; else to the standard library's logging.
+"""Where log lines go: to structlog, if the embedding program set it up; else to the standard library's logging.
 
-A server that embeds it and never heard of structlog would find structlog's default on its standard output.
+A server that never heard of structlog would find structlog's default on its standard output.
 """
 
 import logging
@@ -18,20 +18,20 @@ class Logger(Protocol):
     """Takes an event, `noun.verb`, with its fields. `exc_info` is an error."""
 
     def debug(self, event: str, **fields: object) -> object:
-        """For who looks for a fault."""
+        """For a person who looks for a fault."""
 
     def info(self, event: str, **fields: object) -> object:
         """What was done."""
 
     def warning(self, event: str, **fields: object) -> object:
-        """What a person may want to know."""
+        """Something that a person may want to know."""
 
     def error(self, event: str, **fields: object) -> object:
-        """What a person has to see to."""
+        """Something that needs a person."""
 
 
 def logger() -> Logger:
-    """The one to log with now. Asked for at each line, as a server may set its logging up at any time."""
+    """The logger to use now. Ask at each line, since a server may set its logging up at any time."""
     if structlog.is_configured():
         chosen: Logger = structlog.get_logger(NAME)
         return chosen
@@ -39,7 +39,7 @@ def logger() -> Logger:
 
 
 def debugs() -> bool:
-    """Whether a line for who looks for a fault goes anywhere: one with thousands of fields is made only then."""
+    """Whether debug lines go anywhere: one with thousands of fields is made only then."""
     if not structlog.is_configured():
         return logging.getLogger(NAME).isEnabledFor(logging.DEBUG)
     chosen = structlog.get_logger(NAME)

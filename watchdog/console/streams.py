@@ -1,6 +1,6 @@
-"""The standard streams: what is written to them, whether a person looks at them, and what becomes of them.
+"""The standard streams: writing to them, whether a person looks at them, and what happens to them.
 
-Nothing else writes to them, and what is written is `Shown`.
+Only this module writes to them, and it writes only `Shown`.
 """
 
 import errno
@@ -15,25 +15,25 @@ from watchdog.errors import OutputUnusable
 from watchdog.shown import Shown, defused
 
 _SAYS_OTHERWISE = ("FORCE_COLOR", "TTY_COMPATIBLE")
-"""Variables by which rich takes a pipe for a terminal."""
+"""Variables that make rich take a pipe for a terminal."""
 _DRAWING: Final = re.compile(r"(\x1b\[[0-9;]*m|\x1b\[[0-9]*[A-DGK]|\x1b\[\?25[lh]|\r)")
-"""What rich tells a terminal: colours, and where a bar of progress is drawn."""
+"""What rich needs to know about a terminal: colours, and where to draw a progress bar."""
 
 
 class Guarded(TextIOWrapper):
-    """A standard stream that lets nothing through that a terminal would obey, whoever writes: the net below `Shown`.
+    """A standard stream that lets through nothing that a terminal would obey, whoever writes: the net below `Shown`.
 
     Python's own messages, and those of packages, pass here, too.
 
     Args:
-        owed: what is written is the result: that it can't be written is an error, unless its reader left.
+        owed: the stream carries the result: a failed write is an error, unless the reader left.
     """
 
     def __init__(self, stream: TextIOWrapper, *, owed: bool) -> None:
         encoding, by_lines, inner = stream.encoding, stream.line_buffering, stream.detach()
         self._at_once = isinstance(inner, RawIOBase)
         if isinstance(inner, RawIOBase):
-            # With PYTHONUNBUFFERED nothing notices that a disk took only a part of what was written.
+            # With PYTHONUNBUFFERED nothing notices that a disk took only a part of a write.
             inner = BufferedWriter(inner)
         # A path that is no UTF-8, or a terminal that knows no UTF-8, must not end the program.
         super().__init__(inner, encoding, "backslashreplace", line_buffering=by_lines)
@@ -50,7 +50,7 @@ class Guarded(TextIOWrapper):
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what was written."""
+        """Pass on what was written."""
         try:
             super().flush()
         except OSError as error:
@@ -63,7 +63,10 @@ def _drawn(text: str) -> str:
 
 
 def take_over() -> None:
-    """Guard the standard streams. One that was closed before the start goes nowhere, and its descriptor is taken."""
+    """Guard the standard streams.
+
+    One that was closed before the start goes nowhere, and its descriptor stays occupied.
+    """
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123 - for as long as the process lives
     sys.stdout, sys.stderr = _guarded(sys.stdout, owed=True), _guarded(sys.stderr, owed=False)
@@ -76,13 +79,13 @@ def _guarded(stream: TextIO | None, *, owed: bool) -> TextIO:
 
 
 def finish() -> None:
-    """End what is said on standard error: Python makes an exit code of its own of what a full disk did not take."""
+    """Finish standard error: otherwise Python makes an exit code of its own out of what a full disk did not take."""
     sys.stderr.flush()
     fall_silent(sys.stderr)
 
 
 def may_be_terminal(stream: TextIO) -> bool:
-    """Whether rich would take a stream for a terminal, or might. Where not, it need not be imported."""
+    """Whether rich would take a stream for a terminal, or might. If not, it need not be imported."""
     return stream.isatty() or any(os.environ.get(name) for name in _SAYS_OTHERWISE)
 
 
@@ -92,7 +95,7 @@ def is_interactive() -> bool:
 
 
 def write(stream: IO[str], *lines: Shown) -> None:
-    """Write a part of the result. Where nobody reads any more, it goes nowhere.
+    """Write a part of the result. If nobody reads any more, it goes nowhere.
 
     Raises:
         OutputUnusable: it could not be written.
@@ -101,7 +104,7 @@ def write(stream: IO[str], *lines: Shown) -> None:
 
 
 def tell(stream: IO[str], *lines: Shown) -> None:
-    """Say something beside the result. That nobody can be told is no error."""
+    """Print something beside the result. It is no error if nobody can read it."""
     _put(stream, lines, owed=False)
 
 
@@ -114,10 +117,10 @@ def _put(stream: IO[str], lines: tuple[Shown, ...], *, owed: bool) -> None:
 
 
 def _lose(stream: Any, error: OSError, *, owed: bool) -> None:  # noqa: ANN401 - anything that was written to
-    """Write no more to a stream whose reader left. One that is full may have room again: a log goes on then.
+    """Stop writing to a stream whose reader left. A full one may have room again: then a log goes on.
 
     Raises:
-        OutputUnusable: it has a reader, who is owed the rest.
+        OutputUnusable: it has a reader, who still needs the rest.
     """
     gone = error.errno == errno.EPIPE or (error.errno == errno.EIO and _is_device(stream))
     if gone or owed:
@@ -139,7 +142,7 @@ def _is_device(stream: Any) -> bool:  # noqa: ANN401 - as above
 
 
 def fall_silent(stream: Any) -> None:  # noqa: ANN401 - anything that was written to
-    """Let what is still in a stream, and whatever comes, go nowhere: nobody reads it any more."""
+    """Send everything that is left in a stream, and all later writes, nowhere: nobody reads it any more."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""What is drawn with rich, on a terminal. Imported when there is one.
+"""Drawing with rich, on a terminal. Imported only if there is one.
 
-Nothing is markup, and no word becomes an emoji: what is drawn is text with a style beside it.
+Nothing is markup, and no word becomes an emoji: the drawing is text with a style beside it.
 """
 
 import os
@@ -20,7 +20,7 @@ Cell = tuple[Shown, str | None]
 
 
 class Terminal(Console):
-    """A console that falls silent when its reader is gone: `scan | head -1` is no error."""
+    """A console that falls silent if its reader is gone: `scan | head -1` is no error."""
 
     def __init__(self, *, stderr: bool = False, file: TextIO | None = None, width: int | None = None) -> None:
         super().__init__(
@@ -29,18 +29,18 @@ class Terminal(Console):
         )  # fmt: skip
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """What is drawn, as pieces of text. The net below `Shown`: nothing in them steers the terminal."""
+        """The drawing as pieces of text. The net below `Shown`: nothing in them steers the terminal."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(defused(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        """Write what is left to nowhere."""
+        """Write the rest nowhere."""
         self.quiet = True
         fall_silent(self.file)
 
 
 def _without_a_width_of_none(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment without a `COLUMNS` or `LINES` of 0: in so little room nothing at all would be shown."""
+    """The environment without a `COLUMNS` or `LINES` of 0: with so little room nothing would be shown."""
     return {name: value for name, value in environ.items() if name not in {"COLUMNS", "LINES"} or value.strip("0")}
 
 
@@ -63,10 +63,10 @@ def table(console: Console, title: str, columns: Sequence[str], rows: Iterable[S
 
 
 def complain(text: Shown) -> None:
-    """Say on standard error what went wrong."""
+    """Report an error on standard error."""
     Terminal(stderr=True).print(Text.assemble(("error:", "red"), " ", text))
 
 
 def note(text: Shown) -> None:
-    """Say something on standard error that is not the result."""
+    """Print something on standard error that is not the result."""
     Terminal(stderr=True).print(Text(text, "dim"))

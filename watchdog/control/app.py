@@ -29,7 +29,7 @@ from watchdog.ports import Clock
 from watchdog.settings.addresses import Address
 
 OPEN_PATHS: Final = frozenset({"/", "/page/", *HEALTH})
-"""What needs no token: the page's own files, which hold nothing, and health, which tells nothing private."""
+"""Paths without a token: the page's own files, which hold nothing, and health, which says nothing private."""
 _ALWAYS: Final = {
     "401": "the token is missing or wrong",
     "403": "the request came by a foreign name, or from a foreign page",
@@ -87,12 +87,12 @@ def _add_health(app: FastAPI, doctor: Doctor) -> None:
 
     @app.get("/healthz", operation_id="healthz", summary="Whether the loop ticked lately", responses=answers)
     async def healthz() -> Response:
-        """For whoever restarts it."""
+        """For a supervisor that restarts it."""
         return told(doctor.alive())
 
     @app.get("/readyz", operation_id="readyz", summary="Whether all that it needs can be used", responses=answers)
     async def readyz() -> Response:
-        """For whoever alerts."""
+        """For alerts."""
         return told(doctor.ready())
 
 
@@ -130,12 +130,12 @@ def _add_page(app: FastAPI, files: Mapping[str, PageFile]) -> None:
 
 
 def _add_doors(app: FastAPI, gate: Gate, clock: Clock) -> None:
-    """How `page` and its link come in. Neither is sent the token, and neither sends it."""
+    """Add the routes for `page` and its link. Neither gets the token, and neither sends it."""
     prove, enter = sorted(DOORS)
 
     @app.post(prove, include_in_schema=False)
     async def proof(request: Request, body: ProofBody) -> Response:
-        """Whether this is who `page` takes it for: at this address, to this connection's own end."""
+        """Prove that this is what `page` takes it for: at this address, to this connection's own end."""
         host, port = request.scope["server"]
         address = str(Address(host=normal(host), port=port))
         found = gate.keys.prove(address=address, nonce=body.nonce, now_seconds=clock.read().awake_seconds)
@@ -146,7 +146,7 @@ def _add_doors(app: FastAPI, gate: Gate, clock: Clock) -> None:
 
     @app.post(enter, include_in_schema=False)
     async def session(request: Request, body: EnterBody) -> Response:
-        """What a browser shows from now on, for the code of its link."""
+        """Exchange the code of a link for a browser's session."""
         given = gate.keys.session(body.code, now_seconds=clock.read().awake_seconds)
         if given is None:
             detail = "The link was used already, or is older than a minute; `opencode-watchdog page` makes a new one."
@@ -155,7 +155,7 @@ def _add_doors(app: FastAPI, gate: Gate, clock: Clock) -> None:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document: as FastAPI writes it, with problem documents for every error."""
+    """The OpenAPI document as FastAPI writes it, with problem documents for every error."""
     if app.openapi_schema is not None:
         return app.openapi_schema
     document = get_openapi(

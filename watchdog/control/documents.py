@@ -19,7 +19,7 @@ API = "/api/v1"
 
 
 def sessions_document(database: str, glance: Glance, *, program: str, poll_interval_seconds: float) -> dict[str, Any]:
-    """The last look of the loop; `program` is the version of ours."""
+    """The last look of the loop; `program` is our version."""
     observation, judgement = glance.assessment.observation, glance.assessment.judgement
     more = {
         "program": program,
@@ -35,7 +35,7 @@ def sessions_document(database: str, glance: Glance, *, program: str, poll_inter
 
 
 def answer_document(database: str, journal: str | None, answer: Answer) -> dict[str, Any]:
-    """What came of an operation, as the command of the same name prints it."""
+    """The result of an operation, as the command of the same name prints it."""
     if isinstance(answer, Undoing):
         return undo_document(database, journal or "", answer)
     if isinstance(answer, Deletion):
@@ -50,7 +50,7 @@ def answer_document(database: str, journal: str | None, answer: Answer) -> dict[
 
 
 def operation_document(database: str, journal: str | None, operation: Operation) -> dict[str, Any]:
-    """How an operation is."""
+    """The state of an operation."""
     answer, error = operation.answer, operation.error
     state = "running" if operation.ended_ms is None else "done" if error is None else "failed"
     failure = None if error is None else problem_of(error).document(operation_path(operation.id))
@@ -68,12 +68,12 @@ def operation_document(database: str, journal: str | None, operation: Operation)
 
 
 def operation_path(operation_id: str) -> str:
-    """Where an operation tells how it is."""
+    """The path at which an operation shows its state."""
     return f"{API}/operations/{operation_id}"
 
 
 def next_page(found: Sequence[Intervention], *, limit: int, session_id: str | None) -> str | None:
-    """The path of the page behind these interventions, one more of which than the limit were asked for."""
+    """The path of the page after these interventions, which are one more than the limit asked for."""
     if len(found) <= limit:
         return None
     wanted: dict[str, object] = {"before": found[limit - 1].id, "limit": limit}

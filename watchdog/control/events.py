@@ -1,4 +1,4 @@
-"""What the loop does, as server-sent events for many readers. A reader that does not read is dropped."""
+"""The loop's events, as server-sent events for many readers. A reader that does not read is dropped."""
 
 import secrets
 from collections import deque
@@ -32,7 +32,7 @@ class Event:
     """One event.
 
     Attributes:
-        id: by which a reader resumes behind it; None for one that is for one reader only.
+        id: a reader resumes after it; None for an event for one reader only.
     """
 
     id: str | None
@@ -47,13 +47,13 @@ class Event:
 
 
 class Reader:
-    """Who reads the events.
+    """A reader of the events.
 
     Attributes:
-        resumed: nothing is missing since the event that the reader saw last.
-        missed: what came since then.
+        resumed: nothing is missing since the last event that the reader saw.
+        missed: the events since then.
         dropped: it did not read.
-        live: what comes from now on. It ends when the reader is dropped, or when the API ends.
+        live: the events from now on. It ends when the reader is dropped, or when the API ends.
         scope: cancelled when the reader is dropped: it may hang in a send.
     """
 
@@ -91,7 +91,7 @@ class Events:
     """A listener that keeps the last events, and hands each to every reader without waiting for any.
 
     Args:
-        dry_run: nothing is done; only said.
+        dry_run: nothing is done, only reported.
     """
 
     def __init__(self, *, dry_run: bool) -> None:
@@ -111,7 +111,7 @@ class Events:
 
     @contextmanager
     def read(self, last_id: str | None) -> Iterator[Reader]:
-        """Read from behind an event, or from now on.
+        """Read after an event, or from now on.
 
         Raises:
             Busy: too many read already, or the API ends.
@@ -136,7 +136,7 @@ class Events:
             reader.end()
 
     def _since(self, last_id: str | None) -> tuple[Event, ...] | None:
-        """The events behind one that is kept, or that was the last before there was any; else None."""
+        """The events after one that is kept, or that was the last before there was any; else None."""
         ids = [event.id for event in self._kept]
         if last_id is None or last_id not in ids:
             return None
@@ -151,7 +151,7 @@ class Events:
     # -- what the loop tells ---------------------------------------------------------------------------------
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
-        """Tell what changed since the look before."""
+        """Report the changes since the look before."""
         if self._unavailable is not None:
             self._tell("available", {"why": self._unavailable})
             self._unavailable = None
@@ -171,25 +171,25 @@ class Events:
             self._tell("sessions", data)
 
     def held_back(self, advance: Advance, slow_seconds: float) -> None:
-        """Tell that nothing was done on a look."""
+        """Report that nothing was done on a look."""
         late = max(advance.late_seconds, advance.slept_seconds, slow_seconds)
         why = f"this look came late or took long ({duration(late)}); nothing is done on it"
         self._tell("held_back", {"why": why})
 
     def found(self, verdict: Verdict) -> None:
-        """Tell of a verdict that is about to be carried out."""
+        """Report a verdict that is about to be carried out."""
         self._tell("verdict", contract.Verdict.told(verdict))
 
     def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:  # noqa: ARG002
-        """Tell of an outcome."""
+        """Report an outcome."""
         self._tell("outcome", {**contract.Outcome.told(outcome), "given_up": given_up})
 
     def failed(self, verdict: Verdict, error: Exception) -> None:
-        """Tell of an error of the watchdog's own; no more than its kind."""
+        """Report an error of the watchdog's own; only its kind."""
         self._tell("failed", {**contract.Verdict.told(verdict), "error": type(error).__name__})
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:  # noqa: ARG002
-        """Tell once that the database or the journal can't be used."""
+        """Report once that the database or the journal can't be used."""
         if self._unavailable is None:
             self._unavailable = str(error)
             self._tell("unavailable", {"why": self._unavailable})
@@ -218,7 +218,7 @@ class Events:
 
 
 def _shown(judgement: Judgement, assessment: Assessment) -> object:
-    """What a reader would see change: which sessions there are, what is open in them, and how they were judged."""
+    """The changes that a reader would see: the sessions, what is open in them, and their judgement."""
     sessions = assessment.observation.snapshot.sessions.values()
     return (
         frozenset((each.session_id, each.cancel_session_id, each.kind, each.call_id) for each in judgement.verdicts),

@@ -1,4 +1,4 @@
-"""The files of the page, as the package carries them."""
+"""The files of the page, from the package."""
 
 import hashlib
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from watchdog.ports import Server
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Health:
-    """How it is. `reasons` are sentences, and empty if all is well."""
+    """The state. `reasons` are sentences, and empty if all is well."""
 
     reasons: tuple[str, ...] = ()
 
@@ -24,17 +24,17 @@ class Health:
 
 
 def told(health: Health) -> JSONResponse:
-    """How it is, as whoever asks is answered."""
+    """The state as an answer."""
     return JSONResponse({"ok": health.ok, "reasons": list(health.reasons)}, status_code=200 if health.ok else 503)
 
 
 class Doctor:
-    """Says how a watchdog is, from what its loop last saw: asking costs nothing.
+    """Says how well a watchdog is, from what its loop last saw: asking costs nothing.
 
     Args:
         latest: the last look of the loop.
         configured: the names of the servers that the settings name; those found later may come and go.
-        servers: all that can be asked.
+        servers: all servers that can be asked.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Doctor:
 
 
 def _is_usable(server: Server, report: ServerReport | None) -> bool:
-    """Whether its feed is heard, if it has one, and its last answers were of use."""
+    """Whether its feed is connected, if it has one, and its last answers were of use."""
     witness = server.witness()
     heard = witness is None or witness.connected
     return heard and (report is None or report.problem is None)

@@ -1,4 +1,4 @@
-"""What the loop gets from the HTTP API, whether that is on or off."""
+"""The HTTP API for the loop, whether it is on or off."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ class Control:
     """The HTTP API of a watchdog, before there is a loop.
 
     Attributes:
-        listeners: who is to be told what the loop does; nobody while it is off.
+        listeners: listeners for the loop; none while it is off.
         begin: begins to serve, once there is a loop.
     """
 

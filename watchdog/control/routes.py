@@ -39,10 +39,10 @@ class Services:
     """What the routes work with.
 
     Attributes:
-        journal: its path, where there is one.
+        journal: its path, if there is one.
         metrics: renders them in the format that an `Accept` header asks for.
         admits: whether the headers of a request still let it in.
-        program: the version of ours.
+        program: our version.
         patience_seconds: how long an answer may take before it is `202`.
     """
 
@@ -106,7 +106,7 @@ async def sessions(services: With) -> Response:
     responses={200: {"model": shapes.Explanation}, 404: {}},
 )
 async def explain(services: With, session_id: SessionPath) -> Response:
-    """What `explain --json` prints, seen by the running watchdog."""
+    """What `explain --json` prints, as the running watchdog sees it."""
     found = await services.operator.explain(SessionId(session_id))
     return PlainJson(explain_document(str(services.operator.database), found))
 
@@ -146,7 +146,7 @@ async def delete_message(services: With, session_id: SessionPath, message_id: Me
 async def hold(
     services: With, session_id: SessionPath, body: Annotated[shapes.HoldBody | None, Body()] = None
 ) -> Response:
-    """For a while, or until somebody ends it."""
+    """Leave it alone for a while, or until somebody ends it."""
     return _held(services, await services.operator.hold(SessionId(session_id), length_ms=_length_ms(body)))
 
 
@@ -157,7 +157,7 @@ async def hold(
     responses={200: {"model": shapes.Holds}, 409: {}},
 )
 async def unhold(services: With, session_id: SessionPath) -> Response:
-    """The session is judged again as any other."""
+    """The session is judged again like any other."""
     return _held(services, await services.operator.unhold(SessionId(session_id)))
 
 
@@ -168,7 +168,7 @@ async def unhold(services: With, session_id: SessionPath) -> Response:
     responses={200: {"model": shapes.Holds}, 409: {}},
 )
 async def pause(services: With, body: Annotated[shapes.HoldBody | None, Body()] = None) -> Response:
-    """For a while, or until somebody resumes."""
+    """Leave everything alone for a while, or until somebody resumes."""
     return _held(services, await services.operator.hold(EVERYTHING, length_ms=_length_ms(body)))
 
 
@@ -176,7 +176,7 @@ async def pause(services: With, body: Annotated[shapes.HoldBody | None, Body()] 
     "/resume", operation_id="resume", summary="End a pause", responses={200: {"model": shapes.Holds}, 409: {}}
 )
 async def resume(services: With) -> Response:
-    """What is on hold by itself stays so."""
+    """Sessions with a hold of their own stay on hold."""
     return _held(services, await services.operator.unhold(EVERYTHING))
 
 
@@ -231,7 +231,7 @@ async def interventions(
     responses={200: {"model": shapes.OneIntervention}, 404: {}, 409: {}},
 )
 async def intervention(services: With, number: NumberPath) -> Response:
-    """What `history ID --json` prints: the rows whole, before and after."""
+    """What `history ID --json` prints: the whole rows, before and after."""
     found, kept = await services.operator.intervention(InterventionId(number))
     return PlainJson(intervention_document(*services.names, found, kept))
 

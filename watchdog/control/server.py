@@ -21,19 +21,19 @@ _BACKLOG: Final = 256
 _KEEP_ALIVE_SECONDS: Final = 15
 _MOST_HEADER_BYTES: Final = 16 * 1024
 HEAD_SECONDS: Final = 10.0
-"""How long a client may take to say what it wants."""
+"""How long a client may take to send its request."""
 UNREAD_SECONDS: Final = 10.0
-"""How long a client may take nothing of what it is sent."""
+"""How long a client may read nothing of what it is sent."""
 _END_SECONDS: Final = 2
 _AGAIN_SECONDS: Final = 5.0
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 to clients that must not take their time: they say soon what they want, and take what they asked for.
+    """HTTP/1.1 for clients that must be quick: they send their request soon, and read the answer.
 
     Args:
-        connections: who is connected; what is merely open costs a descriptor, and the database needs some.
-        parts: what uvicorn makes a connection of.
+        connections: the open ones; each costs a descriptor, and the database needs some.
+        parts: uvicorn's parts of a connection.
     """
 
     def __init__(self, connections: Connections, **parts: Any) -> None:  # noqa: ANN401 - uvicorn's
@@ -52,7 +52,7 @@ class _Protocol(H11Protocol):
         self._late = self.loop.call_later(HEAD_SECONDS, transport.close)
 
     def data_received(self, data: bytes) -> None:
-        """It says something; half a request is none."""
+        """It sends something; half a request is none."""
         super().data_received(data)
         cycle: RequestResponseCycle | None = self.cycle
         answering = cycle is not None and not cycle.response_complete
@@ -63,7 +63,7 @@ class _Protocol(H11Protocol):
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def end_if_unread(self) -> None:
-        """Hang up on a client that takes nothing of what it is sent; one that reads slowly reads."""
+        """Cut off a client that reads nothing of what it is sent; a slow reader may read on."""
         unread, before = self.transport.get_write_buffer_size(), self._unread
         if not unread or not before or unread < before:
             self._unread_since = self.loop.time()
@@ -72,7 +72,7 @@ class _Protocol(H11Protocol):
         self._unread = unread
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """The client is gone."""
         if self._late is not None:
             self._late.cancel()
         if self.client is not None:
@@ -97,7 +97,7 @@ def listen_at(address: Address) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     host = "127.0.0.1" if address.host == "localhost" else address.host
-    # The protocol is named, or asyncio would not switch Nagle's algorithm off.
+    # The protocol is named; otherwise asyncio would not switch Nagle's algorithm off.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -116,14 +116,14 @@ def listen_at(address: Address) -> socket.socket:
 async def serve(
     app: ASGIApp, address: Address, first: socket.socket, stop: anyio.Event, *, connections: Connections
 ) -> None:
-    """Serve until told to stop. A failure is logged, and it is tried again: it never ends the loop.
+    """Serve until stopped. A failure is logged, and it is tried again: it never ends the loop.
 
     Args:
         app: answers.
         address: where.
         first: the socket that already listens there.
-        stop: set when it is to end.
-        connections: who is connected.
+        stop: set when it has to end.
+        connections: the open connections.
     """
     log = structlog.get_logger("watchdog")
     listener: socket.socket | None = first

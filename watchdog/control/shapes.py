@@ -1,4 +1,4 @@
-"""The shapes that only the HTTP API has: requests, problems, and what its answers hold beyond what is printed."""
+"""The shapes of the HTTP API alone: requests, problems, and what its answers hold beyond what is printed."""
 
 from typing import Literal
 
@@ -67,14 +67,14 @@ class OperationShape(Shape):
 
 
 class Health(Shape):
-    """Whether all is well, without a word about what it is about."""
+    """Whether all is well, without a word about what it watches."""
 
     ok: bool
     reasons: list[str]
 
 
 class ReleaseBody(Shape):
-    """What a person says to a release."""
+    """A person's words for a release."""
 
     model_config = ConfigDict(strict=True)
 
@@ -89,13 +89,13 @@ class ProofBody(Shape):
 
 
 class EnterBody(Shape):
-    """What stands in a link."""
+    """The content of a link."""
 
     code: str = Field(max_length=300)
 
 
 class HoldBody(Shape):
-    """How long something is left alone."""
+    """How long to leave something alone."""
 
     model_config = ConfigDict(strict=True)
 

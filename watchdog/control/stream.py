@@ -15,12 +15,12 @@ HEARTBEAT_SECONDS: Final = 15.0
 
 
 class EventStream(Response):
-    """Server-sent events until the client goes, is dropped or no longer let in, or the API ends.
+    """Server-sent events until the client goes, is dropped or is no longer let in, or the API ends.
 
     Args:
-        events: what is told.
-        last_id: the event behind which to begin.
-        still_in: whether the client is let in as it was.
+        events: the events to send.
+        last_id: the event after which to begin.
+        still_in: whether the client is still let in.
 
     Raises:
         Busy: too many read already.

@@ -1,4 +1,4 @@
-"""Health checks are answered while there is no database yet, in place of the HTTP API."""
+"""Answers health checks while there is no database yet, in place of the HTTP API."""
 
 import anyio
 from starlette.types import Receive, Scope, Send

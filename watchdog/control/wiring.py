@@ -34,7 +34,7 @@ _LAST_ANSWERS_SECONDS: Final = 3.0
 
 
 class _Parts:
-    """What hears the loop before it runs, and what then answers for it."""
+    """The parts that hear the loop before it runs, and answer for it afterwards."""
 
     def __init__(
         self, settings: Settings, car: Sidecar, *, dry_run: bool, alerts: Callable[[], Mapping[str, int]] | None
@@ -56,7 +56,7 @@ class _Parts:
         )
 
     def app(self, watch: Watch, group: TaskGroup, gate: Gate) -> ASGIApp:
-        """The application on a loop; what is asked of it runs in tasks of the group."""
+        """The application on a loop; its requests run in tasks of the group."""
         car = self.car
         operator = Operator(
             database=str(car.path),
@@ -98,9 +98,9 @@ async def offered(
 
     Args:
         address: where to listen.
-        token: what must be shown, as it is now.
+        token: the token now.
         stop: set when the program is to end.
-        dry_run: nothing is done, only said.
+        dry_run: nothing is done, only reported.
         alerts: how many alerts were sent, failed and dropped so far; None without receivers.
         bounds: how much a client may ask.
 
@@ -129,7 +129,7 @@ async def offered(
 
         with listener:
             yield Control(listeners=(parts.latest, parts.events, parts.metrics), begin=begin)
-            # Whoever waits for the outcome of what was under way gets it.
+            # Clients that wait for the outcome of an operation get it.
             with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
                 await served.wait()
         group.cancel_scope.cancel()

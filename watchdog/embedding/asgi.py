@@ -22,11 +22,12 @@ def lifespan(
 ) -> Callable[[Any], AbstractAsyncContextManager[None]]:
     """The lifespan of an ASGI application that watches its own sessions: `FastAPI(lifespan=lifespan(…))`.
 
-    The watchdog is at `app.state.watchdog` while the application runs, where it has a `state`. See `Watchdog` for the
-    arguments, and `running` for what it raises: the server then says that the application did not start.
+    While the application runs, the watchdog is at `app.state.watchdog`, if the application has a `state`. See
+    `Watchdog` for the arguments, and `running` for the errors: the server then says that the application did not
+    start.
 
     Returns:
-        Takes the application, and gives the context in which it runs.
+        A function that takes the application, and gives the context in which it runs.
     """
 
     @asynccontextmanager

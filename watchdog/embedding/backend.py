@@ -46,15 +46,15 @@ async def backend(
 
     Args:
         server: answers for the sessions of this process.
-        changed: is told when the right to act was gained or lost.
+        changed: called when the right to act was gained or lost.
         alive: whether the loop goes on.
-        acts: something may be done; false in a dry run.
+        acts: it may act; false in a dry run.
 
     Raises:
-        SettingsError: a setting can't be meant for this database.
+        SettingsError: a setting makes no sense for this database.
         DatabaseError: the database can't be used.
         JournalUnusable: the journal can't be used, and is not `off`.
-        AlreadyWatched: a watchdog runs in this process already.
+        AlreadyWatched: a watchdog already runs in this process.
     """
     if engine is not None:
         _refuse_unfit(engine)
@@ -64,7 +64,7 @@ async def backend(
             yield file
         return
     who = {"own": server, "clock": clock, "changed": changed, "alive": alive}
-    # A dry run makes nothing, so it does without a journal where there is none yet.
+    # A dry run makes nothing, so it works without a journal if there is none yet.
     async with replica(settings, engine, **who, acts=acts, needs_journal=acts) as found:
         yield found
 
@@ -92,10 +92,10 @@ async def _on_file(
 
 
 def _refuse_unfit(engine: object) -> None:
-    """Refuse what was passed as the engine and can't be used as one.
+    """Refuse an engine that the watchdog can't use.
 
     Raises:
-        SettingsError: for what, and what to pass instead.
+        SettingsError: for such an engine; it says what to pass instead.
     """
     if not isinstance(engine, AsyncEngine):
         raise SettingsError(
@@ -117,7 +117,7 @@ def _refuse_unfit(engine: object) -> None:
 
 
 def _is_in_postgres(settings: Settings, engine: AsyncEngine | None) -> bool:
-    """Which of the two it is.
+    """Whether the sessions are in PostgreSQL.
 
     Raises:
         SettingsError: the engine says one thing, and the setting the other.

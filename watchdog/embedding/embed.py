@@ -30,23 +30,23 @@ from watchdog.timing.clock import Countable, SystemClock
 from watchdog.timing.events import Assessment, Listener
 
 _CUT_SECONDS: Final = 0.5
-"""How much later than the loop's own grace the whole is cut."""
+"""How much later than the loop's own grace everything is cut off."""
 _LAST_ANSWERS_SECONDS: Final = 3.0
 
 
 class Watchdog:
     """A watchdog for the sessions of this process; it runs inside `running`, inside a `lifespan`, or in `serve`.
 
-    No signal handlers are installed, the server's engine is never disposed, and logging stays as the server set it
-    up. It watches once at a time, and may be started again after its end.
+    It installs no signal handlers, never disposes of the server's engine, and leaves logging as the server set it up.
+    It watches once at a time, and may be started again after its end.
 
     Args:
-        settings: as for the program; `servers` and `discover` are not used.
+        settings: the same as for the program; `servers` and `discover` are not used.
         host: answers for the sessions of this process.
         engine: the server's own engine on the database with opencode's tables, SQLite (aiosqlite) or PostgreSQL
             (asyncpg). `settings.database` may name the database instead, or besides; without an engine the watchdog
             uses connections of its own.
-        listeners: told of every look and outcome, beside the log. They must not raise.
+        listeners: hear of every look and outcome, beside the log. They must not raise.
         dry_run: do everything but act.
 
     Attributes:
@@ -82,36 +82,36 @@ class Watchdog:
         return self._running().watch
 
     def touch(self, session_id: str) -> None:
-        """Note a sign of life of a session, now: it is not idle before `idle_timeout` from here.
+        """Note a sign of life of a session, now: from here on it takes `idle_timeout` until it is idle.
 
-        It costs a look at the clock and a write to a dict: call it for each piece of text. A session that is touched
-        once in a turn has its silence counted from then on, so go on to touch it whenever it shows life. Call it in
-        the loop's own thread; from another one by way of `loop.call_soon_threadsafe`.
+        It costs one reading of the clock and one write to a dict: call it for each piece of text. Once a session is
+        touched in a turn, its silence counts from then on, so keep touching it whenever it shows life. Call it in the
+        loop's own thread; from another one through `loop.call_soon_threadsafe`.
         """
         self._server.touches.note(SessionId(session_id))
 
     async def release(
         self, session_id: str, *, reason: str | None = None, below: bool = False
     ) -> tuple[Outcome, ...]:
-        """End now whatever is open in a session, and wait for the end of it. The way out: no limit is asked for.
+        """End now whatever is open in a session, and wait for the end of it. The way out: no limit applies.
 
-        Two at once for a session are one, and join what the loop is doing on it. It goes on although whoever waits
-        for it is cancelled. A hold of the session ends once something was sent.
+        Two releases of a session at once become one, and join what the loop is doing on it. A release runs to its end
+        although the task that waits for it is cancelled. A hold of the session ends once something was sent.
 
         Args:
             session_id: the session.
-            reason: words of a person, kept in the journal and in what is ended.
-            below: end what lives below it, too. Without, a session below it in which a person works is left alone,
-                and where it would end with this one, this one is: the outcome is `unchanged`, and names it.
+            reason: a person's words, kept in the journal and in what is ended.
+            below: end what lives below it, too. Without it, a session below in which a person works is left alone,
+                and if it would end with this one, so is this one: the outcome is `unchanged`, and names it.
 
         Returns:
-            The outcome of the session, then those of what was left below it. Its `result` is `recovered` where the
-            database shows that everything closed, and `unchanged` where nothing was open.
+            The outcome of the session, then those of what was left below it. `result` is `recovered` if the database
+            shows that everything closed, and `unchanged` if nothing was open.
 
         Raises:
             NotActing: it does not run or is stopping, or another one acts on the file; no replica acts in PostgreSQL.
             ServerUnreachable: the replica that took it on gave no answer: it may have been done.
-            NoSuchSession: the database has none of that id.
+            NoSuchSession: the database has none with that id.
             Busy: too much is under way.
             UsageError: this is another event loop than that of the watchdog.
             DatabaseError: the database can't be used.
@@ -124,13 +124,13 @@ class Watchdog:
     async def serve(self, *, task_status: TaskStatus["Watchdog"] = anyio.TASK_STATUS_IGNORED) -> None:
         """Watch until it is cancelled: for a task group of the server's own, `await group.start(dog.serve)`.
 
-        Once cancelled it begins nothing any more, finishes what it began within `shutdown_grace`, and ends. A failure
-        of the loop comes out at once, and ends the task group as any task's does; `running` keeps it from doing so.
+        Once cancelled it begins nothing more, finishes what it began within `shutdown_grace`, and ends. A failure of
+        the loop comes out at once, and ends the task group as any task's does; `running` prevents that.
 
         Raises:
             DatabaseError: the database can't be used.
             JournalUnusable: the journal can't be used, and is not `off`.
-            AlreadyWatched: a watchdog runs in this process already.
+            AlreadyWatched: a watchdog already runs in this process.
         """
         async with self._open() as inside:
             task_status.started(self)
@@ -148,7 +148,7 @@ class Watchdog:
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator["_Inside"]:
-        """Run the loop until the block is left, by whichever task. What the block raises leaves it as it came."""
+        """Run the loop until some task leaves the block. Exceptions of the block come out unchanged."""
         self._own = own = OwnTask(self._live, stop=self._stop, name="watchdog")
         inside = await own.begin()
         left: BaseException | None = None
@@ -223,7 +223,7 @@ class Watchdog:
 
 
 class _FirstLook(Latest):
-    """The last look of the loop; and waits for the first one, or the next, or for word that there is none."""
+    """Keeps the last look of the loop; waits for the first one, or the next, or for word that there is none."""
 
     def __init__(self, clock: Clock, poll_interval_seconds: float) -> None:
         super().__init__(clock=clock, poll_interval_seconds=poll_interval_seconds)
@@ -231,28 +231,28 @@ class _FirstLook(Latest):
         self.next = anyio.Event()
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
-        """It was taken."""
+        """A look was taken."""
         super().looked(assessment, acting=acting)
         self.told()
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
-        """It could not be taken."""
+        """A look could not be taken."""
         super().unavailable(error, retry_seconds)
         self.told()
 
     def told(self) -> None:
-        """Whoever waits for a look goes on; the loop may have ended without one."""
+        """Wake everybody who waits for a look; the loop may have ended without one."""
         self.over.set()
         self.next.set()
         self.next = anyio.Event()
 
 
 class _Inside:
-    """What a watchdog consists of while it runs.
+    """The parts of a watchdog while it runs.
 
     Args:
-        operator: makes who carries out what the server asks for, in tasks of a group.
-        found: what it works on.
+        operator: makes the operator for the server's requests, in tasks of a group.
+        found: the backend.
     """
 
     def __init__(
@@ -274,10 +274,10 @@ class _Inside:
         self._overdue: tuple[SessionId, ...] = ()
 
     async def run(self, failed: Callable[[Exception], None]) -> None:
-        """Run the loop until `stop`, then let end what was begun.
+        """Run the loop until `stop`, then let everything end that was begun.
 
         Args:
-            failed: is told of the error that ended the loop, if one did.
+            failed: called with the error that ended the loop, if one did.
         """
         async with anyio.create_task_group() as group:
             self._operator = operator = self._make_operator(group)
@@ -334,7 +334,7 @@ class _Inside:
         return self._operator
 
     async def _take_over(self) -> None:
-        """One that has just got the right to act closes first what others left begun, at its next look."""
+        """Make a watchdog that has just got the right to act close first what others left begun, at its next look."""
         while not (self.watch.began_to_act or self.watch.pace.dry_run or self.ended.is_set()):
             if not self._found.mandate.acquire():
                 return
@@ -344,13 +344,13 @@ class _Inside:
             await self._first.next.wait()
 
     async def _cut(self, scope: anyio.CancelScope) -> None:
-        """Cut a look short once the watch is to stop: the host may be slow. What was begun gets the grace."""
+        """Cut a look short once the watch has to stop: the host may be slow. Interventions get the grace."""
         await self.stop.wait()
         grace_seconds = self.watch.pace.shutdown_grace_seconds
         with anyio.move_on_after(grace_seconds) as waiting:
             await self.watch.acting.stopped()
         if waiting.cancelled_caught:
-            # As a rule the loop says so itself, and ends.
+            # Usually the loop itself says so, and ends.
             with anyio.move_on_after(_CUT_SECONDS):
                 await self.ended.wait()
             self._overdue = () if self.ended.is_set() else tuple(sorted(self.watch.acting.begun))
@@ -374,7 +374,7 @@ async def running(
     Raises:
         DatabaseError: the database can't be used.
         JournalUnusable: the journal can't be used, and is not `off`.
-        AlreadyWatched: a watchdog runs in this process already.
+        AlreadyWatched: a watchdog already runs in this process.
     """
     dog = Watchdog(settings, host=host, engine=engine, listeners=listeners, dry_run=dry_run)
     async with dog._open():  # noqa: SLF001 - of this module

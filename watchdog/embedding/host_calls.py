@@ -1,4 +1,4 @@
-"""Asking a host in this process: what it raises, how long it hangs and how long it blocks the loop is contained."""
+"""Asks a host in this process, and contains what it raises, how long it hangs and how long it blocks the loop."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -19,7 +19,7 @@ from watchdog.sharing import SingleFlight
 ANSWER_SECONDS: Final = 5.0
 """How long a host may take to say what it is at work on. An abort has the limit of the ladder."""
 BLOCKED_SECONDS: Final = 0.5
-"""From when on it is worth a line that something kept the loop from everything else."""
+"""From this time on, it is worth a log line that something blocked the loop."""
 BEAT_SECONDS: Final = 0.1
 _ENDING_SECONDS: Final = 0.1
 _FORMS: Final[Mapping[str, Sequence[str]]] = {"statuses": (), "pending_asks": (), "abort": ("session_id",)}
@@ -32,12 +32,12 @@ Answer = TypeVar("Answer")
 class CallableHost:
     """A host of three functions, plain ones or coroutine functions.
 
-    A plain one is called in the loop, so that it may use what belongs to the loop, and must not block it.
+    A plain one is called in the loop: it may use what belongs to the loop, and must not block it.
 
     Args:
         statuses: the sessions that are not idle, and what each does.
         pending_asks: the questions and permissions that wait for a human.
-        abort: takes a session; ends what it does now. What it returns is of no meaning.
+        abort: takes a session; ends what it does now. Its result is ignored.
     """
 
     def __init__(
@@ -73,13 +73,13 @@ class CallableHost:
 
 
 class Questions:
-    """Puts questions to a host. Each runs apart from whoever asks, and one that does not end is left behind.
+    """Puts questions to a host. Each runs apart from its caller, and one that does not end is left behind.
 
-    The same question is put once at a time: who asks it meanwhile waits, and shares the next answer. While one that
-    was left behind goes on, in a thread, say, which nothing can cut short, it is not put again.
+    The same question is put once at a time: further callers wait, and share the next answer. While a question that
+    was left behind goes on (in a thread, say, which nothing can cut short), it is not put again.
 
     Args:
-        host: who is asked.
+        host: the host to ask.
         clock: times the answers.
 
     Raises:
@@ -135,7 +135,7 @@ class Questions:
         finally:
             cut = not task.done()
             if not _is_of_a_thread(measured.waits_for):
-                scope.cancel()  # not the task, which would then end though it waits for a thread of anyio's
+                scope.cancel()  # not the task: it would then end although it waits for an anyio thread
         if cut:
             raise ServerSilent(f"{name} could not answer within {seconds or 0:g} s: TimeoutError")
         if task.cancelled():
@@ -144,12 +144,12 @@ class Questions:
             cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
             raise ServerUnreachable(f"{name} could not answer: {type(cause).__name__}{_place(cause)}") from error
         took = self._now() - began
-        if seconds is not None and took > seconds:  # it blocked the loop, so that nothing could cut it short
+        if seconds is not None and took > seconds:  # it blocked the loop, and nothing could cut it short
             raise ServerSilent(f"{name} took {took:.1f} s to answer, and may take {seconds:g} s")
         return task.result()
 
     async def _is_free(self, question: tuple[str, ...]) -> bool:
-        """Whether nothing is left of an earlier one. What was cut short a moment ago may need another to end."""
+        """Whether an earlier one is over. One that was cut short a moment ago may need another moment to end."""
         left = self._under_way.get(question)
         if left is not None:
             await asyncio.wait([left], timeout=_ENDING_SECONDS)
@@ -158,10 +158,10 @@ class Questions:
     def _ended(self, question: tuple[str, ...], task: asyncio.Task[Any]) -> None:
         self._under_way.pop(question, None)
         if not task.cancelled():
-            task.exception()  # who asked has it, or has left it behind
+            task.exception()  # the caller has it, or has left it behind
 
     def _check(self, what: str, takes: Sequence[str]) -> None:
-        """Refuse a function that can't be called as it is going to be."""
+        """Refuse a function that can't be called in the way in which it will be."""
         function = self._given(what)
         form = f"{what}({', '.join(takes)})"
         if not callable(function):
@@ -174,7 +174,7 @@ class Questions:
                 "folders at once: take the parameter `directory` out, and answer for every session."
             ) from None
         except ValueError:
-            return  # nothing tells what it takes
+            return  # nothing says what it takes
 
     async def _answer(self, what: str, *arguments: str) -> Any:  # noqa: ANN401 - as above
         return await getattr(self._host, what)(*arguments)
@@ -184,7 +184,7 @@ class Questions:
         return f"the host's {what} ({self._function(what)})"
 
     def _given(self, what: str) -> Any:  # noqa: ANN401 - whatever the host has under that name
-        """The function that answers, as whoever made the host gave it; None where there is none."""
+        """The function that answers, as the host's maker gave it; None if there is none."""
         functions = self._host.functions if isinstance(self._host, CallableHost) else {}
         return functions.get(what) or getattr(self._host, what, None)
 
@@ -201,15 +201,15 @@ class Questions:
 
 
 class Measured(Generic[Answer]):
-    """Awaits something, and tells how long each stretch of it took in which nothing else of the loop could run.
+    """Awaits something, and reports how long each stretch of it took in which nothing else in the loop could run.
 
     Args:
-        work: what is awaited.
+        work: the thing to await.
         now: seconds, on a clock that stands still in sleep.
-        told: is told of each stretch, in seconds, right after it.
+        told: called with each stretch, in seconds, right after it.
 
     Attributes:
-        waits_for: what it waits for now, in most cases a future of asyncio's.
+        What it waits for now, usually a future of asyncio's.
     """
 
     def __init__(self, work: Awaitable[Answer], now: Callable[[], float], told: Callable[[float], None]) -> None:
@@ -239,17 +239,17 @@ class Measured(Generic[Answer]):
 
 
 class Seldom:
-    """Keeps what goes wrong again and again from filling the log: once a minute, or when it gets much worse."""
+    """Limits log lines about repeated trouble: once a minute, or when it gets much worse."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._said: dict[str, tuple[float, float]] = {}
 
     def may_say(self, what: str, how_much: float) -> bool:
-        """Whether it is worth a line now; if so, it counts as said.
+        """Whether it is worth a line now; if so, it counts as logged.
 
         Args:
-            what: one of a few things.
+            what: the kind of trouble.
             how_much: how bad it is.
         """
         now = self._clock.read().awake_seconds
@@ -261,7 +261,7 @@ class Seldom:
 
 
 async def watch_loop(clock: Clock) -> None:
-    """Say in the log, afterwards, when something kept the loop from everything else, and for how long. Never ends."""
+    """Log, afterwards, that something blocked the loop, and for how long. Never ends."""
     seldom = Seldom(clock)
     while True:
         began = clock.read().awake_seconds
@@ -278,8 +278,8 @@ async def watch_loop(clock: Clock) -> None:
 def _is_of_a_thread(future: object) -> bool:
     """Whether a thread of a pool answers it, for `asyncio.to_thread` or `run_in_executor`.
 
-    Cancelled, it would end at once and the thread would not: asked again and again, threads would pile up. Only what
-    asyncio chained it with tells.
+    Cancelled, it would end at once and the thread would not: after many questions, threads would pile up. Only the
+    future that asyncio chained it with shows it.
     """
     chained = getattr(future, "_callbacks", None) or ()
     return any("_chain_future" in getattr(callback, "__qualname__", "") for callback, _ in chained)
@@ -290,6 +290,6 @@ def _throw(inner: Any, error: BaseException) -> Any:  # noqa: ANN401 - what is a
 
 
 def _place(error: BaseException) -> str:
-    """Where something was raised: the file's name and the line, and nothing of what was said."""
+    """Where an exception was raised: the file's name and the line, and none of its words."""
     frames = extract_tb(error.__traceback__)
     return f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

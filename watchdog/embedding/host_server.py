@@ -1,4 +1,4 @@
-"""A host in this process as the ladder's server, and the signs of life that it gives."""
+"""A host in this process as a server for the ladder, and the signs of life that it gives."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -26,9 +26,9 @@ _Touch = tuple[WallMs, Moment]
 class Touches:
     """The last sign of life of each session that gave one, until the session is over.
 
-    A session is remembered for as long as looks find it unfinished. What they did not see yet is remembered until the
-    end of a look that began after the touch; of those, the ones that were touched longest ago make room when there
-    are too many.
+    A session is remembered as long as looks find it unfinished. A session that no look saw yet is remembered until
+    the end of a look that began after the touch; if there are too many of those, the ones touched longest ago make
+    room.
     """
 
     def __init__(self, clock: Counter) -> None:
@@ -42,29 +42,29 @@ class Touches:
         if session_id in self._known:
             self._known[session_id] = now
             return
-        self._strangers.pop(session_id, None)  # so that the one touched longest ago comes first
+        self._strangers.pop(session_id, None)  # the one touched longest ago comes first
         self._strangers[session_id] = now
         if len(self._strangers) > MOST_STRANGERS:
             del self._strangers[next(iter(self._strangers))]
 
     def last(self) -> dict[SessionId, WallMs]:
-        """When each was touched last, by the wall clock."""
+        """When each was last touched, by the wall clock."""
         return {id_: at_ms for id_, (at_ms, _) in {**self._known, **self._strangers}.items()}
 
     def moments(self) -> dict[SessionId, Moment]:
-        """When each was touched last."""
+        """When each was last touched."""
         return {id_: moment for id_, (_, moment) in {**self._known, **self._strangers}.items()}
 
     def forget(self, keep: Collection[SessionId]) -> None:
-        """A look ended: forget all sessions but these, and those that were first touched while it was taken."""
+        """A look ended: forget all sessions but these, and those that were first touched during it."""
         known = {id_: at for id_, at in self._known.items() if id_ in keep}
         self._known, self._strangers = known | self._strangers, {}
 
 
 class EmbeddedServer(PlainHost):
-    """A host in this process, as a server that the ladder can use. What it raises is translated, and contained.
+    """A host in this process, as a server for the ladder. Its exceptions are translated, and contained.
 
-    A session that is touched has its silence witnessed: it is as long as the last touch is ago.
+    The silence of a touched session has a witness: it lasts since the last touch.
 
     Args:
         host: answers for the sessions of this process.
@@ -120,7 +120,7 @@ class EmbeddedServer(PlainHost):
         await self._questions.ask("abort", session_id, seconds=None)
 
     def life(self) -> Mapping[SessionId, Moment]:
-        """When each session was touched last."""
+        """When each session was last touched."""
         return self.touches.moments()
 
     def forget(self, keep: Collection[SessionId]) -> None:
@@ -142,7 +142,7 @@ class EmbeddedFleet:
         """It ends with this process."""
 
     async def discover(self, holders: Holders) -> None:
-        """Nobody else is looked for."""
+        """There is nobody else to look for."""
 
 
 def _is_sound(status: Any) -> bool:  # noqa: ANN401 - its fields may be of any type
@@ -151,7 +151,7 @@ def _is_sound(status: Any) -> bool:  # noqa: ANN401 - its fields may be of any t
 
 
 def _is_time(value: object) -> bool:
-    """Whether it is one that a calendar holds. What is no number at all compares as false."""
+    """Whether a calendar has this time. Anything that is no number compares as false."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LATEST_MS
 
 

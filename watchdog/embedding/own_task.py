@@ -12,12 +12,12 @@ Begun = TypeVar("Begun")
 
 
 class OwnTask(Generic[Begun]):
-    """Begins it, and waits for its end. No scope of the one who begins reaches into it, nor the other way round.
+    """Begins the work, and waits for its end. No scope of its starter reaches into it, nor the other way round.
 
     Args:
-        work: takes what to call with that which it makes, once it has begun.
-        stop: asks that which was made for the end of the work.
-        name: of the task.
+        work: takes a function to call with what it makes, once it has begun.
+        stop: asks what it made to end.
+        name: the task's name.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class OwnTask(Generic[Begun]):
         self._name = name
 
     async def begin(self) -> Begun:
-        """Begin it. When cancelled meanwhile, it ends, and its end is waited for.
+        """Begin it. If cancelled in the meantime, it ends, and this waits for its end.
 
         Raises:
             UsageError: the event loop is none of asyncio's.
-            BaseException: what ended it before it had begun.
+            BaseException: the error that ended it before it had begun.
         """
         if not _in_asyncio():
             raise UsageError(
@@ -61,7 +61,7 @@ class OwnTask(Generic[Begun]):
         return begun.result()
 
     def check_loop(self) -> None:
-        """Make sure that this is its event loop.
+        """Check that this is its event loop.
 
         Raises:
             UsageError: it is another one.
@@ -73,13 +73,13 @@ class OwnTask(Generic[Begun]):
             )
 
     async def end(self) -> BaseException | None:
-        """Have it stop, and wait for its end, whatever happens meanwhile to the one who waits.
+        """Make it stop, and wait for its end, whatever happens to this task in the meantime.
 
         Returns:
-            The cancellation of the one who waited, or what it raised itself.
+            This task's cancellation, or the error of the work.
 
         Raises:
-            UsageError: this is another event loop. It stops nevertheless, and is not waited for.
+            UsageError: this is another event loop. The work stops nevertheless, and this does not wait for it.
         """
         loop, made = self._task.get_loop(), self._begun.result()
         if loop is not asyncio.get_running_loop() and not loop.is_closed():
@@ -101,7 +101,7 @@ class OwnTask(Generic[Begun]):
 
 
 def bare(error: BaseException) -> BaseException:
-    """What a group was raised for, where it is no mere Exception; else the error itself."""
+    """The cause of a group, if it is no mere Exception; else the error itself."""
     while isinstance(error, BaseExceptionGroup) and not isinstance(error, ExceptionGroup):
         error = next(each for each in error.exceptions if not isinstance(each, Exception))
     return error

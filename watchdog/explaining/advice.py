@@ -1,4 +1,4 @@
-"""What a person can do about a session that is stuck, or that can't be judged."""
+"""What a person can do about a session that is stuck, or that nobody can judge."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ def advice(case: Case, judgement: Judgement, sessions: Iterable[Session], *, lis
 
 
 def _about_verdicts(case: Case, judgement: Judgement, session: Session) -> Iterator[str]:
-    """What a running watchdog does by itself can be done by hand."""
+    """A person can do by hand what a running watchdog does by itself."""
     for verdict in judgement.verdicts:
         if verdict.cancel_session_id != session.id or not verdict.confirmed:
             continue
@@ -63,7 +63,7 @@ def _about_looks(case: Case, judgement: Judgement, session: Session) -> Iterator
 
 
 def _about_proofs(case: Case, sessions: Iterable[Session]) -> Iterator[str]:
-    """Each process that stands against a proof, and how it would cease to; with all that it may be at work on."""
+    """Each process that stands in the way of a proof, what removes it, and everything it may be at work on."""
     found: dict[tuple[str, str], list[TurnId]] = defaultdict(list)
     for session in sessions:
         for turn, proof in proofs_to_give(case, session):
@@ -76,7 +76,7 @@ def _about_proofs(case: Case, sessions: Iterable[Session]) -> Iterator[str]:
 
 
 def _blockers(case: Case, session: Session, turn: Turn) -> Iterator[tuple[str, str]]:
-    """Who stands against a proof, and what to do about it, as the end of a sentence."""
+    """What stands in the way of a proof, and what to do about it, as the end of a sentence."""
     left = blocking(case, session, turn)
     for holder in left:
         yield describe(holder), _about_blocker(case, holder, session, turn)

@@ -1,4 +1,4 @@
-"""The clocks of a session and its calls, told so that a person can check the sum."""
+"""The clocks of a session and its calls, with all that a person needs to check the sum."""
 
 from watchdog.explaining.values import Clock, Setting
 from watchdog.judging.facts import Case
@@ -27,15 +27,15 @@ def clocks_of(case: Case, session: Session, call: ToolCall) -> tuple[Clock, ...]
 
 
 def session_clocks(case: Case, session: Session) -> tuple[Clock, ...]:
-    """The clock of its silence where that matters, and that of a second look where one is awaited."""
+    """The clock of its silence if that matters, and that of a second look if one is awaited."""
     return tuple(clock for clock in (_idle_clock(case, session), _second_look(case, session)) if clock)
 
 
 def stands_still(case: Case, session: Session, call: ToolCall) -> str | None:
     """Why a call's clock stands still, or None while it runs.
 
-    Mirrors what memory counts, as far as one observation tells: that a server which held the session has stopped to
-    answer since is known to a running watchdog only.
+    Mirrors what memory counts, as far as one observation shows it: only a running watchdog knows that a server which
+    held the session no longer answers.
     """
     claim = case.claim(session)
     if case.family.asks_for(session, call):
@@ -81,7 +81,7 @@ def _own_clock(case: Case, session: Session, call: ToolCall, still: str | None) 
 
 
 def _origin(case: Case, call: ToolCall) -> str:
-    """Where the limit of a call that waits on no child comes from."""
+    """The source of the limit of a call that waits on no child."""
     policy = case.policy
     if call.personal:
         return "shell_timeout, for a person's own command"
@@ -140,7 +140,7 @@ def _start_note(case: Case, call: ToolCall, still: str | None) -> str | None:
 
 
 def _idle_clock(case: Case, session: Session) -> Clock | None:
-    """The clock of its silence: where no call of its own is open, or where a task above leans on it."""
+    """The clock of its silence: if no call of its own is open, or if a task above depends on it."""
     older = {turn.id for turn in session.turns if turn.superseded}
     calls = [call for call in session.calls if call.turn_id not in older]
     leans = any(True for _ in case.family.tasks_above(session))

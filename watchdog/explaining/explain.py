@@ -1,4 +1,4 @@
-"""Explains one session: pure, and total on every tree. It decides nothing: it shows what `judge` went by."""
+"""Explains one session: pure, and total on every tree. It decides nothing: it shows the grounds of `judge`."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,19 +34,19 @@ def explain(
     holds: Sequence[str] = (),
     history: Sequence[str] = (),
 ) -> Explanation:
-    """Explain one session, with all that is above and below it.
+    """Explain one session, with everything above and below it.
 
     Args:
         observation: the look that was judged.
-        judgement: what was judged of it, under this policy.
+        judgement: its judgement, under this policy.
         policy: what is allowed.
         session_id: the session to explain.
         listening: the look comes from a running watchdog, with its memory, that listens to the event feeds.
-        holds: ready sentences of who said to leave it alone.
+        holds: ready sentences about holds.
         history: ready sentences about earlier interventions.
 
     Raises:
-        KeyError: the observation knows nothing of the session.
+        KeyError: the observation does not know the session.
     """
     if not is_known(observation, session_id):
         raise KeyError(session_id)
@@ -91,7 +91,7 @@ def forest(sessions: Mapping[SessionId, Session]) -> Iterator[tuple[Session, Ses
     """All trees of these sessions, the oldest first: each session once, after its parent, with its depth."""
     parents = _parents(sessions.values())
     in_order = sorted(sessions, key=lambda id_: (sessions[id_].created_ms, id_))
-    # The rest is what only a circle of parents leads to.
+    # Only a circle of parents leads to the rest.
     yield from _from_roots(sessions, parents, [*(id_ for id_ in in_order if id_ not in parents), *in_order])
 
 
@@ -198,7 +198,7 @@ def _row_age(case: Case, created_ms: int) -> float:
 
 
 def findings_by_session(observation: Observation, judgement: Judgement) -> Mapping[SessionId, Sequence[Finding]]:
-    """What a judgement says of each session: verdicts first, then the reasons why something is spared."""
+    """The judgement's words on each session: verdicts first, then the reasons why something is spared."""
     found: dict[SessionId, list[Finding]] = defaultdict(list)
     for verdict in judgement.verdicts:
         for id_ in dict.fromkeys([verdict.session_id, verdict.cancel_session_id]):
@@ -272,7 +272,7 @@ def _reasons(findings: tuple[Finding, ...]) -> str:
 
 
 def _nothing(case: Case, page: SessionPage, pages: tuple[SessionPage, ...]) -> str:
-    """What to say where nothing was judged."""
+    """What to say if nothing was judged."""
     session = case.observation.snapshot.sessions[page.id]
     if case.family.damaged(session):
         return "A row of it can't be read; it is reported, and never touched."
@@ -291,7 +291,7 @@ def _deadline(case: Case, page: SessionPage) -> str:
 
 
 def _unheard(case: Case, pages: tuple[SessionPage, ...], *, listening: bool) -> str:
-    """A look that does not listen must not make a session that talks seem a riddle."""
+    """A look without a feed must not make a streaming session seem a riddle."""
     page = next((page for page in pages if page.asked), None)
     if listening or page is None:
         return ""
@@ -303,7 +303,7 @@ def _unheard(case: Case, pages: tuple[SessionPage, ...], *, listening: bool) -> 
 
 
 def _doubt(case: Case, page: SessionPage) -> str:
-    """Who stands against the proof that it was left behind, where the judgement itself does not say it."""
+    """What stands in the way of the proof that it was left behind, if the judgement itself does not say it."""
     if any(finding.name == SpareReason.NO_WITNESS.value for finding in page.findings):
         return ""
     session = case.observation.snapshot.sessions[page.id]
@@ -332,7 +332,7 @@ def _notes(
 
 
 def _cyclic(observation: Observation, pages: tuple[SessionPage, ...]) -> bool:
-    """Whether the root of the tree has a parent in the tree: every other session has one anyhow."""
+    """Whether the root of the tree has a parent in the tree: every other session has one anyway."""
     shown = {page.id for page in pages}
     return any(
         page.depth == 0 and _parents(observation.snapshot.sessions.values()).get(page.id) in shown for page in pages

@@ -30,7 +30,7 @@ class Wait:
 
     Attributes:
         session_id: the child; else the session itself.
-        call_id: the call that waits, where that is known.
+        call_id: the call that waits, if it is known.
         until_ms: when its server will try its provider again.
     """
 
@@ -45,10 +45,10 @@ class SessionLine:
     """One session of the overview.
 
     Attributes:
-        parent_id: its parent, where that is in the overview.
+        parent_id: its parent, if that is in the overview.
         unfinished: something in it is open, or a server is at work on it, or it asks a person.
         damaged: a row of it can't be read, so it may hold more than it shows.
-        clocks: those of the session as a whole; the ones of calls are with the calls.
+        clocks: those of the whole session; those of calls are with the calls.
     """
 
     id: SessionId
@@ -85,7 +85,7 @@ class SessionLine:
 
 
 def overview(observation: Observation, judgement: Judgement, policy: Policy) -> tuple[SessionLine, ...]:
-    """Every unfinished session with all that is above it, and the children that open task calls wait for.
+    """Every unfinished session with all its ancestors, and the children that open task calls wait for.
 
     Returns:
         Parents before their children; trees with something stuck first, then the oldest.

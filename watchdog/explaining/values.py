@@ -1,4 +1,4 @@
-"""What `explain` has to say about a session, as frozen values: ids, tool names, times and processes, no content."""
+"""The content of `explain` as frozen values: ids, tool names, times and processes, nothing of what was said."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from watchdog.model.session import CallId, CallStatus, SessionId, TurnId
 
 
 class Setting(StrEnum):
-    """What a clock is compared with."""
+    """The settings that clocks are compared with."""
 
     TOOL_TIMEOUT = "tool_timeout"
     TASK_TIMEOUT = "task_timeout"
@@ -18,15 +18,15 @@ class Setting(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Clock:
-    """One clock of a call, or of a session as a whole.
+    """One clock of a call, or of a whole session.
 
     Attributes:
-        origin: where the limit comes from, for people: the setting, the pattern, or what the call declares.
-        age_seconds: what it shows; None when nobody can tell.
-        limit_seconds: None when the rule is off.
+        origin: where the limit comes from, for people: the setting, the pattern, or the call's own timeout.
+        age_seconds: what it shows; None if nobody can tell.
+        limit_seconds: None if the rule is off.
         still: why it stands still, or None while it runs.
         uncounted_seconds: how much of the row's age it leaves out: waits, sleep, or the time before the last write.
-        note: what else is to be known of it.
+        note: anything else to know about it.
     """
 
     setting: Setting
@@ -39,7 +39,7 @@ class Clock:
 
     @property
     def remaining_seconds(self) -> float | None:
-        """What is left of the limit, 0 when it is past; None when it is off, or when nobody can tell."""
+        """The time left until the limit, 0 after it; None if the limit is off, or if nobody can tell."""
         if self.age_seconds is None or self.limit_seconds is None:
             return None
         return max(0.0, self.limit_seconds - self.age_seconds)
@@ -89,7 +89,7 @@ class WitnessKind(StrEnum):
 
 
 class Stance(StrEnum):
-    """What a testimony means for the session."""
+    """What a witness's word means for the session."""
 
     AT_WORK = "at_work"
     """Somebody is at work on it."""
@@ -98,20 +98,20 @@ class Stance(StrEnum):
     SILENT = "silent"
     """It says nothing either way."""
     EXCLUDED = "excluded"
-    """Whoever it is about is not at work on it."""
+    """The process that it is about is not at work on it."""
     BLOCKS = "blocks"
     """It stands in the way of the proof that nobody is at work on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Testimony:
-    """What one witness says of a session.
+    """The word of one witness on a session.
 
     Attributes:
         who: the server's name, the process, the kind of ask; empty for the database.
         says: a clause for people.
-        since_ms: since when, where that is known.
-        turn_id: the turn that it is about, where it is not about all of the session.
+        since_ms: since when, if that is known.
+        turn_id: the turn that it is about, if it is not about the whole session.
     """
 
     kind: WitnessKind
@@ -126,11 +126,11 @@ class Testimony:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What the judgement says of a session or of one of its calls.
+    """The judgement's word on a session or one of its calls.
 
     Attributes:
         name: the verdict's kind, or the reason why it is spared.
-        uneasy: it is spared for a reason of which a person may want to know.
+        uneasy: it is spared for a reason that a person may want to know.
         until_ms: when it may change by the mere passing of time.
     """
 
@@ -144,11 +144,11 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionPage:
-    """One session of the tree. What follows `findings` is told of unfinished sessions only.
+    """One session of the tree. Fields after `findings` are filled for unfinished sessions only.
 
     Attributes:
         depth: 0 for the root of the tree.
-        asked: it is the session that was asked about.
+        asked: it is the session in question.
         damaged: a row of it can't be read, so it may hold more than it shows.
     """
 
@@ -180,7 +180,7 @@ class Explanation:
         stuck: there is a verdict on a session of the tree.
         advice: what a person can do, the most useful first.
         notes: what this look can't tell.
-        holds: sentences of who said to leave it alone.
+        holds: sentences about holds.
         history: sentences about earlier interventions.
     """
 

@@ -1,4 +1,4 @@
-"""What each witness says of a session: database, feeds, servers, asks, and who has the database open."""
+"""Each witness's word on a session: database, feeds, servers, asks, and who has the database open."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from watchdog.model.session import EMBEDDED, Activity, Ask, ServerName, Session,
 
 
 def testimonies(case: Case, session: Session, *, listening: bool) -> tuple[Testimony, ...]:
-    """Everything that anybody says of a session, in the order in which a person wants to read it."""
+    """Every witness's word on a session, in the order in which a person wants to read it."""
     return (
         Testimony(
             kind=WitnessKind.DATABASE,
@@ -44,13 +44,13 @@ def proofs_to_give(case: Case, session: Session) -> list[tuple[Turn, Proof]]:
 
 
 def blocking(case: Case, session: Session, turn: Turn) -> list[Holder]:
-    """The processes that stand against the proof that nobody executes a turn."""
+    """The processes that stand in the way of the proof that nobody executes a turn."""
     holders = case.observation.holders
     return [each for each in holders.known if _exclusion(case, each, session, turn) is None] if holders else []
 
 
 def only_unheard(case: Case, session: Session) -> bool:
-    """Whether all that is missing to judge a session is a feed that somebody listens to."""
+    """Whether only a feed that somebody listens to is missing to judge a session."""
     claim = case.claim(session)
     return (
         claim is not None
@@ -126,7 +126,7 @@ def _denial(case: Case, report: ServerReport, session: Session) -> tuple[Stance,
 
 
 def why_its_answer_is_worth_little(case: Case, report: ServerReport, session: Session, turn: Turn) -> str | None:
-    """Why a server's answer does not exclude it; None where it does."""
+    """Why a server's answer does not exclude it; None if it does."""
     if denies(report, session, turn, case.observation):
         return None
     if (against := report.against(session)) is not None:
@@ -211,7 +211,7 @@ def _nobody(says: str, stance: Stance) -> Testimony:
 
 
 def _bystander(case: Case, holder: Holder, session: Session) -> Testimony:
-    """A holder where no proof is needed: a server says that it is at work, or nothing is open."""
+    """A holder if no proof is needed: a server says that it is at work, or nothing is open."""
     worker = any(report.pid == holder.pid and claims(report, session) for report in case.observation.reports)
     says = "the server that is at work on it" if worker else "has the database open; nothing has to be proven"
     stance = Stance.AT_WORK if worker else Stance.SILENT
@@ -240,7 +240,7 @@ def _of(holder: Holder, says: str, stance: Stance, turn: Turn | None = None) -> 
 
 
 def _exclusion(case: Case, holder: Holder, session: Session, turn: Turn) -> str | None:
-    """How a process is excluded, or None where it is not."""
+    """How a process is excluded, or None if it is not."""
     began = began_ms(session, turn)
     if born_too_late(holder, began, case.observation, case.policy):
         return f"excluded by birth: born {duration((holder.born_ms - began) / 1000)} after it began"

@@ -1,4 +1,4 @@
-"""How verdicts, outcomes and rows read in the journal."""
+"""The form of verdicts, outcomes and rows in the journal."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from watchdog.model.verdict import Verdict, VerdictKind
 _ABOUT_TO = "about_to"
 _COMPACT: Final = (",", ":")
 _PIECE: Final = 100
-"""How many members of an object are written at a stretch."""
+"""How many members of an object are written at a time."""
 
 
 class Fields(Protocol):
@@ -28,12 +28,12 @@ class Fields(Protocol):
 
 
 def dump(value: Verdict | Outcome) -> str:
-    """A verdict or an outcome as the journal keeps it."""
+    """A verdict or an outcome in the journal's form."""
     return json.dumps(asdict(value), separators=_COMPACT, ensure_ascii=False)
 
 
 def dump_state(value: Mapping[str, Any]) -> Gradual[str]:
-    """What must not be forgotten, as the journal keeps it: as `json.dumps` gives it, in pieces."""
+    """The memory in the journal's form: as `json.dumps` gives it, in pieces."""
     members = []
     for name, part in value.items():
         yield
@@ -51,13 +51,13 @@ def _in_pieces(value: Mapping[str, Any]) -> Gradual[str]:
 
 
 def dump_begun(verdict: Verdict, about_to: Step | None) -> str:
-    """A verdict as the journal keeps it, with what is about to be sent; who does not know of that leaves it out."""
+    """A verdict in the journal's form, with what is about to be sent; an older reader leaves that out."""
     begun = asdict(verdict) if about_to is None else {**asdict(verdict), _ABOUT_TO: asdict(about_to)}
     return json.dumps(begun, separators=_COMPACT, ensure_ascii=False)
 
 
 def read_intervention(row: Fields) -> Intervention:
-    """An intervention from its row. What a newer watchdog wrote beside what is known here is left out.
+    """An intervention from its row. Fields of a newer watchdog are left out.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: it can't be read.
@@ -78,7 +78,7 @@ def read_intervention(row: Fields) -> Intervention:
 
 
 def read_begun(rows: Iterable[Fields]) -> tuple[Intervention, ...]:
-    """The interventions from their rows. One that can't be read is named in the log, and left as it is."""
+    """The interventions from their rows. An unreadable one is named in the log, and left as it is."""
     found: list[Intervention] = []
     for row in rows:
         try:
@@ -91,7 +91,7 @@ def read_begun(rows: Iterable[Fields]) -> tuple[Intervention, ...]:
 
 
 def known(kind: type, value: dict[str, Any]) -> dict[str, Any]:
-    """Those of some values of which a dataclass knows."""
+    """The values that a dataclass knows."""
     names = {field.name for field in fields(kind)}
     return {name: each for name, each in value.items() if name in names}
 

@@ -1,11 +1,11 @@
-"""The journal's SQLite file: one connection that stays open, and transactions that come to their end.
+"""The journal's SQLite file: one connection that stays open, and transactions that always come to their end.
 
-A transaction is made of functions that run as a whole in a worker thread, one at a time: whatever becomes of the task
+A transaction is made of functions that run as a whole in a worker thread, one at a time: whatever happens to the task
 that asked for it, it ends, and leaves no lock. A connection is given up after any error, and when the file is no
-longer the one that was opened: the next call takes up what was mended or replaced.
+longer the one that was opened: the next call finds the repaired or replaced file.
 
-All who wait to write share one transaction, and wait for the disk once. An intervention writes three times, and eight
-run at once: beside each other a write took 1.5 ms where one alone took 7.9 ms (400 writes each, on an overlay file
+All writers in line share one transaction, and wait for the disk once. An intervention writes three times, and eight
+run at once: side by side a write took 1.5 ms, and alone 7.9 ms (400 writes each, on an overlay file
 system), so a thousand interventions wait five seconds for the disk instead of twenty-four.
 """
 
@@ -25,7 +25,7 @@ import anyio.to_thread
 from watchdog.errors import JournalUnusable
 
 APPLICATION_ID = 0x6F637764
-"""`ocwd`: tells a journal from any other SQLite file."""
+"""`ocwd`: distinguishes a journal from any other SQLite file."""
 VERSION = 1
 _BUSY_SECONDS = 5.0
 
@@ -76,7 +76,7 @@ _Stamp = tuple[int, int, int, int]
 
 
 class _Wish:
-    """What one caller wants to write, and what came of it."""
+    """What one caller wants to write, and the result."""
 
     def __init__(self, work: _Work, number: int) -> None:
         self.work = work
@@ -89,11 +89,11 @@ class _Wish:
 class JournalFile:
     """The file, and the one connection to it.
 
-    Every method raises `JournalUnusable` when the file can't be used.
+    Every method raises `JournalUnusable` if the file can't be used.
 
     Attributes:
         revision: grows with every write of this object, and whenever it opens the file. Together with SQLite's
-            `data_version`, which tells of everybody else's writes, it says whether what was read is out of date.
+            `data_version`, which shows everybody else's writes, it says whether an earlier read is out of date.
     """
 
     def __init__(self, path: Path) -> None:
@@ -106,7 +106,7 @@ class JournalFile:
         self._stamp: _Stamp | None = None
         self._asked = 0
         self._in_vain = 0
-        """How many writes were asked for, and how many of them when one last waited for a lock in vain."""
+        """How many writes were asked for, and how many there were when one last waited for a lock in vain."""
 
     async def prepare(self) -> None:
         """Make the file, or bring it to this version."""
@@ -114,13 +114,13 @@ class JournalFile:
         await self.write(lambda connection: _migrate(connection, self.path))
 
     async def read(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """Read. Each statement stands for itself; `work` fetches all of what it asks for."""
+        """Read. Each statement stands for itself; `work` fetches everything that it asks for."""
         return await self._in_turn(lambda: self._read(work))
 
     async def write(self, work: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
-        """Write, together with all who stand in line; it is durable when this returns.
+        """Write, together with everybody who waits in line; it is durable when this returns.
 
-        What one of them does wrong is taken back, and fails that one alone; what is wrong with the file fails all.
+        A mistake of one of them is taken back, and fails that one alone; a problem with the file fails all.
         """
         self._asked += 1
         wish = _Wish(work, self._asked)
@@ -135,14 +135,14 @@ class JournalFile:
         return answer
 
     async def settle(self) -> None:
-        """Bring all from the file beside it (`-wal`) into the file itself, unless somebody is in the way.
+        """Bring everything from the file beside it (`-wal`) into the file itself, unless somebody is in the way.
 
         From then on the file alone holds everything: it can be copied, moved or replaced.
         """
         await self._in_turn(self._settle)
 
     async def close(self) -> None:
-        """Close the connection. Used again, it is opened again."""
+        """Close the connection. Further use opens it again."""
         await self._in_turn(self._close)
 
     async def _in_turn(self, work: Callable[[], _Answer]) -> _Answer:
@@ -162,7 +162,7 @@ class JournalFile:
                 ) from error
 
     def _write_all(self) -> None:
-        """Write what everybody in line wants. If it is being written in another thread, only wait for that."""
+        """Write for everybody in line. If another thread is writing it, only wait for that."""
         with self._lock:
             wishes = self._wishes[:]
             del self._wishes[: len(wishes)]
@@ -178,7 +178,7 @@ class JournalFile:
                 wish.ended = True
 
     def _transact(self, connection: sqlite3.Connection, wishes: Sequence[_Wish]) -> None:
-        # Whoever stood in line while others waited in vain has waited, too: it tries once.
+        # A writer that stood in line while others waited in vain has waited, too: it tries once.
         waited = all(wish.number <= self._in_vain for wish in wishes)
         with _impatient(connection) if waited else nullcontext():
             self._begin(connection)
@@ -194,7 +194,7 @@ class JournalFile:
             self._drop()
 
     def _fulfil(self, connection: sqlite3.Connection, wish: _Wish) -> None:
-        """Do what one of several wants; if it is at fault itself, leave nothing of it."""
+        """Do what one of several wants; if the fault is its own, leave nothing of it."""
         connection.execute("SAVEPOINT wish")
         try:
             wish.answer = wish.work(connection)
@@ -275,7 +275,7 @@ def _impatient(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _stamp(path: Path) -> _Stamp:
-    """What tells one file from another, and a file from itself when it was changed other than by a transaction."""
+    """Distinguishes one file from another, and a file from itself after a change that was no transaction."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns
 
@@ -305,8 +305,8 @@ def _prepare(path: Path) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.is_dir():
             raise JournalUnusable(f"The journal {path} is a folder; name a file with the setting `journal`.")
-        # SQLite gives the files beside it (-wal, -shm) the mode of the file itself. A file that is there is not
-        # opened: closing it would drop the locks that this process may hold on it.
+        # SQLite gives the files beside it (-wal, -shm) the mode of the file itself. An existing file is not opened:
+        # closing it would drop the locks that this process may hold on it.
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
@@ -334,11 +334,14 @@ _FAULTS = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG}
     | {sqlite3.SQLITE_RANGE, sqlite3.SQLITE_MISUSE}
 )
-"""What a statement or a value is wrong with, and not the file."""
+"""Errors of a statement or a value, and not of the file."""
 
 
 def _is_its_own(error: Exception) -> bool:
-    """Whether it is one write's own fault. What never came from SQLite is, too: a value that it has no type for."""
+    """Whether it is one write's own fault.
+
+    An error from outside SQLite is, too: a value of a type that SQLite lacks.
+    """
     if isinstance(error, OSError):
         return False
     code = getattr(error, "sqlite_errorcode", None)
@@ -347,7 +350,7 @@ def _is_its_own(error: Exception) -> bool:
 
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into a sentence."""
+    """Turn exceptions of SQLite and the file system into a sentence."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:

@@ -1,4 +1,4 @@
-"""A journal that keeps nothing: for `journal = "off"`, and for looking when there is none that can be used."""
+"""A journal that keeps nothing: for `journal = "off"`, and for looking if none can be used."""
 
 # ruff: noqa: ARG002 - the arguments are those of the interface
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,10 @@ _NONE = InterventionId(0)
 
 
 class NoJournal:
-    """See `Journal` for what each method would do.
+    """See `Journal` for the meaning of each method.
 
     Attributes:
-        problem: why the real one can't be used, if that is why.
+        problem: why the real one can't be used, if that is the reason.
     """
 
     def __init__(self, *, problem: str | None = None) -> None:

@@ -1,7 +1,7 @@
-"""The watchdog's own database: what it did, the rows as they were before, and what it must not forget.
+"""The watchdog's own database: what it did, the rows as they were before, and its memory.
 
-Every write is durable before the call returns (`synchronous=FULL`): what goes in before an act survives a crash.
-The file is readable by its owner only, since it holds the inputs of tool calls.
+Every write is durable before the call returns (`synchronous=FULL`): a note from before an act survives a crash. Only
+its owner can read the file, since it holds the inputs of tool calls.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _PUT_STATE = """
 
 
 def journal_path(database: Path, environ: Mapping[str, str], home: Path | None) -> Path:
-    """Where the journal of a database is by default: in the user's state folder, one for each database."""
+    """The default place of a database's journal: in the user's state folder, one for each database."""
     folder = user_folder(environ, "XDG_STATE_HOME", home, ".local/state")
     real = os.path.realpath(database)
     mark = hashlib.sha256(os.fsencode(real)).hexdigest()[:12]
@@ -76,7 +76,7 @@ class SqliteJournal:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection. Used again, it is opened again."""
+        """Close the connection. Further use opens it again."""
         await self._file.close()
 
     # -- interventions ---------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class SqliteJournal:
         before: InterventionId | None = None,
         limit: int | None = None,
     ) -> tuple[Intervention, ...]:
-        """The interventions that fit, the newest first; `before` leaves out that one and all later ones."""
+        """The interventions that match, the newest first; `before` leaves out that one and all later ones."""
         asked = {"session_id = :session_id": session_id, "began_ms >= :since_ms": since_ms, "id < :before": before}
         conditions = " AND ".join(condition for condition, value in asked.items() if value is not None) or "TRUE"
         return await self._interventions(
@@ -159,7 +159,7 @@ class SqliteJournal:
         )
 
     async def intervention(self, intervention: InterventionId) -> Intervention | None:
-        """One intervention, or None if there is none of that number."""
+        """One intervention, or None if there is none with that number."""
         if intervention > LAST_NUMBER:
             return None
         found = await self._interventions("SELECT * FROM intervention WHERE id = :id", {"id": intervention})
@@ -168,7 +168,7 @@ class SqliteJournal:
     async def begun(self) -> tuple[Intervention, ...]:
         """The interventions that have no outcome: somebody is at work on them, or a crash left them.
 
-        One that can't be read is named in the log, and left out.
+        An unreadable one is named in the log, and left out.
         """
         statement = "SELECT * FROM intervention WHERE ended_ms IS NULL ORDER BY id"
         return await self._file.read(lambda file: read_begun(file.execute(statement).fetchall()))
@@ -193,7 +193,7 @@ class SqliteJournal:
         )
 
     async def prune(self, before_ms: int) -> int:
-        """Forget the interventions that ended before a moment. Returns how many."""
+        """Delete the interventions that ended before a moment. Returns how many."""
         old = "ended_ms IS NOT NULL AND began_ms < ?"
 
         def forget(file: sqlite3.Connection) -> int:
@@ -206,7 +206,7 @@ class SqliteJournal:
         return await self._file.write(forget)
 
     async def _write(self, statement: str, values: Sequence[Any]) -> None:
-        def run(file: sqlite3.Connection) -> None:  # and return no cursor: one that is held keeps the file open
+        def run(file: sqlite3.Connection) -> None:  # and return no cursor: an open one keeps the file open
             file.executemany(statement, values)
 
         await self._file.write(run)
@@ -223,9 +223,9 @@ class SqliteJournal:
         return await self._file.write(lambda file: file.execute(statement, (session_id,)).rowcount > 0)
 
     async def holds(self, now_ms: int) -> dict[SessionId, Hold]:
-        """The holds that stand at a moment. They are read only when somebody has written to the journal.
+        """The holds that stand at a moment. They are read only if somebody has written to the journal.
 
-        Once nobody did between two calls, the file is settled: it stands still as a whole while nothing happens.
+        If nobody did between two calls, the file is settled: it is complete by itself while nothing happens.
         """
         unchanged = await self._file.read(self._read_holds)
         if unchanged and not self._settled:
@@ -251,7 +251,7 @@ class SqliteJournal:
         await self._write(_PUT_STATE, [values])
 
     async def load(self, key: str) -> dict[str, Any] | None:
-        """What was kept under a key; None when nothing was, or it can't be read."""
+        """The value that was kept under a key; None if there is none, or it can't be read."""
         statement = 'SELECT value FROM state WHERE "key" = ?'
         found = await self._file.read(lambda file: file.execute(statement, (key,)).fetchall())
         try:

@@ -1,1 +1,1 @@
-"""What a person may ask for: release, hold, explain; asked of a command or of the running loop."""
+"""What a person may ask for: release, hold, explain; from a command or from the running loop."""

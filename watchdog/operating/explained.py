@@ -1,4 +1,4 @@
-"""What there is to tell a person of one session: the explanation, with what the journal knows."""
+"""What a person hears about one session: the explanation, with what the journal knows."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -39,7 +39,7 @@ class Telling:
         """Explain one session of a look that was judged by this policy.
 
         Raises:
-            NoSuchSession: the look knows nothing of it.
+            NoSuchSession: the look does not know it.
             JournalUnusable: the journal can't be read.
         """
         observation = assessment.observation
@@ -53,7 +53,7 @@ class Telling:
         return replace(found, holds=holds, history=history)
 
     async def _with_holders(self, observation: Observation) -> Observation:
-        """Who has the database open, also where no proof needed it: a person wants to see it all the same."""
+        """Who has the database open, even if no proof needed it: a person wants to see it anyway."""
         if observation.holders is not None:
             return observation
         holders = await self._owners.look()
@@ -64,7 +64,7 @@ class Telling:
     async def _told(
         self, now_ms: int, session_id: SessionId, tree: Iterable[SessionId]
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What the journal says for people: what holds the session or one of its tree, and what was done to it."""
+        """The journal's part, for people: what holds the session or one of its tree, and what was done to it."""
         wanted = {EVERYTHING, session_id, *tree}
         holds = [each for each in in_order(await self._journal.holds(now_ms)) if each.session_id in wanted]
         done = (

@@ -11,12 +11,12 @@ from watchdog.reporting.documents import moment
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HoldChange:
-    """What came of a hold or of its end.
+    """The result of a hold or of its end.
 
     Attributes:
-        session_id: what it was about; `EVERYTHING` for all.
-        was_on_hold: how that was before.
-        holds: what stands now, everything first.
+        session_id: the session; `EVERYTHING` for all.
+        was_on_hold: whether it was on hold before.
+        holds: the holds that stand now, everything first.
     """
 
     session_id: SessionId
@@ -50,7 +50,7 @@ async def let_go(journal: History, session_id: SessionId, *, now_ms: int) -> Hol
 
 
 def in_order(holds: Mapping[SessionId, Hold]) -> tuple[Hold, ...]:
-    """Holds as they are listed: everything first, then the oldest."""
+    """Holds in the order of their list: everything first, then the oldest."""
     return tuple(
         sorted(holds.values(), key=lambda hold: (hold.session_id != EVERYTHING, hold.since_ms, hold.session_id))
     )

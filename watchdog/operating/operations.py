@@ -1,4 +1,4 @@
-"""What people asked a running watchdog to do: each goes on to its end, whoever still waits for it."""
+"""What people asked a running watchdog to do: each runs to its end, whoever still waits for it."""
 
 import secrets
 from collections import OrderedDict
@@ -24,7 +24,7 @@ Answer = tuple[Outcome, ...] | Deletion | Undoing
 
 
 class OperationKind(StrEnum):
-    """What was asked for."""
+    """The kind of a request."""
 
     RELEASE = "release"
     DELETE_MESSAGE = "delete_message"
@@ -33,11 +33,11 @@ class OperationKind(StrEnum):
 
 @dataclass(kw_only=True, eq=False)
 class Operation:
-    """One thing that was asked for.
+    """One request.
 
     Attributes:
-        answer: what came of it, once it ended well.
-        error: what it raised, once it ended so.
+        answer: its result, once it succeeded.
+        error: its error, once it failed.
     """
 
     id: str
@@ -50,20 +50,20 @@ class Operation:
     _over: anyio.Event = field(default_factory=anyio.Event)
 
     async def over_within(self, seconds: float) -> bool:
-        """Wait for its end, but not longer than that. Whether it is over."""
+        """Wait for its end, but not longer than that. Returns whether it is over."""
         with anyio.move_on_after(seconds):
             await self._over.wait()
         return self._over.is_set()
 
     async def ended(self) -> None:
-        """Wait for its end, whatever came of it."""
+        """Wait for its end, with any result."""
         await self._over.wait()
 
     async def result(self) -> Answer:
         """Wait for its end.
 
         Raises:
-            WatchdogError: what it raised.
+            WatchdogError: its error.
         """
         await self._over.wait()
         if self.error is not None:
@@ -73,7 +73,7 @@ class Operation:
         return self.answer
 
     async def run(self, work: Callable[[], Awaitable[Answer]], clock: Clock) -> None:
-        """Do the work, and keep what came of it. What it raises is kept, for each who waits."""
+        """Do the work, and keep its result. An error is kept for everybody who waits."""
         try:
             self.answer = await work()
         except Exception as error:  # noqa: BLE001 - told to each who asked, and to the log where it is our own
@@ -89,11 +89,11 @@ class Operation:
 
 
 class Operations:
-    """Runs operations. The same thing that is asked for twice at the same time is done once.
+    """Runs operations. The same request twice at the same time runs once.
 
     Args:
-        group: the tasks that run them; whoever asked may go away.
-        clock: tells when they began and ended.
+        group: the tasks that run them; the caller may go away.
+        clock: says when they began and ended.
     """
 
     def __init__(self, group: TaskGroup, clock: Clock) -> None:
@@ -105,12 +105,12 @@ class Operations:
     def begin(
         self, kind: OperationKind, key: Hashable, session_id: SessionId, work: Callable[[], Awaitable[Answer]]
     ) -> Operation:
-        """Begin, or join what runs already.
+        """Begin, or join what already runs.
 
         Args:
-            kind: what is asked for.
-            key: what it is asked for; the same key is the same thing.
-            session_id: the session that it is about.
+            kind: the kind of the request.
+            key: identifies the request; the same key means the same request.
+            session_id: the session in question.
             work: does it.
 
         Raises:
@@ -134,7 +134,7 @@ class Operations:
         return self._ended.get(operation_id) or next(running, None)
 
     async def over(self) -> None:
-        """Wait for the end of all that run."""
+        """Wait for the end of all running ones."""
         while self._running:
             await next(iter(self._running.values())).ended()
 

@@ -1,4 +1,7 @@
-"""What a person may ask of a running watchdog: to tell, to end, to leave alone, to take back. No HTTP in it."""
+"""What a person may ask of a running watchdog: to tell, to end, to leave alone, to take back.
+
+There is no HTTP in it.
+"""
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -48,13 +51,13 @@ class Glance:
     """The last look, for people.
 
     Attributes:
-        lines: every unfinished session, and what is above it.
-        titles: what opencode calls them; none where that can't be read.
+        lines: every unfinished session, and every session above one.
+        titles: opencode's titles; none if they can't be read.
         acting: the sessions that are being ended now.
         mandate: what this watchdog may do.
-        holder_pid: of the watchdog that acts, where that is another one and can be told.
+        holder_pid: the pid of the watchdog that acts, if that is another one and its pid is known.
         problem: why the database or the journal can't be used now.
-        holds: what is on hold; nothing while the journal can't be read.
+        holds: the holds; none while the journal can't be read.
         now_ms: when this was put together.
     """
 
@@ -70,15 +73,15 @@ class Glance:
 
 
 class Operator:
-    """Carries out what people ask of one running watchdog.
+    """Carries out people's requests to one running watchdog.
 
     Args:
         database: for people.
         watch: the loop.
         latest: the loop's last look; it listens to the loop.
         right: the right to act on the database.
-        operations: what is under way because somebody asked for it.
-        leader: the one that acts, where this one need not be it.
+        operations: the requests under way.
+        leader: the replica that acts, if that may be another one.
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Operator:
     # -- telling ---------------------------------------------------------------------------------------------
 
     async def sessions(self) -> Glance:
-        """The last look. It is as old as the loop's interval; nothing is asked anew but titles and holds.
+        """The last look. It is as old as the loop's interval; only titles and holds are read now.
 
         Raises:
             Busy: the first look is not over.
@@ -123,7 +126,7 @@ class Operator:
             raise problem or Busy("The first look is not over; try again in a moment.")
         lines = overview(assessment.observation, assessment.judgement, self._watch.policy)
         titles: Mapping[SessionId, str] = {}
-        with suppress(DatabaseError):  # the loop says so, and the look is shown all the same
+        with suppress(DatabaseError):  # the loop says so, and the look is shown anyway
             titles = await self._store.titles([line.id for line in lines])
         holds: tuple[Hold, ...] = ()
         try:
@@ -145,10 +148,10 @@ class Operator:
         )
 
     async def explain(self, session_id: SessionId) -> Explanation:
-        """Look afresh, and explain one session with all that is known of it. Who asks at the same time shares it.
+        """Take a fresh look, and explain one session with all that is known of it. Concurrent callers share it.
 
         Raises:
-            NoSuchSession: the database has none of that id.
+            NoSuchSession: the database has none with that id.
             DatabaseError: the database can't be read.
             JournalUnusable: the journal can't be read.
         """
@@ -182,13 +185,13 @@ class Operator:
         agreed: Collection[SessionId] = (),
         here: bool = False,
     ) -> Operation:
-        """End now whatever is open in a session; two at once are one, and join what the loop does on it.
+        """End now whatever is open in a session; two at once become one, and join what the loop does on it.
 
-        In a dry run it only says what it would do. Where another replica acts, it is passed on to that one.
+        In a dry run it only says what it would do. If another replica acts, it is passed on to that one.
 
         Args:
             below: end what lives below it, too.
-            agreed: those below it that may end with it, though they live a life of their own.
+            agreed: those below it that may end with it, although they have a life of their own.
             here: pass nothing on.
 
         Raises:
@@ -208,10 +211,10 @@ class Operator:
         return self._begin(OperationKind.RELEASE, key, session_id, work, passed_on=leader is not None)
 
     async def carry_out(self, wanted: Wanted) -> Answer:
-        """Do what another replica, or a command, passes on to the one that acts.
+        """Do what another replica, or a command, passes on to the leader.
 
         Raises:
-            WatchdogError: as what is wanted does; nothing is passed on once more.
+            WatchdogError: as the request itself raises; nothing is passed on once more.
         """
         if wanted.kind is OperationKind.UNDO and wanted.number is not None:
             return await (await self.undo(wanted.number, here=True)).result()
@@ -223,7 +226,7 @@ class Operator:
         return await operation.result()
 
     def _elsewhere(self, *, here: bool) -> Leader | None:
-        """Whom to ask instead, where this watchdog may not act and another one may."""
+        """Whom to ask instead, if this watchdog may not act and another one may."""
         if here or self._watch.pace.dry_run or (self._watch.began_to_act and self._mandate.acquire()):
             return None
         return self._leader
@@ -252,7 +255,7 @@ class Operator:
         *,
         passed_on: bool = False,
     ) -> Operation:
-        """Begin it, or join the same. What was passed on and comes back here must not wait for itself."""
+        """Begin it, or join the same. A request that was passed on and comes back here must not wait for itself."""
 
         async def and_look() -> Answer:
             try:
@@ -294,7 +297,7 @@ class Operator:
 
         Raises:
             JournalOff: there is no journal.
-            NoSuchIntervention: it has none of that number.
+            NoSuchIntervention: it has none with that number.
             JournalUnusable: it can't be read.
         """
         journal = self._history
@@ -306,14 +309,14 @@ class Operator:
     async def undo(self, number: InterventionId, *, here: bool = False) -> Operation:
         """Put the rows of an intervention back as they were, if nothing happened since.
 
-        Where another replica acts, it is passed on to that one.
+        If another replica acts, it is passed on to that one.
 
         Args:
             here: pass nothing on.
 
         Raises:
             JournalOff: there is no journal.
-            NoSuchIntervention: it has none of that number.
+            NoSuchIntervention: it has none with that number.
             DryRun: this watchdog changes nothing.
             NotActing: another watchdog acts on the database.
             JournalUnusable: the journal can't be read.
@@ -346,7 +349,7 @@ class Operator:
 
         Raises:
             JournalOff: there is no journal.
-            NoSuchSession: the database has none of that id.
+            NoSuchSession: the database has none with that id.
             DatabaseError: the database can't be read.
             JournalUnusable: the journal can't be used.
         """

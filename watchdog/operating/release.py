@@ -1,4 +1,4 @@
-"""What a person asks to end: a session with all that is open in it, or a message that can't be deleted."""
+"""What a person asks to end: a session with everything open in it, or a message that can't be deleted."""
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -27,19 +27,20 @@ _BUSY_SECONDS = 5.0
 _FINE = frozenset({Result.RECOVERED, Result.UNCHANGED})
 
 Agreed = Callable[[Assessment, Session, Sequence[Living]], bool]
-"""Asks a person whether to end a session, with what lives below it, and raises if they say no; True if they were
-asked, and so thought."""
+"""Asks a person whether to end a session, with what lives below it, and raises if they say no.
+
+True if they were asked, and so took time to think."""
 
 
 class Progress(Protocol):
-    """Shows a person who waits what is going on; each is shown for as long as its context is open."""
+    """Shows a waiting person what is going on; each step shows as long as its context is open."""
 
     def looking(self) -> AbstractAsyncContextManager[object]:
         """The database and its servers are looked at."""
         ...
 
     def ending(self) -> AbstractAsyncContextManager[object]:
-        """Something is ended, and it is watched whether it ends."""
+        """Something is being ended, and the database is read to see it end."""
         ...
 
     def waiting(self, seconds: float) -> AbstractAsyncContextManager[object]:
@@ -68,7 +69,7 @@ class Deletion:
     """How the deletion of a message went.
 
     Attributes:
-        outcomes: of the release before it, the session's own first.
+        outcomes: those of the release before it, the session's own first.
         gone: the message is no longer in the database.
     """
 
@@ -79,7 +80,7 @@ class Deletion:
 
 
 class Releasing:
-    """Ends what a person names, on one watch."""
+    """Ends the sessions that a person names, on one watch."""
 
     def __init__(self, watch: Watch, store: Store, fleet: Fleet, *, progress: Progress | None = None) -> None:
         self._watch = watch
@@ -99,23 +100,23 @@ class Releasing:
     ) -> tuple[Outcome, ...]:
         """End now whatever is open in a session, and what nobody executes below it.
 
-        What lives below it is shown to whoever is asked. Nothing changes until they agreed: a hold ends once it acts.
+        The person who is asked sees what lives below it. Nothing changes until they agreed: a hold ends once it acts.
 
         Args:
             session_id: the session; its own outcome is the first.
-            reason: the words of the person, kept in what is ended.
+            reason: the person's words, kept in what is ended.
             agreed: asks a person first; None when they have said so already.
             below: end what lives below it, too.
-            consented: those below it that the person saw already, and said may end with it.
-            ends_hold: whoever says "end it" no longer says "leave it".
+            consented: those below it that the person already saw, and said may end with it.
+            ends_hold: a person who says "end it" no longer says "leave it".
 
         Raises:
-            NoSuchSession: the database has none of that id.
+            NoSuchSession: the database has none with that id.
             DatabaseError: the database can't be used.
             JournalUnusable: the journal can't be used.
         """
         began_at = self._watch.clock.read().awake_seconds
-        # What the loop does on it already is what is asked for; and it changes what a look would show.
+        # If the loop is already at work on it, that is the request; and it changes what a look would show.
         joined = await self._watch.acting.join(session_id, since=began_at)
         try:
             assessment, session = await self._look_at(session_id)
@@ -123,7 +124,7 @@ class Releasing:
             return (joined or await self._release_deleted(session_id, reason, agreed),)
         shown = self._shown(assessment, session, below=below)
         if agreed is not None and agreed(assessment, session, shown):
-            # It went on while the person thought.
+            # It went on while the person was thinking.
             assessment, session = await self._look_at(session_id)
         else:
             shown = ()
@@ -131,26 +132,26 @@ class Releasing:
         consent = Consent(below=None if below else saw, ends_hold=ends_hold)
         task = _Task(reason=reason, consent=consent, began_at=began_at)
         outcomes = [joined or await self._release_one(assessment, session, task)]
-        # What was below an orphan is an orphan too, and nobody else will end it. What a server ran below the session
-        # was ended with it.
+        # A session below an orphan is an orphan too, and nobody else will end it. Work that a server ran below the
+        # session ended with it.
         if outcomes[0].result is Result.RECOVERED or (below and outcomes[0].result is Result.UNCHANGED):
             for child_id in sorted(Family(assessment.observation).below(session)):
                 outcomes += await self._release_below(child_id, task)
         return tuple(outcomes)
 
     async def ask_first(self, session_id: SessionId, agreed: Agreed | None, *, below: bool) -> tuple[SessionId, ...]:
-        """Ask a person, where another watchdog is to end it. Returns what they saw below it, and agreed to."""
+        """Ask a person if another watchdog will end it. Returns the sessions below that they saw and agreed to."""
         if agreed is None:
             return ()
         try:
             assessment, session = await self._look_at(session_id)
         except NoSuchSession:
-            return ()  # it may have been deleted while it runs; the one that acts knows
+            return ()  # it may have been deleted while it runs; the leader knows
         shown = self._shown(assessment, session, below=below)
         return tuple(each.session_id for each in shown) if agreed(assessment, session, shown) else ()
 
     async def _release_deleted(self, session_id: SessionId, reason: str | None, agreed: Agreed | None) -> Outcome:
-        """End a session that was deleted while it ran, where a server is still at work on it."""
+        """End a session that was deleted while it ran, if a server is still at work on it."""
         assessment = await self._watch.assess(also=[session_id], fresh=True)
         if not runs_deleted(assessment.observation, session_id):
             raise NoSuchSession(session_id)
@@ -164,12 +165,12 @@ class Releasing:
             )
 
     def _shown(self, assessment: Assessment, session: Session, *, below: bool) -> tuple[Living, ...]:
-        """What lives below a session, and would end with it."""
+        """The sessions that live below a session, and would end with it."""
         settles = release(assessment.observation, self._watch.policy, session).kind is VerdictKind.ORPHAN
         return () if settles and not below else living_below(assessment.observation, self._watch.policy, session)
 
     async def _release_below(self, child_id: SessionId, task: "_Task") -> list[Outcome]:
-        """End what is open in a session below one that was released, if nobody executes it or the person said so."""
+        """End what is open in a session below a released one, if nobody executes it or the person said so."""
         assessment = await self._watch.assess(also=[child_id], fresh=True)
         child = assessment.observation.snapshot.sessions.get(child_id)
         if child is None or not (child.has_open_rows or is_claimed(assessment.observation, child)):
@@ -190,8 +191,8 @@ class Releasing:
         """Release a session if it is busy, delete one of its messages through the server that has it, and verify.
 
         Raises:
-            NoSuchSession: the database has none of that id.
-            NoSuchMessage: the session has none of that id.
+            NoSuchSession: the database has none with that id.
+            NoSuchMessage: the session has none with that id.
             ServerError: no server that answers has the message, or it would not delete it.
             DatabaseError: the database can't be used.
             JournalUnusable: the journal can't be used.
@@ -216,7 +217,7 @@ class Releasing:
         return assessment, session
 
     async def _release_one(self, assessment: Assessment, session: Session, task: "_Task") -> Outcome:
-        """Attempt the ladder for one session; where a proof needs a second look, wait for it."""
+        """Attempt the ladder for one session; if a proof needs a second look, wait for it."""
         clock, policy = self._watch.clock, self._watch.policy
         give_up_at = clock.read().awake_seconds + _PATIENCE_IN_GRACES * policy.orphan_grace_seconds
         while True:
@@ -256,10 +257,10 @@ class Releasing:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Task:
-    """What a person asked for.
+    """A person's request.
 
     Attributes:
-        began_at: when, on the awake clock: what was done on it from then on is what they asked for.
+        began_at: when it began, on the awake clock: interventions on it since then count as this request.
     """
 
     reason: str | None
@@ -268,7 +269,7 @@ class _Task:
 
 
 _FOR_BELOW = Consent(below=None)
-"""For a session below one that was released: whatever is below it was seen, or has its own turn."""
+"""For a session below a released one: everything below it was seen, or has its own turn."""
 
 
 def _unchanged(session: Session, kind: VerdictKind, why: str) -> Outcome:
@@ -276,7 +277,7 @@ def _unchanged(session: Session, kind: VerdictKind, why: str) -> Outcome:
 
 
 def signs_of_life(assessment: Assessment, session: Session) -> list[str]:
-    """Why a session may be alive; nothing if it is stuck, or if nobody could end it anyhow."""
+    """Why a session may be alive; nothing if it is stuck, or if nobody could end it anyway."""
     if any(each.cancel_session_id == session.id for each in assessment.judgement.verdicts):
         return []
     harmless = {SpareReason.FIRST_LOOK}

@@ -1,4 +1,4 @@
-"""What a person wants of the one that acts, and what came of it, as one replica passes it on to another."""
+"""A person's request to the leader, and its answer, as one replica passes it on to another."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,13 +20,13 @@ UNREAD: Final = "What came of it can't be read: the replicas may be of different
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """What is wanted.
+    """The request.
 
     Attributes:
         kind: a release, or an undo.
         session_id: of a release.
-        number: of the intervention that is to be undone.
-        reason: words of the person.
+        number: the number of the intervention to undo.
+        reason: the person's words.
         below: whatever lives below the session may end with it.
         agreed: those sessions below it that the person saw, and said may end with it.
     """
@@ -39,7 +39,7 @@ class Wanted:
     agreed: tuple[SessionId, ...] = ()
 
     def dump(self) -> str:
-        """As it is passed on."""
+        """In stored form."""
         return json.dumps(asdict(self))
 
 
@@ -47,10 +47,10 @@ CarryOut = Callable[[Wanted], Awaitable[Answer]]
 
 
 class Leader(Protocol):
-    """The one that acts, whichever replica that is: what is wanted is passed on to it, and its answer waited for.
+    """The replica that acts, whichever it is: it gets the request, and the caller waits for its answer.
 
-    It raises what was raised there; `NotActing` where nobody took it on, so nothing was done; and `ServerUnreachable`
-    where somebody did and gave no answer, so that it may have been done.
+    It raises the errors of that replica; `NotActing` if nobody took the request on, so nothing was done; and
+    `ServerUnreachable` if somebody did and gave no answer, so it may have been done.
     """
 
     async def release(
@@ -64,12 +64,12 @@ class Leader(Protocol):
         ...
 
     def answer_for(self, carry_out: CarryOut) -> None:
-        """Carry out what others pass on, while this process acts."""
+        """Carry out others' requests, while this process acts."""
         ...
 
 
 def read_wanted(text: str) -> Wanted | None:
-    """What is wanted; None when another version wrote it, and it can't be read."""
+    """The request; None if another version wrote it, and it can't be read."""
     try:
         value: Mapping[str, Any] = json.loads(text)
         kind = OperationKind(value["kind"])
@@ -88,7 +88,7 @@ def read_wanted(text: str) -> Wanted | None:
 
 
 def dump_answer(answer: Answer) -> str:
-    """What came of it."""
+    """A result in stored form."""
     if isinstance(answer, Undoing):
         return json.dumps({"undoing": asdict(answer)})
     if isinstance(answer, tuple):
@@ -97,15 +97,15 @@ def dump_answer(answer: Answer) -> str:
 
 
 def dump_error(error: WatchdogError) -> str:
-    """What it raised."""
+    """An error in stored form."""
     return json.dumps({"error": type(error).__name__, "says": str(error)})
 
 
 def read_answer(text: str) -> Answer:
-    """What came of it.
+    """The result.
 
     Raises:
-        WatchdogError: what it raised there.
+        WatchdogError: its error there.
         ServerAnswerInvalid: it can't be read.
     """
     try:
@@ -134,7 +134,7 @@ def _undoing(value: dict[str, Any]) -> Undoing:
 
 
 def _error(name: str, says: str) -> WatchdogError:
-    """The error of that name; of one that only another version knows, its words."""
+    """The error with that name; of one that only another version knows, its words."""
     kind = getattr(errors, name, None)
     if not (isinstance(kind, type) and issubclass(kind, WatchdogError)):
         kind = errors.ServerError

@@ -1,4 +1,4 @@
-"""The lease's row: what is asked of it, in short transactions on a connection that lasts."""
+"""The lease's row: the questions about it, in short transactions on a lasting connection."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -43,7 +43,7 @@ _RENEW: Final = f"""
 _GIVE_BACK: Final = f"""
     UPDATE {ROW} SET expires_at = '-infinity' WHERE name = 'watchdog' AND holder = $1 AND term = $2
 """
-"""Before any moment that the database's clock may yet go back to."""
+"""Earlier than any moment that the database's clock may yet go back to."""
 LIMIT: Final = """
     SELECT set_config('idle_in_transaction_session_timeout', :milliseconds, true),
            set_config('lock_timeout', :milliseconds, true)
@@ -52,14 +52,14 @@ LOCK: Final = f"""
     WITH locked AS MATERIALIZED (SELECT holder, term, expires_at FROM {ROW} WHERE name = 'watchdog' FOR UPDATE)
     SELECT holder, term, expires_at <= clock_timestamp() AS free FROM locked
 """
-"""The clock is read after the wait for the lock: in one SELECT it would be read before."""
+"""The clock is read after the wait for the lock: a single SELECT would read it before."""
 
 BUSY: Final = (
     asyncpg.exceptions.LockNotAvailableError,
     asyncpg.exceptions.QueryCanceledError,
     asyncpg.exceptions.TransactionRollbackError,
 )
-"""What the server answers when somebody else has the row: the connection is as good as before."""
+"""The server's answer if somebody else has the row: the connection is as good as before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +84,7 @@ class Found:
 
 
 class Stillness:
-    """For how long the row has not changed, as whoever looks at it again and again knows by its own clock.
+    """How long the row has not changed, by the own clock of a replica that looks at it again and again.
 
     The database's clock may be set back, and then an expiry lies further ahead than any lease: nobody would act until
     that clock has caught up. A holder that is there renews, which is a change.
@@ -95,12 +95,12 @@ class Stillness:
         self._since = 0.0
 
     def seconds(self, mark: str, *, asked: float, answered: float) -> float:
-        """For how long at least it has been the same when it was asked for.
+        """How long, at least, it had been the same when it was read.
 
         Args:
-            mark: of the row.
+            mark: the row's mark.
             asked: when the question was sent, by the own clock.
-            answered: when the answer was there.
+            answered: when the answer came.
         """
         if mark != self._mark:
             self._mark, self._since = mark, answered
@@ -108,7 +108,7 @@ class Stillness:
 
 
 class Questions:
-    """What may be asked of the row in one transaction.
+    """The questions about the row in one transaction.
 
     Args:
         driver: asyncpg's connection, in the transaction.
@@ -122,17 +122,17 @@ class Questions:
         self._seconds = seconds
 
     async def look(self) -> Found | None:
-        """Read it; None where there is none."""
+        """Read it; None if there is none."""
         row = await self._driver.fetchrow(_LOOK)
         return None if row is None else Found(**row)
 
     async def take(self, unchanged: str | None) -> int | None:
-        """Take it if it has run out, or if it has still this mark. Returns the new term, or None."""
+        """Take it if it has expired, or if it still has this mark. Returns the new term, or None."""
         term: int | None = await self._driver.fetchval(_TAKE, self._name, self._seconds, unchanged)
         return term
 
     async def renew(self, term: int) -> bool:
-        """Renew it, unless it has run out or is another one's. Returns whether it was."""
+        """Renew it, unless it has expired or is another one's. Returns whether it was renewed."""
         return bool(await self._driver.fetchval(_RENEW, self._name, term, self._seconds))
 
     async def give_back(self, term: int) -> None:
@@ -141,7 +141,7 @@ class Questions:
 
 
 class LeaseRow:
-    """The row, and the connection on which it is asked for.
+    """The row, and the connection for the questions about it.
 
     Args:
         engine: what the connection comes from.
@@ -191,7 +191,7 @@ class LeaseRow:
             raise
 
     async def close(self) -> None:
-        """Close the connection at once, also in a task that is cancelled: nobody's answer is waited for."""
+        """Close the connection at once, also in a cancelled task: it waits for nobody's answer."""
         await self._kept.close()
 
 
@@ -201,5 +201,5 @@ def ended() -> ConnectionError:
 
 
 def milliseconds(seconds: float) -> int:
-    """As PostgreSQL takes a time limit, for which zero would be none at all."""
+    """A time limit in PostgreSQL's form, where zero would mean no limit."""
     return max(1, round(seconds * 1000))

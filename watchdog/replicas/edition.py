@@ -1,4 +1,4 @@
-"""The claims of this process as they are published: what changed since it was last known to be written down."""
+"""The claims of this process as it publishes them: the changes since the last ones known to be written."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ from watchdog.replicas.publications import Claims, dump_claim, dump_id
 from watchdog.strides import in_strides
 
 _MANY_OVER: Final = 1_000
-"""How many sessions of an edition may be over, beside as many as are not: those are rows that say nothing."""
+"""How many finished sessions an edition may have, beside as many unfinished ones: their rows say nothing."""
 
 _LIFE_MS: Final = 10_000
-"""How much newer a sign of life has to be to be worth a row, where nobody waits for it."""
+"""How much newer a sign of life has to be to be worth a row, if nobody waits for it."""
 
 _Claim = tuple[Status | None, tuple[Ask, ...]]
 _OVER: Final[_Claim] = (None, ())
@@ -21,13 +21,13 @@ _OVER: Final[_Claim] = (None, ())
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """What is to be written down of one edition.
+    """The changes to write to one edition.
 
     Attributes:
-        after: the revision that it changes; -1 for an edition that begins.
-        revision: the one that it leads to: the same where nothing changed.
+        after: the revision that it changes; -1 for a new edition.
+        revision: the revision that it leads to: the same if nothing changed.
         text: see `publications.merged`.
-        claims: of the sessions that it is about.
+        claims: the claims on the changed sessions.
     """
 
     edition: str
@@ -38,7 +38,7 @@ class Change:
 
 
 class Edition:
-    """What is known to be written down.
+    """The claims that are known to be written.
 
     Args:
         process: this process.
@@ -53,12 +53,12 @@ class Edition:
         self._unsure = False  # whether the last change was written down
 
     async def change(self, claims: Claims | None, *, exact: bool) -> Change:
-        """What leads to these claims.
+        """The change that leads to these claims.
 
         Args:
-            claims: all that there are; None where nothing new is known.
-            exact: somebody waits for them. Otherwise a sign of life that came soon after the last one is no change:
-                a row would be written for each session at each beat.
+            claims: all claims; None if nothing new is known.
+            exact: somebody waits for them. Otherwise a sign of life soon after the last one is no change: it would
+                cost a row for each session at each beat.
         """
         if self._unsure or len(self._over) > max(_MANY_OVER, len(self._written) - len(self._over)):
             self._begin_anew()
@@ -84,21 +84,21 @@ class Edition:
         )
 
     def confirm(self, change: Change) -> None:
-        """It is written down."""
+        """The change is written."""
         self._unsure, self._revision = False, change.revision
         self._written.update(change.claims)
         self._over.difference_update(change.claims)
         self._over.update(id_ for id_, claim in change.claims.items() if claim is _OVER)
 
     def _begin_anew(self) -> None:
-        """Begin another edition. While nothing is known of the sessions, that is what it says."""
+        """Begin another edition. As long as nothing is known of the sessions, that is what it says."""
         self._number += 1
         self._revision = -1
         self._written, self._over = {}, set()
 
 
 def _shows_life_only(before: _Claim, now: _Claim) -> bool:
-    """Whether nothing changed but the last sign of life, and that not by much."""
+    """Whether only the last sign of life changed, and not by much."""
     (then, asked), (status, asks) = before, now
     if then is None or status is None or then.last_life_ms is None or status.last_life_ms is None:
         return False

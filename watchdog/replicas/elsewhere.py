@@ -1,4 +1,4 @@
-"""Who has a database open that is on no machine in particular: nobody can tell."""
+"""Who has a database open that belongs to no single machine: nobody can tell."""
 
 from typing import Final
 

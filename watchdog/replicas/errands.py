@@ -1,4 +1,4 @@
-"""Aborts that are passed on to the replica that runs the session: put down, claimed, carried out once, answered."""
+"""Errands: aborts passed on to the replica that runs the session: written, claimed, carried out once, answered."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -60,13 +60,13 @@ class TermedFence(Fence, Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Abort:
-    """What is asked, and what the one who asks went by: where that is no longer so, it is not done.
+    """The order, and what its sender relied on: if that no longer holds, it is not carried out.
 
     Attributes:
-        process: of the one that said that it is at work on the session; no other one carries it out.
-        asks: the ids of those asks that it was decided in spite of. Any other one stands against it.
-        life_ms: a sign of life after this moment stands against it; None where none does.
-        seconds: for how long it may be carried out after it was asked.
+        process: the process that said that it is at work on the session; no other one carries it out.
+        asks: the ids of those asks that did not prevent the decision. Any other one prevents it.
+        life_ms: a sign of life after this moment prevents it; None if none does.
+        seconds: how long after it was sent it may be carried out.
     """
 
     process: str
@@ -78,12 +78,13 @@ class Abort:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came of it.
+    """The answer to it.
 
     Attributes:
-        problem: why it was not carried out, or what the host said instead of an answer; a sentence.
-        spared: the host was told nothing: what was gone by is no longer so, or is not known. The problem is a clause.
-        taken: false where the replica did not take it at all, for reasons of its own or of time.
+        problem: why it was not carried out, or the host's error; a sentence.
+        spared: the host was told nothing: the sender's grounds no longer hold, or are not known. The problem is a
+            clause.
+        taken: false if the replica did not take it, for reasons of its own or of time.
     """
 
     problem: str | None = None
@@ -97,7 +98,7 @@ class Requests:
     Args:
         engine: makes a connection for each fenced transaction. Not the line's: that one may have no second one.
         read: beats after each `look`.
-        wake: makes that `look` is called soon.
+        wake: causes a `look` soon.
     """
 
     def __init__(
@@ -119,14 +120,14 @@ class Requests:
         self._awaited: dict[int, Answer | ServerError | None] = {}
 
     async def abort(self, name: str, replica: str, what: Abort) -> Answer:
-        """Put it down for a replica, and wait for the answer.
+        """Write it for a replica, and wait for the answer.
 
         Args:
             name: of the replica, for people.
 
         Raises:
-            LeaseLost: this watchdog may not act any more; nothing was asked.
-            ServerError: it could not be put down, or there was no answer in time.
+            LeaseLost: this watchdog may no longer act; nothing was asked.
+            ServerError: it could not be written, or there was no answer in time.
         """
         deadline = self._clock.read().running_seconds + what.seconds
         try:
@@ -144,11 +145,11 @@ class Requests:
 
     @property
     def waiting(self) -> bool:
-        """Whether an answer is waited for."""
+        """Whether somebody waits for an answer."""
         return None in self._awaited.values()
 
     async def look(self) -> None:
-        """Read the answers that are waited for.
+        """Read the answers that somebody waits for.
 
         Raises:
             DatabaseUnavailable: they can't be read.
@@ -168,7 +169,7 @@ class Requests:
         await self._line.fetch(_SWEEP)
 
     async def _put(self, replica: str, what: Abort, deadline: float) -> int:
-        """Put it down, to be begun until the deadline."""
+        """Write it; it may begin until the deadline."""
         with translated(self._line.place, DatabaseUnavailable):
             async with transaction(self._engine, seconds=2 * LINE_SECONDS) as connection:
                 await self._lease.hold(connection)
@@ -190,12 +191,12 @@ class Requests:
 
 
 class Errands:
-    """Carries out what others ask of this process, each at most once.
+    """Carries out others' errands for this process, each at most once.
 
     Args:
         own: the host that aborts.
         process: this process.
-        acts: false in a dry run, in which all are refused.
+        acts: false in a dry run, which refuses all of them.
     """
 
     def __init__(
@@ -218,12 +219,12 @@ class Errands:
         self._episode = Episode("errand")
 
     async def look(self, replica: str, group: TaskGroup) -> None:
-        """Begin what is asked of this process, in tasks of a group.
+        """Begin the errands of this process, in tasks of a group.
 
-        A claim whose reply was lost reads as this process's own, and is carried out by a later look.
+        A claim whose reply was lost reads as this process's own, and a later look carries it out.
 
         Args:
-            replica: as which this process is known.
+            replica: the name of this process's replica.
 
         Raises:
             DatabaseUnavailable: it can't be read.
@@ -238,7 +239,7 @@ class Errands:
                 group.start_soon(self._carry_out, row["id"], what, name=f"errand {row['id']}")
 
     async def give_up(self) -> None:
-        """Answer what was under way when this process was told to stop.
+        """Answer the errands that were under way when this process had to stop.
 
         Raises:
             DatabaseUnavailable: it can't be answered.
@@ -253,7 +254,7 @@ class Errands:
             try:
                 claimed = await self._line.fetch(_CLAIM, id_, self._claim)
             except DatabaseUnavailable:
-                self._unsure.add(id_)  # whether it is claimed or not, the next look that can be taken finds it
+                self._unsure.add(id_)  # whether it is claimed or not, the next look that can claim it finds it
                 return
             if claimed:
                 await self._do(id_, what, claimed[0], sent)
@@ -275,7 +276,7 @@ class Errands:
         await self._reply(id_, answer)
 
     async def _abort(self, what: Abort, age_seconds: float, sent: float) -> Answer:
-        """Abort, unless it is too late for it, be it that this process stood still in between, or to be spared."""
+        """Abort, unless it is too late, perhaps because this process stood still, or the session is to be spared."""
         left = what.seconds - age_seconds - (self._clock.read().running_seconds - sent)
         if left <= 0:
             return Answer(problem=f"It was asked more than {what.seconds:.3g} s ago.", taken=False)
@@ -299,7 +300,7 @@ class Errands:
         return Answer()
 
     async def _doubt(self, what: Abort) -> str | None:
-        """What stands against it at the last moment: time has passed since whoever asks for it last looked."""
+        """What speaks against it at the last moment: time has passed since its sender last looked."""
         for ask in await self._own.pending_asks(EVERYWHERE):
             if ask.session_id == what.session_id and ask.id not in what.asks:
                 return "a person is asked for something in it"

@@ -1,7 +1,7 @@
-"""What people want of the one that acts, passed on to it by whichever replica or command they ask.
+"""People's requests to the leader, passed on by any replica or command that they ask.
 
-A row of its own for each: put down, taken on by the one that acts while it has the lease, at most once, carried out,
-answered. Whoever asked waits for as long as the one that took it on has the lease.
+Each is a row of its own: written, taken on at most once by the leader while it has the lease, carried out, answered.
+The caller waits as long as the leader that took it on has the lease.
 """
 
 from typing import Any, Final, NoReturn
@@ -33,11 +33,11 @@ from watchdog.replicas.errands import TermedFence
 # ruff: noqa: S608 - names of our own
 
 TAKE_SECONDS: Final = 20.0
-"""How long something may wait for somebody who takes it on: longer than it takes to replace one that died."""
+"""How long a request may wait until somebody takes it on: longer than it takes to replace a dead leader."""
 _LOST_SECONDS: Final = 5.0
-"""How long an answer is waited for after the one that took it on lost the right to act."""
+"""How long to wait for an answer after the leader that took it on lost the right to act."""
 _UNREAD_SECONDS: Final = 30.0
-"""How long the database may be away while an answer is waited for."""
+"""How long the database may be away while somebody waits for an answer."""
 _ASK_SECONDS: Final = 1.0
 _WITHDRAW_SECONDS: Final = 1.0
 _MAY_BE_DONE: Final = "It may have been done all the same: `history` shows it."
@@ -78,7 +78,7 @@ class PassedOn:
     """Both sides of it. See `requests.Leader`.
 
     Args:
-        name: of this replica, for people, and as which it takes something on.
+        name: the name of this replica, for people; it takes requests on under this name.
     """
 
     def __init__(self, line: Line, lease: TermedFence, clock: Clock, *, name: str) -> None:
@@ -112,7 +112,7 @@ class PassedOn:
         return answer
 
     async def _ask(self, wanted: Wanted) -> Answer:
-        """Whoever is cancelled takes back what nobody has taken on yet; the rest goes on."""
+        """A cancelled caller takes back a request that nobody has taken on yet; otherwise it goes on."""
         try:
             with anyio.CancelScope(shield=True):  # a row that nobody knows of could not be taken back
                 put = await self._line.fetch(_PUT, self._name, wanted.dump())
@@ -168,7 +168,7 @@ class PassedOn:
         )
 
     async def _withdrawn(self, id_: int) -> bool:
-        """Take it back; False where somebody has taken it on, or it is not known."""
+        """Take it back; False if somebody has taken it on, or that is not known."""
         try:
             return bool(await self._line.fetch(_WITHDRAW, id_))
         except DatabaseUnavailable:
@@ -181,7 +181,7 @@ class PassedOn:
         self._carry_out = carry_out
 
     async def look(self, group: TaskGroup) -> None:
-        """Take on what is wanted, in tasks of a group. For whoever has the lease.
+        """Take requests on, in tasks of a group. For the holder of the lease.
 
         Raises:
             DatabaseUnavailable: it can't be read.
@@ -199,7 +199,7 @@ class PassedOn:
                 group.start_soon(self._take_on, row, term, self._carry_out, name=f"request {row['id']}")
 
     async def give_up(self) -> None:
-        """Answer what was under way when this process was told to stop.
+        """Answer the requests that were under way when this process had to stop.
 
         Raises:
             DatabaseUnavailable: it can't be answered.
@@ -209,7 +209,7 @@ class PassedOn:
             await self._line.fetch(_GIVE_UP, self._name, dump_error(stopped))
 
     async def sweep(self) -> None:
-        """Remove what was asked more than a day ago.
+        """Remove requests of more than a day ago.
 
         Raises:
             DatabaseUnavailable: it can't be removed.

@@ -1,4 +1,4 @@
-"""What every host of sessions has in common that is no opencode server: a Python server, here or elsewhere."""
+"""The common part of all hosts of sessions that are no opencode server: a Python server, here or elsewhere."""
 
 from collections.abc import Collection, Sequence
 
@@ -9,9 +9,9 @@ from watchdog.model.session import Ask, ServerName, SessionId, TurnId
 
 
 class PlainHost:
-    """The part of `Server` that such a host answers for itself: it has no feed, no clients, and no HTTP.
+    """The part of `Server` that such a host answers itself: it has no feed, no clients, and no HTTP.
 
-    Folders are nothing to it: each of its answers is about all that it runs.
+    It has no folders: each of its answers is about everything that it runs.
     """
 
     by_folder = False
@@ -41,11 +41,11 @@ class PlainHost:
 
     @property
     def leads_to(self) -> tuple[Endpoint, ...]:
-        """It listens nowhere that matters."""
+        """It listens at no address that matters."""
         return ()
 
     async def known(self) -> bool:
-        """Whoever wrote it says what it means."""
+        """Its author says what it means."""
         return True
 
     async def vouches(self) -> bool:
@@ -57,10 +57,10 @@ class PlainHost:
         raise ServerAnswerInvalid("the embedding server turns down its asks itself")
 
     async def publish(self, served: Served, row: Row, directory: str) -> None:
-        """It reads its own database; it has no clients of the watchdog's concern."""
+        """It reads its own database; it has no clients that the watchdog should tell."""
 
     async def readable(self, served: Served, session_id: SessionId, directory: str) -> bool:  # noqa: ARG002
-        """It reads rows in its own way; it is not asked."""
+        """It reads rows in its own way; nobody asks it."""
         return True
 
     async def delete_message(
@@ -74,7 +74,7 @@ class PlainHost:
         raise ServerAnswerInvalid("the embedding server deletes its messages itself")
 
     def witness(self) -> Witness | None:
-        """It has no feed: it touches its sessions or says their last sign of life, or is no witness."""
+        """It has no feed: it touches its sessions or reports their last sign of life, or else is no witness."""
         return None
 
     def busy_directories(self) -> Collection[str]:

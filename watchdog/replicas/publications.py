@@ -1,4 +1,4 @@
-"""What a replica publishes of its host: when it was asked, and a claim for each session that it said something of."""
+"""What a replica publishes of its host: when it was asked, and a claim for each session that it mentioned."""
 
 import json
 import math
@@ -18,29 +18,29 @@ from watchdog.sharing import Batches
 from watchdog.strides import in_strides
 
 HOST_SECONDS: Final = 0.5
-"""How long a publication waits for the host. What it says later is in the next one."""
+"""How long a publication waits for the host. A later answer goes into the next one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claims:
-    """What a host says of its sessions: what each does, and what is asked in it."""
+    """A host's words on its sessions: what each one does, and what it asks."""
 
     statuses: Mapping[SessionId, Status] = field(default_factory=dict)
     asks: Mapping[SessionId, tuple[Ask, ...]] = field(default_factory=dict)
 
     def all_asks(self) -> Sequence[Ask]:
-        """What is asked, of whichever session."""
+        """The asks of all sessions."""
         return [ask for asks in self.asks.values() for ask in asks]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saying:
-    """What a host said when it was asked.
+    """A host's answer.
 
     Attributes:
-        asked_at: what the database's clock showed before the host was asked, in seconds since the epoch.
+        asked_at: the reading of the database's clock before the host was asked, in seconds since the epoch.
         age_seconds: how long before it was published the host was asked.
-        problem: why it gave no answer, as a sentence. There are no claims then.
+        problem: why it gave no answer, as a sentence. Then there are no claims.
     """
 
     asked_at: float
@@ -54,10 +54,10 @@ class Publication:
     """What one process publishes.
 
     Attributes:
-        process: tells it from every other one, also from one of the same name.
-        saying: what its host said last; None before its first answer.
-        edition: under which its claims are kept.
-        revision: which of the changes to them was the last one. Both are given where it is written down.
+        process: tells it from every other one, even from one with the same name.
+        saying: its host's last answer; None before the first one.
+        edition: the edition of its claims.
+        revision: the last of the changes to them. Both are set when it is written.
         clock_ahead_seconds: how far its wall clock is ahead of the database's.
     """
 
@@ -69,7 +69,7 @@ class Publication:
 
 
 def dump(publication: Publication) -> str:
-    """As it is kept, without its claims. It begins with `beginning` of its process."""
+    """In stored form, without its claims. It begins with `beginning` of its process."""
     said = {"process": publication.process, "edition": publication.edition, "revision": publication.revision}
     saying = publication.saying
     if saying is not None:
@@ -78,12 +78,12 @@ def dump(publication: Publication) -> str:
 
 
 def beginning(process: str) -> str:
-    """How everything begins that a process publishes."""
+    """The beginning of everything that a process publishes."""
     return json.dumps({"process": process}).removesuffix("}")
 
 
 def load(text: str) -> Publication:
-    """As it was written, perhaps by another version; the claims are elsewhere.
+    """From the stored form, perhaps of another version; the claims are elsewhere.
 
     Raises:
         ValueError: it is none.
@@ -102,18 +102,18 @@ def load(text: str) -> Publication:
 
 
 def dump_id(session_id: SessionId) -> str:
-    """As it is kept: whatever a host calls its sessions, PostgreSQL can take that."""
+    """In stored form: whatever ids a host gives its sessions, PostgreSQL can take that."""
     return json.dumps(session_id)[1:-1]
 
 
 def dump_claim(status: Status | None, asks: tuple[Ask, ...]) -> str:
-    """What is said of one session, as it is kept."""
+    """The claim on one session, in stored form."""
     does = None if status is None else [status.activity, status.retry_at_ms, status.last_life_ms]
     return json.dumps([does, [[each.id, each.kind, each.turn_id, each.call_ref] for each in asks]])
 
 
 async def merged(known: Claims, changes: str) -> Claims:
-    """Claims with changes: `dump_claim` by `dump_id` for each that changed; null where nothing is said any more.
+    """Claims with changes: `dump_claim` by `dump_id` for each that changed; null if there is none any more.
 
     Raises:
         ValueError: they can't be read.
@@ -163,11 +163,11 @@ def _text(value: str | None) -> str | None:
 
 
 class Sayings:
-    """What the own host says, asked again and again; an answer that is late is kept for the next publication.
+    """The own host's answers, asked for again and again; a late one is kept for the next publication.
 
     Args:
-        own: the host. Where it raises, or hangs, that is what is said.
-        clock: tells how old an answer is.
+        own: the host. If it raises, or hangs, that is its answer.
+        clock: says how old an answer is.
         answered: is called after each answer.
     """
 
@@ -185,8 +185,8 @@ class Sayings:
         """Ask, unless a question is under way, and wait for the answer, but not for long.
 
         Args:
-            group: asks in a task, which goes on when the time is over.
-            at: what the database's clock showed before now.
+            group: asks in a task, which goes on after the time is over.
+            at: an earlier reading of the database's clock.
         """
         if self._rounds.waiting:
             return
@@ -201,7 +201,7 @@ class Sayings:
             await answered.wait()
 
     def now(self) -> Saying | None:
-        """What was last said, with its age."""
+        """The last answer, with its age."""
         if self._said is None:
             return None
         at, saying = self._said

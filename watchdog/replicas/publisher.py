@@ -1,4 +1,4 @@
-"""Publishes what the own host says, and carries out what others ask of it."""
+"""Publishes the own host's answers, and carries out others' errands."""
 
 from typing import Final
 
@@ -14,22 +14,22 @@ from watchdog.replicas.register import GONE_SECONDS, Register
 from watchdog.replicas.standards import Standards
 
 BEAT_SECONDS: Final = 3.0
-"""How often is published without being asked."""
+"""How often to publish unasked."""
 _TRY_SECONDS: Final = 1.0
 _EARLY_SECONDS: Final = 0.1
-"""How much sooner than planned it may be done, rather than a whole beat later."""
+"""How much sooner than planned it may publish, rather than a whole beat later."""
 
 
 class Publisher:
     """What a replica does for the others, in tasks of the group that `serve` runs in.
 
     Args:
-        line: on which errands are read and answered.
-        register: where it publishes. Somebody else reads it again and again, and calls `noted`.
+        line: reads and answers errands.
+        register: the place to publish. Somebody else reads it again and again, and calls `noted`.
         own: the host of this process.
-        name: of this replica, for people. Where another process has it already, a mark is added.
+        name: of this replica, for people. If another process already has it, a mark is added.
         process: this process.
-        standards: by which it would judge.
+        standards: the limits by which it would judge.
         acts: it carries errands out; in a dry run it refuses them.
     """
 
@@ -54,14 +54,14 @@ class Publisher:
         self._sayings = Sayings(own, clock, self._answered)
         self._errands = Errands(line, own, clock, process=process, acts=acts)
         self._wake = Bell()
-        self._prompted = False  # somebody waits for what the host says from now on
-        self._late = False  # the host said something after it was waited for, which is not published yet
+        self._prompted = False  # somebody waits for the host's answers from now on
+        self._late = False  # the host gave an answer after somebody waited for it, which is not published yet
         self._waits = False  # for the host
         self._edition = Edition(process)
         self._published_at: float | None = None
 
     async def keep_publishing(self, group: TaskGroup) -> None:
-        """Publish again and again. Trouble, of whatever kind, is said once, and outlived.
+        """Publish again and again. Trouble of any kind is reported once, and survived.
 
         Args:
             group: asks the host in its tasks.
@@ -69,7 +69,7 @@ class Publisher:
         episode = Episode("replicas.publish")
         while True:
             try:
-                if self._late:  # a host that is slow is not asked anew before it is heard
+                if self._late:  # a slow host is not asked again before it has answered
                     await self._publish(prompted=True)
                 if self._prompted or self._due():
                     await self._ask_and_publish(group)
@@ -80,7 +80,7 @@ class Publisher:
             await self._wake.wait(_TRY_SECONDS)
 
     async def carry_out(self, group: TaskGroup) -> None:
-        """Begin what others ask of this replica, in tasks of a group.
+        """Begin others' errands, in tasks of a group.
 
         Raises:
             DatabaseUnavailable: it can't be read.
@@ -88,7 +88,7 @@ class Publisher:
         await self._errands.look(self._name, group)
 
     async def take_leave(self) -> None:
-        """Let nobody wait for this replica.
+        """Let nobody wait for this replica any more.
 
         Raises:
             DatabaseUnavailable: the database does not take that; its row grows old.
@@ -97,12 +97,12 @@ class Publisher:
         await self._register.remove(self._name, self._process)
 
     def prompt(self) -> None:
-        """Somebody elsewhere waits for what the host says from now on."""
+        """Somebody elsewhere waits for the host's answers from now on."""
         self._prompted = True
         self._wake.ring()
 
     def noted(self) -> None:
-        """The register was read: learn whether the name is taken."""
+        """The register was read: check whether the name is taken."""
         namesake = self._register.heard.get(self._name)
         if namesake is not None and namesake.process != self._process and namesake.age_seconds <= GONE_SECONDS:
             taken, self._name = self._name, f"{self._name} {self._process[:8]}"
@@ -129,7 +129,10 @@ class Publisher:
         await self._publish(prompted=prompted)
 
     async def _publish(self, *, prompted: bool) -> None:
-        """Publish what the host last said. The others are told of what they asked for, and of one more replica."""
+        """Publish the host's last answer.
+
+        The others hear of the answers that they asked for, and of a new replica.
+        """
         self._late = False
         now, first, saying = self._now(), self._published_at is None, self._sayings.now()
         claims = saying.claims if saying is not None and saying.problem is None else None

@@ -1,8 +1,8 @@
-"""The tables in which the replicas publish, as they were last read, and who of them is there.
+"""The tables in which the replicas publish, as last read, and which replicas are there.
 
-A replica's claims are rows of their own, so that only those are written and read that changed. They belong to an
-edition of its process, whose revision grows with each change; who knows it up to one revision reads what is newer.
-When a process is not sure how its last change ended, or most of an edition is over, it begins a new one.
+A replica's claims are rows of their own, so only changed ones are written and read. They belong to an edition of its
+process, whose revision grows with each change; a reader that knows it up to one revision reads the newer rows. If a
+process is not sure how its last change ended, or most of an edition is over, it begins a new one.
 """
 
 import math
@@ -16,11 +16,11 @@ from watchdog.postgres.steps import SCHEMA
 from watchdog.replicas.publications import Claims, Publication, beginning, dump, load, merged
 
 GONE_SECONDS: Final = 10.0
-"""From when on a replica that was not heard of is none any more."""
+"""After this silence a replica no longer counts."""
 _AWAY_SECONDS: Final = 30.0
-"""How long a replica may have been silent that a process still counts as there when it reads for the first time."""
+"""How long a replica may have been silent and still count for a process that reads for the first time."""
 _BREAK_SECONDS: Final = 5.0
-"""Between two readings that lie further apart, nothing is known of who was there."""
+"""Between two readings that lie further apart, nobody knows who was there."""
 _MOST_NAMED: Final = 200
 """How many processes fit into a notification, of less than 8,000 bytes."""
 
@@ -83,12 +83,12 @@ _SWEEP_LEFT: Final = tuple(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Heard:
-    """What a replica published, as it was read.
+    """A replica's publication, as it was read.
 
     Attributes:
-        age_seconds: how long before the reading it was published, by the database's clock. A date in the future, as
+        age_seconds: how long before the reading it was published, by the database's clock. A date in the future,
             after that clock was set back, is as far off as one in the past.
-        publication: with its claims; None when it can't be read: it may be of another version.
+        publication: with its claims; None if it can't be read: it may be of another version.
     """
 
     name: str
@@ -97,19 +97,18 @@ class Heard:
 
     @property
     def process(self) -> str:
-        """Which process published it; empty when that can't be read."""
+        """Which process published it; empty if that can't be read."""
         return self.publication.process if self.publication is not None else ""
 
 
 class Register:
-    """Reads and writes the table. Every method that does raises `DatabaseUnavailable` when it can't.
+    """Reads and writes the table. Every method that does raises `DatabaseUnavailable` if it can't.
 
-    A replica that was there is gone once it was not heard of for a while in which this process could read: after an
-    outage of the database, and when this process has only just begun to read, everybody is given the time to say
-    something again.
+    A replica is gone if it was silent for a while in which this process could read: after an outage of the database,
+    and when this process has just begun to read, everybody gets the time to say something again.
 
     Args:
-        clock: its running clock tells how long ago something was read.
+        clock: its running clock says how long ago something was read.
     """
 
     def __init__(self, line: Line, clock: Clock) -> None:
@@ -159,18 +158,18 @@ class Register:
         }
 
     async def moment(self) -> float:
-        """What the database's clock shows, in seconds since the epoch."""
+        """The reading of the database's clock, in seconds since the epoch."""
         return await self._moment(_MOMENT)
 
     async def ask(self, process: str, others: Collection[str]) -> float:
-        """Have some others publish anew what their hosts say.
+        """Make some others ask their hosts and publish again.
 
         Args:
             process: this one.
-            others: theirs. Where there are too many to name, all are asked.
+            others: theirs. If there are too many to name, all are asked.
 
         Returns:
-            What the database's clock showed before they were told.
+            The reading of the database's clock before they were told.
         """
         named = sorted(set(others)) if len(set(others)) <= _MOST_NAMED else []
         return await self._moment(_ASK, " ".join([f"{ASKED}{process}", *named]))
@@ -181,14 +180,14 @@ class Register:
         return reading.wall_ms / 1000 - reading.running_seconds - (self._ahead_seconds or 0.0)
 
     async def publish(self, name: str, publication: Publication, changes: str, *, after: int) -> bool:
-        """Publish what is said at this moment.
+        """Publish the current answer.
 
         Args:
             changes: to the claims; see `publications.merged`.
-            after: the revision to which they are made; -1 where the edition begins.
+            after: the revision that they change; -1 if the edition begins.
 
         Returns:
-            Whether it was written down: not where something newer is, where the name is somebody else's, or where the
+            Whether it was written: it is not if there is something newer, if the name is somebody else's, or if the
             edition is not at that revision.
         """
         if self._ahead_seconds is None:
@@ -208,12 +207,12 @@ class Register:
         await self._line.fetch(_REMOVE, name, beginning(process), process)
 
     async def sweep(self) -> None:
-        """Remove what was published more than a day ago, and what is left of whoever is not there any more."""
+        """Remove publications of more than a day ago, and the remains of replicas that are no longer there."""
         for statement in (_SWEEP, *_SWEEP_LEFT):
             await self._line.fetch(statement)
 
     async def _learn(self, row: Any) -> None:  # noqa: ANN401 - the driver's own
-        """Learn what changed in an edition since the revision that is known, or all of it."""
+        """Learn the changes of an edition since the known revision, or all of it."""
         known = self._editions[row["edition"]][1] if row["known"] is not None else Claims()
         try:
             claims = await merged(known, row["changes"]) if known is not None else None
@@ -242,7 +241,7 @@ class Register:
         return at
 
     def _set_clock(self, at: float, sent: float, received: float) -> None:
-        """Learn what the database's clock shows: it showed `at` at some moment between sending and receiving."""
+        """Learn the database's clock: it showed `at` at some moment between sending and receiving."""
         lowest, highest = at - received, at - sent
         known = lowest if self._ahead_seconds is None else self._ahead_seconds
         self._ahead_seconds = min(max(known, lowest), highest)

@@ -1,4 +1,4 @@
-"""Other replicas' hosts, as servers that can be asked: by what they published, and by errands."""
+"""Other replicas' hosts, as servers that can be asked: through their publications, and by errands."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,17 +18,17 @@ from watchdog.replicas.register import Heard, Register
 from watchdog.sharing import Batches
 
 STALE_SECONDS: Final = 3.0
-"""From when on what a replica published is no answer any more."""
+"""After this time a replica's publication is no answer any more."""
 LATELY_SECONDS: Final = 6.0
-"""The same, where it was not asked: its host is asked at each beat, and may be slow; then it is read by others."""
+"""The same for an unasked one: its host is asked at each beat, and may be slow; then others read it."""
 FIRST_ANSWER_SECONDS: Final = 2.0
-"""How long a question waits for what a replica's host said after it was put."""
+"""How long a question waits for a host's answer that came after it."""
 _ASK_SECONDS: Final = 0.3
-"""How often is read meanwhile, if nobody says that there is something new."""
+"""How often to read in the meantime, if nobody reports news."""
 APART_SECONDS: Final = 2.0
 """How far two replicas' wall clocks may be apart: signs of life are times of one, and compared with the other."""
 _READ_SECONDS: Final = 2.0
-"""How old a reading may be that answers a question; another one is taken where it is older."""
+"""How old a reading may be that answers a question; an older one is repeated."""
 
 
 class Others:
@@ -36,10 +36,10 @@ class Others:
 
     Args:
         register: read again and again by somebody else.
-        requests: passes aborts on.
-        clock: tells how long a question has waited.
-        read: beats after each reading, also one that failed.
-        wake: makes that one is taken soon.
+        requests: sends aborts on as errands.
+        clock: says how long a question has waited.
+        read: beats after each reading, also a failed one.
+        wake: causes a reading soon.
         process: this process.
         acts: whether this process has the right to act.
         abort_seconds: how long a replica may take to answer an abort.
@@ -59,7 +59,7 @@ class Others:
     ) -> None:
         self.acts: Final = acts
         self.waiting = 0
-        """How many questions wait for something to be published."""
+        """How many questions wait for a publication."""
         self.register = register
         self._requests = requests
         self._clock = clock
@@ -77,15 +77,15 @@ class Others:
         return self.register.age_seconds <= seconds
 
     async def saying(self, host: "RemoteHost") -> Saying:
-        """What a replica says: its host was asked after this question came.
+        """A replica's answer: its host was asked after this question came.
 
         Raises:
-            ServerError: it says nothing in time, or that its host could not answer, or its clock is wrong.
+            ServerError: it did not answer in time, or its host could not answer, or its clock is wrong.
         """
         until = self._now() + FIRST_ANSWER_SECONDS
         self.waiting += 1
         try:
-            await self._heard(host)  # what is not there is not asked
+            await self._heard(host)  # a replica that is not there is not asked
             asked_at = await self._asked(host)
             while True:
                 heard, publication = await self._heard(host)
@@ -100,17 +100,17 @@ class Others:
             self.waiting -= 1
 
     async def lately(self, host: "RemoteHost") -> Saying:
-        """What a replica said of its own accord.
+        """A replica's unasked words.
 
         Raises:
-            ServerError: it said nothing lately, or that its host could not answer, or its clock is wrong.
+            ServerError: it said nothing lately, or its host could not answer, or its clock is wrong.
         """
         heard, publication = await self._heard(host)
         self._check_clocks(host, publication)
         return _checked(host.name, heard, publication.saying, -math.inf, LATELY_SECONDS)
 
     def mentions(self, host: "RemoteHost", session_ids: Collection[SessionId]) -> bool:
-        """Whether what a replica said last is about some sessions."""
+        """Whether a replica's last words are about some sessions."""
         heard = self.register.heard.get(host.replica)
         saying = heard.publication.saying if heard is not None and heard.publication is not None else None
         return saying is not None and any(
@@ -122,7 +122,7 @@ class Others:
         return await self._requests.abort(host.name, host.replica, replace(what, seconds=self._abort_seconds))
 
     async def _asked(self, host: "RemoteHost") -> float:
-        """Have a replica publish anew. Those of which it is wanted at the same time are asked at once."""
+        """Make a replica publish again. Replicas that several questions need at the same time are asked at once."""
         try:
             return await self._asking.join(host.process)
         except DatabaseUnavailable as error:
@@ -155,7 +155,7 @@ class Others:
 def _checked(
     name: str, heard: Heard, saying: Saying | None, asked_at: float, recent_seconds: float = STALE_SECONDS
 ) -> Saying:
-    """The saying, if it is an answer to what was asked at a moment, and recent by all clocks."""
+    """The saying, if it answers a question of a moment, and is recent by all clocks."""
     if heard.age_seconds > recent_seconds:
         raise ServerUnreachable(f"{name} was not heard of for {heard.age_seconds:.0f} s.")
     if saying is None:
@@ -169,11 +169,11 @@ def _checked(
 
 
 class RemoteHost(PlainHost):
-    """The host of another replica. It says what it published; what it is asked to end goes there by an errand.
+    """The host of another replica. Its publication gives its answers; an abort goes there as an errand.
 
     Args:
         replica: its name in the register.
-        process: which process of that name; with another one, nobody knows any more what this one was at work on.
+        process: the process with that name; of another one nobody knows what it is at work on.
     """
 
     def __init__(self, others: Others, *, replica: str, process: str, name: ServerName | None = None) -> None:
@@ -209,7 +209,7 @@ class RemoteHost(PlainHost):
         return claims.statuses, claims.all_asks()
 
     async def abort(self, served: Served, session_id: SessionId, directory: str = EVERYWHERE) -> None:  # noqa: ARG002
-        """See `Deputy.abort_unless`: here with no ask known of, and whatever signs of life it shows."""
+        """See `Deputy.abort_unless`: here with no known asks, and whatever signs of life it shows."""
         await self.abort_unless(served, session_id, asks=(), life_ms=None)
 
     async def abort_unless(
@@ -223,8 +223,8 @@ class RemoteHost(PlainHost):
         """See `Deputy.abort_unless`.
 
         Raises:
-            LeaseLost: this watchdog may not act any more; nothing was asked.
-            ServerDeclined: the replica found that it is to be spared.
+            LeaseLost: this watchdog may no longer act; nothing was asked.
+            ServerDeclined: the replica found that it has to spare it.
             ServerError: the replica did not carry it out, or did not say so in time.
         """
         what = Abort(
@@ -243,8 +243,8 @@ class RemoteHost(PlainHost):
             raise ServerUnreachable(f"{self._name} did not end it. {answer.problem}")
 
     def life(self) -> Mapping[SessionId, Moment]:
-        """There is no feed: what signs of life it publishes is in what it says of each session."""
+        """There is no feed: its publication includes each session's signs of life."""
         return {}
 
     def forget(self, keep: Collection[SessionId]) -> None:
-        """Nothing is kept that the replica does not publish."""
+        """It keeps only what the replica publishes."""

@@ -1,7 +1,7 @@
-"""The replicas of a server: each publishes what its host says, and the one that acts goes by that.
+"""The replicas of a server: each publishes its host's answers, and the leader goes by them.
 
-A publication is dated by the database's clock, at the moment when it was put together. So one that was held up on its
-way, because the process or the network stood still, is as old as it is, and never replaces a newer one.
+The database's clock dates a publication at the moment when it was put together. So a publication that was delayed,
+because the process or the network stood still, has its true age, and never replaces a newer one.
 """
 
 from typing import Final, Protocol
@@ -38,16 +38,16 @@ from watchdog.replicas.remote import Others, RemoteHost
 from watchdog.replicas.standards import Limits, Standards
 
 READ_SECONDS: Final = 1.0
-"""How often the one that acts reads what the others say, if nobody wakes it."""
+"""How often the leader reads the others' publications, if nobody wakes it."""
 ASIDE_SECONDS: Final = 2.0
-"""How often another one does, and what is asked of it."""
+"""How often another replica does, and its errands."""
 ABORT_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 60.0
 _FAREWELL_SECONDS: Final = 2.0
 
 
 class Leasehold(TermedFence, Protocol):
-    """The lease, as far as it is needed here."""
+    """The part of the lease that matters here."""
 
     def acquire(self) -> bool:
         """Whether this process holds it."""
@@ -60,11 +60,11 @@ class Replicas:
     Args:
         engine: makes one connection that lasts.
         aside: makes one for each abort that is passed on. Another one, as `engine` may have no second connection.
-        own: the host of this process; None where it runs no sessions, and so publishes nothing.
-        name: of this replica, for people. Where another process has it already, a mark is added.
-        lease: whoever holds it passes aborts on, and removes what is old.
-        limits: by which this replica judges, or would judge, if it acted.
-        acts: false in a dry run: what others ask of this one is refused, too.
+        own: the host of this process; None if it runs no sessions, and so publishes nothing.
+        name: of this replica, for people. If another process already has it, a mark is added.
+        lease: its holder passes aborts on, and removes old rows.
+        limits: the limits by which this replica judges, or would judge if it acted.
+        acts: false in a dry run: this one refuses others' errands, too.
         abort_seconds: how long a replica may take to answer an abort.
     """
 
@@ -90,7 +90,7 @@ class Replicas:
         self._register = Register(self._line, clock)
         self._requests = Requests(aside, self._line, lease, clock, read=self._read, wake=self._wake.ring)
         self.leader: Final = PassedOn(self._line, lease, clock, name=name)
-        """The one that acts, be it this replica or another one."""
+        """The leader, be it this replica or another one."""
         self._standards = Standards(self._line, process=self._process, limits=limits)
         self._publisher: Publisher | None = None
         if own is not None:
@@ -119,12 +119,12 @@ class Replicas:
         self._swept_at: float | None = None
 
     def servers(self) -> tuple[Hosting, ...]:
-        """The own host, and the other replicas that are there; until that is known, one that never answers."""
+        """The own host, and the other replicas that are there; until they are known, one that never answers."""
         own = (self._own,) if self._own is not None else ()
         return (*own, *self._hosts.values()) if self._register.has_read else (*own, self._unread)
 
     async def refresh(self) -> None:
-        """Wait until it was once read who is there. From then on that is read in the background."""
+        """Wait for the first reading of who is there. From then on that is read in the background."""
         if not self._register.has_read:
             await self._others.reading(READ_SECONDS)
 
@@ -133,7 +133,7 @@ class Replicas:
         await self._others.reading(READ_SECONDS)
 
     async def serve(self) -> None:
-        """Publish, read, carry out errands until cancelled. Trouble, of whatever kind, is said once and outlived."""
+        """Publish, read, carry out errands until cancelled. Trouble of any kind is reported once and survived."""
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._keep_reading, group, name="read what replicas say")
@@ -155,7 +155,7 @@ class Replicas:
             logger().warning("replicas.not_removed", why=str(error))
 
     def _notified(self, said: str) -> None:
-        """Somebody said something: it is read, or somebody here has to say something, or it is for others."""
+        """A notification came: there is something to read, or somebody here has to answer, or it is for others."""
         if said.startswith(ASKED):
             asking, *asked = said.removeprefix(ASKED).split()
             if (
@@ -170,7 +170,7 @@ class Replicas:
             self._wake.ring()
 
     def _concerns_this_one(self, said: str) -> bool:
-        """Whether there is something to read here; what another version says is for everybody."""
+        """Whether there is something to read here; a notification of another version is for everybody."""
         if said.startswith(ERRAND):
             return said == f"{ERRAND}{self._process}"
         if said in {WANTED, CAME}:

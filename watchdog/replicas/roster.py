@@ -1,4 +1,4 @@
-"""Who is there, as the watchdog's own tables say: for a person who checks the set-up, and takes no part."""
+"""Which replicas are there, by the watchdog's own tables: for a person who checks the set-up, without taking part."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -27,8 +27,8 @@ class Roll:
 
     Attributes:
         acting: the name of the replica that has the lease.
-        present: the names of all that were heard of lately.
-        disagreements: by which limits they would judge, where those are not the same: see `standards`.
+        present: the names of all that gave a sign lately.
+        disagreements: the limits by which they would judge, if they differ: see `standards`.
     """
 
     acting: str | None = None

@@ -1,4 +1,4 @@
-"""By which limits each replica would judge: published once, and compared, since whichever acts goes by its own."""
+"""The limits by which each replica would judge: published once, and compared, since the leader goes by its own."""
 
 import json
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ READ: Final = f"""
 
 
 class Standards:
-    """Publishes this replica's, and says in the log once whose differ.
+    """Publishes this replica's, and logs once whose differ.
 
     Args:
         process: this one.
-        limits: by which it judges.
+        limits: the limits by which it judges.
     """
 
     def __init__(self, line: Line, *, process: str, limits: Limits) -> None:
@@ -47,7 +47,7 @@ class Standards:
         await self._line.fetch(_PUBLISH, self._process, json.dumps(dict(self._limits)))
 
     async def compare(self) -> None:
-        """Warn of those who would judge by others than this one, which acts.
+        """Warn about replicas that would judge by other limits than this one, which acts.
 
         Raises:
             DatabaseUnavailable: they can't be read.
@@ -59,7 +59,7 @@ class Standards:
 
 
 def read(limits: str) -> dict[str, str]:
-    """As they were published, perhaps by another version; what can't be read is none."""
+    """From the stored form, perhaps of another version; None if it can't be read."""
     try:
         return {str(name): str(value) for name, value in json.loads(limits).items()}
     except (ValueError, AttributeError):
@@ -67,12 +67,12 @@ def read(limits: str) -> dict[str, str]:
 
 
 def difference(here: Limits, there: Limits) -> list[str]:
-    """What is another one there, of the settings that both know."""
+    """The settings that both know and that differ."""
     return [f"{name} {there[name]}, here {value}" for name, value in here.items() if there.get(name, value) != value]
 
 
 def disagreements(by_replica: Mapping[str, Limits]) -> list[str]:
-    """A clause for each setting that is not the same for all who know it: which replicas have it as what."""
+    """A clause for each setting that differs among those who know it: which replicas have which value."""
     found: dict[str, dict[str, list[str]]] = {}
     for replica, limits in by_replica.items():
         for name, value in limits.items():

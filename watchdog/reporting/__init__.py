@@ -1,1 +1,1 @@
-"""What people and machines read: documents, tables, log events, numbers."""
+"""What people and machines read: documents, tables, log events, metrics."""

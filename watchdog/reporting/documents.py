@@ -1,7 +1,7 @@
-"""What the program says as JSON, printed or over HTTP: a documented contract. `VERSION` changes when it breaks.
+"""The program's JSON, printed or over HTTP: a documented contract. `VERSION` changes when it breaks.
 
-Each shape is written once. It is made of the value of the same name, by the names of its fields or those that stand
-beside them; the OpenAPI document shows it, too.
+Each shape is written once. It is filled from the value of the same name, by the names of its fields or those beside
+them; the OpenAPI document shows it, too.
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ def moment(at_ms: float) -> str:
 
 
 def told_moment(at_ms: float | None) -> str | None:
-    """A moment as text; None where none is known, or for one of a damaged row that no calendar has."""
+    """A moment as text; None if it is unknown, or if no calendar has it (a damaged row's)."""
     try:
         return None if at_ms is None else moment(at_ms)
     except (OverflowError, ValueError, OSError):
@@ -33,7 +33,7 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 Text = Annotated[str, SkipValidation]
-"""Any text: a row may hold half a surrogate pair, which no validator takes."""
+"""Any text: a row may hold half a surrogate pair, which no validator accepts."""
 _ISO = Field(description="ISO 8601, UTC", examples=["2026-01-01T00:00:00.000Z"])
 Moment = Annotated[str, BeforeValidator(lambda at: at if isinstance(at, str) else moment(at)), _ISO]
 MaybeMoment = Annotated[str | None, BeforeValidator(lambda at: at if isinstance(at, str) else told_moment(at)), _ISO]
@@ -45,18 +45,18 @@ PartId = Annotated[Text | None, Field(validation_alias="call_id")]
 
 
 class Shape(BaseModel):
-    """What all have in common."""
+    """The common part of all shapes."""
 
     model_config = ConfigDict(from_attributes=True, validate_by_name=True, extra="forbid")
 
     @classmethod
     def told(cls, value: object) -> dict[str, Any]:
-        """A value as JSON; whatever is none yet is made of values by their attributes."""
+        """A value as JSON; a value that is no shape yet becomes one by its attributes."""
         return cls.model_validate(value).model_dump(warnings=False)
 
 
 class Document(Shape):
-    """What all documents have in common."""
+    """The common part of all documents."""
 
     version: Literal[1] = VERSION
     database: Text
@@ -106,7 +106,7 @@ class Outcome(Shape):
 
 
 class Counts(Shape):
-    """How much there is."""
+    """The counts of a scan."""
 
     unfinished_sessions: int
     open_tool_calls: int
@@ -124,19 +124,19 @@ class Scan(Document):
 
 
 class Outcomes(Document):
-    """What a release did."""
+    """The outcomes of a release."""
 
     outcomes: list[Outcome]
 
 
 class Recovery(Outcomes):
-    """What `recover --json` prints: it alone says what it left alone."""
+    """What `recover --json` prints: only it says what it left alone."""
 
     spared: list[Spared]
 
 
 class Deletion(Outcomes):
-    """What a deletion did."""
+    """The result of a deletion."""
 
     session_id: Text
     message_id: Text
@@ -144,7 +144,7 @@ class Deletion(Outcomes):
 
 
 def scan_values(database: str, observation: report.Observation, judgement: verdict.Judgement) -> dict[str, Any]:
-    """What a `Scan` is made of."""
+    """The values of a `Scan`."""
     sessions = observation.snapshot.sessions.values()
     unfinished = {each.session_id for each in judgement.verdicts} | {each.session_id for each in judgement.spared}
     return {

@@ -19,7 +19,7 @@ from watchdog.reporting.documents import (
 
 
 class Finding(Shape):
-    """What the judgement says of a session or a call."""
+    """The judgement's word on a session or a call."""
 
     name: Text
     stuck: bool
@@ -68,7 +68,7 @@ class Turn(Shape):
 
 
 class Witness(Shape):
-    """What one witness says."""
+    """The word of one witness."""
 
     witness: Text = Field(validation_alias="kind")
     who: Text

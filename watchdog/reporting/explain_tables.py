@@ -24,7 +24,7 @@ STANCE_COLOURS = {
 _BAR = 20
 _NEARLY = 0.8
 _DEEPEST = 8
-"""How far the tree is indented: what is deeper stands at this depth, and says how deep it is."""
+"""How far the tree is indented: deeper sessions stay at this depth, and say how deep they are."""
 
 
 def explanation(screen: Screen, found: Explanation) -> None:
@@ -42,7 +42,7 @@ def explanation(screen: Screen, found: Explanation) -> None:
 
 
 def _lines(found: Explanation) -> Iterator[tuple[str, Sequence[str]]]:
-    """Each line: what it is, and its cells."""
+    """Each line: its kind, and its cells."""
     yield "judgement", (found.session_id, _state(found), found.sentence)
     for page in found.sessions:
         yield from _session_lines(page)
@@ -156,7 +156,7 @@ def _call(call: CallPage, *, ascii_only: bool) -> Text:
 
 
 def _clock(clock: Clock, *, ascii_only: bool) -> Text:
-    """A bar with the figures, and below it where the limit comes from."""
+    """A bar with the figures, and below it the source of the limit."""
     text, colour = Text(), _clock_colour(clock)
     age, limit, remaining = clock.age_seconds, clock.limit_seconds, clock.remaining_seconds
     full, empty = ("#", "-") if ascii_only else ("━", "─")

@@ -15,13 +15,13 @@ Json = Annotated[Any, SkipValidation]
 
 
 class WithJournal(Document):
-    """What all documents of the journal have in common."""
+    """The common part of all documents of the journal."""
 
     journal: Text
 
 
 class Hold(Shape):
-    """A person's "leave it"."""
+    """A hold."""
 
     session_id: Text
     everything: bool
@@ -69,7 +69,7 @@ class OneIntervention(WithJournal):
 
 
 class Undone(WithJournal):
-    """How an undo ended."""
+    """The result of an undo."""
 
     id: int
     session_id: Text
@@ -79,7 +79,7 @@ class Undone(WithJournal):
 
 
 class Holds(WithJournal):
-    """What came of a hold or of its end."""
+    """The result of a hold or of its end."""
 
     session_id: Text
     was_on_hold: bool
@@ -97,7 +97,7 @@ def history_document(
 def intervention_document(
     database: str, journal: str, intervention: noted.Intervention, kept: Iterable[noted.Kept]
 ) -> dict[str, Any]:
-    """What `history ID --json` prints: the rows whole."""
+    """What `history ID --json` prints: the whole rows."""
     rows = [
         {
             "table": each.row.table,
@@ -129,7 +129,7 @@ def undo_document(database: str, journal: str, undoing: Undoing) -> dict[str, An
 
 
 def parsed(data: str) -> Any:  # noqa: ANN401 - JSON
-    """A row's JSON, or its text where that is none."""
+    """A row's JSON, or its text if it is no JSON."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""How the journal reads: its list, one intervention with its rows side by side, and what is on hold."""
+"""The journal for people: its list, one intervention with its rows side by side, and the holds."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ _UNDO_COLOURS = {UndoResult.UNDONE: "green", UndoResult.ALREADY_UNDONE: "cyan", 
 
 
 def history(screen: Screen, interventions: Sequence[Intervention], found: Sequence[Hold]) -> None:
-    """Print a list of interventions, and what is on hold."""
+    """Print a list of interventions, and the holds."""
     cells = _told if screen.fancy else _cells
     screen.rows("intervention", ("id", "when", "verdict", "what, and how it ended"), map(cells, interventions))
     _rows_of_holds(screen, found)
@@ -47,13 +47,13 @@ def intervention(screen: Screen, found: Intervention, kept: Sequence[Kept]) -> N
 
 
 def holds(screen: Screen, what: str, found: Sequence[Hold]) -> None:
-    """Print what stands on hold, after something was done about it."""
+    """Print the holds after one changed."""
     _rows_of_holds(screen, found)
     screen.line("summary", what, "bold green")
 
 
 def undoing(screen: Screen, found: Undoing) -> None:
-    """Print how an undo ended."""
+    """Print the result of an undo."""
     screen.rows(
         "step",
         ("step", "", "what was seen"),

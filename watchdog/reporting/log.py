@@ -1,4 +1,4 @@
-"""Says in the log what the loop does: ids, tool names and times, never content."""
+"""Logs what the loop does: ids, tool names and times, never content."""
 
 from collections.abc import Iterable, Mapping
 
@@ -14,7 +14,7 @@ from watchdog.timing.clock import Advance
 
 
 class LogListener:
-    """Writes the loop's doings to the log; what persists is written once, when it begins and when it ends."""
+    """Writes the loop's events to the log; a lasting state is logged once when it begins and once when it ends."""
 
     def __init__(self) -> None:
         self._degraded: frozenset[str] = frozenset()
@@ -103,7 +103,7 @@ class LogListener:
         self._on_hold = dict(holds)
 
     def _note_uneasy(self, spared: Iterable[Spared]) -> None:
-        """Log, once for each session and reason, what is spared though a person may want to know."""
+        """Log, once for each session and reason, what is spared although a person may want to know."""
         uneasy = {(each.session_id, each.reason): each for each in spared if each.uneasy}
         for key in sorted(uneasy.keys() - self._uneasy):
             logger().info("session.spared", session_id=key[0], reason=key[1].value, why=uneasy[key].why)

@@ -1,4 +1,4 @@
-"""What the loop does as numbers for Prometheus. Imported only while the HTTP API is on.
+"""The loop in numbers for Prometheus. Imported only while the HTTP API is on.
 
 Names and units follow Prometheus' conventions (https://prometheus.io/docs/practices/naming/). No label holds anything
 that grows: no session, no tool, and of the servers only the configured ones.
@@ -25,7 +25,7 @@ from watchdog.timing.events import Assessment
 PREFIX = "opencode_watchdog"
 STUCK, UNJUDGED = "stuck", "unjudged"
 STATES = (STUCK, *(reason.value for reason in SpareReason), UNJUDGED)
-"""What an unfinished session can be: stuck, spared for a reason, or open in a way that can't be judged."""
+"""The states of an unfinished session: stuck, spared for a reason, or open in a way that can't be judged."""
 CAUSES = ("database", "journal", "server", "row", "another_database")
 """What can be degraded: the database or the journal can't be used, a server gave no answer, a row can't be read, a
 server is not shown to serve this database."""
@@ -35,7 +35,7 @@ _VERSIONS: Mapping[str, Sequence[list[str]]] = {
     "application/openmetrics-text": ([], ["version=1.0.0"]),
     "text/plain": ([], ["version=0.0.4"], ["version=1.0.0"]),
 }
-"""The formats that are written."""
+"""The available formats."""
 _TICK_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -45,7 +45,7 @@ class Metrics:
     Args:
         version: the program's.
         servers: the names of the configured servers; those found later get no series.
-        clock: tells when the loop ticked.
+        clock: says when the loop ticked.
         reads: how often the database was read so far, by kind.
         alerts: how many alerts were sent, failed or dropped so far; None without receivers.
         dry_run: nothing is done, whoever has the right to act.
@@ -190,7 +190,7 @@ class Metrics:
         for verdict in judgement.verdicts:
             if verdict.attempt_keys not in self._standing:
                 self._verdicts.labels(verdict.kind.value).inc()
-        # One that waits for its next attempt, or has none left, is still the same one.
+        # A verdict that waits for its next attempt, or has none left, is still the same one.
         waiting = {each.session_id for each in judgement.spared if each.reason in _TRIED}
         kept = {keys: session_id for keys, session_id in self._standing.items() if session_id in waiting}
         self._standing = kept | {each.attempt_keys: each.cancel_session_id for each in judgement.verdicts}
@@ -219,7 +219,7 @@ def _known(accept: str) -> str:
 
 
 def states(observation: Observation, judgement: Judgement) -> dict[str, int]:
-    """How many unfinished sessions there are in each state; of several reasons, the first that was given."""
+    """How many unfinished sessions there are in each state; of several reasons the first one counts."""
     found = {verdict.session_id: STUCK for verdict in judgement.verdicts}
     for spared in judgement.spared:
         found.setdefault(spared.session_id, spared.reason.value)

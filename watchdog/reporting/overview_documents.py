@@ -1,4 +1,4 @@
-"""What the document of `GET /api/v1/sessions` says of each session, beyond what `scan --json` prints."""
+"""What the document of `GET /api/v1/sessions` says about each session, beyond what `scan --json` prints."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
@@ -69,7 +69,7 @@ def session_lines(
 
     Args:
         at_ms: the moment of the look.
-        titles: what opencode calls the sessions; one that is missing is null.
+        titles: opencode's titles of the sessions; a missing one is null.
         acting: the sessions that are being ended.
     """
     return [

@@ -1,4 +1,4 @@
-"""Shows on standard error that something takes long: nobody should wonder whether it hangs."""
+"""Shows on standard error that something takes long, so nobody wonders whether it hangs."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -20,11 +20,11 @@ _STEP_SECONDS = 0.1
 async def busy(
     text: str, *, total: int | None = None, patience_seconds: float = PATIENCE_SECONDS
 ) -> AsyncIterator[Callable[[], None]]:
-    """Say what is done if it takes longer than a person waits without a word; piped, one line says it.
+    """Say what is going on if it takes longer than a person waits without a word; piped, one line says it.
 
     Args:
-        text: what is done.
-        total: how many steps there are, if that is known; the block calls what it is given after each.
+        text: what is going on.
+        total: how many steps there are, if that is known; the block gets a function to call after each.
         patience_seconds: how long to be silent.
     """
     done = 0
@@ -79,7 +79,7 @@ def _progress(text: str, *, bar: bool, time_left: bool) -> "Progress":
 
 @asynccontextmanager
 async def _beside(show: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-    """Show something while the block runs. Its error is raised as it is, in no group."""
+    """Show something while the block runs. Its error comes out as it is, in no group."""
     failure: Exception | None = None
     async with anyio.create_task_group() as group:
         group.start_soon(show, name="show progress")

@@ -1,4 +1,4 @@
-"""What people see: tables and colours on a terminal, plain tab-separated lines when piped."""
+"""Output for people: tables and colours on a terminal, plain tab-separated lines when piped."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from watchdog.shown import Shown, in_json, joined, shown, stacked, tabbed, whole
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Magenta is settled, red and yellow are cancelled; yellow rests on silence alone.
+# Magenta is settled, red and yellow are aborted; yellow rests on silence alone.
 KIND_COLOURS = {
     VerdictKind.ORPHAN: "magenta",
     VerdictKind.STUCK_TOOL: "red",
@@ -34,14 +34,14 @@ RESULT_COLOURS = {
 }
 
 Cell = tuple[str, str | None]
-"""A text and its colour. Whatever is no `Shown` yet becomes one right before it is written."""
+"""A text and its colour. A text that is no `Shown` yet becomes one right before it is written."""
 
 
 class Screen:
     """Standard output, for a person or for a pipe.
 
-    A person gets tables and colours. A pipe gets one line for each row, with tabs between the cells; its first
-    cell says what the line is.
+    A person gets tables and colours. A pipe gets one line for each row, with tabs between the cells; the first cell
+    says what the line is.
     """
 
     def __init__(self, *, as_json: bool = False, console: "Console | None" = None) -> None:
@@ -50,7 +50,7 @@ class Screen:
 
     @cached_property
     def console(self) -> "Console":
-        """What draws on a terminal."""
+        """console: draws on a terminal."""
         from watchdog.console.terminal import Terminal
 
         return self._console or Terminal()
@@ -63,11 +63,11 @@ class Screen:
         return self.console.is_terminal
 
     def document(self, document: dict[str, Any]) -> None:
-        """Print a JSON document, in ASCII: every terminal and every pipe takes it."""
+        """Print a JSON document in ASCII, which every terminal and every pipe takes."""
         self._write(in_json(document, indent=2))
 
     def verbatim(self, text: str) -> None:
-        """Print a line in one piece and without a colour, so that it can be copied, or read by a program."""
+        """Print a line in one piece and without colour, to be copied or read by a program."""
         self._write(whole(text))
 
     def line(self, kind: str, text: str, style: str | None = None) -> None:
@@ -157,7 +157,7 @@ def _verdict_cells(verdict: Verdict) -> Sequence[str | Cell]:
 
 
 def complain(text: str) -> None:
-    """Say on standard error what went wrong."""
+    """Report an error on standard error."""
     if may_be_terminal(sys.stderr):
         from watchdog.console import terminal
 
@@ -167,7 +167,7 @@ def complain(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Say something on standard error that is not the result."""
+    """Print something on standard error that is not the result."""
     if may_be_terminal(sys.stderr):
         from watchdog.console import terminal
 

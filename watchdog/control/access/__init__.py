@@ -1,1 +1,1 @@
-"""Who may: keys, tokens, the connections at the door, and what is answered to those who may not."""
+"""Who has access: keys, tokens, the connections at the door, and the answers to everybody else."""

@@ -1,4 +1,4 @@
-"""Who is connected, and who has to go when there is no more room. Pure."""
+"""The open connections, and which one has to go when there is no more room. Pure."""
 
 from collections import Counter
 from typing import Final
@@ -12,10 +12,10 @@ Peer = tuple[str, int]
 
 
 class Connections:
-    """The connections. Whoever comes is let in, so a health check always is; who was here longest goes for it.
+    """The connections. A new one is always let in, so a health check is, too; the oldest goes for it.
 
-    A stranger has not shown the token on its connection. The stranger goes whose address has most of them: who floods
-    the door pushes out nobody but itself, and nobody who has the token.
+    A stranger has not shown the token on its connection. The stranger goes whose address has most of them: an address
+    that floods the door pushes out only itself, and nobody who has the token.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Connections:
         self._known: set[Peer] = set()
 
     def enter(self, peer: Peer) -> Peer | None:
-        """Somebody comes. Returns who has to go for it."""
+        """A new connection. Returns the one that has to go for it."""
         self._strangers[peer] = None
         of_one = [each for each in self._strangers if each[0] == peer[0]]
         if len(of_one) > MOST_OF_ONE_ADDRESS:
@@ -35,7 +35,7 @@ class Connections:
         return self._hang_up(next(each for each in self._strangers if counts[each[0]] == most))
 
     def asks(self, peer: Peer, *, known: bool) -> None:
-        """Somebody asks for something, with the token or without it."""
+        """A connection asks for something, with the token or without it."""
         if known and peer in self._strangers and len(self._known) < MOST_KNOWN:
             del self._strangers[peer]
             self._known.add(peer)
@@ -44,7 +44,7 @@ class Connections:
             self._strangers[peer] = None
 
     def leave(self, peer: Peer) -> None:
-        """Somebody is gone."""
+        """A connection is gone."""
         self._strangers.pop(peer, None)
         self._known.discard(peer)
 

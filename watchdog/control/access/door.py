@@ -1,4 +1,4 @@
-"""Lets requests in, bounds what they may send, and dresses every answer."""
+"""Lets requests in, limits what they may send, and completes every answer."""
 
 from typing import Final
 
@@ -27,16 +27,16 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 EXPOSED: Final = ("Location", "Retry-After")
-"""What a foreign page that is listed may read of an answer's headers."""
+"""The headers of an answer that a listed foreign page may read."""
 
 
 class Door:
     """Lets in what the gate lets in; every answer gets its headers, and no error goes further.
 
     Args:
-        app: what is behind it.
+        app: the application behind it.
         gate: decides.
-        connections: is told who showed the token.
+        connections: hears which ones showed the token.
         clock: for the rates.
     """
 
@@ -77,7 +77,7 @@ class Door:
                 await problem_of(error).response(path)(scope, exchange.receive, exchange.send)
 
     def _origin(self, headers: Headers) -> str | None:
-        """The foreign page that asks, if it is one that may read the answer."""
+        """The foreign page that asks, if it may read the answer."""
         origin = headers.get("origin")
         return origin if origin in self._gate.names.origins else None
 
@@ -90,7 +90,7 @@ class _Exchange:
 
     Attributes:
         started: the answer began.
-        headless: only the head of the answer is wanted.
+        headless: the client wants only the head of the answer.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class _Exchange:
         self.headless = False
 
     async def receive(self) -> Message:
-        """Receive a body, but no large one, and not for long: whoever reads on gets an `HTTPException`."""
+        """Receive a body within limits of size and time: beyond them a read raises an `HTTPException`."""
         if self._whole and self.headless:
             await self._over.wait()
             return {"type": "http.disconnect"}
@@ -130,7 +130,7 @@ class _Exchange:
         raise HTTPException(408, f"The body was not there after {seconds} s", headers={"Connection": "close"})
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer; of one without a body its head."""
+        """Send a part of the answer; of one without a body, only its head."""
         if message["type"] == "http.response.start":
             self.started = True
             self._dress(MutableHeaders(scope=message))

@@ -13,9 +13,9 @@ from watchdog.settings.addresses import host_of, is_ip, is_loopback, parse_origi
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
-"""Always answered: a probe that is turned away ends the watchdog. It costs no more than to turn it away."""
+"""Always answered: a probe that is turned away ends the watchdog. An answer costs no more than a refusal."""
 DOORS: Final = frozenset({"/door/proof", "/door/session"})
-"""Where `page` and its link come in, both without the token."""
+"""The routes for `page` and its link, both without the token."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class Bounds:
         doubtful_rate: the same for requests without the right token, `doubtful_burst` at once.
         clients: how many addresses are told apart; the one that was silent longest is forgotten first.
         body_seconds: how long a request's body may take.
-        patience_seconds: how long a client waits for an operation before it is told where to look.
+        patience_seconds: how long a client waits for an operation before it gets the link to it.
     """
 
     body_bytes: int = 16 * 1024
@@ -65,7 +65,7 @@ class Names:
 
     Attributes:
         hosts: names and addresses beside the loopback ones, in small letters.
-        any_address: any IP address is one: a page that had its name point here does not come by an address.
+        any_address: any IP address counts: a page whose name points here does not use an address.
         origins: of foreign pages, as browsers write them.
     """
 
@@ -74,25 +74,25 @@ class Names:
     origins: Collection[str] = ()
 
     def knows(self, hosts: Sequence[str]) -> bool:
-        """Whether the `Host` headers of a request are one, and name this API."""
+        """Whether a request has exactly one `Host` header, and that names this API."""
         host = host_of(hosts[0]) if len(hosts) == 1 else None
         if host is None:
             return False
         return is_loopback(host) or host in self.hosts or (self.any_address and is_ip(host))
 
     def takes(self, headers: Headers, *, reading: bool) -> bool:
-        """Whether a request comes from no page, from this API's own one, or from one that is listed."""
+        """Whether a request comes from no page, from this API's own one, or from a listed one."""
         origins = headers.getlist("origin")
         if origins:
             return len(origins) == 1 and (origins[0] in self.origins or _is_own(origins[0], headers.get("host", "")))
-        # A browser names no origin when it opens a link, wherever that stands.
+        # A browser names no origin when it opens a link, wherever the link is.
         if headers.get("sec-fetch-site", "none") in {"none", "same-origin"}:
             return True
         return reading and headers.get("sec-fetch-mode") == "navigate"
 
 
 def _is_own(origin: str, host: str) -> bool:
-    """Whether an origin is that of the API itself. A proxy before it may speak TLS."""
+    """Whether an origin is that of the API itself. A proxy in front of it may speak TLS."""
     try:
         own = {parse_origin(f"{scheme}://{host}") for scheme in ("http", "https")}
         return parse_origin(origin) in own
@@ -102,11 +102,11 @@ def _is_own(origin: str, host: str) -> bool:
 
 @dataclass(kw_only=True)
 class Gate:
-    """Decides of each request whether it may in. Pure but for the counts of its buckets.
+    """Decides whether to let a request in. Pure except for the counts of its buckets.
 
     Attributes:
-        keys: what must be shown.
-        open_paths: paths that need no token; one that ends with `/` stands for all below it.
+        keys: the keys to show.
+        open_paths: paths that need no token; one that ends with `/` stands for everything below it.
     """
 
     keys: Keys = field(repr=False)
@@ -126,7 +126,7 @@ class Gate:
     def objection(
         self, *, method: str, path: str, headers: Headers, admitted: bool, client: str, now_seconds: float
     ) -> Problem | None:
-        """What stands against a request, or None. `admitted` is what `admits` says of its headers."""
+        """The objection to a request, or None. `admitted` is what `admits` says of its headers."""
         if not self.names.knows(headers.getlist("host")):
             return Problem(
                 name="foreign-host",
@@ -170,7 +170,7 @@ class Gate:
 
 
 def _too_many(wait_seconds: float, *, closing: bool = False) -> Problem | None:
-    """What is said to one who asks too often; with `closing`, what it asked for in advance ends with it."""
+    """The answer to a client that asks too often; with `closing`, its requests in advance end with it."""
     if not wait_seconds:
         return None
     seconds = max(1, int(wait_seconds) + 1)

@@ -1,8 +1,8 @@
-"""Who is let in: whoever shows the token, and a browser that came by a link of `page`.
+"""Who is let in: a client that shows the token, and a browser that came by a link of `page`.
 
-`page` asks whoever listens for a proof that it knows the token. The proof comes with a ticket, and from a ticket only
-who knows the token can make a code: so neither side ever sends the token. A code is good in the `run` that gave the
-ticket, once and for a minute. A browser gets a session for its code, which ends with the `run`.
+`page` asks the listener for a proof that it knows the token. The proof comes with a ticket, and only someone who
+knows the token can make a code from a ticket: so neither side ever sends the token. A code works once, within a
+minute, in the `run` that gave the ticket. A browser gets a session for its code, which ends with the `run`.
 """
 
 import hashlib
@@ -20,21 +20,21 @@ _Digest = bytes
 
 
 def proof_of(token: str, *, address: str, nonce: str, ticket: str) -> str:
-    """What shows that who listens at an address knows the token. Relayed from another address, it is another one."""
+    """The proof that the listener at an address knows the token. Relayed from another address, it is another one."""
     return _mac(token.encode(), "proof", address, nonce, ticket)
 
 
 def code_of(token: str, ticket: str) -> str:
-    """What a ticket is worth to somebody who knows the token."""
+    """The code that someone who knows the token can make from a ticket."""
     return f"{ticket}.{_mac(token.encode(), 'code', ticket)}"
 
 
 class Keys:
-    """What lets somebody in while a `run` is up. Pure but for what it remembers.
+    """The keys of a `run`. Pure except for its memory.
 
     Args:
-        token: the token as it is now; None while there is none that could be used. Once it is another one, what was
-            given for the one before is worthless.
+        token: the token now; None while there is no usable one. When it changes, everything given for the old one is
+            worthless.
     """
 
     def __init__(self, token: Callable[[], str | None]) -> None:
@@ -49,7 +49,7 @@ class Keys:
         token, digest = self._current(), _digest(shown)
         if token is not None and secrets.compare_digest(digest, _digest(token)):
             return True
-        # What is looked up is a digest: how long it takes says nothing of what was shown.
+        # It looks up a digest: the time that takes says nothing about what was shown.
         return digest in self._sessions
 
     def prove(self, *, address: str, nonce: str, now_seconds: float) -> tuple[str, str] | None:
@@ -62,7 +62,7 @@ class Keys:
         return ticket, proof_of(token, address=address, nonce=nonce, ticket=ticket)
 
     def session(self, code: str, *, now_seconds: float) -> str | None:
-        """A session for a code; None for one that is none, is a minute old, or was used."""
+        """A session for a code; None if it is no code, is a minute old, or was used."""
         token = self._current()
         ticket = code.rpartition(".")[0]
         stub, _, seal = ticket.rpartition("-")
@@ -93,7 +93,7 @@ def _mac(key: bytes, *parts: str) -> str:
 
 
 def _digest(text: str) -> _Digest:
-    """So that neither the length nor a part of what is compared shows in the time that it takes."""
+    """A digest: neither the length nor a part of what is compared shows in the time that it takes."""
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).digest()
 
 

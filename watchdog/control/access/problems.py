@@ -74,8 +74,8 @@ class Problem:
     Attributes:
         name: the last part of its type.
         detail: a sentence for people.
-        more: fields of its own.
-        headers: of the answer.
+        more: further fields.
+        headers: headers of the answer.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def document(self, instance: str) -> dict[str, Any]:
-        """The problem as JSON; `instance` is the path that was asked for."""
+        """The problem as JSON; `instance` is the requested path."""
         return {
             "type": _TYPES + self.name,
             "title": _TITLES[self.name],
@@ -102,7 +102,7 @@ class Problem:
 
 
 def problem_of(error: Exception) -> Problem:
-    """The problem that an error is. Of an error of our own nothing is told but that it happened."""
+    """The problem for an error. Of an error of our own it only says that it happened."""
     for kind, name, status in _OF_ERRORS:
         if isinstance(error, kind):
             more = {"holder_pid": error.holder_pid} if isinstance(error, NotActing) else {}
@@ -126,7 +126,7 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def answer_invalid(request: Request, error: Exception) -> Response:
-    """Answer with what is wrong in a request, and where; nothing that was sent is told back."""
+    """Answer with what is wrong in a request, and where; it repeats nothing that was sent."""
     found = error.errors() if isinstance(error, RequestValidationError) else []
     errors = [{"where": ".".join(str(part) for part in each["loc"]), "what": str(each["msg"])} for each in found]
     places = ", ".join(each["where"] for each in errors)

@@ -1,4 +1,4 @@
-"""The token of the API: made once or anew, kept where only its owner can read it."""
+"""The token of the API: made at the first start or on request, kept where only its owner can read it."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def token_path(environ: Mapping[str, str], home: Path | None) -> Path:
 
 
 def token_at(path: Path) -> str:
-    """The token that is kept at a path. The first who asks makes it.
+    """The token at a path. The first caller makes it.
 
     Raises:
         SettingsError: it can't be made or read, others can read it, or it is no token.
@@ -43,7 +43,7 @@ def token_at(path: Path) -> str:
 
 
 def renew_token(path: Path) -> None:
-    """Make another token in the place of the one that is kept at a path.
+    """Make another token in the place of the one at a path.
 
     Raises:
         SettingsError: it can't be written.
@@ -56,13 +56,13 @@ def renew_token(path: Path) -> None:
 
 
 class KeptToken:
-    """The token that is kept at a path, as it is now: the file is read again when it is another one.
+    """The token at a path, as it is now: the file is read again after it changed.
 
     Args:
-        path: where. There must be a token when this is made.
+        path: the path. There must be a token when this is made.
 
     Raises:
-        SettingsError: there is none that could be used.
+        SettingsError: there is no usable one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class KeptToken:
         self._mark = self._marked()
 
     def __call__(self) -> str | None:
-        """The token; None while there is none that could be used."""
+        """The token; None while there is no usable one."""
         mark = self._marked()
         if mark != self._mark:
             self._mark = mark
@@ -96,9 +96,9 @@ class KeptToken:
 
 
 def write_privately(path: Path, text: str) -> None:
-    """Write a file that nobody but its owner can read, and replace the one that is there, in one step.
+    """Write a file that only its owner can read, and replace the existing one, in one step.
 
-    Its folder is made where there is none.
+    Makes its folder if there is none.
 
     Raises:
         OSError: it can't be written.
@@ -112,7 +112,7 @@ def write_privately(path: Path, text: str) -> None:
 
 
 def _make(path: Path) -> None:
-    """Make a token. Of several who do so at once, the first to link its file wins."""
+    """Make a token. If several do so at once, the first to link its file wins."""
     beside = _written_beside(path, _new())
     try:
         with suppress(FileExistsError):
@@ -135,7 +135,7 @@ def _written_beside(path: Path, text: str) -> Path:
 
 
 def _read(path: Path) -> str:
-    # Whatever is there is looked at before its content counts: a link, a pipe or somebody else's file is no token.
+    # The file itself is checked before its content counts: a link, a pipe or somebody else's file is no token.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(file.fileno())
