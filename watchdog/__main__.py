@@ -77,7 +77,7 @@ def _explain(error: BaseException) -> int:
         return UNUSABLE if isinstance(error, unusable) else INTERNAL
     for part in traceback.format_exception(error):
         tell(sys.stderr, *map(shown, part.rstrip("\n").split("\n")))
-    complain(f"internal error: {type(error).__name__}. Nothing was left half done; please report what stands above.")
+    complain(f"internal error: {type(error).__name__}. Nothing was left half done; please report the lines above.")
     return INTERNAL
 
 

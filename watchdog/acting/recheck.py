@@ -262,7 +262,7 @@ def _changed_hands(verdict: Verdict, claim: Place | None, claimant: ServerName |
     if claim is None:
         return None
     if not verdict.claimed:
-        return "a server answers for it now, so it is judged anew"
+        return "a server answers for it now, so it is judged again"
     if claimant not in {None, claim.server.name}:
-        return f"{claim.server.name} is at work on it now, so it is judged anew"
+        return f"{claim.server.name} is at work on it now, so it is judged again"
     return None

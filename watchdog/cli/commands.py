@@ -51,7 +51,7 @@ async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
         async with busy(_LOOKING):
             assessment = await watch.assess(full=True, scan_parts=full, fresh=True)
         if isinstance(car.journal, NoJournal) and car.journal.problem:
-            note(f"warning: what is on hold is not known. {car.journal.problem}")
+            note(f"warning: the holds are not known. {car.journal.problem}")
         if screen.as_json:
             screen.document(scan_document(car.place, assessment.observation, assessment.judgement))
         else:

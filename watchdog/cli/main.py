@@ -59,7 +59,7 @@ Config = Annotated[
 ]
 Database = Annotated[
     str | None,
-    typer.Option("--database", help="opencode's database; found by itself as a rule.", metavar="PATH"),
+    typer.Option("--database", help="opencode's database; usually found automatically.", metavar="PATH"),
 ]
 Servers = Annotated[
     list[str] | None, typer.Option("--server", help="An opencode server; may be given several times.", metavar="URL")
@@ -70,7 +70,9 @@ Wait = Annotated[bool, typer.Option("--wait", help="Wait for a database that is 
 Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
 Control = Annotated[
     str | None,
-    typer.Option("--control", help="Where the HTTP API and the page are, such as 127.0.0.1:4097.", metavar="ADDRESS"),
+    typer.Option(
+        "--control", help="Address of the HTTP API and the page, such as 127.0.0.1:4097.", metavar="ADDRESS"
+    ),
 ]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
 Number = Annotated[
@@ -110,7 +112,7 @@ def run(
     dry_run: DryRun = False,
     wait: Wait = False,
 ) -> None:
-    """Watch until told to stop (SIGTERM or Ctrl-C)."""
+    """Watch until stopped (SIGTERM or Ctrl-C)."""
     loaded = _load(config, database, server, control)
     import_structlog()
     from watchdog.cli import run as service
@@ -128,7 +130,7 @@ def page(
     browse: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open it in a browser.")] = True,
     new_token: Annotated[bool, typer.Option("--new-token", help="Make a new token first; the old one ends.")] = False,
 ) -> None:
-    """Print a link of the page of `run --control`, good for one minute and once, and open it in a browser."""
+    """Print a link to the page of `run --control` that works once, within a minute, and open it in a browser."""
     from watchdog.cli.page import page as shown
     from watchdog.reporting.tables import Screen
 
@@ -143,7 +145,7 @@ def scan(
     server: Servers = None,
     *,
     as_json: AsJson = False,
-    full: Annotated[bool, typer.Option("--full", help="Search every part, also in turns that are closed.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Search every part, closed turns included.")] = False,
 ) -> None:
     """Look once; print what is stuck and what is spared, and why."""
     from watchdog.reporting.tables import Screen
@@ -163,7 +165,7 @@ def explain(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Say of one session why it is stuck or left alone: its tree, each clock, each witness, and what to do."""
+    """Say why one session is stuck or left alone: its tree, each clock, each witness, and what to do."""
     from watchdog.reporting.tables import Screen
 
     loaded = _quiet(config, database, server)
@@ -197,7 +199,7 @@ def release(
     database: Database = None,
     server: Servers = None,
     *,
-    reason: Annotated[str | None, typer.Option("--reason", help="Kept in what is ended.", metavar="TEXT")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", help="Why, kept in what ends.", metavar="TEXT")] = None,
     below: Annotated[bool, typer.Option("--below", help="End what lives below it, too.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
@@ -240,9 +242,9 @@ def check(
     server: Servers = None,
     *,
     as_json: AsJson = False,
-    alive: Annotated[bool, typer.Option("--alive", help="Only if `run` looked lately: for health checks.")] = False,
+    alive: Annotated[bool, typer.Option("--alive", help="Say only whether `run` looked lately, for probes.")] = False,
     notify: Annotated[bool, typer.Option("--notify", help="Send a test message to each receiver of alerts.")] = False,
-    deep: Annotated[bool, typer.Option("--deep", help="Also check that all of the database is whole.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also check the whole database for damage.")] = False,
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
     from watchdog.reporting.tables import Screen
@@ -268,12 +270,12 @@ def check(
 def history(
     number: Annotated[
         int | None,
-        typer.Argument(metavar="[ID]", help="One of them, with its rows.", parser=number, show_default=False),
+        typer.Argument(metavar="[ID]", help="One intervention, with its rows.", parser=number, show_default=False),
     ] = None,
     config: Config = None,
     database: Database = None,
     *,
-    session: Annotated[str | None, typer.Option("--session", help="Of one session only.", metavar="ID")] = None,
+    session: Annotated[str | None, typer.Option("--session", help="Only those of one session.", metavar="ID")] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="How far back: 2d, 12h, 30m.", metavar="DURATION")
     ] = None,

@@ -54,7 +54,7 @@ async def page(loaded: Loaded, screen: Screen, *, browse: bool, new_token: bool)
 def _renew(loaded: Loaded) -> None:
     if loaded.settings.control_token is not None:
         source = loaded.sources.get("control_token", "the settings")
-        raise UsageError(f"The token is the setting control_token ({source}): change it there, and start `run` anew.")
+        raise UsageError(f"The token is the setting control_token ({source}): change it there, and restart `run`.")
     renew_token(kept_at())
     note("There is a new token. The old one is worthless, and so is every page that is open.")
 

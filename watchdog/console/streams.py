@@ -128,7 +128,7 @@ def _lose(stream: Any, error: OSError, *, owed: bool) -> None:  # noqa: ANN401 -
     if owed and not gone:
         why = (error.strerror or type(error).__name__).lower()
         raise OutputUnusable(
-            f"Standard output can't be written ({why}), so the result is not whole. Whatever was done stays "
+            f"Standard output can't be written ({why}), so the result is incomplete. What was done stays "
             "done, and `history` shows it."
         ) from error
 

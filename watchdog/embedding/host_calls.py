@@ -113,7 +113,7 @@ class Questions:
         what, *arguments = question
         name, began = self.name(what), self._now()
         if not await self._is_free(question):
-            raise ServerSilent(f"{name} has not ended since it was last asked: it is not asked anew before")
+            raise ServerSilent(f"{name} has not ended since it was last asked: it is not asked again before that")
 
         def blocked(for_seconds: float) -> None:
             if for_seconds >= BLOCKED_SECONDS and self._seldom.may_say(what, for_seconds):

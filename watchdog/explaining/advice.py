@@ -102,7 +102,7 @@ def _about_blocker(case: Case, holder: Holder, session: Session, turn: Turn) -> 
         return f": {name} does not exclude it ({why}). Restart it when it is idle."
     if holder.endpoints:
         ports = " or ".join(dict.fromkeys(each.url for each in holder.endpoints))
-        return f": if it is a server, name it (`servers` or --server {ports}), so that its answer counts."
+        return f": if it is a server, name it (`servers` or --server {ports}), so its answer counts."
     return ", and it can't be asked: look there. If nothing runs there, quit it; what it leaves open is then settled."
 
 

@@ -138,7 +138,7 @@ def why_its_answer_is_worth_little(case: Case, report: ServerReport, session: Se
     if not report.vouches:
         return "before version 1.14 that proves nothing"
     if not report.serves(session.id):
-        return report.not_shown or "it is not shown to serve this database"
+        return report.not_shown or "it is not proven to serve this database"
     if any(stands(ask, session) for ask in report.asked.get(session.id, ())):
         return "it asks a person something for it"
     return "it was not asked about every folder of the session"

@@ -361,5 +361,5 @@ def _sentence(path: Path, error: sqlite3.Error | OSError) -> JournalUnusable:
     code = sqlite3.SQLITE_CANTOPEN if isinstance(error, OSError) else getattr(error, "sqlite_errorcode", 0)
     what = _SENTENCES.get(code & 0xFF, f"can't be used ({type(error).__name__})")
     return JournalUnusable(
-        f'The journal {path} {what}. Mend it, name another with the setting `journal`, or choose `journal = "off"`.'
+        f'The journal {path} {what}. Repair it, name another with the setting `journal`, or choose `journal = "off"`.'
     )

@@ -160,7 +160,7 @@ def _difference(verdict: Verdict, now: Verdict) -> str:
         return "it showed life again"
     if verdict.row_ids - now.row_ids:
         return "a part of it ended by itself"
-    return f"it is judged anew: {now.why}"
+    return f"it is judged again: {now.why}"
 
 
 # -- a person's release ------------------------------------------------------------------------------------------

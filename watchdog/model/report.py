@@ -208,7 +208,7 @@ class ServerReport(Telling):
 
     def __post_init__(self) -> None:
         if self.served is None and (any(self.statuses.values()) or any(self.asks.values()) or self.life):
-            raise ValueError(f"{self.name} is not shown to serve this database: what it says is not of it")
+            raise ValueError(f"{self.name} is not proven to serve this database: what it says is not of it")
         said: dict[SessionId, list[Status]] = {}
         for _, statuses in sorted(self.statuses.items()):
             if not said and self.served is not None and self.served.covers_all:  # of a host that is all there is

@@ -219,7 +219,7 @@ class Operator:
         if wanted.kind is OperationKind.UNDO and wanted.number is not None:
             return await (await self.undo(wanted.number, here=True)).result()
         if wanted.session_id is None:
-            raise UsageError("What is wanted names no session and no intervention.")
+            raise UsageError("The request names no session and no intervention.")
         operation = self.release(
             wanted.session_id, reason=wanted.reason, below=wanted.below, agreed=wanted.agreed, here=True
         )

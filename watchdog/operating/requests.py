@@ -15,7 +15,7 @@ from watchdog.model.session import SessionId
 from watchdog.operating.operations import Answer, OperationKind
 
 _PASSED_ON: Final = (OperationKind.RELEASE, OperationKind.UNDO)
-UNREAD: Final = "What came of it can't be read: the replicas may be of different versions. `history` shows it."
+UNREAD: Final = "The answer can't be read: the replicas may be of different versions. `history` shows it."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -94,8 +94,8 @@ PLAIN: Final = (
 
 _NEXT_LINE: Final = "\n    "
 _PREFACE: Final = """\
--- What opencode-watchdog looks for is found by two small indexes: they hold what is open, and nothing else.
--- Outside a transaction, as CONCURRENTLY wants it; writers go on meanwhile.
+-- Two small indexes find what opencode-watchdog looks for: they hold only what is open.
+-- CONCURRENTLY has to run outside a transaction; writers go on in the meantime.
 """
 _OTHERS: Final = """\
 -- Looks use these of opencode's own indexes, too. A database that was made another way may lack them.

@@ -106,7 +106,7 @@ async def _step(connection: AsyncConnection, reached: int, place: str, *, there:
         if reached:
             what = f"bring the watchdog's own schema {SCHEMA} in {place} from version {reached} to {VERSION}"
         raise JournalUnusable(
-            f"The role may not {what}. Have somebody who may run what `opencode-watchdog sql schema` prints."
+            f"The role may not {what}. Have somebody who may do that run what `opencode-watchdog sql schema` prints."
         ) from error
     if reached:
         logger().info("journal.brought_up_to_date", version=VERSION, before=reached)

@@ -244,7 +244,7 @@ class Errands:
         Raises:
             DatabaseUnavailable: it can't be answered.
         """
-        stopped = Answer(problem="It was stopped meanwhile.")
+        stopped = Answer(problem="It was stopped in the meantime.")
         await self._line.fetch(_GIVE_UP, self._claim, json.dumps(asdict(stopped)))
         await self._line.fetch(NOTIFY_DONE)
 

@@ -146,7 +146,7 @@ class PassedOn:
                         f"{_MAY_BE_DONE}"
                     )
             elif now - read_at > _UNREAD_SECONDS:
-                raise ServerSilent(f"What came of it can't be read from {self._line.place}. {_MAY_BE_DONE}")
+                raise ServerSilent(f"The answer can't be read from {self._line.place}. {_MAY_BE_DONE}")
             await self.told.wait(_ASK_SECONDS)
 
     async def _state(self, id_: int) -> Any | None:  # noqa: ANN401 - a row
@@ -155,7 +155,7 @@ class PassedOn:
         except DatabaseUnavailable:
             return None
         if not rows:
-            raise ServerUnreachable(f"What was passed on is gone from {self._line.place}. {_MAY_BE_DONE}")
+            raise ServerUnreachable(f"The request is gone from {self._line.place}. {_MAY_BE_DONE}")
         return rows[0]
 
     def _refuse(self, state: Any) -> NoReturn:  # noqa: ANN401 - a row
@@ -237,7 +237,7 @@ class PassedOn:
 
     def _problem(self, wanted: Wanted | None, age_seconds: float) -> str | None:
         if wanted is None:
-            return "The one that acts can't read what is wanted: the replicas may be of different versions."
+            return "The replica that acts can't read the request: the replicas may be of different versions."
         if age_seconds > TAKE_SECONDS:
             return f"It was asked for more than {TAKE_SECONDS:g} s ago, and nobody waits for it."
         return None

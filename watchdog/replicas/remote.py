@@ -141,7 +141,7 @@ class Others:
             raise ServerUnreachable(f"What {host.name} says can't be read from the database.")
         heard = self.register.heard.get(host.replica)
         if heard is None or (heard.publication is not None and heard.process != host.process):
-            raise ServerUnreachable(f"{host.name} was stopped or started anew.")
+            raise ServerUnreachable(f"{host.name} was stopped or restarted.")
         if heard.publication is None:
             raise ServerAnswerInvalid(
                 f"What {host.name} published can't be read: the replicas may be of different versions."

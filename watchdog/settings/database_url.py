@@ -6,8 +6,8 @@ from typing import Final, Self
 from urllib.parse import urlsplit
 
 _HOW: Final = (
-    "a database in PostgreSQL is an address such as postgresql+asyncpg://user:password@host:5432/name, in which what "
-    "is special in a password is percent-encoded (%2F for /)"
+    "a database in PostgreSQL is an address such as postgresql+asyncpg://user:password@host:5432/name, in which "
+    "special characters of a password are percent-encoded (%2F for /)"
 )
 _SCHEME: Final = re.compile(r"\s*postgres(ql)?(\+[a-z0-9_]+)?://", re.IGNORECASE)
 

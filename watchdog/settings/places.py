@@ -45,7 +45,7 @@ def user_folder(environ: Mapping[str, str], variable: str, home: Path | None, in
         return named
     if home is None:
         raise SettingsError(
-            f"No home folder of this user is known. Set HOME or {variable} to a whole path, or name what is needed: "
-            "--database, and the settings journal and control_token."
+            f"No home folder of this user is known. Set HOME or {variable} to an absolute path, or name what is "
+            "needed: --database, and the settings journal and control_token."
         )
     return home / inner

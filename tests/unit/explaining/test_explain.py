@@ -167,7 +167,7 @@ SITUATIONS: Mapping[str, Situation] = {
     "a server of another database": Situation(
         seen=observation(session(), holders=[holder()], reports=[report()]),
         sentence="(no_witness)",
-        advice=(f"{SERVER} does not exclude it (it is not shown to serve this database).",),
+        advice=(f"{SERVER} does not exclude it (it is not proven to serve this database).",),
     ),
     "a process that is not seen": Situation(
         seen=observation(session(), holders=Holders(complete=False, why_incomplete="One is hidden.")),
@@ -520,7 +520,7 @@ def test_a_feed_says_when_it_last_heard_of_the_session() -> None:
         (report(directories=()), Stance.SILENT, "was not asked about its folder: nothing is open there"),
         (report(served=["msg_1"]), Stance.EXCLUDED, "not at work on it; it serves this database"),
         (report(vouches=False), Stance.SILENT, "not at work on it; before version 1.14 that proves nothing"),
-        (report(), Stance.SILENT, "not at work on it; it is not shown to serve this database"),
+        (report(), Stance.SILENT, "not at work on it; it is not proven to serve this database"),
         (report(served=["msg_1"], asks=[question("ses_1")]), Stance.SILENT,
          "not at work on it; it asks a person something for it"),
     ],

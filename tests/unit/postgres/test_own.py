@@ -232,8 +232,9 @@ class TestAnOlderVersion:
         assert f"may not bring the watchdog's own schema opencode_watchdog in {place_of(guest.url)} from" in str(
             caught.value
         )
-        assert f"from version 1 to {VERSION}. Have somebody who may run what `opencode-watchdog sql schema`" in str(
-            caught.value
+        assert (
+            f"from version 1 to {VERSION}. Have somebody who may do that run what `opencode-watchdog sql schema`"
+            in str(caught.value)
         )
         by_admin(postgres, guest, own.as_script(ROLE))
         await own.prepare(guest)

@@ -468,7 +468,7 @@ class TestWhoIsThere:
         await other.stop()
         assert crew.names() == ["a"]
         await leader.sees()
-        with pytest.raises(ServerUnreachable, match="replica b was stopped or started anew"):
+        with pytest.raises(ServerUnreachable, match="replica b was stopped or restarted"):
             await host.statuses()
 
     async def test_one_that_is_cut_off_answers_nothing_and_then_is_gone(self, crew: Crew) -> None:
@@ -510,7 +510,7 @@ class TestWhoIsThere:
         anew = await crew.join("b")
         await wait_until(lambda: leader.others() == ["b"] and leader.other("b") is not before, "it", seconds=PATIENCE)
         assert crew.names() == ["a", "b"]
-        with pytest.raises(ServerUnreachable, match="replica b was stopped or started anew"):
+        with pytest.raises(ServerUnreachable, match="replica b was stopped or restarted"):
             await before.statuses()
         assert await answered(lambda: leader.other("b").statuses()) == {}
         assert anew.host.asked
@@ -727,7 +727,7 @@ class TestTrouble:
         leader, other = await crew.pair(ONE)
         asking = await self.under_way(leader, other)
         await other.stop()
-        with pytest.raises(ServerUnreachable, match=r"replica b did not end it\. It was stopped meanwhile"):
+        with pytest.raises(ServerUnreachable, match=r"replica b did not end it\. It was stopped in the meantime"):
             await asking
         assert crew.names() == ["a"]
 

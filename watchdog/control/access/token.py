@@ -38,7 +38,7 @@ def token_at(path: Path) -> str:
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise SettingsError(
-            f"The token of the HTTP API can't be kept at {path}: {reason}. Mend that, or set control_token."
+            f"The token of the HTTP API can't be kept at {path}: {reason}. Fix that, or set control_token."
         ) from error
 
 

@@ -18,8 +18,8 @@ _SENTENCES = {
 
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT})
 HOW_TO_MEND = (
-    "Nothing is written to it. Stop opencode, keep a copy of the file with the `-wal` beside it, and have SQLite "
-    "build it anew (`sqlite3 FILE .recover`), or put a backup in its place; `check --deep` looks again."
+    "Nothing is written to it. Stop opencode, keep a copy of the file with the `-wal` beside it, and let SQLite "
+    "rebuild it (`sqlite3 FILE .recover`), or put a backup in its place; `check --deep` looks again."
 )
 
 

@@ -116,8 +116,8 @@ class Stranger:
                 f"nobody can tell what is in it. Name it as that process does, with --database {self.name}."
             )
         return (
-            f"{has}, but not the `-shm` beside it: it has the file under another name, as a container has that got "
-            "the file alone. Nobody can tell what is in it. Mount the folder there, not the file; or name the "
+            f"{has}, but not the `-shm` beside it: it has the file under another name, like a container that got "
+            "only the file. Nobody can tell what is in it. Mount the folder there, not the file; or name the "
             "database here as that process does."
         )
 

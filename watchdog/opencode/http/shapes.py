@@ -70,7 +70,7 @@ def heed(name: ServerName, served: Served, session_id: SessionId) -> None:
         ServerDeclined: the proof is about another one.
     """
     if served.server != name or not served.covers(session_id):
-        raise ServerDeclined(f"{name} is not shown to serve the database that session {session_id} is in.")
+        raise ServerDeclined(f"{name} is not proven to serve the database that session {session_id} is in.")
 
 
 def read_turn(found: Mapping[str, Any]) -> tuple[Row, ...]:

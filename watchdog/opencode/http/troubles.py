@@ -54,7 +54,7 @@ def refused(answer: Answer, *, name: str) -> ServerRefused:
         f'`servers = [{{ url = "{name}", username = "…", password = "…" }}]`'
     )
     if answer.status != httpx.codes.UNAUTHORIZED:
-        return ServerRefused(f"{name} answered {answer.status}: it, or what stands before it, refuses the password.")
+        return ServerRefused(f"{name} answered {answer.status}: it, or what is in front of it, refuses the password.")
     if answer.credentials == NONE:
         return ServerRefused(f"{name} answered 401: it asks for a password, and none is set. Set {how}.")
     if answer.credentials == SENT:

@@ -66,7 +66,7 @@ class DatabaseLock:
                     self._note_pid()
                 return True
             self._reopen()  # somebody removed the file: a lock on a file without a name keeps nobody out
-        raise DatabaseUnavailable(f"{self.path} keeps being replaced; the right to act can't be had.")
+        raise DatabaseUnavailable(f"{self.path} keeps being replaced; the right to act can't be taken.")
 
     def held(self) -> bool:
         """Whether this lock still has the right to act: it was acquired, and the file was not replaced since."""

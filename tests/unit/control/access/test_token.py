@@ -71,7 +71,7 @@ def test_a_pipe_in_its_place_does_not_hang(place: Path) -> None:
 
 def test_a_folder_that_can_not_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
-    with pytest.raises(SettingsError, match=r"can't be kept at .*: file exists\. Mend that, or set control_token"):
+    with pytest.raises(SettingsError, match=r"can't be kept at .*: file exists\. Fix that, or set control_token"):
         token_at(tmp_path / "state" / "control-token")
 
 

@@ -343,7 +343,7 @@ async def test_nothing_is_sent_that_was_shown_for_another_server_or_another_sess
     elsewhere = Served(server=ServerName("http://127.0.0.1:1"), by=Shown.PROCESS)
     for served in (elsewhere, Served(server=it.name, by=Shown.ROWS, sessions=frozenset([S2]))):
         for act in ACTS.values():
-            with pytest.raises(ServerDeclined, match="not shown to serve"):
+            with pytest.raises(ServerDeclined, match="not proven to serve"):
                 await act(it, served)
     assert sent == []
 
