@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 class _Batch(Generic[Wish, Result]):
-    """One run of the work, for those who asked before it began."""
+    """One run of the work, for callers who asked before it began."""
 
     def __init__(self) -> None:
         self.wishes: list[Wish] = []
@@ -34,13 +34,13 @@ class _Batch(Generic[Wish, Result]):
 
 
 class Batches(Generic[Wish, Result]):
-    """Work in rounds, one at a time. Whoever asks gets what a round brought that began after they asked.
+    """Work in rounds, one at a time. Callers get the result of a round that began after they asked.
 
-    All who ask while a round is under way share the next one. It is run by one of them; when that one is cancelled,
-    another one of them runs it anew.
+    All callers who ask while a round is under way share the next one. One of them runs it; if that one is cancelled,
+    another one of them runs it again.
 
     Args:
-        work: does it, for the wishes of all who share the round. What it raises, each of them gets.
+        work: does it, for the wishes of all callers in the round. Each of them gets its exception.
     """
 
     def __init__(self, work: Callable[[Sequence[Wish]], Awaitable[Result]]) -> None:
@@ -48,7 +48,7 @@ class Batches(Generic[Wish, Result]):
         self._turn = anyio.Lock()
         self._next: _Batch[Wish, Result] | None = None
         self.waiting = 0
-        """How many wait for a round, the one who runs it included."""
+        """How many callers wait for a round, including the one who runs it."""
 
     async def join(self, wish: Wish) -> Result:
         """Wait for a round that begins from now on."""
@@ -67,16 +67,16 @@ class Batches(Generic[Wish, Result]):
 
 
 class SingleFlight(Generic[Result]):
-    """Questions that are asked once for all who ask the same at the same time; an answer is never kept."""
+    """Questions that are asked once for all who ask the same at the same time; answers are never kept."""
 
     def __init__(self) -> None:
         self._rounds: dict[Hashable, Batches[None, Result]] = {}
 
     async def ask(self, question: Hashable, work: Callable[[], Awaitable[Result]]) -> Result:
-        """The answer to a question that is asked from now on.
+        """The answer to a question that is sent from now on.
 
         Args:
-            question: what is asked.
+            question: identifies the question.
             work: asks it; the same for the same question.
         """
         rounds = self._rounds.get(question)
@@ -90,7 +90,7 @@ class SingleFlight(Generic[Result]):
 
 
 async def gathered(*works: Callable[[], Awaitable[Result]]) -> list[Result]:
-    """Do several pieces of work at the same time; the first error ends the others, and is raised as it came."""
+    """Do several pieces of work at the same time; the first error ends the others, and comes out unchanged."""
     if len(works) == 1:
         return [await works[0]()]
     results: dict[int, Result] = {}
@@ -112,9 +112,9 @@ async def gathered(*works: Callable[[], Awaitable[Result]]) -> list[Result]:
 
 
 async def first(*works: Callable[[], Awaitable[Result | None]]) -> Result | None:
-    """Do several pieces of work at the same time, until one brings something; None if none does.
+    """Do several pieces of work at the same time, until one has a result; None if none does.
 
-    The first error ends the others, too, and is raised as it came, unless one has brought something by then.
+    The first error ends the others, too, and comes out unchanged, unless one has a result by then.
     """
     if len(works) == 1:
         return await works[0]()

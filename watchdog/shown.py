@@ -1,14 +1,14 @@
 r"""The one place through which every text passes before people see it. Pure.
 
-A tool, a server, a file or a process may be called anything: what it is called must neither steer a terminal, nor
-forge a line or a cell, nor hide or reorder what stands around it. `Shown` is a text of which that is known; what
-writes for people demands one, and `shown`, `stacked` and `in_json` alone make one.
+A tool, a server, a file or a process may have any name: the name must neither steer a terminal, nor forge a line or a
+cell, nor hide or reorder the text around it. `Shown` is a text with that guarantee; everything that writes for people
+demands one, and only `shown`, `stacked` and `in_json` make one.
 
-What stays as it is: everything that a person reads, in every language. Combining marks stay, up to `MOST_MARKS` on a
-letter. Joiners and variation selectors stay where a script or an emoji needs them, and nowhere else. What becomes an
-escape such as `\x1b` or `\u202e`: every other character that nobody sees, be it a control character, a mark of
-direction, a line or paragraph separator, a zero-width character, a tag, half a surrogate pair, or one of private use;
-and any that this Python does not know yet.
+Everything that a person reads stays as it is, in every language. Combining marks stay, up to `MOST_MARKS` on a
+letter. Joiners and variation selectors stay where a script or an emoji needs them, and nowhere else. Every other
+character that nobody sees becomes an escape such as `\x1b` or `\u202e`, be it a control character, a direction mark,
+a line or paragraph separator, a zero-width character, a tag, half a surrogate pair, or one of private use; and so
+does any that this Python does not know yet.
 """
 
 import json
@@ -31,15 +31,15 @@ _NEVER: Final = re.compile(f"[{_ALWAYS}]")
 _BLANKS: Final = re.compile(r"[ \t\n\v\f\r]+")
 _MARKS: Final = re.compile(r"[^\x00-\u02ff]{9}")
 _COMPLEX: Final = re.compile(r"[\u0600-\u109f\u1780-\u18af\u1a20-\u1aaf\ua800-\uabff\ufb50-\ufdff\ufe70-\ufefc]")
-"""The scripts whose letters change with a joiner beside them: from Arabic to Mongolian."""
+"""The scripts whose letters change beside a joiner: from Arabic to Mongolian."""
 _MONGOLIAN: Final = re.compile(r"[\u1800-\u18af]")
 _IDEOGRAPH: Final = re.compile(r"[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _WORD: Final = re.compile(
     r"[^\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]{257,}"
 )
-"""A word beyond `LONGEST_WORD`. Scripts that set no blanks between words have none."""
+"""A word beyond `LONGEST_WORD`. Scripts without blanks between words have none."""
 _VISIBLE_FORMATS: Final = re.compile("[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]")
-"""Signs that Unicode files under formatting, and that people see."""
+"""Signs that Unicode counts as formatting, and that people see."""
 _EDGE: Final = "\u200c\u200d" + "".join(map(chr, range(0xFE00, 0xFE10)))
 
 
@@ -50,7 +50,7 @@ class Shown(str):
 
 
 class Telling:
-    """A frozen value with sentences for people. They are `Shown` from the start, so whoever keeps or sends one may.
+    """A frozen value with sentences for people. They are `Shown` from the start: anybody may keep or send one.
 
     Attributes:
         told: the names of its fields that are sentences.
@@ -60,7 +60,7 @@ class Telling:
     told: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        """Let each sentence through the one place."""
+        """Pass each sentence through the one place."""
         for name in self.told:
             sentence = getattr(self, name)
             if sentence is not None:
@@ -68,17 +68,17 @@ class Telling:
 
 
 def shown(text: str, *, longest: int = LONGEST) -> Shown:
-    """A text of one line as people may see it. Done twice, it is as done once.
+    """A text of one line as people may see it. A second pass changes nothing.
 
     Args:
-        text: anything; what is `Shown` already stays, with its lines.
-        longest: how many characters are shown at most; what is longer loses its middle.
+        text: anything; a text that is already `Shown` stays, with its lines.
+        longest: how many characters are shown at most; a longer text loses its middle.
     """
     if isinstance(text, Shown) and len(text) <= longest:
         return text
     if len(text) <= min(LONGEST_WORD, longest) and text.isascii() and text.isprintable():
         return Shown(text)
-    # What is cut off need not be looked at: there may be megabytes of it.
+    # The part that is cut off need not be looked at: it may have megabytes.
     escaped = _cut(_escaped(_cut(text, 2 * longest)), longest)
     return Shown(_WORD.sub(lambda word: _cut(word.group(), LONGEST_WORD), escaped))
 
@@ -89,12 +89,12 @@ def stacked(*lines: str) -> Shown:
 
 
 def joined(*parts: str) -> Shown:
-    """Parts of one text, each as people may see it; the lines of one that was `stacked` stay."""
+    """Parts of one text, each as people may see it; the lines of a `stacked` one stay."""
     return Shown("".join(map(shown, parts)))
 
 
 def flat(text: str) -> Shown:
-    """A text on one line: what breaks lines in it, and every run of blanks, is one blank."""
+    """A text on one line: line breaks, and every run of blanks, become one blank."""
     return shown(_BLANKS.sub(" ", text).strip(" "))
 
 
@@ -104,18 +104,18 @@ def tabbed(*cells: str) -> Shown:
 
 
 def whole(text: str) -> Shown:
-    """A text of one line that is to be copied: as `shown`, but never cut."""
+    """A text of one line for copying: as `shown`, but never cut."""
     return Shown(_escaped(text))
 
 
 def words_of(error: BaseException) -> Shown:
-    """What an error says. One that was made with `stacked` says it on several lines."""
+    """The text of an error. One that was made with `stacked` has several lines."""
     said = error.args[0] if len(error.args) == 1 else None
     return said if isinstance(said, Shown) else shown(str(error))
 
 
 def in_json(document: object, *, indent: int | None = None, spaced: bool = False) -> Shown:
-    """A document as JSON: its values exactly, in printable ASCII, whatever is in them."""
+    """A document as JSON: its exact values, in printable ASCII, whatever is in them."""
     separators = (", ", ": ") if spaced else (",", ":") if indent is None else None
     try:
         text = json.dumps(document, indent=indent, separators=separators, default=repr, allow_nan=False)
@@ -125,7 +125,7 @@ def in_json(document: object, *, indent: int | None = None, spaced: bool = False
 
 
 def _finite(value: object) -> object:
-    """A document without the numbers that JSON has no name for: they are spelled as texts."""
+    """A document without the numbers that JSON has no name for: they become texts."""
     if isinstance(value, dict):
         return {key: _finite(held) for key, held in value.items()}
     if isinstance(value, list | tuple):
@@ -134,7 +134,10 @@ def _finite(value: object) -> object:
 
 
 def defused(text: str) -> str:
-    """What is about to be written, without what must never be: the net below `shown`. Line breaks and tabs stay."""
+    """A text that is about to be written, without dangerous characters: the net below `shown`.
+
+    Line breaks and tabs stay.
+    """
     if text.isascii() and text.isprintable():
         return text
     return _NEVER.sub(lambda found: found.group() if found.group() in "\n\t" else _escape(found.group()), text)
@@ -161,7 +164,7 @@ def _is_unseen(character: str) -> bool:
 
 
 def _is_seen(character: str) -> bool:
-    """Whether a person sees something of a character, or at least the room that it takes."""
+    """Whether a person sees something of a character, or at least the space that it takes."""
     category = unicodedata.category(character)
     if category in {"Zl", "Zp"} or category.startswith("C"):
         return _VISIBLE_FORMATS.match(character) is not None

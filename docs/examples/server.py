@@ -3,11 +3,11 @@
     uvicorn server:app --app-dir docs/examples
     SERVER_DATABASE=postgresql+asyncpg://user:password@host/name uvicorn server:app --app-dir docs/examples
 
-On a SQLite file it is the only one. Several may run on one PostgreSQL database: a session is at work in the one that
-began it, any of them reads it, and one of their watchdogs acts for all.
+On a SQLite file it is the only one. Several may run on one PostgreSQL database: a session runs in the one that began
+it, any of them reads it, and one of their watchdogs acts for all.
 
-It has no model: a prompt says which tool is called. Some hang, some wait for a human, `task` waits for sessions of
-its own. What it writes to the database is what opencode would write, and that is all that the watchdog needs of it.
+It has no model: a prompt says which tool to call. Some hang, some wait for a human, `task` waits for sessions of its
+own. It writes to the database what opencode would write, and that is all that the watchdog needs of it.
 """
 
 import asyncio
@@ -89,7 +89,7 @@ class Rows:
 
     async def create(self) -> None:
         async with self.engine.connect() as connection:
-            # On PostgreSQL another one may be starting, too: the tables are made by one at a time.
+            # On PostgreSQL another one may be starting, too: one at a time makes the tables.
             first = "SELECT pg_advisory_xact_lock(4096)" if ON_POSTGRES else "PRAGMA journal_mode = wal"
             for statement in [first, *SCHEMA.split(";")]:
                 await connection.execute(text(statement))
@@ -209,7 +209,7 @@ class Sessions:
         del self._running[session.id]
 
     async def _stream(self, session: Session, work: Work) -> None:
-        """Text, of which nothing is written while it streams: each piece of it is a sign of life."""
+        """Stream text, and write none of it: each piece is a sign of life."""
         until = time.monotonic() + work.seconds
         while time.monotonic() < until:
             self.touch(session.id)
@@ -250,7 +250,7 @@ class Sessions:
             await asyncio.Event().wait()  # it hangs
 
     async def _wait_for(self, child: Session) -> None:
-        """What ends the parent ends its children; a child that is ended does not end its parent."""
+        """The end of the parent ends its children; the end of a child does not end its parent."""
         if child.task is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""`sql`: statements for whoever looks after a PostgreSQL database. They are printed, and never run."""
+"""`sql`: statements for the person who looks after a PostgreSQL database. It prints them, and never runs them."""
 
 import sys
 from typing import Annotated, Literal

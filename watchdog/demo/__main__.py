@@ -28,7 +28,7 @@ async def _play(folder: Path) -> int:
 
 
 async def _stop_on_signal(stop: anyio.Event, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-    """The first signal ends the demo in good order; then the handlers are as before, so that a second one kills."""
+    """The first signal ends the demo in good order; then the handlers are restored, so a second one kills."""
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         task_status.started()
         async for _ in signals:

@@ -1,4 +1,4 @@
-"""What the watchdog says of each session while the demo runs, from its own listener."""
+"""The watchdog's words on each session while the demo runs, from its own listener."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ _AFTER_AN_ATTEMPT = {SpareReason.COOLING_DOWN, SpareReason.GIVEN_UP}
 
 
 class Mark(StrEnum):
-    """Where a session stands."""
+    """The state of a session."""
 
     UNSEEN = "unseen"
     SPARED = "spared"
@@ -30,13 +30,13 @@ class Mark(StrEnum):
 
 @dataclass(kw_only=True, slots=True)
 class Standing:
-    """What is known of one session.
+    """The facts about one session.
 
     Attributes:
         word: the reason for sparing it, or the kind of the verdict.
         why: one sentence for people.
-        result: what came of the verdict.
-        age_seconds: what is compared with the limit.
+        result: the result of the verdict.
+        age_seconds: the age that is compared with the limit.
         paused: the clock stands still.
         spared: the reasons for which it was spared so far, each once.
     """
@@ -110,7 +110,7 @@ class Board:
     # -- the rest --------------------------------------------------------------------------------------------
 
     def note(self, sentence: str) -> None:
-        """Remember, once, what should not have happened."""
+        """Remember, once, something that should not have happened."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
@@ -131,7 +131,7 @@ class Board:
                 continue
             seen.add(spared.session_id)
             if standing.mark is Mark.LEFT and spared.reason in _AFTER_AN_ATTEMPT:
-                continue  # what came of the attempt says more
+                continue  # the result of the attempt says more
             standing.mark, standing.word, standing.why = Mark.SPARED, spared.reason.value, spared.why
             standing.paused = spared.reason is SpareReason.WAITING_ON_HUMAN
             standing.age_seconds, standing.limit_seconds = _clock(spared, assessment)

@@ -53,7 +53,7 @@ _PARTS = "SELECT id, session_id, data FROM part ORDER BY time_created, rowid"
 
 @dataclass(kw_only=True, slots=True)
 class Entry:
-    """A message or a part as whoever runs the session has it in memory, to be written as a whole."""
+    """A message or a part as the session's runner has it in memory, to be written as a whole."""
 
     table: str
     id: str
@@ -65,7 +65,7 @@ class Entry:
 
 @dataclass(kw_only=True, slots=True)
 class Scene:
-    """What the database says of one session.
+    """What the database says about one session.
 
     Attributes:
         turn: the JSON of its newest turn.
@@ -121,7 +121,7 @@ class Book:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that is finished even when its task is cancelled: SQLite works on in a thread."""
+        """A transaction that ends even if its task is cancelled: SQLite works on in a thread."""
         with anyio.CancelScope(shield=True):
             async with self.engine.begin() as connection:
                 yield connection

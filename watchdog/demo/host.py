@@ -25,7 +25,7 @@ class Work:
     Attributes:
         call: its open tool call.
         asks: the call is a question that waits for a human.
-        last_life_ms: its last sign of life: what an embedded host tells the watchdog.
+        last_life_ms: its last sign of life, which an embedded host reports to the watchdog.
     """
 
     session_id: SessionId
@@ -145,7 +145,7 @@ class DemoHost:
     # -- what sessions do ------------------------------------------------------------------------------------
 
     def stream(self, work: Work, *, seconds: float | None = None) -> None:
-        """Stream text, of which nothing is written; for some seconds, or until the session ends."""
+        """Stream text, and write none of it; for some seconds, or until the session ends."""
         self._group.start_soon(self._stream, work, seconds)
 
     def call_later(self, work: Work, tool: str, input_: Json, *, after_seconds: float) -> None:
@@ -153,7 +153,7 @@ class DemoHost:
         self._group.start_soon(self._call_later, work, tool, input_, after_seconds)
 
     def work_through(self, work: Work, commands: Sequence[str], *, each_seconds: float) -> None:
-        """Run one command after another, round and round."""
+        """Run one command after another, over and over."""
         self._group.start_soon(self._work_through, work, commands, each_seconds)
 
     async def _stream(self, work: Work, seconds: float | None) -> None:
@@ -177,7 +177,7 @@ class DemoHost:
             await self.call(work, "bash", {"command": command})
 
     async def _carry_on(self, parent: Work) -> None:
-        """Answer after a task call that was cancelled, and finish the turn."""
+        """Answer after a cancelled task call, and finish the turn."""
         await self._stream(parent, _CLOSING_SECONDS)
         if self._running.pop(parent.session_id, None) is None:
             return

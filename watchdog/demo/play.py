@@ -1,4 +1,4 @@
-"""The course of the demo: begin the stories, have them watched, wait for what must happen, and look at the rows."""
+"""The course of the demo: begin the stories, have them watched, wait for what must happen, and check the rows."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,8 +33,8 @@ class Pace:
     """How long the demo takes, in seconds.
 
     Attributes:
-        quiet_seconds: how long it watches on after all that must happen has happened.
-        longest_seconds: after how long it no longer waits for that.
+        quiet_seconds: how long it watches on after everything that must happen has happened.
+        longest_seconds: after how long it stops waiting for that.
     """
 
     quiet_seconds: float = 3.0
@@ -47,9 +47,9 @@ class Stage:
 
     Attributes:
         stop: set to end it early.
-        began: what the awake clock showed when the watchdog began.
+        began: the reading of the awake clock when the watchdog began.
         before: the rows of every session then.
-        findings: how every session reads in the end.
+        findings: how every session reads at the end.
         failure: the error that ended the watchdog, if one did.
     """
 
@@ -120,7 +120,7 @@ async def play(
         pace: how long it takes.
 
     Returns:
-        0 if exactly the right sessions were ended, as the database reads; 130 if it was ended early; else 1.
+        0 if exactly the right sessions were ended, by the database; 130 if it was ended early; else 1.
     """
     stage = Stage(screen=Screen(console), clock=SystemClock(), pace=pace or Pace(), stop=stop or anyio.Event())
     with _log_kept() as log:
@@ -147,7 +147,7 @@ def _missing(findings: list[Finding]) -> list[str]:
 
 @contextmanager
 def _log_kept() -> Iterator[LogCapture]:
-    """Keep the log's lines away from the table while the demo runs; the set-up is put back afterwards."""
+    """Keep the log's lines away from the table while the demo runs; the set-up is restored afterwards."""
     before = structlog.get_config() if structlog.is_configured() else None
     log = LogCapture()
     structlog.configure(processors=[log], cache_logger_on_first_use=False)
@@ -160,6 +160,6 @@ def _log_kept() -> Iterator[LogCapture]:
 
 
 def _told(log: LogCapture) -> list[str]:
-    """What the log said that is more than information."""
+    """The warnings and errors in the log."""
     lines = [line for line in log.entries if line["log_level"] not in _QUIET_LEVELS]
     return [f"log: {line['log_level']} {line['event']} {line.get('why', '')}".rstrip() for line in lines]

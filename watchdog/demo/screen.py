@@ -1,4 +1,4 @@
-"""What people see of the demo: a live table on a terminal, plain lines without one, and the summary."""
+"""The demo on the screen: a live table on a terminal, plain lines without one, and the summary."""
 
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -19,17 +19,17 @@ from watchdog.shown import shown
 
 TITLE = "opencode-watchdog"
 _NAME, _STATE, _CLOCK, _BAR, _WORD = 20, 18, 18, 14, 27
-"""The widths of the columns; the last one takes what is left."""
+"""The widths of the columns; the last one takes the rest."""
 _WIDE = 96
 """From this width on there is a bar beside each age."""
 _FRAME_LINES = 6
-"""Of a frame: what it has beside the sessions."""
+"""The lines of a frame beside those of the sessions."""
 _NEAR = 0.7
 _SECONDS_UP_TO, _MINUTES_UP_TO = 100, 7200
 
 
 class Screen:
-    """Shows the board. Used as a context: the live table is there as long as it lasts."""
+    """Shows the board. Used as a context: the live table is there as long as it is open."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -49,7 +49,7 @@ class Screen:
             self._live.stop()
 
     def show(self, board: Board, scenes: Mapping[SessionId, Scene], elapsed: float, status: str) -> None:
-        """Show how things stand: a frame of the table, or a line for each change."""
+        """Show the state: a frame of the table, or a line for each change."""
         if self._live is not None:
             self._live.update(self.frame(board, scenes, elapsed, status), refresh=True)
             return
@@ -61,7 +61,7 @@ class Screen:
                 self._print(f"{elapsed:5.1f} s  {name:<18} {_badge(standing).plain}: {standing.why}")
 
     def frame(self, board: Board, scenes: Mapping[SessionId, Scene], elapsed: float, status: str) -> Text:
-        """One frame of the live table: two lines for each session where there is room, else one."""
+        """One frame of the live table: two lines for each session if there is room, else one."""
         standings = board.standings.values()
         roomy = self.console.height > 2 * len(standings) + _FRAME_LINES
         heads = [Text(head, "dim") for head in ("session", "database", "age / limit", "", "watchdog")]
@@ -88,7 +88,7 @@ class Screen:
     def summary(
         self, board: Board, findings: Sequence[Finding], elapsed: float, *, failure: Exception | None = None
     ) -> bool:
-        """Say who was ended and who was spared, as the database reads now, and whether all of it is right.
+        """Say who was ended and who was spared, by the database now, and whether all of it is right.
 
         Args:
             board: what the watchdog said.
@@ -116,7 +116,7 @@ class Screen:
         return right
 
     def complain(self, sentence: str) -> None:
-        """Say what went wrong beside the stories."""
+        """Report what went wrong beside the stories."""
         self._print(sentence, "bold red")
 
     def _cells(self, name: Text, state: Text, clock: Text, bar: Text, word: Text) -> Text:
@@ -159,7 +159,7 @@ def _padded(cell: Text, width: int) -> Text:
 
 
 def _explained(standing: Standing, width: int) -> str:
-    """What the session does and what the watchdog says of it; where both don't fit, the latter."""
+    """What the session does and what the watchdog says of it; if both don't fit, only the latter."""
     indent = "    " if standing.story.name.startswith("└") else "  "
     both = f"{indent}{standing.story.about} · {standing.why}"
     return both if len(both) <= width else indent + standing.why
@@ -249,7 +249,7 @@ def _limits() -> str:
 
 
 def _summed_up(standing: Standing) -> Text:
-    """What the watchdog did with a session, or why it let it be."""
+    """What the watchdog did with a session, or why it spared it."""
     if standing.verdict is not None or standing.mark is Mark.FINISHED:
         return _badge(standing)
     return Text(", ".join(standing.spared) or "never seen", "green" if standing.spared else "yellow")

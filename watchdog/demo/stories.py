@@ -21,7 +21,7 @@ SETTINGS = Settings(
     abort_grace=timedelta(seconds=2),
     shutdown_grace=timedelta(seconds=3),
 )
-"""Limits of seconds, so that the demo is short. The real defaults are minutes and hours."""
+"""Limits of seconds, to keep the demo short. The real defaults are minutes and hours."""
 
 _COMMANDS = ("ruff check .", "mypy", "pytest tests/unit", "git diff --stat")
 
@@ -53,7 +53,7 @@ class Story:
     Attributes:
         name: what the session is, in a few words.
         about: what it does.
-        ending: how it must read in the end.
+        ending: how it must read at the end.
     """
 
     session_id: SessionId

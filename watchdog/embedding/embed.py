@@ -187,7 +187,7 @@ class Watchdog:
                         "watch.cancelled", why="somebody cancelled the watchdog's own task: it watches no more"
                     )
                 raise
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is told, kept, and raised in the end
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it is logged, kept, and raised at the end
                 self._failed(bare(error))
             finally:
                 self._inside = None
@@ -309,7 +309,7 @@ class _Inside:
                 beside.start_soon(duty)
             try:
                 await self.watch.run(self.stop)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is told and kept
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is logged and kept
                 failed(error)
             beside.cancel_scope.cancel()
 

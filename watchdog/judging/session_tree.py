@@ -152,7 +152,7 @@ class Family:
     def unfinished_child_of_deleted(self, session_id: SessionId) -> SessionId | None:
         """A child of a session that was deleted while it ran, if that or anything below it is unfinished.
 
-        Whoever runs on after a deletion may start children, which name it as their parent.
+        A session that runs on after its deletion may start children, which name it as their parent.
         """
         for child in self._children.get(session_id, ()):
             if any(self._matters(each) for each in self._walk([child])):

@@ -1,4 +1,4 @@
-"""The loop: look, judge, act, and look again, until it is told to stop."""
+"""The loop: look, judge, act, and look again, until it has to stop."""
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress

@@ -115,7 +115,7 @@ class Shown(StrEnum):
 class Served:
     """The proof that a server serves this very file. Everything that is sent to a server needs one.
 
-    `serving` makes it anew for each look, and so do hosts that speak through this very database: nobody else.
+    `serving` makes a new one for each look, and so do hosts that speak through this very database: nobody else.
 
     Attributes:
         by: its process holds the file; its copy of the sessions' turns reads as the rows do; or it is such a host.

@@ -1,4 +1,4 @@
-"""What one server says of some directories, and what comes in the way of its answers."""
+"""One server's answers about some directories, and what prevented answers."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from watchdog.ports import Server
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Said:
-    """What a server said, before it is known whether it is of this database. See `ServerReport`."""
+    """A server's answers, before it is known whether they are about this database. See `ServerReport`."""
 
     vouches: bool = False
     known: bool = False
@@ -24,10 +24,10 @@ class Said:
 
 
 async def ask(server: Server, directories: Collection[str], *, silences: Silences) -> Said:
-    """Ask one server about some directories. What it does not answer is missing, and named.
+    """Ask one server about some directories. Missing answers are left out, and named.
 
     Args:
-        silences: where it is not asked, and not waited for, since it did not answer in time before.
+        silences: where not to ask and not to wait, since it did not answer in time before.
     """
     asking = _Asking(server=server, silences=silences)
     began = silences.now()
@@ -50,12 +50,12 @@ async def ask(server: Server, directories: Collection[str], *, silences: Silence
 
 @dataclass(kw_only=True)
 class _Asking:
-    """What one server has said so far, and what came in the way.
+    """One server's answers so far, and what prevented others.
 
     Attributes:
-        problem: what came in the way of any answer, for people.
-        problems: what came in the way of an answer about each directory.
-        errors: all of that.
+        problem: what prevented every answer, for people.
+        problems: what prevented an answer about each directory.
+        errors: all of these.
     """
 
     server: Server
@@ -83,7 +83,7 @@ class _Asking:
                 self.silences.note(self.server, directory, error)
 
     async def vouched(self) -> tuple[bool, bool]:
-        """Ask whether its silence means something, and whether its version is one that was measured."""
+        """Ask whether its silence means something, and whether its version was measured."""
         try:
             with self.silences.patient(self.server):
                 return await self.server.vouches(), await self.server.known()
@@ -96,7 +96,7 @@ class _Asking:
 async def _answers(
     server: Server, directory: str, silences: Silences
 ) -> tuple[dict[SessionId, Status] | None, tuple[Ask, ...] | None, ServerError | None]:
-    """What a server says of a directory; its word on asks counts only with the one on statuses."""
+    """A server's answer about a directory; its word on asks counts only with its word on statuses."""
     statuses: dict[SessionId, Status] | None = None
     asks: tuple[Ask, ...] | None = None
     errors: list[ServerError] = []

@@ -138,7 +138,7 @@ class Lease:
                     await self._make_again()
 
     async def close(self) -> None:
-        """Give it back, so that the next one takes it at once, and close the connection. After `keep` has ended.
+        """Give it back for the next one to take at once, and close the connection. After `keep` has ended.
 
         Takes at most a third of a lease for each of the two, and never fails: a lease that is not given back expires.
         """

@@ -27,8 +27,8 @@ STUCK, UNJUDGED = "stuck", "unjudged"
 STATES = (STUCK, *(reason.value for reason in SpareReason), UNJUDGED)
 """The states of an unfinished session: stuck, spared for a reason, or open in a way that can't be judged."""
 CAUSES = ("database", "journal", "server", "row", "another_database")
-"""What can be degraded: the database or the journal can't be used, a server gave no answer, a row can't be read, a
-server is not proven to serve this database."""
+"""The causes of a degraded state: the database or the journal can't be used, a server gave no answer, a row can't be
+read, a server is not proven to serve this database."""
 
 _TRIED = frozenset({SpareReason.COOLING_DOWN, SpareReason.GIVEN_UP})
 _VERSIONS: Mapping[str, Sequence[list[str]]] = {

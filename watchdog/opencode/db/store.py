@@ -151,7 +151,7 @@ class OpencodeDatabase:
         await self._reader.close()
 
     async def disconnect(self) -> None:
-        """Close the reading connection, so that this process holds no lock; the next call opens it again.
+        """Close the reading connection: then this process holds no lock. The next call opens it again.
 
         With somebody else's engine this does nothing.
         """
