@@ -218,7 +218,7 @@ class Acting:
         self._scheduled[session_id] = _UnderWay()
         outcome = await self._in_turn(verdict, reason=reason, actor=actor, consent=consent)
         if outcome is None:
-            raise NotActing("This watchdog is stopping, and begins nothing any more.")
+            raise NotActing("This watchdog is stopping, and begins nothing more.")
         return outcome
 
     async def _act_in_turn(self, verdict: Verdict, ended: Ended) -> None:

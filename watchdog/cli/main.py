@@ -285,7 +285,7 @@ def history(
     from watchdog.reporting.tables import Screen
 
     if number is not None and (session or since):
-        raise typer.BadParameter("an ID stands alone: leave --session and --since away")
+        raise typer.BadParameter("an ID stands alone: leave out --session and --since")
     loaded, screen = _quiet(config, database, None), Screen(as_json=as_json)
     from watchdog.cli import journal as chronicle
 

@@ -45,7 +45,7 @@ async def page(loaded: Loaded, screen: Screen, *, browse: bool, new_token: bool)
     address = Address(host=_HOSTS.get(at.host, at.host), port=at.port)
     link = f"http://{address}/#code={await code_at(address, secret(loaded.settings))}"
     screen.verbatim(link)
-    note("The link is good for one minute, and once.")
+    note("The link works once, within a minute.")
     if browse and not await anyio.to_thread.run_sync(webbrowser.open, _opening(link)):
         note("There is no browser here that could be opened: open the link in one.")
     return Exit.FINE
@@ -117,5 +117,5 @@ def _opening(link: str) -> str:
         )
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
-        raise UsageError(f"{path} can't be written ({reason}); open the link that stands above.") from error
+        raise UsageError(f"{path} can't be written ({reason}); open the link above.") from error
     return path.as_uri()

@@ -119,7 +119,7 @@ def allowed(loaded: Loaded) -> Address:
     if not address.is_loopback and not loaded.settings.control_allow_remote:
         raise SettingsError(
             f"{loaded.sources['control']}: other machines could reach {address}. Use a loopback address such as "
-            "127.0.0.1:4097; or set control_allow_remote = true, and put a proxy with TLS before it."
+            "127.0.0.1:4097; or set control_allow_remote = true, and put a proxy with TLS in front of it."
         )
     return address
 

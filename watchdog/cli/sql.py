@@ -10,7 +10,7 @@ from watchdog.errors import UsageError
 from watchdog.shown import whole
 
 sql = typer.Typer(
-    help="Print statements for a database in PostgreSQL; nothing is run.", no_args_is_help=True, add_completion=False
+    help="Print statements for a PostgreSQL database; run none.", no_args_is_help=True, add_completion=False
 )
 
 
@@ -32,7 +32,7 @@ def index(
 @sql.command()
 def schema(
     role: Annotated[
-        str | None, typer.Option("--role", help="The role of the server, which is to use the tables.", metavar="NAME")
+        str | None, typer.Option("--role", help="The server's role, which will use the tables.", metavar="NAME")
     ] = None,
 ) -> None:
     """Print the watchdog's own tables, for a server whose role may not make them."""

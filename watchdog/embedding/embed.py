@@ -328,7 +328,7 @@ class _Inside:
         await self._first.over.wait()
         await self._take_over()
         if self.stop.is_set() or self._operator is None:
-            raise NotActing("This watchdog is stopping, and begins nothing any more.")
+            raise NotActing("This watchdog is stopping, and begins nothing more.")
         if self._first.assessment is None and (self._first.problem or self._found.leader is None):
             raise self._first.problem or NotActing("The loop of this watchdog failed before its first look was over.")
         return self._operator

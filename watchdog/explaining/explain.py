@@ -322,7 +322,7 @@ def _notes(
         if damage.session_id in shown:
             yield f"{damage.table} {damage.id} of session {damage.session_id} can't be read: {damage.problem}"
     if _cyclic(observation, pages):
-        yield "The parents of these sessions go round in a circle; each is shown once."
+        yield "The parents of these sessions form a circle; each is shown once."
     yield from observation.degraded
     if not listening and any(page.unfinished for page in pages):
         heard = [report.witness for report in observation.reports if report.witness is not None]

@@ -269,7 +269,7 @@ class Errands:
         elif not claimed["current"]:
             answer = Answer(problem="Another watchdog took over since it was asked.", taken=False)
         elif not self._acts:
-            answer = Answer(problem="It runs dry, so it ends nothing.", taken=False)
+            answer = Answer(problem="It makes a dry run, so it ends nothing.", taken=False)
         else:
             answer = await self._abort(what, claimed["age_seconds"], sent)
         logger().info("errand.done", errand=id_, session_id=what.session_id if what else None, problem=answer.problem)

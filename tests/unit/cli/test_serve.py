@@ -27,7 +27,7 @@ def watching(program: Program, rows: OpencodeFile, **more: str | float | bool | 
     return address
 
 
-ONCE = "The link is good for one minute, and once.\n"
+ONCE = "The link works once, within a minute.\n"
 KEPT = ".local/state/opencode-watchdog/control-token"
 NOTE = ".local/state/opencode-watchdog/control-address"
 

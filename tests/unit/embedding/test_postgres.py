@@ -257,7 +257,7 @@ class TestGuest:
                 assert world.holder() == holder
                 hangs = other.begin("2")  # it answers for its sessions all the same, and ends none
                 outcome = await server.outcome(hangs)
-                assert (outcome.result, "It runs dry" in outcome.why) == (Result.UNREACHABLE, True)
+                assert (outcome.result, "It makes a dry run" in outcome.why) == (Result.UNREACHABLE, True)
             assert other.host.aborted == []
 
     async def test_without_a_journal_it_acts_and_keeps_nothing(self, world: World) -> None:

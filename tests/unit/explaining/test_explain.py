@@ -311,7 +311,7 @@ def test_a_cycle_is_walked_once_and_said(asked: str) -> None:
     )
     found = explained(seen, asked)
     assert sorted(page.id for page in found.sessions) == ["ses_1", "ses_2", "ses_3"]
-    assert "The parents of these sessions go round in a circle; each is shown once." in found.notes
+    assert "The parents of these sessions form a circle; each is shown once." in found.notes
     assert terminal(found, 80)
 
 
@@ -926,7 +926,7 @@ async def test_a_cycle_in_a_real_file_ends(program: Program, rows: OpencodeFile)
     rows.turn(rows.session("ses_b", parent="ses_a", at=now_ms()), at=now_ms())
     done = await program.run("explain", "ses_a", "--database", rows.path, "--server", NOWHERE)
     assert done.code == 0
-    assert "go round in a circle" in done.stdout
+    assert "form a circle" in done.stdout
 
 
 async def test_a_server_at_work_is_a_witness_and_every_holder_is_named(program: Program, rows: OpencodeFile) -> None:

@@ -120,7 +120,7 @@ class TestTheLastMoment:
         other.replicas = other.made("b", other.server, acts=False)
         other.serve()
         await leader.sees("b")
-        with pytest.raises(ServerUnreachable, match=r"replica b did not end it\. It runs dry"):
+        with pytest.raises(ServerUnreachable, match=r"replica b did not end it\. It makes a dry run"):
             await leader.other("b").abort(leader.other("b").own, ONE)
         assert other.host.aborted == []
 

@@ -146,7 +146,7 @@ def check_place(path: Path, filesystem_type: FilesystemType, *, local_filesystem
 
 def _not_local(kind: str | None) -> str:
     what = (
-        f"of type {kind}, which other machines may share (it is none of those known to be of one kernel alone)"
+        f"of type {kind}, which other machines may share (it is not known to belong to one kernel alone)"
         if kind is not None
         else "whose type can't be told"
     )

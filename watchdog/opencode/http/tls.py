@@ -63,7 +63,7 @@ def sentence(error: ssl.SSLError, host: str) -> str:
         return f"has a certificate for another name than {host}: name the server as its certificate does."
     if code == _REVOKED:
         return "has a certificate that was revoked: it needs a new one."
-    return f"has a certificate that can't be believed ({error.verify_message or 'no reason given'})."
+    return f"has a certificate that can't be trusted ({error.verify_message or 'no reason given'})."
 
 
 def _about_handshake(error: ssl.SSLError) -> str:
