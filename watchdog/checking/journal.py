@@ -23,7 +23,7 @@ _OFF = (
     "first sights, waits and attempts."
 )
 _PAUSED = "everything is on hold: nothing is ended or settled until `resume`, or until the hold ends."
-_IN_A_CONTAINER = "it disappears when this container is removed: put its folder on a volume, such as /state of the image."
+_IN_A_CONTAINER = "it disappears with this container: put its folder on a volume, such as /state of the image."
 _MARKS_OF_CONTAINERS = ("/.dockerenv", "/run/.containerenv")
 _MOST_READ = 100
 _LAYERED = frozenset({"overlay", "aufs"})

@@ -80,9 +80,9 @@ async def code_at(address: Address, token: str) -> str:
         if secrets.compare_digest(proof, right):
             return code_of(token, ticket)
     raise UsageError(
-        f"What listens at {address} does not show that it knows the token, so nothing is opened, and it was told "
-        "nothing. It is another program; or a watchdog with another token (control_token), behind a port that is "
-        "passed on (ask where it runs), of an earlier version, or asked too often (try again in a minute)."
+        f"The program at {address} does not show that it knows the token, so nothing is opened, and it was told "
+        "nothing. It is another program; or a watchdog with another token (control_token), behind a forwarded "
+        "port (ask where it runs), of an earlier version, or asked too often (try again in a minute)."
     )
 
 

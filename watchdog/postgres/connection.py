@@ -99,7 +99,7 @@ def _understood(url: str) -> URL:
     try:
         parts = make_url(url)
     except (ValueError, SQLAlchemyError) as error:
-        raise SettingsError("The address of the database can't be read: for example, its port is no number.") from error
+        raise SettingsError("The address of the database can't be read: perhaps its port is no number.") from error
     unknown = sorted(set(parts.query) - _OPTIONS)
     if unknown:
         raise SettingsError(

@@ -351,14 +351,14 @@ def _checked(tables: Mapping[str, Mapping[str, str]], place: str) -> Data:
         if missing:
             what = f"columns {', '.join(sorted(missing))} in its table" if table in tables else "table"
             raise DatabaseUnsupported(
-                f"The database {place} has no {what} `{table}` that this role can see. Its tables are to be named as "
-                "opencode's, in a schema of the role's search_path."
+                f"The database {place} has no {what} `{table}` that this role can see. Its tables must have "
+                "opencode's names, in a schema of the role's search_path."
             )
         for name in names:
             if name.startswith("time_") and tables[table][name] not in _MOMENTS:
                 raise DatabaseUnsupported(
-                    f"The column {table}.{name} of {place} is of type {tables[table][name]}; milliseconds since 1970 "
-                    "in a bigint are what can be watched."
+                    f"The column {table}.{name} of {place} is of type {tables[table][name]}; it has to be a bigint "
+                    "with milliseconds since 1970."
                 )
     kinds = {tables[table]["data"] for table in ("message", "part")}
     if len(kinds) != 1 or not kinds <= {"jsonb", "json"}:
