@@ -70,9 +70,7 @@ Wait = Annotated[bool, typer.Option("--wait", help="Wait for a database that is 
 Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
 Control = Annotated[
     str | None,
-    typer.Option(
-        "--control", help="Address of the HTTP API and the page, such as 127.0.0.1:4097.", metavar="ADDRESS"
-    ),
+    typer.Option("--control", help="Address of the API and the page, such as 127.0.0.1:4097.", metavar="ADDRESS"),
 ]
 Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
 Number = Annotated[
