@@ -1,9 +1,13 @@
 """Work that hangs in a server that lives: exactly that is ended, and proven to have ended."""
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from tests.e2e.conftest import OpenLab
 from tests.support.binaries import VERSIONS
+from tests.support.database import SHARED
 from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Server
 from tests.support.prompts import sleep, until
 from tests.support.scripted_model import (
@@ -182,3 +186,30 @@ async def test_the_watchdog_says_what_it_would_do_and_does_nothing_in_a_dry_run(
 
     assert lab.rows() == before
     assert (await session.status())["type"] == "busy"
+
+
+async def test_in_a_database_that_opencode_2_has_opened_too_a_hung_call_is_ended_and_what_2x_runs_is_named_and_left(
+    open_lab: OpenLab,
+) -> None:
+    lab = await open_lab()
+    server = await lab.serve()
+    session = await server.create_session()
+    await session.prompt(script(use(sleep())))
+    await session.wait_for_bash()
+    second = SHARED[SHARED.index("CREATE TABLE session_v2") :].partition(";")[0]
+    with closing(sqlite3.connect(lab.database)) as connection, connection:
+        connection.execute(second)
+        connection.execute(
+            "INSERT INTO session_v2 (id, project_id, slug, directory, version, time_created, time_updated,"
+            " time_suspended) VALUES ('ses_2', 'p', 's', '/', '2.0.0', 1, 1, 1)"
+        )
+        (before,) = connection.execute("SELECT * FROM session_v2")
+
+    watchdog = Watchdog.for_lab(lab, server, tool_timeouts={"bash": 3})
+    async with watchdog.run() as running:
+        outcome = await running.wait_outcome(session.id, "recovered", kind="stuck_tool")
+        assert running.acts() == [outcome]
+        assert [each for each in running.events("watch.degraded") if "opencode 2.x is at work" in each["why"]]
+    assert not lab.rows().open_ids
+    with closing(sqlite3.connect(lab.database)) as connection:
+        assert connection.execute("SELECT * FROM session_v2").fetchall() == [before]
