@@ -51,12 +51,15 @@ class GivenUp:
         self._told = None
 
     def look(self, judgement: Judgement) -> list[Alert]:
-        """The messages after a look. A session that is tried once more stays given up until that has helped."""
+        """The messages after a look.
+
+        A session that is tried once more stays given up until that has helped, and so does one that waits for that.
+        """
         given_up = {each.session_id: each.why for each in judgement.spared if each.reason is SpareReason.GIVEN_UP}
         told = given_up.keys() - self._seen if self._told is None else self._told
         self._seen.clear()
         tried = told & {each.session_id for each in judgement.verdicts}
-        self._told = frozenset(given_up) | tried
+        self._told = frozenset(given_up) | (told & _findings(judgement).keys() if tried else frozenset())
         begun = [
             Alert(
                 title=f"gave up on {id_}",

@@ -10,13 +10,13 @@ from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.conftest import stage
 from tests.pitfalls.stage import Stage
 from tests.unit.observations import AT, NOW, POLICY, busy, call, observation, report, session
-from watchdog.alerts.rules import Alert, Alerts, Severity
+from watchdog.alerts.rules import Alert, Alerts, GivenUp, Severity
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
 from watchdog.judging.judge import judge
 from watchdog.model.outcome import Outcome, Result
 from watchdog.model.report import Attempts, Observation
 from watchdog.model.session import Damage, SessionId, Snapshot
-from watchdog.model.verdict import Verdict, VerdictKind
+from watchdog.model.verdict import Judgement, Spared, SpareReason, Verdict, VerdictKind
 from watchdog.reporting.metrics import Metrics
 from watchdog.settings.receivers import Occasion
 from watchdog.timing.clock import Advance
@@ -103,6 +103,19 @@ def test_what_is_tried_once_more_is_still_given_up_until_that_has_helped() -> No
     assert judge(once_more, POLICY, AT).verdicts == (VERDICT,)
     assert told.see(STUCK, GIVEN_UP, once_more, GIVEN_UP, once_more, GIVEN_UP) == ["gave up on ses_1"]
     assert told.see(once_more, OVER) == ["ses_1 is no longer given up"]
+
+
+def test_what_waits_for_one_that_is_tried_once_more_is_still_given_up() -> None:
+    above = Spared(session_id=SessionId("ses_0"), reason=SpareReason.GIVEN_UP, why="nothing helped")
+    below = replace(above, session_id=SessionId("ses_1"))
+    waits = replace(above, reason=SpareReason.WAITING_ON_CHILD, why="session ses_1 below it is ended first")
+    given_up = GivenUp()
+    given_up.look(Judgement())
+    assert len(given_up.look(Judgement(spared=(below, above)))) == 2
+    for _ in range(3):
+        assert given_up.look(Judgement(verdicts=(VERDICT,), spared=(waits,))) == []
+        assert given_up.look(Judgement(spared=(below, above))) == []
+    assert len(given_up.look(Judgement(verdicts=(VERDICT,)))) == 1, "the one above is over"
 
 
 def test_what_is_over_without_being_finished_is_no_success() -> None:
