@@ -103,7 +103,7 @@ class Observer:
                 ),
             )
             for server in self._fleet.servers():
-                server.forget(snapshot.sessions)
+                server.forget({*snapshot.sessions, *self._busy})  # what was deleted while it ran lives on, too
             return await self._fold(observation, instant)
 
     def _hearing(self, now: Moment, *, fresh: bool) -> Hearing:

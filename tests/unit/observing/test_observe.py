@@ -409,6 +409,15 @@ class TestServed:
         world.owners.holders = Holders(known=(Holder(pid=7, born_ms=0, command="opencode"),))
         assert "ses_deleted" not in " ".join((await world.look(fresh=True)).degraded)
 
+    async def test_what_the_feed_told_of_a_session_is_kept_though_it_was_deleted_while_it_ran(
+        self, world: World
+    ) -> None:
+        session = world.unfinished(busy=True)
+        world.server.busy(SessionId("ses_deleted"), PLACE)
+        world.server.shown, world.server.listens = False, AT_4096
+        await world.look()
+        assert world.server.kept == {session, "ses_deleted"}
+
     async def test_a_session_that_is_deleted_while_it_runs_is_named_though_no_event_told_that_it_runs(
         self, world: World
     ) -> None:
