@@ -9,7 +9,7 @@ SIZES := 10000 100000 1000000
 ON_FILES := idle served changed first judged detection stuck hanging memory cpu load start
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format tools test coverage soak unit lock bench clean
+.PHONY: help setup demo check format tools test coverage soak unit lock bench simulate clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -76,6 +76,9 @@ bench: $(BENCH_READY) ## what watching costs, on databases of up to a million pa
 		--results benchmarks/results --page docs/performance.md --page README.md
 	$(BIN)/python -m benchmarks postgres leader crowd $(addprefix --parts ,$(SIZES) $(PARTS)) \
 		--results benchmarks/results/postgres --page docs/scaling.md
+
+simulate: $(READY) ## a minute of simulated worlds (YEARS=, SEED= go further); MUTANTS=1 plants bugs in it
+	@$(BIN)/python -m simulation $(if $(MUTANTS),--mutants) $(if $(YEARS),--years $(YEARS)) $(if $(SEED),--seed $(SEED))
 
 clean: ## remove what make made
 	rm -rf $(VENV) .opencode-binaries .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

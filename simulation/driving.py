@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from simulation.servers import Process
 
 Step = Mapping[str, Any]
+_PING_SECONDS = 60.0
 _DECLARE_NOTHING = frozenset({"write", "edit", "task", "question", "read"})
 """opencode's own tools that take no timeout, of those that are used here."""
 
@@ -96,7 +97,10 @@ class Drive:
 
     async def _hang(self, _: Step) -> None:
         self._begin(Item("stream", self.world.now, never_ends=True))
-        await self.world.for_ever()
+        while True:  # a status that is told again, and counters that run, are no life
+            await asyncio.sleep(_PING_SECONDS)
+            self.process.tell(self._session, "session.status", status={"type": "busy"})
+            self.process.tell(self._session, "session.updated", title="more tokens")
 
     async def _retry(self, step: Step) -> None:
         seconds = float(step["seconds"])

@@ -68,6 +68,18 @@ class _Guard:
             raise RealInputOutput(f"{arguments[0]!r} would be written in a simulated loop")
 
 
+class _Task(asyncio.Task[Any]):
+    """A task with a number: the sets of tasks that asyncio and anyio have are gone through in no fixed order."""
+
+    number = 0
+
+
+def _number(handle: asyncio.Handle) -> int:
+    """The number of the task that a handle lets go on: an order that is the same in each run."""
+    task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # noqa: SLF001 - whose it is
+    return task.number if isinstance(task, _Task) else 0
+
+
 class SimulatedLoop(base_events.BaseEventLoop):
     """An asyncio event loop in virtual time, which begins at 0.
 
@@ -83,6 +95,8 @@ class SimulatedLoop(base_events.BaseEventLoop):
         self._now = 0.0
         self._order = random.Random(seed)  # noqa: S311 - an order, no secret
         self._stopped: dict[int, list[asyncio.Handle]] = {}
+        self._tasks = 0
+        self.set_task_factory(self._new_task)
         self.turns = 0
         """How many times round it went."""
 
@@ -110,6 +124,12 @@ class SimulatedLoop(base_events.BaseEventLoop):
         """Let a process go on with what became ready meanwhile."""
         self._ready.extend(self._stopped.pop(process, ()))
 
+    def _new_task(self, _: asyncio.AbstractEventLoop, work: Any, **more: Any) -> _Task:  # noqa: ANN401
+        task = _Task(work, loop=self, **more)
+        self._tasks += 1
+        task.number = self._tasks
+        return task
+
     # -- one turn --------------------------------------------------------------------------------------------------
 
     def _run_once(self) -> None:
@@ -120,6 +140,7 @@ class SimulatedLoop(base_events.BaseEventLoop):
         batch = [*self._ready]
         self._ready.clear()
         if len(batch) > 1:
+            batch.sort(key=_number)
             self._order.shuffle(batch)
         self.turns += 1
         for handle in batch:

@@ -4,6 +4,8 @@ The two directions: nothing healthy is ever cut, and what hangs is ended or repo
 is counted in time in which nothing was wrong: what disturbs the watchdog's clocks gives it as much time more.
 """
 
+import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -32,6 +34,8 @@ GIVING_UP_SECONDS: Final = 400.0
 HOUR: Final = 3_600.0
 _RESETS: Final = frozenset({"step", "reboot", "no watchdog"})
 _PER_ROW, _SOME = 14, 60
+_TOLD_AN_HOUR: Final = 3
+_KNOWN_ERRORS: Final = frozenset({"MessageAbortedError", "UnknownError"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Oracles:
         self._provable_since: dict[str, float] = {}
         self._untold_since: dict[str, float] = {}
         self._deaf_since: dict[int, float] = {}
+        self._told_at: deque[tuple[str, float]] = deque(maxlen=500)
         setting = world.script.setting
         self.bound = 3 * setting.poll + setting.abort_grace + 30.0
 
@@ -103,6 +108,11 @@ class Oracles:
 
     # -- nothing healthy is cut ------------------------------------------------------------------------------------
 
+    def acts(self, number: int) -> None:
+        """A watchdog's process is about to act: it has the lock."""
+        if self.world.lock_file.holder != number:
+            self.fail("two act", f"watchdog {number} acts, and {self.world.lock_file.holder} has the lock")
+
     def sends_abort(self, port: int, session_id: str) -> None:
         """An abort is sent: so many at a time at one server."""
         self._sending[port] = self._sending.get(port, 0) + 1
@@ -127,8 +137,7 @@ class Oracles:
         for run in process.ended_by_abort(session):
             if self.world.held(run.session):
                 self.fail("hold ignored", f"{run.session.id} is on hold, and was ended")
-            thrown_away = session.gone and run.session.gone and run.session is not session
-            if not thrown_away and not self._justified(run):
+            if not _is_thrown_away(run.session, session) and not self._justified(run):
                 self.fail("healthy cut", f"{run.session.id} was ended: {self._state(run)}")
             self._cap(run)
             due = run.may_end_at(self.world.setting)
@@ -174,6 +183,8 @@ class Oracles:
                 self.fail("healthy rewritten", f"{write.row.id} is at work at {run.process.pid}: {self._state(run)}")
             if write.row not in kept:
                 self.fail("unjournaled", f"{write.row.id} is rewritten, and the journal does not have it")
+            if not _reads(write.after):
+                self.fail("unreadable", f"{write.row.id} would read as no opencode can: {write.after}")
             every = self.world.sessions.get("*")
             if any(each is not None and each.held_until > self.world.wall_ms for each in (session, every)):
                 self.fail("hold ignored", f"{write.row.session_id} is on hold, and was rewritten")
@@ -245,7 +256,9 @@ class Oracles:
         if run.aborts and session.prompted_at > run.aborts[0]:
             return False
         orphans = self.world.orphans()
-        return not any(at_work(each) or each.id in orphans or each.queue for each in session.below())
+        return not any(
+            at_work(each) or each.id in orphans or self.world.waits_for_answer(each) for each in session.below()
+        )
 
     def _next_try(self, run: Run) -> float:
         """When it is tried again at the latest, where an attempt came to nothing."""
@@ -304,7 +317,7 @@ class Oracles:
         told.update(id_ for each in judgement.verdicts for id_ in (each.session_id, each.cancel_session_id))
         told.update(each.session_id for each in assessment.observation.snapshot.damaged)
         runs = [run for run in self.world.runs if run.turn is not None]
-        runs = [run for run in runs if not (run.session.gone and run.process.plan.port is None)]  # nobody can know
+        runs = [run for run in runs if not run.session.gone or _is_known(run)]
         unfinished = {*self.world.orphans(), *(run.session.id for run in runs)}
         now, since = self.world.now, {}
         for id_ in unfinished - {str(each) for each in told}:
@@ -334,6 +347,10 @@ class Oracles:
         words = alert.title.split()
         if "gave up on" in alert.title:
             self.given_up.add(words[-1])
+            self._told_at.append((words[-1], self.world.now))
+            times = sum(id_ == words[-1] and self.world.now - at < HOUR for id_, at in self._told_at)
+            if times > _TOLD_AN_HOUR + len(self._disturbances):
+                self.fail("noise", f"{words[-1]} was given up {times} times within an hour")
         elif "no longer given up" in alert.title:
             self.given_up.discard(words[1])
         elif "no longer degraded" in alert.title:
@@ -351,3 +368,31 @@ class Oracles:
         hanging = [f"{run.session.id} hangs" for run in runs if run.hangs and self._can_be_ended(run)]
         orphans = [f"{id_} is an orphan" for id_ in self.world.orphans() if self._is_provable(id_)]
         return [*hanging, *orphans, *(["the watchdog is degraded"] if self.degraded else [])]
+
+
+def _is_known(run: Run) -> bool:
+    """Whether a server is asked though no row names it: of what was deleted before a look nothing else tells."""
+    return run.process.plan.port is not None and run.process.plan.configured
+
+
+def _is_thrown_away(session: Session, ended: Session) -> bool:
+    """Whether work was deleted with the session that is ended, or was begun by such: no row tells whose it is."""
+    return ended.gone and session is not ended and (session.gone or session.parent is not ended)
+
+
+def _reads(data: str) -> bool:
+    """Whether a settled row reads: any other shape makes a real server answer 400 for the whole session (measured).
+
+    Without a finish the next prompt would run the old subtask or compaction again (measured).
+    """
+    value = json.loads(data)
+    if value.get("type") == "tool":
+        state = value["state"]
+        return (
+            state["status"] == "error"
+            and isinstance(state["error"], str)
+            and {"start", "end"} <= state["time"].keys()
+        )
+    error = value["error"]
+    known = error["name"] in _KNOWN_ERRORS and isinstance(error["data"]["message"], str)
+    return known and bool(value.get("finish")) and "completed" in value["time"]

@@ -52,6 +52,7 @@ class _Play:
     async def run(self) -> Played:
         real, breaths = strides.seconds, _Breaths(self.script.seed)
         strides.seconds = breaths
+        strides._Breath.taken_at = float("-inf")  # noqa: SLF001 - each run begins like the first
         try:
             await self._live()
         finally:

@@ -108,6 +108,7 @@ class LineStore(RowStore):
 
     async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
         await self._reach()
+        self._line.world.oracles.acts(self._line.number)
         self._line.world.oracles.about_to_write(writes)
         count = await super().write(writes, while_newest=while_newest)
         self.written.clear()
@@ -203,6 +204,7 @@ class LineServer:
         return await self._ask(lambda _: True)
 
     async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:  # noqa: ARG002
+        self._world.oracles.acts(self._line.number)
         self._world.oracles.sends_abort(self.port, session_id)
         try:
             await self._ask(

@@ -267,6 +267,7 @@ class World:
         """Kill a watchdog, wherever it is."""
         self.log("killed", product.number)
         product.kill()
+        self.oracles.degraded = False  # the next one does not know what this one told
         if self.lock_file.holder == product.number:
             self.lock_file.holder = None
 
@@ -284,6 +285,11 @@ class World:
         every = self.sessions.get("*")
         around: list[Session] = [session, *session.below()] + ([every] if every is not None else [])
         return any(each.held_until > self.wall_ms for each in around)
+
+    def waits_for_answer(self, session: Session) -> bool:
+        """Whether the newest message of a session is a person's: whoever was to answer it may have died."""
+        newest = next(reversed(self.rows.messages.get(session.id, {})), None)
+        return newest is not None and json.loads(self.rows.tables["message"][newest]["data"])["role"] == "user"
 
     def orphans(self) -> dict[str, list[str]]:
         """The open rows that nobody is at work on, by session."""

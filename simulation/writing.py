@@ -21,8 +21,11 @@ class _Writer:
         self.rng = random.Random(seed)  # noqa: S311 - a world, no secret
         self.end = days * DAY
         self.setting = self._setting()
-        self.busy = self.rng.choice([1.0, 6.0, 20.0])  # sessions an hour
+        self.busy = self.rng.choice([2.0, 6.0, 12.0])  # sessions an hour
         self.faulty = self.rng.choice([0.0, 1.0, 4.0, 12.0])  # faults an hour
+        # Not everything in each world: what is rare beside everything else is common in some.
+        self.steps = [self.rng.choice([0, 1, 4]) or 0.2 for _ in range(5)]
+        self.asks, self.hangs, self.children = (self.rng.choice([0.02, 0.1, 0.4]) for _ in range(3))
         self.sessions: list[str] = []
         self.kinds = self.rng.sample(sorted(_FAULTS), k=self.rng.randint(3, len(_FAULTS)))
 
@@ -51,7 +54,7 @@ class _Writer:
         if rng.random() < 0.3:
             plans.append(Plan(port=4200, copy=True))
         return Setting(
-            poll=rng.choice([2.0, 5.0, 10.0, 10.0, 20.0, 20.0, 30.0, 30.0, 60.0, 60.0]),
+            poll=rng.choice([5.0, 10.0, 20.0, 20.0, 30.0, 30.0, 60.0, 60.0]),
             tool_timeout=rng.choice([300.0, 600.0, 1_800.0]),
             task_timeout=rng.choice([1_200.0, 7_200.0]),
             idle_timeout=rng.choice([200.0, 300.0, 900.0]),
@@ -119,13 +122,13 @@ class _Writer:
     def _steps(self, depth: int) -> list[Step]:
         rng = self.rng
         steps = [self._step(depth) for _ in range(rng.randint(1, 4))]
-        if rng.random() < 0.12:
+        if rng.random() < self.hangs:
             steps.append(rng.choice([{"do": "hang"}, {"do": "calls", "calls": [self._hung_call()]}]))
         return steps
 
     def _step(self, depth: int) -> Step:
         rng, idle = self.rng, self.setting.idle_timeout
-        kind = rng.choices(["text", "silent", "compact", "retry", "calls"], [5, 2, 1, 1, 8])[0]
+        kind = rng.choices(["text", "silent", "compact", "retry", "calls"], [*self.steps[:4], 4 + self.steps[4]])[0]
         if kind in {"text", "compact"}:
             gap = min(max(15.0, self._within(idle)), 90.0) if rng.random() < 0.8 else self._within(idle)
             return {"do": kind, "seconds": round(rng.uniform(5, 900), 2), "gap": gap}
@@ -138,8 +141,8 @@ class _Writer:
 
     def _call(self, depth: int) -> Step:
         rng, setting = self.rng, self.setting
-        if depth < 4 and rng.random() < 0.15:
-            hangs = rng.random() < 0.06
+        if depth < 4 and rng.random() < self.children / (1 + depth):
+            hangs = rng.random() < self.hangs / 2
             return {
                 "tool": "task",
                 "child": self._steps(depth + 1),
@@ -151,10 +154,13 @@ class _Writer:
         if tool in {"bash", "webfetch"} and rng.random() < 0.3:
             call["timeout"] = round(rng.choice([60.0, 1_200.0, 7_200.0]) * rng.uniform(0.5, 1.5))
             limit = max(limit, call["timeout"] + 60.0)
+        if call.get("timeout", 0) > 2 * setting.tool_timeout and rng.random() < 0.4:
+            # Its arguments stream for longer than a call may run that declares nothing.
+            return {**call, "pending": round(1.3 * setting.tool_timeout), "run": round(0.4 * call["timeout"])}
         pending = round(min(rng.expovariate(1 / 30), limit / 3), 2) if rng.random() < 0.3 else 0.0
-        if tool == "question" or rng.random() < 0.08:
-            call["ask"] = round(rng.choice([2.0, 30.0, 900.0, 20_000.0]) * rng.uniform(0.5, 2.0), 1)
-        call["run"] = None if rng.random() < 0.05 else max(0.0, self._within(limit) - pending)
+        if tool == "question" or rng.random() < self.asks:
+            call["ask"] = round(rng.choice([2.0, 30.0, 900.0, 2_000.0, 20_000.0]) * rng.uniform(0.5, 2.0), 1)
+        call["run"] = None if rng.random() < self.hangs / 3 else max(0.0, self._within(limit) - pending)
         if rng.random() < 0.03:
             call["run"] = round(limit * rng.uniform(1.05, 2.0), 1)
         if pending:

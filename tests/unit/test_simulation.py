@@ -1,0 +1,130 @@
+"""The simulated world: fixed seeds in which nothing may be found, and that its oracles have teeth."""
+
+import pytest
+
+from simulation.mutants import DAYS, MUTANTS
+from simulation.oracles import Violation
+from simulation.play import play
+from simulation.script import Event, Plan, Script, Setting
+from simulation.shrink import fails_as, shrink, until
+from simulation.writing import write
+
+HUNG = {"do": "calls", "calls": [{"tool": "bash", "run": None}]}
+QUIET = Setting(poll=30.0, tool_timeout=600.0, idle_timeout=300.0)
+
+
+@pytest.mark.parametrize("seed", SEEDS := (1, 2, 3, 5))
+def test_in_these_worlds_nothing_is_cut_and_nothing_is_left(seed: int) -> None:
+    played = play(write(seed, DAYS))
+    assert played.violation is None, f"python -m simulation --seed {seed} --days {DAYS}: {played.violation}"
+
+
+def test_two_runs_of_one_seed_are_the_same_to_the_last_event() -> None:
+    script = write(2, 0.03)
+    assert play(script).digest == play(script).digest != play(write(3, 0.03)).digest
+
+
+def test_what_hangs_is_ended_at_its_limit_and_what_works_is_not() -> None:
+    healthy = {
+        "do": "calls",
+        "calls": [{"tool": "bash", "run": 590.0}, {"tool": "question", "run": 1.0, "ask": 4_000.0}],
+    }
+    script = Script(
+        seed=1,
+        seconds=6_000.0,
+        setting=QUIET,
+        events=(
+            Event(10.0, "prompt", {"session": "ses_hung", "steps": [HUNG]}),
+            Event(20.0, "prompt", {"session": "ses_silent", "steps": [{"do": "hang"}]}),
+            Event(30.0, "prompt", {"session": "ses_healthy", "steps": [healthy]}),
+        ),
+    )
+    played = play(script)
+    assert played.violation is None
+    assert played.counts["aborts"] == 2
+    assert 0 < played.longest_overrun < QUIET.poll
+
+
+def test_what_a_crash_left_is_settled_and_the_journal_has_it() -> None:
+    crash = Event(200.0, "crash", {"plan": 0, "down": 20.0})
+    events = (Event(10.0, "prompt", {"session": "ses_1", "steps": [HUNG]}), crash, Event(1_000.0, "calm"))
+    played = play(Script(seed=1, seconds=1_000.0, setting=QUIET, events=events))
+    assert (played.violation, played.counts["settled"]) == (None, 1)
+
+
+def test_a_server_that_takes_aborts_and_does_nothing_is_told_of_and_tried_no_more() -> None:
+    events = (
+        Event(10.0, "prompt", {"session": "ses_1", "steps": [HUNG]}),
+        Event(20.0, "wedge", {"plan": 0, "how": "deaf", "seconds": 9_000.0}),
+    )
+    played = play(Script(seed=1, seconds=3_600.0, setting=QUIET, events=events))
+    assert played.violation is None
+    assert (played.counts["aborts"], played.counts["alerts"]) == (QUIET.max_attempts, 1)
+
+
+def test_a_terminal_ui_keeps_what_it_runs_however_long() -> None:
+    setting = Setting(poll=30.0, plans=(Plan(), Plan(port=None)))
+    events = (Event(10.0, "prompt", {"session": "ses_1", "plan": 1, "steps": [HUNG]}),)
+    played = play(Script(seed=1, seconds=7_200.0, setting=setting, events=events))
+    assert played.violation is None
+    assert "aborts" not in played.counts
+
+
+def test_what_could_not_happen_is_counted() -> None:
+    events = (Event(10.0, "user_abort", {"session": "ses_none"}), Event(20.0, "sleep", {"seconds": 60.0}))
+    played = play(Script(seed=1, seconds=60.0, setting=QUIET, events=events))
+    assert (played.missed, played.landed) == ({"user_abort": 1}, {"sleep": 1})
+
+
+QUESTION = {"do": "calls", "calls": [{"tool": "question", "run": 1.0, "ask": 1_500.0}]}
+HOLD = Event(20.0, "hold", {"session": "ses_1"})
+CRASH = Event(200.0, "crash", {"plan": 0, "down": 20.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "more", "kind"),
+    [
+        ("asks ignored", [QUESTION], (), "healthy cut"),
+        ("no tool rule", [HUNG], (), "left hanging"),
+        ("clocks start anew", [HUNG], (), "left hanging"),
+        ("no idle rule", [{"do": "hang"}], (), "silently spared"),
+        ("pings are life", [{"do": "hang"}], (), "left hanging"),
+        ("holds ignored", [HUNG], (HOLD,), "hold ignored"),
+        ("no record", [HUNG], (CRASH,), "unjournaled"),
+        ("no orphans", [HUNG], (CRASH,), "orphan left"),
+        ("no finish", [HUNG], (CRASH,), "unreadable"),
+    ],
+)
+def test_a_planted_bug_is_found(name: str, steps: list[object], more: tuple[Event, ...], kind: str) -> None:
+    prompt = Event(10.0, "prompt", {"session": "ses_1", "steps": steps})
+    script = Script(seed=1, seconds=2_400.0, setting=QUIET, events=(prompt, *more))
+    assert play(script).violation is None
+    with MUTANTS[name].planted():
+        violation = play(script).violation
+    assert violation is not None
+    assert violation.kind == kind
+
+
+def test_every_planted_bug_patches_what_is_there_and_puts_it_back() -> None:
+    assert len(MUTANTS) >= 30
+    for mutant in MUTANTS.values():
+        before = [patch.where.__dict__[patch.name] for patch in mutant.patches]
+        with mutant.planted():
+            assert all(patch.where.__dict__[patch.name] is patch.instead for patch in mutant.patches)
+        assert [patch.where.__dict__[patch.name] for patch in mutant.patches] == before
+
+
+def test_a_failing_script_is_shrunk_to_what_it_takes_and_reads_as_python() -> None:
+    noise = tuple(Event(50.0 * number, "sleep", {"seconds": 5.0}) for number in range(1, 8))
+    prompt = Event(
+        15.0, "prompt", {"session": "ses_1", "steps": [{"do": "text", "seconds": 30.0, "gap": 10.0}, QUESTION]}
+    )
+    script = Script(seed=1, seconds=2_000.0, setting=QUIET, events=(prompt, *noise))
+    with MUTANTS["asks ignored"].planted():
+        violation = play(script).violation
+        assert isinstance(violation, Violation)
+        shrunk = shrink(until(script, violation.at), fails_as(violation.kind), most=60)
+    assert [event.what for event in shrunk.events] == ["prompt"]
+    assert shrunk.events[0].args["steps"] == [QUESTION]
+    assert eval(shrunk.code(), {"Script": Script, "Event": Event, "Setting": Setting, "Plan": Plan}) == shrunk  # noqa: S307
+    assert play(shrunk).violation is None
