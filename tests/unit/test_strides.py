@@ -152,6 +152,7 @@ async def test_a_look_a_judgement_and_a_save_hold_the_loop_for_a_slice_however_m
     settings = Settings(journal=tmp_path / "journal.db", tool_timeout="off", poll_interval="1h")  # type: ignore[arg-type]
     async with watchdog.running(settings, host=host, engine=engine, listeners=[notes]) as dog:
         await wait_until(lambda: bool(notes.looks), "the first look")
+        await wait_until(lambda: dog.watch.search.over, "the search in the background, which is no part of a look")
         monkeypatch.setattr(strides, "SLICE_SECONDS", slice_seconds)
         for change in (
             "UPDATE part SET data = json_set(data, '$.state.status', 'pending'), time_updated = time_updated + 1",

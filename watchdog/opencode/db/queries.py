@@ -285,11 +285,16 @@ def statements(tables: Mapping[str, Collection[str]]) -> Statements:
         children=CHILDREN,
         newest=NEWEST,
         last_written=LAST_WRITTEN,
-        second_generation=_second_generation(tables.get("session_v2", ())),
+        second_generation=_second_generation(tables),
     )
 
 
-def _second_generation(columns: Collection[str]) -> str | None:
-    """Counts the sessions of opencode 2.x that a server has claimed; releases name the claim differently."""
-    claims = [f"{column} IS NOT NULL" for column in _CLAIMS if column in columns]
-    return f"SELECT count(*) AS sessions FROM session_v2 WHERE {' OR '.join(claims)}" if claims else None
+def claims(tables: Mapping[str, Collection[str]]) -> list[str]:
+    """The columns in which opencode 2.x notes that a server is at work on a session: releases differ."""
+    return [column for column in _CLAIMS if column in tables.get("session_v2", ())]
+
+
+def _second_generation(tables: Mapping[str, Collection[str]]) -> str | None:
+    """Counts the sessions of opencode 2.x that a server has claimed."""
+    claimed = " OR ".join(f"{column} IS NOT NULL" for column in claims(tables))
+    return f"SELECT count(*) AS sessions FROM session_v2 WHERE {claimed}" if claimed else None

@@ -1,5 +1,6 @@
 """Whether a database has the tables that the watchdog reads, in a mode in which they can be watched."""
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from watchdog.errors import DatabaseUnsupported
@@ -19,10 +20,10 @@ async def check_schema(fetch: Fetch, path: Path) -> Statements:
     tables: dict[str, set[str]] = {}
     for record in await fetch(queries.COLUMNS_FOUND, {}):
         tables.setdefault(str(record["table"]), set()).add(str(record["column"]))
-    if "session_v2" in tables and not queries.COLUMNS.keys() <= tables.keys():
+    if "session_v2" in tables and not _is_shared(tables):
         raise DatabaseUnsupported(
-            f"The database {path} is one of opencode 2.x alone (it has a table `session_v2`, and not all of 1.x's), "
-            "whose sessions this version can't watch. Look for a newer opencode-watchdog."
+            f"The database {path} is one of opencode 2.x (it has a table `session_v2`, and not the tables of a "
+            "database that 1.x uses, too), whose sessions this version can't watch. Look for a newer opencode-watchdog."
         )
     for table, columns in queries.COLUMNS.items():
         missing = set(columns) - tables.get(table, set())
@@ -39,6 +40,11 @@ async def check_schema(fetch: Fetch, path: Path) -> Statements:
             "nobody can tell who has it open. Is it really opencode's own file?"
         )
     return queries.statements(tables)
+
+
+def _is_shared(tables: Mapping[str, Collection[str]]) -> bool:
+    """Whether 1.x works on it, too, and it shows what 2.x is at work on."""
+    return queries.COLUMNS.keys() <= tables.keys() and bool(queries.claims(tables))
 
 
 async def second_generation(fetch: Fetch) -> int:
