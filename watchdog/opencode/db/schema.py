@@ -22,8 +22,8 @@ async def check_schema(fetch: Fetch, path: Path) -> Statements:
         tables.setdefault(str(record["table"]), set()).add(str(record["column"]))
     if "session_v2" in tables and not _is_shared(tables):
         raise DatabaseUnsupported(
-            f"The database {path} is one of opencode 2.x (it has a table `session_v2`, and not the tables of a "
-            "database that 1.x uses, too), whose sessions this version can't watch. Look for a newer opencode-watchdog."
+            f"The database {path} is one of opencode 2.x (it has a table `session_v2`, and not the tables of one "
+            "that 1.x uses, too), whose sessions this version can't watch. Look for a newer opencode-watchdog."
         )
     for table, columns in queries.COLUMNS.items():
         missing = set(columns) - tables.get(table, set())
