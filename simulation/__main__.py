@@ -16,6 +16,7 @@ from simulation.mutants import MUTANTS, hunt
 from simulation.oracles import Violation
 from simulation.play import Played, play
 from simulation.shrink import fails_as, shrink, until
+from simulation.worlds import play_seed
 from simulation.writing import DAY, write
 
 YEAR_SECONDS = 365 * DAY
@@ -77,13 +78,6 @@ def _tell(console: Console, seed: int, days: float, violation: Violation) -> Non
     console.print(f"  again: {again(seed, days)}    shorter: {again(seed, days)} --shrink", markup=False)
 
 
-def played_world(work: tuple[int, float]) -> Played:
-    """One world, in a process of its own."""
-    seed, days = work
-    played = play(write(seed, days))
-    return Played(**{**{name: getattr(played, name) for name in Played.__dataclass_fields__}, "lines": ()})
-
-
 class _Years:
     """Many worlds, side by side, and the table of what they came to."""
 
@@ -104,14 +98,12 @@ class _Years:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self.arguments.jobs, mp_context=context) as pool:
             seeds = iter(range(self.arguments.seed or 0, sys.maxsize))
-            waiting = [
-                pool.submit(played_world, (next(seeds), self.arguments.days)) for _ in range(self.arguments.jobs)
-            ]
+            waiting = [pool.submit(play_seed, next(seeds), self.arguments.days) for _ in range(self.arguments.jobs)]
             while waiting:
                 played = waiting.pop(0).result()
                 self._add(played)
                 if not self._is_over():
-                    waiting.append(pool.submit(played_world, (next(seeds), self.arguments.days)))
+                    waiting.append(pool.submit(play_seed, next(seeds), self.arguments.days))
         self.console.print(self._table())
         return 1 if self.found else 0
 

@@ -33,7 +33,7 @@ GIVING_UP_SECONDS: Final = 400.0
 """How long the attempts may take after which it is given up."""
 HOUR: Final = 3_600.0
 _RESETS: Final = frozenset({"step", "reboot", "no watchdog"})
-_PER_ROW, _SOME = 14, 60
+_PER_ROW, _SOME = 6, 16
 _TOLD_AN_HOUR: Final = 3
 _KNOWN_ERRORS: Final = frozenset({"MessageAbortedError", "UnknownError"})
 

@@ -1,7 +1,6 @@
 """Plays one script from its beginning to its end, and says what came of it."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +11,8 @@ from simulation.script import Script
 from simulation.world import World
 from watchdog import strides
 
+REST_SECONDS = 1_200.0
+"""How long a world goes on at least after all faults ended. What is at work and well need not come to its end."""
 LAST_SECONDS = 30_000.0
 """How long after all faults ended everything may take: the longest limit, an hour of having given up, and a while."""
 
@@ -93,8 +94,9 @@ class _Play:
     async def _come_to_rest(self) -> None:
         """All faults are over: within a bound nothing that is stuck may be left."""
         until = self.world.now + LAST_SECONDS
+        await asyncio.sleep(REST_SECONDS)
         while self.world.now < until:
-            if not self.world.oracles.left() and not self.world.runs:
+            if not self.world.oracles.left():
                 return
             await asyncio.sleep(60.0)
         if left := self.world.oracles.left():
@@ -131,21 +133,3 @@ class _Breaths:
     def __call__(self) -> float:
         self._count += 1
         return self._count * strides.SLICE_SECONDS / self._every
-
-
-def told(played: Played) -> str:
-    """A result as one line of JSON."""
-    violation = played.violation
-    return json.dumps(
-        {
-            "seed": played.script.seed,
-            "violation": None if violation is None else [violation.kind, violation.at, violation.text],
-            "digest": played.digest,
-            "seconds": played.seconds,
-            "sessions": played.sessions,
-            "landed": played.landed,
-            "missed": played.missed,
-            "counts": played.counts,
-            "longest_overrun": played.longest_overrun,
-        }
-    )

@@ -58,7 +58,7 @@ class _Writer:
             tool_timeout=rng.choice([300.0, 600.0, 1_800.0]),
             task_timeout=rng.choice([1_200.0, 7_200.0]),
             idle_timeout=rng.choice([200.0, 300.0, 900.0]),
-            tool_timeouts=rng.choice([{}, {"slow": 7_200.0}, {"slow": 5_400.0, "read": 60.0}]),
+            tool_timeouts=rng.choice([{}, {"slow": 7_200.0}, {"slow": 3_600.0, "read": 60.0}]),
             orphan_grace=rng.choice([10.0, 30.0, 60.0]),
             max_attempts=rng.choice([1, 3, 3]),
             max_concurrency=rng.choice([1, 8]),
@@ -105,6 +105,8 @@ class _Writer:
             (0.03, lambda: Event(self._after(at), "unhold", {"session": session})),
             (0.004, lambda: Event(self._after(at), "hold", {"session": "*", "seconds": self._long()})),
         )
+        if any(plan.copy for plan in self.setting.plans) and rng.random() < 0.4:
+            events.append(_pretend(self, self._after(at)))
         return events + [make() for chance, make in more if rng.random() < chance]
 
     def _after(self, at: float) -> float:
@@ -148,7 +150,7 @@ class _Writer:
                 "child": self._steps(depth + 1),
                 "run": None if hangs else round(rng.uniform(0, 5), 2),
             }
-        tool = rng.choice(["bash", "bash", "write", "slow", "webfetch", "question", "read"])
+        tool = rng.choice(["bash", "bash", "write", "slow", "slow", "webfetch", "question", "read"])
         call: Step = {"tool": tool}
         limit = setting.tool_timeouts.get(tool, setting.tool_timeout) or setting.tool_timeout
         if tool in {"bash", "webfetch"} and rng.random() < 0.3:
@@ -210,7 +212,8 @@ def _wedge(writer: _Writer, at: float) -> Event:
 
 def _feed(writer: _Writer, at: float) -> Event:
     how = writer.rng.choice(["cut", "cut", "held"])
-    return Event(at, "feed", {"plan": writer.plan(), "how": how, "seconds": writer.short()})
+    seconds = round(writer.short() * writer.rng.choice([1, 3]), 2)
+    return Event(at, "feed", {"plan": writer.plan(), "how": how, "seconds": seconds})
 
 
 def _folder(writer: _Writer, at: float) -> Event:
@@ -220,7 +223,7 @@ def _folder(writer: _Writer, at: float) -> Event:
 
 def _pretend(writer: _Writer, at: float) -> Event:
     copies = [number for number, plan in enumerate(writer.setting.plans) if plan.copy] or [0]
-    session = writer.rng.choice(writer.sessions or ["ses_00000"])
+    session = writer.rng.choice(writer.sessions[-3:] or ["ses_00000"])
     return Event(at, "pretend", {"plan": copies[0], "session": session, "busy": writer.rng.random() < 0.7})
 
 

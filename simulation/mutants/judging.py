@@ -62,7 +62,7 @@ JUDGING: Final[Mapping[str, Mutant]] = {
     "declared timeout ignored": Mutant(
         "a call is cut within its own timeout", (Patch(facts, "lengthened", _undeclared),)
     ),
-    "override ignored": Mutant("tool_timeouts is not asked", (Patch(facts, "tool_limit", _one_limit),)),
+    "override ignored": Mutant("tool_timeouts is not asked", (Patch(facts, "tool_limit", _one_limit),), seeds=20),
     "questions ignored": Mutant(
         "a call that waits for a person is taken for hung",
         (Patch(_Bench, "_spare_waiting", _humans_unseen), Patch(memory, "_waits", always(value=False))),
@@ -79,7 +79,7 @@ JUDGING: Final[Mapping[str, Mutant]] = {
         (Patch(_Bench, "_waits_out", always(value=False)), Patch(Case, "retry_due", always(None))),
     ),
     "the parent is ended": Mutant("the parent of what hangs is ended", (Patch(verdicts, "stuck", _at_the_parent),)),
-    "holds ignored": Mutant("what is on hold is ended", (Patch(Case, "hold", always(None)),)),
+    "holds ignored": Mutant("what is on hold is ended", (Patch(Case, "hold", always(None)),), seeds=20),
     "old is orphaned": Mutant("age proves that nobody executes it", (Patch(_Proving, "prove", always(_PROVEN)),)),
     "births ignored": Mutant(
         "a process that was there before is excluded by its birth",
@@ -103,6 +103,6 @@ JUDGING: Final[Mapping[str, Mutant]] = {
     "a deleted one's children ignored": Mutant(
         "a deleted session is ended while a child works",
         (Patch(Family, "unfinished_child_of_deleted", always(None)),),
-        seeds=40,
+        seeds=100,
     ),
 }

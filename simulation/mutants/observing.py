@@ -63,10 +63,16 @@ OBSERVING: Final[Mapping[str, Mutant]] = {
     "sleep counts": Mutant("time asleep counts", (Patch(Countable, "at", _sleepless),)),
     "clocks start anew": Mutant("each look starts the clocks of calls anew", (Patch(Memory, "_fold_calls", _anew),)),
     "feed unheard": Mutant("streams on the feed are no life", (Patch(Feed, "_lives", always(None)),)),
-    "deaf and sure": Mutant("silence counts while the feed is cut", (Patch(Witness, "silent_since", _deaf),)),
-    "gaps forgotten": Mutant("what was not heard counts as silence", (Patch(Witness, "silent_since", _seamless),)),
+    "deaf and sure": Mutant(
+        "silence counts while the feed is cut", (Patch(Witness, "silent_since", _deaf),), seeds=40
+    ),
+    "gaps forgotten": Mutant(
+        "what was not heard counts as silence", (Patch(Witness, "silent_since", _seamless),), seeds=40
+    ),
     "pings are life": Mutant("a status that repeats itself is life", (Patch(Feed, "_status", _pinged),)),
-    "any server serves": Mutant("a server of a copy is heard and told", (Patch(answers, "by_process", _any_server),)),
+    "any server serves": Mutant(
+        "a server of a copy is heard and told", (Patch(answers, "by_process", _any_server),), seeds=40
+    ),
     "nothing forgotten": Mutant("what is over is remembered", (Patch(Memory, "_forget", _keep_all),)),
     "nothing kept": Mutant(
         "nothing is remembered over a restart", (Patch(Recollection, "keep", _nothing),), seeds=30
