@@ -48,13 +48,15 @@ def _again_and_again(told: GivenUp, judgement: Any) -> Any:  # noqa: ANN401
 
 
 ACTING: Final[Mapping[str, Mutant]] = {
-    "never given up": Mutant("it tries for ever", (Patch(memory, "after", _tireless),)),
-    "given up for a minute": Mutant("what was given up is tried each minute", (Patch(memory, "after", _impatient),)),
-    "no second look": Mutant("what was judged once is done later", (Patch(recheck, "again", _unchecked),), seeds=30),
-    "no record": Mutant("rows are rewritten without a record", (Patch(LineJournal, "keep", _nothing),)),
-    "no lanes": Mutant("everything is done at once", (Patch(Acting, "_queue", _wide),), seeds=20),
-    "no lock": Mutant("two watchdogs act", (Patch(LineMandate, "acquire", always(value=True)),), seeds=20),
-    "giving up is not told": Mutant("nobody hears that it gave up", (Patch(GivenUp, "look", always([])),)),
+    "never given up": Mutant("it tries for ever", (Patch(memory, "after", _tireless),), seeds=40),
+    "given up for a minute": Mutant(
+        "what was given up is tried each minute", (Patch(memory, "after", _impatient),), seeds=40
+    ),
+    "no second look": Mutant("what was judged once is done later", (Patch(recheck, "again", _unchecked),), seeds=40),
+    "no record": Mutant("rows are rewritten without a record", (Patch(LineJournal, "keep", _nothing),), seeds=40),
+    "no lanes": Mutant("everything is done at once", (Patch(Acting, "_queue", _wide),), seeds=40),
+    "no lock": Mutant("two watchdogs act", (Patch(LineMandate, "acquire", always(value=True)),), seeds=40),
+    "giving up is not told": Mutant("nobody hears that it gave up", (Patch(GivenUp, "look", always([])),), seeds=40),
     "giving up is told at each look": Mutant(
         "people hear the same again and again", (Patch(GivenUp, "look", _again_and_again),)
     ),

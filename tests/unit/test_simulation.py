@@ -1,5 +1,7 @@
 """The simulated world: fixed seeds in which nothing may be found, and that its oracles have teeth."""
 
+from dataclasses import replace
+
 import pytest
 
 from simulation.mutants import DAYS, MUTANTS
@@ -79,25 +81,51 @@ def test_what_could_not_happen_is_counted() -> None:
 QUESTION = {"do": "calls", "calls": [{"tool": "question", "run": 1.0, "ask": 1_500.0}]}
 HOLD = Event(20.0, "hold", {"session": "ses_1"})
 CRASH = Event(200.0, "crash", {"plan": 0, "down": 20.0})
+DEAF = Event(20.0, "wedge", {"plan": 0, "how": "deaf", "seconds": 9_000.0})
+CUT = Event(100.0, "feed", {"plan": 0, "how": "cut", "seconds": 600.0})
+STREAM = {"do": "text", "seconds": 1_500.0, "gap": 60.0}
+KILLS = tuple(Event(900.0 + 200 * number, "kill", {"down": 5.0}) for number in range(6))
+TASK = {"do": "calls", "calls": [{"tool": "task", "run": 1.0, "child": [STREAM]}]}
+LATE = {"do": "calls", "calls": [{"tool": "bash", "run": 604.0}]}
+ONE_LANE = replace(QUIET, max_concurrency=1, latency=0.2)
+TERMINAL = replace(QUIET, plans=(Plan(), Plan(port=None)))
+
+
+def prompt(session: str, *steps: object, plan: int = 0) -> Event:
+    return Event(10.0, "prompt", {"session": session, "plan": plan, "steps": list(steps)})
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "more", "kind"),
+    ("name", "setting", "events", "kind"),
     [
-        ("asks ignored", [QUESTION], (), "healthy cut"),
-        ("no tool rule", [HUNG], (), "left hanging"),
-        ("clocks start anew", [HUNG], (), "left hanging"),
-        ("no idle rule", [{"do": "hang"}], (), "silently spared"),
-        ("pings are life", [{"do": "hang"}], (), "left hanging"),
-        ("holds ignored", [HUNG], (HOLD,), "hold ignored"),
-        ("no record", [HUNG], (CRASH,), "unjournaled"),
-        ("no orphans", [HUNG], (CRASH,), "orphan left"),
-        ("no finish", [HUNG], (CRASH,), "unreadable"),
+        ("asks ignored", QUIET, (prompt("ses_1", QUESTION),), "healthy cut"),
+        ("no tool rule", QUIET, (prompt("ses_1", HUNG),), "left hanging"),
+        ("clocks start anew", QUIET, (prompt("ses_1", HUNG),), "left hanging"),
+        ("no idle rule", QUIET, (prompt("ses_1", {"do": "hang"}),), "silently spared"),
+        ("pings are life", QUIET, (prompt("ses_1", {"do": "hang"}),), "left hanging"),
+        ("holds ignored", QUIET, (prompt("ses_1", HUNG), HOLD), "hold ignored"),
+        ("no record", QUIET, (prompt("ses_1", HUNG), CRASH), "unjournaled"),
+        ("no orphans", QUIET, (prompt("ses_1", HUNG), CRASH), "orphan left"),
+        ("no finish", QUIET, (prompt("ses_1", HUNG), CRASH), "unreadable"),
+        ("giving up is not told", QUIET, (prompt("ses_1", HUNG), DEAF), "not reported"),
+        ("never given up", QUIET, (prompt("ses_1", HUNG), DEAF), "cap"),
+        ("given up for a minute", QUIET, (prompt("ses_1", HUNG), DEAF), "cap"),
+        ("nothing kept", QUIET, (prompt("ses_1", HUNG), DEAF, *KILLS), "cap"),
+        ("deaf and sure", QUIET, (prompt("ses_1", STREAM), CUT), "healthy cut"),
+        ("gaps forgotten", QUIET, (prompt("ses_1", STREAM), CUT), "healthy cut"),
+        ("no lanes", ONE_LANE, tuple(prompt(f"ses_{number}", HUNG) for number in range(3)), "cap"),
+        ("births ignored", TERMINAL, (prompt("ses_1", LATE, plan=1),), "healthy rewritten"),
+        ("no second look", ONE_LANE, (prompt("ses_1", HUNG), prompt("ses_2", LATE, STREAM), DEAF), "healthy rewritten"),
+        (
+            "a deleted one's children ignored",
+            QUIET,
+            (prompt("ses_1", {**STREAM, "seconds": 100.0}, TASK), Event(40.0, "delete", {"session": "ses_1"})),
+            "healthy cut",
+        ),
     ],
 )
-def test_a_planted_bug_is_found(name: str, steps: list[object], more: tuple[Event, ...], kind: str) -> None:
-    prompt = Event(10.0, "prompt", {"session": "ses_1", "steps": steps})
-    script = Script(seed=1, seconds=2_400.0, setting=QUIET, events=(prompt, *more))
+def test_a_planted_bug_is_found(name: str, setting: Setting, events: tuple[Event, ...], kind: str) -> None:
+    script = Script(seed=1, seconds=2_400.0, setting=setting, events=events)
     assert play(script).violation is None
     with MUTANTS[name].planted():
         violation = play(script).violation
@@ -116,10 +144,10 @@ def test_every_planted_bug_patches_what_is_there_and_puts_it_back() -> None:
 
 def test_a_failing_script_is_shrunk_to_what_it_takes_and_reads_as_python() -> None:
     noise = tuple(Event(50.0 * number, "sleep", {"seconds": 5.0}) for number in range(1, 8))
-    prompt = Event(
+    both = Event(
         15.0, "prompt", {"session": "ses_1", "steps": [{"do": "text", "seconds": 30.0, "gap": 10.0}, QUESTION]}
     )
-    script = Script(seed=1, seconds=2_000.0, setting=QUIET, events=(prompt, *noise))
+    script = Script(seed=1, seconds=2_000.0, setting=QUIET, events=(both, *noise))
     with MUTANTS["asks ignored"].planted():
         violation = play(script).violation
         assert isinstance(violation, Violation)
