@@ -31,6 +31,7 @@ RESET_SECONDS: Final = 15.0
 """Trouble that lasts longer may make the clocks of silences start anew."""
 GIVING_UP_SECONDS: Final = 400.0
 """How long the attempts may take after which it is given up."""
+FIRST_PING_SECONDS: Final = 65.0
 HOUR: Final = 3_600.0
 _RESETS: Final = frozenset({"step", "reboot", "no watchdog"})
 _PER_ROW, _SOME = 6, 16
@@ -273,7 +274,8 @@ class Oracles:
         base = {"stream": max(run.life, run.session.prompted_at), "retry": max(item.due, run.life)}.get(
             item.kind, item.since + item.waited
         )
-        limit, more, start = due - base, 0.0, base
+        # The first status that is heard of a session that began unheard is taken for life, once.
+        limit, more, start = due - base, 0.0, base + (FIRST_PING_SECONDS if item.kind == "stream" else 0.0)
         for each in self._disturbances:
             if each.ended < item.since:
                 continue
