@@ -72,6 +72,20 @@ def test_a_terminal_ui_keeps_what_it_runs_however_long() -> None:
     assert "aborts" not in played.counts
 
 
+def test_after_the_clock_was_set_back_the_call_of_the_newest_turn_is_still_given_its_limit() -> None:
+    events = (
+        Event(10.0, "prompt", {"session": "ses_1", "steps": [{"do": "text", "seconds": 30.0, "gap": 10.0}]}),
+        Event(100.0, "step", {"seconds": -3_600.0}),
+        Event(
+            110.0,
+            "prompt",
+            {"session": "ses_1", "steps": [{"do": "calls", "calls": [{"tool": "bash", "run": 550.0}]}]},
+        ),
+    )
+    played = play(Script(seed=1, seconds=1_200.0, setting=QUIET, events=events))
+    assert (played.violation, played.counts.get("aborts")) == (None, None)
+
+
 def test_what_could_not_happen_is_counted() -> None:
     events = (Event(10.0, "user_abort", {"session": "ses_none"}), Event(20.0, "sleep", {"seconds": 60.0}))
     played = play(Script(seed=1, seconds=60.0, setting=QUIET, events=events))
@@ -115,7 +129,12 @@ def prompt(session: str, *steps: object, plan: int = 0) -> Event:
         ("gaps forgotten", QUIET, (prompt("ses_1", STREAM), CUT), "healthy cut"),
         ("no lanes", ONE_LANE, tuple(prompt(f"ses_{number}", HUNG) for number in range(3)), "cap"),
         ("births ignored", TERMINAL, (prompt("ses_1", LATE, plan=1),), "healthy rewritten"),
-        ("no second look", ONE_LANE, (prompt("ses_1", HUNG), prompt("ses_2", LATE, STREAM), DEAF), "healthy rewritten"),
+        (
+            "no second look",
+            ONE_LANE,
+            (prompt("ses_1", HUNG), prompt("ses_2", LATE, STREAM), DEAF),
+            "healthy rewritten",
+        ),
         (
             "a deleted one's children ignored",
             QUIET,

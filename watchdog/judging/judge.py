@@ -259,6 +259,10 @@ class _Bench:
         if claim.status.activity is Activity.RETRY and (due := self.case.retry_due(session)) is not None:
             idle = min(idle, max(0.0, self.case.now - due))
         if limit is not None and idle >= limit:
+            # Where the wall clock was set back, what seems to be an older turn is the one at work.
+            if left := [each for call in session.calls if (each := in_time(self.case, session, call)) is not None]:
+                self.spared.extend(left)
+                return
             self._propose_cancel(verdicts.idle(self.case, session, idle, limit), session)
             return
         self.spared.append(
