@@ -262,7 +262,7 @@ async def test_with_the_keyboard_alone_a_session_is_explained_and_released(site:
         await expect(button(dialog, "Close")).to_be_focused()
         await page.keyboard.press("Enter")
         await expect(row).to_have_count(0)
-        assert await page.evaluate("document.activeElement !== document.body")
+        await page.wait_for_function("document.activeElement !== document.body")
     await session.wait_closed()
 
 
