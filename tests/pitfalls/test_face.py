@@ -209,7 +209,8 @@ async def test_json_keeps_every_word_exactly_and_spells_it_so_that_nothing_is_ob
     found = _is_fit_for_json((await program.run("scan", "--json")).stdout)
     assert {each["session_id"]: each["tool"] for each in found["verdicts"]} == sessions
     assert not any(obeyed(each["why"]) for each in found["verdicts"])
-    _is_fit_for_json((await program.run("recover", "--json")).stdout)
+    for _ in range(3):  # a machine that is busy may leave some for later
+        _is_fit_for_json((await program.run("recover", "--json")).stdout)
     kept = _is_fit_for_json((await program.run("history", "--json")).stdout)
     assert {each["verdict"]["session_id"]: each["verdict"]["tool"] for each in kept["interventions"]} == sessions
     one = _is_fit_for_json((await program.run("history", "3", "--json")).stdout)
