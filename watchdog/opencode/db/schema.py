@@ -17,9 +17,7 @@ async def check_schema(fetch: Fetch, path: Path) -> Statements:
     Raises:
         DatabaseUnsupported: a table or a column is missing, or it is of another generation or in another mode.
     """
-    tables: dict[str, set[str]] = {}
-    for record in await fetch(queries.COLUMNS_FOUND, {}):
-        tables.setdefault(str(record["table"]), set()).add(str(record["column"]))
+    tables = await _tables(fetch)
     if "session_v2" in tables and not _is_shared(tables):
         raise DatabaseUnsupported(
             f"The database {path} is one of opencode 2.x (it has a table `session_v2`, and not the tables of one "
@@ -47,19 +45,27 @@ def _is_shared(tables: Mapping[str, Collection[str]]) -> bool:
     return queries.COLUMNS.keys() <= tables.keys() and bool(queries.claims(tables))
 
 
+async def _tables(fetch: Fetch) -> dict[str, set[str]]:
+    """The columns of each table that the watchdog knows of."""
+    tables: dict[str, set[str]] = {}
+    for record in await fetch(queries.COLUMNS_FOUND, {}):
+        tables.setdefault(str(record["table"]), set()).add(str(record["column"]))
+    return tables
+
+
 async def second_generation(fetch: Fetch) -> int:
     """How many sessions of opencode 2.x there are, at work or not."""
-    tables = {record["table"] for record in await fetch(queries.COLUMNS_FOUND, {})}
-    if "session_v2" not in tables:
-        return 0
-    (record,) = await fetch("SELECT count(*) AS sessions FROM session_v2", {})
-    return int(str(record["sessions"]))
+    return await _rows(fetch, "session_v2") if "session_v2" in await _tables(fetch) else 0
 
 
 async def experimental_sessions(fetch: Fetch) -> int:
     """How many rows of opencode's experimental session store there are."""
-    tables = {record["table"] for record in await fetch(queries.COLUMNS_FOUND, {})}
+    tables = await _tables(fetch)
     if "session_message" not in tables or "session_v2" in tables:
         return 0  # in a database that opencode 2.x has opened that table is its own
-    (record,) = await fetch("SELECT count(*) AS rows FROM session_message", {})
+    return await _rows(fetch, "session_message")
+
+
+async def _rows(fetch: Fetch, table: str) -> int:
+    (record,) = await fetch(f"SELECT count(*) AS rows FROM {table}", {})  # noqa: S608 - a name of this module's own
     return int(str(record["rows"]))
