@@ -1,6 +1,7 @@
 """What can happen in the world, by name. Each returns whether it did what it was planned for."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import Any, Final
 
@@ -94,9 +95,14 @@ def unhold(world: World, *, session: str) -> bool:
         return False
     known.held_until = -inf
     world.journal.on_hold.pop(SessionId(session), None)
-    began = world.now
-    world.oracles.disturbed("hold", began)
+    world.oracles.disturbed("hold", world.now)
     return True
+
+
+async def _after(world: World, kind: str, seconds: float, mend: Callable[[], object]) -> None:
+    """Trouble that lasts a while, and is mended."""
+    await world.troubled(kind, seconds)
+    mend()
 
 
 def crash(world: World, *, plan: int, down: float) -> bool:
@@ -124,13 +130,12 @@ def wedge(world: World, *, plan: int, how: str, seconds: float) -> bool:
     process.trouble = how
     if how in {"broken", "garbage"}:
         process.cut()
-    world.spawn(_unwedge(world, process, how, seconds))
+
+    def mend() -> None:
+        process.trouble = None
+
+    world.spawn(_after(world, how, seconds, mend))
     return True
-
-
-async def _unwedge(world: World, process: Process, how: str, seconds: float) -> None:
-    await world.troubled(how, seconds)
-    process.trouble = None
 
 
 def bad_folder(world: World, *, plan: int, directory: str, seconds: float) -> bool:
@@ -139,13 +144,8 @@ def bad_folder(world: World, *, plan: int, directory: str, seconds: float) -> bo
     if process is None or directory in process.bad_folders:
         return False
     process.bad_folders.add(directory)
-    world.spawn(_mend_folder(world, process, directory, seconds))
+    world.spawn(_after(world, "folder", seconds, partial(process.bad_folders.discard, directory)))
     return True
-
-
-async def _mend_folder(world: World, process: Process, directory: str, seconds: float) -> None:
-    await world.troubled("folder", seconds)
-    process.bad_folders.discard(directory)
 
 
 def feed(world: World, *, plan: int, how: str, seconds: float) -> bool:
@@ -156,13 +156,8 @@ def feed(world: World, *, plan: int, how: str, seconds: float) -> bool:
     process.feed = how
     if how == "cut":
         process.cut()
-    world.spawn(_mend_feed(world, process, seconds))
+    world.spawn(_after(world, "feed", seconds, process.let_flow))
     return True
-
-
-async def _mend_feed(world: World, process: Process, seconds: float) -> None:
-    await world.troubled("feed", seconds)
-    process.let_flow()
 
 
 def sleep(world: World, *, seconds: float) -> bool:
@@ -189,7 +184,7 @@ def reboot(world: World, *, down: float) -> bool:
         world.spawn(_start_again(world, process, down))
     for product in [each for each in world.products if not each.line.dead]:
         world.kill_product(product)
-        world.spawn(_restart(world, down))
+        world.spawn(_after(world, "no watchdog", down, world.start_product))
     world.machine.reboot()
     world.oracles.disturbed("reboot", world.now)
     return True
@@ -201,13 +196,8 @@ def freeze(world: World, *, seconds: float) -> bool:
     if product is None or "frozen" in world.troubles:
         return False
     world.loop.stop_process(product.number)
-    world.spawn(_thaw(world, product.number, seconds))
+    world.spawn(_after(world, "frozen", seconds, partial(world.loop.continue_process, product.number)))
     return True
-
-
-async def _thaw(world: World, number: int, seconds: float) -> None:
-    await world.troubled("frozen", seconds)
-    world.loop.continue_process(number)
 
 
 def kill(world: World, *, down: float) -> bool:
@@ -216,13 +206,8 @@ def kill(world: World, *, down: float) -> bool:
     if product is None or "frozen" in world.troubles:
         return False
     world.kill_product(product)
-    world.spawn(_restart(world, down))
+    world.spawn(_after(world, "no watchdog", down, world.start_product))
     return True
-
-
-async def _restart(world: World, down: float) -> None:
-    await world.troubled("no watchdog", down)
-    world.start_product()
 
 
 def second(world: World, *, seconds: float) -> bool:
@@ -246,13 +231,12 @@ def lock(world: World, *, seconds: float) -> bool:
     if world.locked:
         return False
     world.locked = True
-    world.spawn(_unlock(world, seconds))
+
+    def unlock() -> None:
+        world.locked = False
+
+    world.spawn(_after(world, "locked", seconds, unlock))
     return True
-
-
-async def _unlock(world: World, seconds: float) -> None:
-    await world.troubled("locked", seconds)
-    world.locked = False
 
 
 def lock_journal(world: World, *, seconds: float) -> bool:
@@ -260,13 +244,12 @@ def lock_journal(world: World, *, seconds: float) -> bool:
     if world.journal_locked:
         return False
     world.journal_locked = True
-    world.spawn(_unlock_journal(world, seconds))
+
+    def unlock() -> None:
+        world.journal_locked = False
+
+    world.spawn(_after(world, "journal", seconds, unlock))
     return True
-
-
-async def _unlock_journal(world: World, seconds: float) -> None:
-    await world.troubled("journal", seconds)
-    world.journal_locked = False
 
 
 def pretend(world: World, *, plan: int, session: str, busy: bool) -> bool:

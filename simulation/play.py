@@ -84,9 +84,7 @@ class _Play:
         for event in self.script.events:
             await asyncio.sleep(max(0.0, event.at - world.now))
             done = ACTIONS[event.what](world, **event.args)
-            (world.landed if done else world.missed)[event.what] = (world.landed if done else world.missed).get(
-                event.what, 0
-            ) + 1
+            (world.landed if done else world.missed)[event.what] += 1
         await asyncio.sleep(max(0.0, self.script.seconds - world.now))
         if world.calm.is_set():
             await self._come_to_rest()

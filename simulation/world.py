@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -46,8 +47,8 @@ class World:
         self.processes: list[Process] = []
         self.sessions: dict[str, Session] = {}
         self.troubles: dict[str, int] = {}
-        self.landed: dict[str, int] = {}
-        self.missed: dict[str, int] = {}
+        self.landed: Counter[str] = Counter()
+        self.missed: Counter[str] = Counter()
         self.products: list[Product] = []
         self.calm = asyncio.Event()
         self.over = asyncio.Event()
