@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.conftest import OpenLab
 from tests.support.binaries import VERSIONS
-from tests.support.database import SHARED
+from tests.support.database import SHARED, OpencodeFile
 from tests.support.opencode import HANGING_TOOL, SILENT_MCP_TOOL, Server
 from tests.support.prompts import sleep, until
 from tests.support.scripted_model import (
@@ -197,13 +197,10 @@ async def test_in_a_database_that_opencode_2_has_opened_too_a_hung_call_is_ended
     await session.prompt(script(use(sleep())))
     await session.wait_for_bash()
     second = SHARED[SHARED.index("CREATE TABLE session_v2") :].partition(";")[0]
-    with closing(sqlite3.connect(lab.database)) as connection, connection:
-        connection.execute(second)
-        connection.execute(
-            "INSERT INTO session_v2 (id, project_id, slug, directory, version, time_created, time_updated,"
-            " time_suspended) VALUES ('ses_2', 'p', 's', '/', '2.0.0', 1, 1, 1)"
-        )
-        (before,) = connection.execute("SELECT * FROM session_v2")
+    with OpencodeFile(lab.database) as rows:
+        rows.connection.execute(second)
+        rows.second_generation_session(claimed_ms=1)
+        (before,) = rows.connection.execute("SELECT * FROM session_v2")
 
     watchdog = Watchdog.for_lab(lab, server, tool_timeouts={"bash": 3})
     async with watchdog.run() as running:
