@@ -48,7 +48,7 @@ tools: $(READY)
 	@$(BIN)/python -m tests.support.oldest_postgres
 
 test: tools ## every test, on real opencode servers too (the binaries come from npm, once)
-	$(BIN)/pytest $(WORKERS) --durations 25
+	$(BIN)/pytest $(WORKERS) --cache-clear --durations 25 || $(BIN)/python -m tests.support.second_hearing $$?
 
 coverage: tools ## the same, with every branch counted: it takes nearly twice as long
 	$(BIN)/coverage erase

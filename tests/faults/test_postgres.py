@@ -267,13 +267,19 @@ async def test_the_network_stands_still_and_is_cut(here: Site, monkeypatch: pyte
             await here.goes_on()
             lost = here.left("lost")
 
+            reached: list[str] = []
+
             async def committed_and_cut() -> None:
                 """The database gets the end of the transaction, and its answer gets nowhere."""
+                reached.append("the write")
                 proxy.freeze_answers()
 
             once(monkeypatch, Writing, "write", committed_and_cut, before=False)
             (outcome,) = await dog.release(lost)
-            assert outcome.result is Result.FAILED
+            while not reached:  # a second was too short for a look before the write
+                assert outcome.result is Result.UNREACHABLE, outcome
+                (outcome,) = await dog.release(lost)
+            assert outcome.result is Result.FAILED, outcome
             assert not here.open_rows()
             proxy.cut()
             proxy.thaw()

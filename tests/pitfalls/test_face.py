@@ -277,7 +277,7 @@ async def test_control_characters_escape_sequences_and_bidi_marks_never_reach_a_
         program.settings(
             database=str(path), servers=[NOWHERE], discover=False, poll_interval=0.2, log_format=log_format,
             log_level="debug", control=f"127.0.0.1:{port}", control_token=TOKEN, notify=[address],
-            notify_on=["given_up", "degraded", "outcome"], shutdown_grace=5,
+            notify_on=["given_up", "degraded", "outcome"], shutdown_grace=60,
         )  # fmt: skip
         (program.home / "opencode-watchdog.toml").chmod(0o600)
         async with program.started("run") as running:
