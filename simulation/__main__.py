@@ -12,8 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 from rich.console import Console
 from rich.table import Table
 
+from simulation.ledger import Violation
 from simulation.mutants import MUTANTS, hunt
-from simulation.oracles import Violation
 from simulation.play import Played, play
 from simulation.shrink import fails_as, shrink, until
 from simulation.worlds import play_seed

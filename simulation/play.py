@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from simulation.acts import ACTIONS
+from simulation.leaving import TICK_SECONDS
+from simulation.ledger import Violation
 from simulation.loop import SimulatedLoop, simulate
-from simulation.oracles import TICK_SECONDS, Violation
 from simulation.script import Script
 from simulation.world import World
 from watchdog import strides

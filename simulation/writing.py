@@ -1,7 +1,8 @@
 """Writes a world's script from a seed: who does what, when, and what goes wrong."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from simulation.script import Event, Plan, Script, Setting
@@ -10,24 +11,55 @@ DAY: Final = 86_400.0
 Step = dict[str, Any]
 
 
-def write(seed: int, days: float = 1.0) -> Script:
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """What a world is full of, where that is not left to its seed.
+
+    Attributes:
+        faults: the kinds of faults, by their names below, and how many happen `an_hour`.
+        more: how much likelier than usual some of what people do is, by the name of the action.
+        asks, hangs, children: how many calls ask a person, hang, or start a subagent, of one.
+        setting: fields of the `Setting`.
+    """
+
+    faults: tuple[str, ...] = ()
+    an_hour: float | None = None
+    more: Mapping[str, float] = field(default_factory=dict)
+    asks: float | None = None
+    hangs: float | None = None
+    children: float | None = None
+    setting: Mapping[str, Any] = field(default_factory=dict)
+
+
+ANY: Final = Mix()
+
+
+def write(seed: int, days: float = 1.0, mix: Mix = ANY) -> Script:
     """The world of a seed."""
-    return _Writer(seed, days).script()
+    return _Writer(seed, days, mix).script()
 
 
 class _Writer:
-    def __init__(self, seed: int, days: float) -> None:
+    def __init__(self, seed: int, days: float, mix: Mix) -> None:
         self.seed = seed
         self.rng = random.Random(seed)  # noqa: S311 - a world, no secret
         self.end = days * DAY
-        self.setting = self._setting()
+        self.more = mix.more
+        self.setting = replace(self._setting(), **mix.setting)
         self.busy = self.rng.choice([2.0, 6.0, 12.0])  # sessions an hour
-        self.faulty = self.rng.choice([0.0, 1.0, 4.0, 12.0])  # faults an hour
+        self.faulty = self._drawn(mix.an_hour, [0.0, 1.0, 4.0, 12.0])
         # Not everything in each world: what is rare beside everything else is common in some.
         self.steps = [self.rng.choice([0, 1, 4]) or 0.2 for _ in range(5)]
-        self.asks, self.hangs, self.children = (self.rng.choice([0.02, 0.1, 0.4]) for _ in range(3))
+        self.asks, self.hangs, self.children = (
+            self._drawn(each, [0.02, 0.1, 0.4]) for each in (mix.asks, mix.hangs, mix.children)
+        )
         self.sessions: list[str] = []
-        self.kinds = self.rng.sample(sorted(_FAULTS), k=self.rng.randint(3, len(_FAULTS)))
+        kinds = self.rng.sample(sorted(_FAULTS), k=self.rng.randint(3, len(_FAULTS)))
+        self.kinds = [*mix.faults] or kinds
+
+    def _drawn(self, given: float | None, of: Sequence[float]) -> float:
+        drawn = self.rng.choice(of)
+        return drawn if given is None else given
 
     def script(self) -> Script:
         events = [*self._people(), *self._faults()]
@@ -107,7 +139,11 @@ class _Writer:
         )
         if any(plan.copy for plan in self.setting.plans) and rng.random() < 0.4:
             events.append(_pretend(self, self._after(at)))
-        return events + [make() for chance, make in more if rng.random() < chance]
+        return events + [each for chance, make in more for each in self._maybe(chance, make)]
+
+    def _maybe(self, chance: float, make: Callable[[], Event]) -> list[Event]:
+        drawn, event = self.rng.random(), make()
+        return [event] if drawn < chance * self.more.get(event.what, 1.0) else []
 
     def _after(self, at: float) -> float:
         return round(at + self.rng.choice([0.5, 30.0, 300.0, 1_500.0]) * self.rng.uniform(0.5, 2.0), 3)

@@ -33,7 +33,7 @@ def hunt(name: str) -> Hunted:
     mutant = MUTANTS[name]
     landed = 0
     for number in range(mutant.seeds):
-        script = write(mutant.first_seed + number, DAYS)
+        script = write(mutant.first_seed + number, DAYS, mutant.mix)
         with mutant.planted():
             played = play(script)
         landed += sum(played.landed.values())

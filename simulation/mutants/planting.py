@@ -5,6 +5,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+from simulation.writing import ANY, Mix
+
 SEEDS: Final = 8
 """Within so many worlds a planted bug is to be found, unless it says otherwise."""
 
@@ -26,12 +28,14 @@ class Mutant:
         what: what is wrong, for people.
         seeds: within how many worlds it has to be found.
         first_seed: the first of them.
+        mix: what these worlds are full of.
     """
 
     what: str
     patches: tuple[Patch, ...]
     seeds: int = SEEDS
     first_seed: int = 0
+    mix: Mix = ANY
 
     @contextmanager
     def planted(self) -> Iterator[None]:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from simulation.ledger import Violation
 from simulation.mutants import DAYS, MUTANTS
-from simulation.oracles import Violation
 from simulation.play import play
 from simulation.script import Event, Plan, Script, Setting
 from simulation.shrink import fails_as, shrink, until

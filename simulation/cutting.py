@@ -1,0 +1,149 @@
+"""What must hold whenever something is sent or written: nothing healthy is cut, and no limit of acts is passed."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from simulation.ledger import Ledger
+from simulation.work import Run, Session
+from watchdog.model.outcome import GuardedWrite, Row
+from watchdog.model.session import Ask
+
+if TYPE_CHECKING:
+    from simulation.servers import Process
+    from simulation.world import World
+
+RACE_SECONDS: Final = 2.0
+"""How old the truth may be that an act rests on: what begins while an abort is under way can't be known."""
+HOUR: Final = 3_600.0
+_KNOWN_ERRORS: Final = frozenset({"MessageAbortedError", "UnknownError"})
+
+
+class Cutting(Ledger):
+    """Whether acts are justified.
+
+    Attributes:
+        longest_overrun: how long after its limit the last of what hung was ended, in calm times.
+    """
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self.longest_overrun = 0.0
+        self._sending: dict[int, int] = {}
+
+    def acts(self, number: int) -> None:
+        """A watchdog's process is about to act: it has the lock."""
+        if self.world.lock_file.holder != number:
+            self.fail("two act", f"watchdog {number} acts, and {self.world.lock_file.holder} has the lock")
+
+    def sends_abort(self, port: int, session_id: str) -> None:
+        """An abort is sent: so many at a time at one server."""
+        self._sending[port] = self._sending.get(port, 0) + 1
+        self.world.log("abort", session_id, port)
+        if self._sending[port] > self.world.setting.max_concurrency:
+            self.fail("cap", f"{self._sending[port]} aborts at a time at port {port}")
+
+    def sent_abort(self, port: int, session_id: str) -> None:
+        """It was answered, or not."""
+        self._sending[port] -= 1
+        self.world.log("aborted", session_id, port)
+
+    def sent(self, process: "Process", what: str, session_id: str) -> bool:
+        """Something was sent to a server that is to change something, or to show what was changed."""
+        if process.plan.copy:
+            self.fail("wrong server", f"{what} for {session_id} was sent to a server of another database")
+        return True
+
+    def aborts(self, process: "Process", session: Session) -> None:
+        """An abort of a session arrived: all that it ends must have outlived its limit."""
+        self.count("aborts")
+        for run in process.ended_by_abort(session):
+            if self.world.held(run.session):
+                self.fail("hold ignored", f"{run.session.id} is on hold, and was ended")
+            if not _is_thrown_away(run.session, session) and not self._justified(run):
+                self.fail("healthy cut", f"{run.session.id} was ended: {self._state(run)}")
+            self._cap(run)
+            due = run.may_end_at(self.world.setting)
+            if not self.disturbances or self.disturbances[-1].ended < run.began:
+                self.longest_overrun = max(self.longest_overrun, self.world.now - due)
+
+    def _justified(self, run: Run) -> bool:
+        now, setting, session = self.world.now, self.world.setting, run.session
+        if session.gone:
+            return now - run.life >= max(setting.idle_timeout, setting.tool_timeout) - run.slack(setting)
+        return run.may_end_at(setting) - run.slack(setting) <= now or now - session.ok_until <= RACE_SECONDS
+
+    def _state(self, run: Run) -> str:
+        setting, now = self.world.setting, self.world.now
+        told = [
+            f"{item.kind} since {now - item.since:.1f} s, may end in {run.item_may_end_at(item, setting) - now:.1f} s"
+            for item in run.items
+        ]
+        return "; ".join(told) or f"nothing is open, and it showed life {now - run.life:.1f} s ago"
+
+    def _cap(self, run: Run) -> None:
+        """So many attempts, and then one an hour."""
+        now = self.world.now
+        run.aborts.append(now)
+        lately = [at for at in run.aborts if now - at < HOUR - 60.0]
+        killed = [each for each in self.disturbances if each.kind == "no watchdog" and now - each.ended < HOUR]
+        if len(lately) > self.world.setting.max_attempts + len(killed):
+            self.fail("cap", f"{run.session.id} was ended {len(lately)} times within an hour")
+
+    def rejects(self, process: "Process", ask: Ask) -> None:
+        """An ask was turned down."""
+        self.count("rejections")
+        if self.world.setting.human_timeout is None:
+            self.fail("healthy cut", f"{ask.id} was turned down at {process.pid}, and nobody set a limit")
+
+    def about_to_write(self, writes: Sequence[GuardedWrite]) -> None:
+        """Rows are about to be rewritten: nobody may be at work on them, and the journal has them as they are."""
+        kept = [each.row for rows in self.world.journal.rows.values() for each in rows]
+        for write in writes:
+            turn, session = write.row.message_id, self.world.sessions.get(write.row.session_id)
+            run = self.world.executes(turn)
+            if run is not None and self.world.rows.get(write.row.table, write.row.id) == write.row.data:
+                self.fail("healthy rewritten", f"{write.row.id} is at work at {run.process.pid}: {self._state(run)}")
+            if write.row not in kept:
+                self.fail("unjournaled", f"{write.row.id} is rewritten, and the journal does not have it")
+            if not _reads(write.after):
+                self.fail("unreadable", f"{write.row.id} would read as no opencode can: {write.after}")
+            every = self.world.sessions.get("*")
+            if any(each is not None and each.held_until > self.world.wall_ms for each in (session, every)):
+                self.fail("hold ignored", f"{write.row.session_id} is on hold, and was rewritten")
+
+    def wrote(self, writes: Sequence[GuardedWrite], count: int) -> None:
+        """Rows were rewritten, or changed before."""
+        self.count("settled" if count else "writes that came to nothing")
+        self.world.log("wrote", count, *(write.row.id for write in writes))
+
+    def publishes(self, row: Row) -> None:
+        """A part was published: only as it is. A real server writes its names in an order of its own."""
+        data = self.world.rows.get("part", row.id)
+        if data is None or not row.says(data):
+            self.fail("changed by publishing", f"{row.id} reads otherwise than what was published")
+        elif self.world.executes(row.message_id) is not None:
+            self.fail("healthy rewritten", f"{row.id} was published while it is at work")
+
+
+def _is_thrown_away(session: Session, ended: Session) -> bool:
+    """Whether work was deleted with the session that is ended, or was begun by such: no row tells whose it is."""
+    return ended.gone and session is not ended and (session.gone or session.parent is not ended)
+
+
+def _reads(data: str) -> bool:
+    """Whether a settled row reads: any other shape makes a real server answer 400 for the whole session (measured).
+
+    Without a finish the next prompt would run the old subtask or compaction again (measured).
+    """
+    value = json.loads(data)
+    if value.get("type") == "tool":
+        state = value["state"]
+        return (
+            state["status"] == "error"
+            and isinstance(state["error"], str)
+            and {"start", "end"} <= state["time"].keys()
+        )
+    error = value["error"]
+    known = error["name"] in _KNOWN_ERRORS and isinstance(error["data"]["message"], str)
+    return known and bool(value.get("finish")) and "completed" in value["time"]

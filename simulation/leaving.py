@@ -1,0 +1,118 @@
+"""What must hold as time passes: what hangs and can be ended is ended, what a crash left is settled, in time."""
+
+from typing import TYPE_CHECKING, Final
+
+from simulation.cutting import HOUR, Cutting
+from simulation.ledger import SETTLE_SECONDS
+from simulation.work import Item, Run, at_work
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+TICK_SECONDS: Final = 5.0
+RESET_SECONDS: Final = 15.0
+"""Trouble that lasts longer may make the clocks of silences start anew."""
+GIVING_UP_SECONDS: Final = 400.0
+"""How long the attempts may take after which it is given up."""
+FIRST_PING_SECONDS: Final = 65.0
+_RESETS: Final = frozenset({"step", "reboot", "no watchdog"})
+
+
+class Leaving(Cutting):
+    """Whether anything is left that should have been ended.
+
+    Attributes:
+        given_up: the sessions of which people were told that nobody can end them.
+    """
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self.given_up: set[str] = set()
+        self._provable_since: dict[str, float] = {}
+        self._deaf_since: dict[int, float] = {}
+        setting = world.script.setting
+        self.bound = 3 * setting.poll + setting.abort_grace + 30.0
+
+    def disturbed(self, kind: str, began: float) -> None:
+        """See `Ledger.disturbed`."""
+        super().disturbed(kind, began)
+        self._provable_since.clear()
+
+    def tick(self) -> None:
+        """Look at everything that is unfinished."""
+        for run in self.world.runs:
+            if self.world.held(run.session) or run.session.gone or not run.hangs:
+                run.excused_at = self.world.now
+            else:
+                self._look_at(run)
+        if not self.is_calm:
+            self._provable_since.clear()
+            return
+        self._look_at_orphans()
+
+    def _look_at(self, run: Run) -> None:
+        """Whether something that hangs was left for too long."""
+        process, now = run.process, self.world.now
+        if process.trouble == "deaf":
+            self._deaf_since.setdefault(id(run), now)
+            due = max(self._deadline(run), self._deaf_since[id(run)]) + self.bound + GIVING_UP_SECONDS
+            if now > due and self.is_calm_but_for("deaf") and run.session.id not in self.given_up:
+                self.fail("not reported", f"{run.session.id} can't be ended, and nobody was told: {self._state(run)}")
+            return
+        if process.plan.port is None or not process.well or not self._can_be_ended(run):
+            run.excused_at = now
+        elif self.is_calm and now > max(self._deadline(run), run.excused_at, self._next_try(run)) + self.bound:
+            self.fail("left hanging", f"{run.session.id} at {process.pid}: {self._state(run)}")
+
+    def _can_be_ended(self, run: Run) -> bool:
+        """Whether nobody's life stands against it, and no prompt since a first attempt."""
+        session = run.session
+        if run.aborts and session.prompted_at > run.aborts[0]:
+            return False
+        orphans = self.world.orphans()
+        return not any(
+            at_work(each) or each.id in orphans or self.world.waits_for_answer(each) for each in session.below()
+        )
+
+    def _next_try(self, run: Run) -> float:
+        """When it is tried again at the latest, where an attempt came to nothing."""
+        return run.aborts[-1] + HOUR if run.aborts else run.began
+
+    def _deadline(self, run: Run) -> float:
+        return max(self._item_deadline(run, item) for item in run.items)
+
+    def _item_deadline(self, run: Run, item: Item) -> float:
+        """When an item has outlived its limit, by the watchdog's clocks at the latest."""
+        due = run.item_may_end_at(item, self.world.setting)
+        base = {"stream": max(run.life, run.session.prompted_at), "retry": max(item.due, run.life)}.get(
+            item.kind, item.since + item.waited
+        )
+        # The first status that is heard of a session that began unheard is taken for life, once.
+        limit, more, start = due - base, 0.0, base + (FIRST_PING_SECONDS if item.kind == "stream" else 0.0)
+        for each in self.disturbances:
+            if each.ended < item.since:
+                continue
+            idle = item.kind != "call"
+            if each.kind in _RESETS or (idle and each.ended - each.began > RESET_SECONDS):
+                start, more = max(start, each.ended + 35.0), 0.0
+            else:
+                more += each.ended - max(each.began, item.since) + SETTLE_SECONDS / 2
+        return start + limit + more
+
+    def _look_at_orphans(self) -> None:
+        now, found = self.world.now, self.world.orphans()
+        since = {}
+        for id_, rows in found.items():
+            if self._is_provable(id_):
+                since[id_] = self._provable_since.get(id_, now)
+                if now - since[id_] > self.world.setting.orphan_grace + self.bound + SETTLE_SECONDS:
+                    self.fail("orphan left", f"nobody is at work on {', '.join(sorted(rows))} of {id_}")
+        self._provable_since = since
+
+    def _is_provable(self, session_id: str) -> bool:
+        """Whether it can be shown that nobody is at work on what is open in a session."""
+        session = self.world.sessions.get(session_id)
+        if session is None or session.gone or session.run is not None or self.world.held(session):
+            return False
+        holders = [each for each in self.world.processes if each.holds]
+        return all(each.vouches and each.plan.port is not None and each.well for each in holders)
