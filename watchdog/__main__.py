@@ -62,7 +62,7 @@ def _first(error: BaseException) -> BaseException:
 
 
 def _explain(error: BaseException) -> int:
-    from watchdog.cli.main import INTERRUPTED
+    from watchdog.cli.options import INTERRUPTED
     from watchdog.reporting.tables import complain
 
     if isinstance(error, KeyboardInterrupt):

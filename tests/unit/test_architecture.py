@@ -42,6 +42,7 @@ MAKERS: Mapping[str, tuple[str, ...]] = {
 LATE_IMPORTS = {
     "",
     "cli.main",
+    "cli.options",
     "cli.sql",
     "console.late",
     "__main__",

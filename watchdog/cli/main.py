@@ -3,41 +3,34 @@
 The rooms behind a command are imported only when it is called and its settings are read, so `--help` is quick.
 """
 
-import logging
-import os
-import re
 import sys
-from collections.abc import Callable, Coroutine
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
+from watchdog.cli.options import (
+    AsJson,
+    Config,
+    Control,
+    Database,
+    DryRun,
+    For,
+    Number,
+    Servers,
+    Session,
+    Wait,
+    Yes,
+    go,
+    load,
+    number,
+    quiet,
+)
 from watchdog.cli.sql import sql
 from watchdog.console.confirm import confirm as ask
-from watchdog.console.late import AtTheFirstLine, import_structlog
+from watchdog.console.late import import_structlog
 from watchdog.console.streams import write
-from watchdog.settings.places import here, home
 from watchdog.shown import shown
-
-if TYPE_CHECKING:
-    from watchdog.console.exits import Exit
-    from watchdog.settings.schema import Loaded
-
-INTERRUPTED = 130
-
-
-def number(text: str) -> int:
-    """The number of an intervention.
-
-    Raises:
-        typer.BadParameter: it is no number.
-    """
-    if not re.fullmatch(r"[0-9]{1,15}", text, re.ASCII) or int(text) == 0:
-        raise typer.BadParameter(f"{text} is no number of an intervention; `history` lists them")
-    return int(text)
-
 
 app = typer.Typer(
     name="opencode-watchdog",
@@ -51,35 +44,6 @@ app = typer.Typer(
 )
 
 app.add_typer(sql, name="sql")
-
-# The command line does not judge whether a path can be read: the rooms behind it say what to do.
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="The TOML file with the settings.", metavar="FILE", readable=False),
-]
-Database = Annotated[
-    str | None,
-    typer.Option("--database", help="opencode's database; usually found automatically.", metavar="PATH"),
-]
-Servers = Annotated[
-    list[str] | None, typer.Option("--server", help="An opencode server; may be given several times.", metavar="URL")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act.")]
-Wait = Annotated[bool, typer.Option("--wait", help="Wait for a database that is not there yet.")]
-Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
-Control = Annotated[
-    str | None,
-    typer.Option("--control", help="Address of the API and the page, such as 127.0.0.1:4097.", metavar="ADDRESS"),
-]
-Session = Annotated[str, typer.Argument(metavar="SESSION", help="The id of a session: ses_…", show_default=False)]
-Number = Annotated[
-    int, typer.Argument(metavar="ID", help="The number of an intervention; see history.", parser=number)
-]
-For = Annotated[
-    str | None,
-    typer.Option("--for", help="For how long: 2h, 30m, 7d; without it, until somebody ends it.", metavar="DURATION"),
-]
 
 
 def _tell_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -111,13 +75,13 @@ def run(
     wait: Wait = False,
 ) -> None:
     """Watch until stopped (SIGTERM or Ctrl-C)."""
-    loaded = _load(config, database, server, control)
+    loaded = load(config, database, server, control)
     import_structlog()
     from watchdog.cli import run as service
     from watchdog.console import formats as logs
 
     logs.configure(level=loaded.settings.log_level.value, log_format=loaded.settings.log_format.value)
-    _go(lambda: service.run(loaded, dry_run=dry_run, wait=wait))
+    go(lambda: service.run(loaded, dry_run=dry_run, wait=wait))
 
 
 @app.command()
@@ -132,8 +96,8 @@ def page(
     from watchdog.cli.page import page as shown
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, None, None, control=control)
-    _go(partial(shown, loaded, Screen(as_json=False), browse=browse, new_token=new_token))
+    loaded = quiet(config, None, None, control=control)
+    go(partial(shown, loaded, Screen(as_json=False), browse=browse, new_token=new_token))
 
 
 @app.command()
@@ -148,10 +112,10 @@ def scan(
     """Look once; print what is stuck and what is spared, and why."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, server)
+    loaded = quiet(config, database, server)
     from watchdog.cli import commands
 
-    _go(lambda: commands.scan(loaded, Screen(as_json=as_json), full=full))
+    go(lambda: commands.scan(loaded, Screen(as_json=as_json), full=full))
 
 
 @app.command()
@@ -166,10 +130,10 @@ def explain(
     """Say why one session is stuck or left alone: its tree, each clock, each witness, and what to do."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, server)
+    loaded = quiet(config, database, server)
     from watchdog.cli import explain as explaining
 
-    _go(lambda: explaining.explain(loaded, Screen(as_json=as_json), session))
+    go(lambda: explaining.explain(loaded, Screen(as_json=as_json), session))
 
 
 @app.command()
@@ -184,10 +148,10 @@ def recover(
     """Settle once what a crash or a restart left open."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, server)
+    loaded = quiet(config, database, server)
     from watchdog.cli import commands
 
-    _go(lambda: commands.recover(loaded, Screen(as_json=as_json), dry_run=dry_run))
+    go(lambda: commands.recover(loaded, Screen(as_json=as_json), dry_run=dry_run))
 
 
 @app.command()
@@ -205,11 +169,11 @@ def release(
     """End now whatever is open in a session, whatever the limits say: the way out."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, server)
+    loaded = quiet(config, database, server)
     from watchdog.cli import commands
 
     confirm, screen = None if yes else ask, Screen(as_json=as_json)
-    _go(lambda: commands.release(loaded, screen, session, reason=reason, confirm=confirm, below=below))
+    go(lambda: commands.release(loaded, screen, session, reason=reason, confirm=confirm, below=below))
 
 
 @app.command("delete-message")
@@ -226,11 +190,11 @@ def delete_message(
     """Release a session if it is busy, then delete one of its messages, and make sure that it is gone."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, server)
+    loaded = quiet(config, database, server)
     from watchdog.cli import commands
 
     confirm = None if yes else ask
-    _go(lambda: commands.delete_message(loaded, Screen(as_json=as_json), session, message, confirm=confirm))
+    go(lambda: commands.delete_message(loaded, Screen(as_json=as_json), session, message, confirm=confirm))
 
 
 @app.command()
@@ -250,18 +214,18 @@ def check(
     given = [name for name, wanted in (("--alive", alive), ("--notify", notify), ("--deep", deep)) if wanted]
     if len(given) > 1:
         raise typer.BadParameter(f"{' and '.join(given)} don't go together")
-    loaded, screen = _quiet(config, database, server, warn=False), Screen(as_json=as_json)
+    loaded, screen = quiet(config, database, server, warn=False), Screen(as_json=as_json)
     if alive:
         from watchdog.cli.alive import check_alive
 
-        _go(lambda: check_alive(loaded, screen))
+        go(lambda: check_alive(loaded, screen))
     if notify:
         from watchdog.alerts.setup import check_notify
 
-        _go(lambda: check_notify(loaded, screen))
+        go(lambda: check_notify(loaded, screen))
     from watchdog.checking import check as checkup
 
-    _go(lambda: checkup.check(loaded, screen, deep=deep))
+    go(lambda: checkup.check(loaded, screen, deep=deep))
 
 
 @app.command()
@@ -284,12 +248,12 @@ def history(
 
     if number is not None and (session or since):
         raise typer.BadParameter("an ID stands alone: leave out --session and --since")
-    loaded, screen = _quiet(config, database, None), Screen(as_json=as_json)
+    loaded, screen = quiet(config, database, None), Screen(as_json=as_json)
     from watchdog.cli import journal as chronicle
 
     if number is not None:
-        _go(lambda: chronicle.intervention(loaded, screen, number))
-    _go(lambda: chronicle.history(loaded, screen, session_id=session, since=since))
+        go(lambda: chronicle.intervention(loaded, screen, number))
+    go(lambda: chronicle.history(loaded, screen, session_id=session, since=since))
 
 
 @app.command()
@@ -304,10 +268,10 @@ def undo(
     """Put the rows of an intervention back as they were, if nothing has happened since; and hold the session."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, server)
+    loaded = quiet(config, database, server)
     from watchdog.cli import journal as chronicle
 
-    _go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number))
+    go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number))
 
 
 @app.command()
@@ -317,10 +281,10 @@ def hold(
     """Leave a session alone, whatever it looks like."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, None)
+    loaded = quiet(config, database, None)
     from watchdog.cli import journal as chronicle
 
-    _go(lambda: chronicle.hold(loaded, Screen(as_json=as_json), session, lasts=lasts))
+    go(lambda: chronicle.hold(loaded, Screen(as_json=as_json), session, lasts=lasts))
 
 
 @app.command()
@@ -328,10 +292,10 @@ def unhold(session: Session, config: Config = None, database: Database = None, *
     """End a hold."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, None)
+    loaded = quiet(config, database, None)
     from watchdog.cli import journal as chronicle
 
-    _go(lambda: chronicle.unhold(loaded, Screen(as_json=as_json), session))
+    go(lambda: chronicle.unhold(loaded, Screen(as_json=as_json), session))
 
 
 @app.command()
@@ -339,10 +303,10 @@ def pause(config: Config = None, database: Database = None, *, lasts: For = None
     """Leave everything alone."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, None)
+    loaded = quiet(config, database, None)
     from watchdog.cli import journal as chronicle
 
-    _go(lambda: chronicle.pause(loaded, Screen(as_json=as_json), lasts=lasts))
+    go(lambda: chronicle.pause(loaded, Screen(as_json=as_json), lasts=lasts))
 
 
 @app.command()
@@ -350,51 +314,7 @@ def resume(config: Config = None, database: Database = None, *, as_json: AsJson 
     """End a pause."""
     from watchdog.reporting.tables import Screen
 
-    loaded = _quiet(config, database, None)
+    loaded = quiet(config, database, None)
     from watchdog.cli import journal as chronicle
 
-    _go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
-
-
-def _load(
-    config: Path | None, database: str | None, servers: list[str] | None, control: str | None = None
-) -> "Loaded":
-    from watchdog.settings.schema import load_settings
-
-    flags = {"config": config, "database": database, "servers": servers, "control": control}
-    return load_settings(flags=flags, environ=os.environ, cwd=here(), home=home())
-
-
-def _quiet(
-    config: Path | None,
-    database: str | None,
-    servers: list[str] | None,
-    *,
-    control: str | None = None,
-    warn: bool = True,
-) -> "Loaded":
-    """Settings for a command whose result is what it prints: it logs only problems."""
-    from watchdog.reporting.tables import note
-    from watchdog.settings.database_url import PostgresUrl
-
-    loaded = _load(config, database, servers, control)
-    logging.basicConfig(handlers=[AtTheFirstLine(loaded.settings.log_format.value)], level=logging.ERROR, force=True)
-    if isinstance(loaded.settings.database, PostgresUrl):
-        # A part of a replica logs by itself, beside the result.
-        import_structlog()
-        from watchdog.console import formats as logs
-
-        logs.configure(level="error", log_format=loaded.settings.log_format.value)
-    for warning in loaded.warnings if warn else ():
-        note(f"warning: {warning}")
-    return loaded
-
-
-def _go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> NoReturn:
-    import anyio
-
-    try:
-        code = int(anyio.run(command))
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-    raise typer.Exit(code)
+    go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
