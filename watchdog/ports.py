@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from watchdog.model.interventions import Actor, Hold, Intervention, InterventionId, Kept
+from watchdog.model.leftovers import Commands, LeftOver, Member
 from watchdog.model.moments import Moment, WallMs
 from watchdog.model.outcome import GuardedWrite, Outcome, Row, Step
 from watchdog.model.report import Endpoint, Holders, Listener, Served, Witness
@@ -362,4 +363,31 @@ class Owners(Protocol):
 
     async def look(self) -> Holders:
         """Look now. Never raises: the answer says what can't be known."""
+        ...
+
+
+class Processes(Protocol):
+    """The commands that an opencode started, as processes of this user."""
+
+    async def look(self, *, since_ms: int | None = None) -> Commands:
+        """Look for those that are left over, afresh.
+
+        Args:
+            since_ms: leave out those that were born earlier.
+
+        Raises:
+            DatabaseError: the database, whose calls they belong to, can't be read.
+        """
+        ...
+
+    async def members(self, left: LeftOver) -> Sequence[Member]:
+        """The processes of a command that are there now, with those that it has started since."""
+        ...
+
+    async def send(self, left: LeftOver, member: Member, *, kill: bool) -> bool:
+        """Ask a process of a left-over command to end, or end it, if pid and birth are still its own.
+
+        Returns:
+            Whether it was sent: not if the process is gone.
+        """
         ...

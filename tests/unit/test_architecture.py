@@ -24,7 +24,9 @@ PROC = {
     "timing.clock": r"/proc/sys/kernel/random/boot_id",
     "timing.witness": r"/proc/1(/stat)?",
     "opencode.processes.listeners": r"/proc(?![a-z])",
-    "opencode.processes.holders": r"/proc(?![a-z])",
+    "opencode.processes.commands": r"/proc(?![a-z])",
+    "opencode.processes.leftovers": r"/proc hides",
+    "opencode.processes.stat": r"/proc(?![a-z])",
     "opencode.file.identity": r"/proc/self/mountinfo",
     "opencode.file.locks": r"/proc(?![a-z])",
     "opencode.file.one_file": r"of /proc in it",
@@ -43,6 +45,7 @@ LATE_IMPORTS = {
     "",
     "cli.main",
     "cli.options",
+    "cli.processes",
     "cli.sql",
     "console.late",
     "__main__",
@@ -128,6 +131,7 @@ WALL: Mapping[str, str] = {
     "timing.clock": "the one place in which wall time becomes countable time",
     "model.report": "`seconds_since`, which tells people how long ago something is",
     "journal.sqlite": "a person says until when a hold lasts, and means the clock on the wall",
+    "model.leftovers": "shows people how long ago a process started",
     "reporting.explain_tables": "shows people how long ago something is",
     "observing.memory_store": "how long ago another machine looked, where two minutes count at most",
     "timing.version_one": "reads what the first version kept in wall time",
@@ -300,6 +304,10 @@ through it."""
 
 def test_nobody_else_says_that_a_server_serves_this_database() -> None:
     assert {name for name, module in MODULES.items() if makes(module, "Served")} == SHOWING
+
+
+def test_nobody_else_says_that_a_command_is_left_over() -> None:
+    assert {name for name, module in MODULES.items() if makes(module, "LeftOver")} == {"judging.leftovers"}
 
 
 def test_making_a_value_is_seen() -> None:

@@ -286,6 +286,8 @@ class _WholeAttempt(Settling):
 
     async def resume(self, kept: Sequence[Kept]) -> Outcome:
         """Look at the rows of what a crash left begun; publish what was written and perhaps not published."""
+        if self.verdict.kind is VerdictKind.LEFT_OVER:
+            return self.outcome(Result.UNCHANGED, "it stopped in the middle: `leftovers` shows what is still there")
         session = await self.tools.store.session(self.verdict.cancel_session_id)
         if session is None:
             return self.outcome(Result.UNCHANGED, "the session is gone")

@@ -13,6 +13,7 @@ from watchdog.model.interventions import Hold, Intervention, InterventionId, Kep
 from watchdog.model.outcome import GuardedWrite, Row, Step
 from watchdog.model.report import Served
 from watchdog.model.session import CallId, Session, SessionId, TurnId
+from watchdog.model.verdict import VerdictKind
 from watchdog.ports import Clock, Fleet, History, Server, Store
 
 _FINISH_SECONDS = 30.0
@@ -79,6 +80,8 @@ class _Attempt:
             return self._ended(UndoResult.ALREADY_UNDONE, "It was undone before; nothing was touched.")
         if self.intervention.outcome is None:
             return self._refused("it is not over: a watchdog is at work on it, or `run` or `recover` will close it")
+        if self.intervention.verdict.kind is VerdictKind.LEFT_OVER:
+            return self._refused("it ended a command, and a process that has ended can't be brought back")
         if not kept:
             return self._refused(
                 "it wrote no row; what a server ended at its request stays ended, and can only be asked for again"

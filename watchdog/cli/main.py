@@ -26,6 +26,7 @@ from watchdog.cli.options import (
     number,
     quiet,
 )
+from watchdog.cli.processes import leftovers
 from watchdog.cli.sql import sql
 from watchdog.console.confirm import confirm as ask
 from watchdog.console.late import import_structlog
@@ -318,3 +319,6 @@ def resume(config: Config = None, database: Database = None, *, as_json: AsJson 
     from watchdog.cli import journal as chronicle
 
     go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
+
+
+app.command()(leftovers)

@@ -23,6 +23,7 @@ from watchdog.opencode.http.fleet import Connect, OpencodeFleet
 from watchdog.opencode.http.peers import Party
 from watchdog.opencode.http.trust import Trust
 from watchdog.opencode.processes.holders import ProcessOwners
+from watchdog.opencode.processes.leftovers import ProcessCommands
 from watchdog.opencode.processes.lock import DatabaseLock
 from watchdog.ports import Counter
 from watchdog.settings.certificates import problem_with
@@ -56,6 +57,7 @@ class Sidecar(Backend):
     mandate: DatabaseLock
     journal: SqliteJournal | NoJournal
     clock: Countable
+    processes: ProcessCommands
 
 
 @asynccontextmanager
@@ -97,6 +99,7 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
                 mandate=mandate,
                 journal=journal,
                 clock=clock,
+                processes=ProcessCommands(database=path, calls=store.command_calls, holders=owners.look, clock=clock),
                 wakes=bell.rings,
             )
             group.cancel_scope.cancel()

@@ -17,6 +17,7 @@ class VerdictKind(StrEnum):
     STUCK_TASK = "stuck_task"
     IDLE_SESSION = "idle_session"
     UNANSWERED = "unanswered"
+    LEFT_OVER = "left_over"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -220,6 +220,27 @@ LAST_WRITTEN: Final = f"""
     GROUP BY part.message_id
 """
 
+_RUNS_A_COMMAND = _readable(
+    "part",
+    "json_extract(part.data, '$.type') IS 'tool' AND json_type(part.data, '$.state.input.command') IS 'text'",
+    "0",
+)
+COMMAND_CALLS: Final = f"""
+    SELECT part.id AS id, part.session_id AS session_id, part.time_created AS created, session.directory AS directory,
+        json_extract(part.data, '$.tool', '$.state.input.command', '$.state.input.workdir', '$.state.time.end')
+            AS fields,
+        {_readable("message", "json_extract(message.data, '$.path.cwd')", "NULL")} AS cwd, {_PERSONAL} AS personal,
+        {_OPEN_PART} AS is_open
+    FROM json_each(:spans) AS span CROSS JOIN session
+    CROSS JOIN message ON message.session_id = session.id
+        AND message.time_created >= json_extract(span.value, '$[0]')
+        AND message.time_created <= json_extract(span.value, '$[1]')
+    CROSS JOIN part ON part.message_id = message.id
+    WHERE {_RUNS_A_COMMAND} AND typeof(part.time_created) IN ('integer', 'real')
+        AND typeof(session.directory) = 'text'
+"""
+"""The calls that run a command, in the turns that began within some spans of time."""
+
 DIRECTORIES: Final = (
     "SELECT session.directory AS directory FROM session"
     " WHERE session.time_updated >= :since_ms AND typeof(session.directory) = 'text'"

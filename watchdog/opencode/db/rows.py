@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from posixpath import join
 from typing import Any, TypeAlias, TypeVar
 
+from watchdog.model.leftovers import CommandCall
 from watchdog.model.outcome import Row
 from watchdog.model.session import CallId, CallStatus, Session, SessionId, ToolCall, Turn, TurnId
 
@@ -166,6 +168,24 @@ def read_call(record: Record) -> ToolCall:
         declared_timeout_ms=declared,
         child_id=SessionId(child_id) if child_id else None,
         personal=bool(record.get("personal")),
+    )
+
+
+def read_command_call(record: Record) -> CommandCall:
+    """A call that runs a command, with what tells its processes. A call without an end that can be read is open."""
+    tool, command, workdir, ended = json.loads(str(record["fields"]))
+    directory, cwd = str(record["directory"]), _text(record["cwd"])
+    named = _text(workdir)
+    folders = {join(directory, named)} if named else {directory, *([cwd] if cwd else [])}
+    return CommandCall(
+        id=CallId(str(record["id"])),
+        session_id=SessionId(str(record["session_id"])),
+        tool=_text(tool) or "",
+        command=_text(command) or "",
+        folders=frozenset(folders),
+        created_ms=moment(record["created"]) or 0,
+        ended_ms=None if record["is_open"] else moment(ended),
+        personal=bool(record["personal"]),
     )
 
 

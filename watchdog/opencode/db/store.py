@@ -1,5 +1,6 @@
 """opencode's database through SQLAlchemy: reads in short transactions, and guarded writes."""
 
+import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import NullPool
 
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
+from watchdog.model.leftovers import CommandCall
 from watchdog.model.outcome import GuardedWrite, Row
 from watchdog.model.session import CallId, Session, SessionId, Snapshot, TurnId
 from watchdog.opencode.db import queries
 from watchdog.opencode.db.reader import Reader, finished, translated
-from watchdog.opencode.db.rows import newest_turn, whole_row
+from watchdog.opencode.db.rows import newest_turn, read_command_call, whole_row
 from watchdog.opencode.db.schema import experimental_sessions, second_generation
 from watchdog.opencode.db.snapshot import as_ids
 from watchdog.opencode.db.sqlite_errors import primary_code
@@ -248,6 +250,12 @@ class OpencodeDatabase:
         async with self._reader.transaction() as fetch:
             found = await fetch(queries.QUEUED, {"ids": as_ids([session_id])})
         return tuple(str(record["id"]) for record in found)
+
+    async def command_calls(self, spans: Sequence[tuple[int, int]]) -> tuple[CommandCall, ...]:
+        """The calls that run a command, open or not, in the turns that began within some spans of wall time."""
+        async with self._reader.transaction() as fetch:
+            found = await fetch(queries.COMMAND_CALLS, {"spans": json.dumps(spans)})
+        return tuple(read_command_call(record) for record in found)
 
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """See `Store.newest_turn`."""

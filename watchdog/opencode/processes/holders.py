@@ -23,6 +23,7 @@ from watchdog.opencode.file.one_file import examine
 from watchdog.opencode.file.strangers import shm_of
 from watchdog.opencode.processes.lock import lock_path
 from watchdog.opencode.processes.open_files import holders_by_open_files
+from watchdog.opencode.processes.stat import born_ms, read_stat
 from watchdog.ports import Clock, Reading
 
 INITIAL_NAMESPACE: Final = "pid:[4026531836]"
@@ -178,26 +179,21 @@ def _holder(pid: int, now: Reading) -> Holder | None:
     """The facts about a process; None if it is gone or hidden."""
     try:
         process = psutil.Process(pid)
-        born_ms = _born_ms(process, now)
+        born = _born_ms(process, now)
         command = command_of(_arguments(process), process.name())
         endpoints = _endpoints(process)
-        if abs(_born_ms(process, now) - born_ms) > 1:
+        if abs(_born_ms(process, now) - born) > 1:
             return None
     except (psutil.Error, OSError, ValueError, IndexError):
         return None
-    return Holder(pid=pid, born_ms=born_ms, command=command, endpoints=endpoints, embeds_us=pid == os.getpid())
+    return Holder(pid=pid, born_ms=born, command=command, endpoints=endpoints, embeds_us=pid == os.getpid())
 
 
 def _born_ms(process: psutil.Process, now: Reading) -> int:
     """When it started, by the wall clock as it is set now. psutil's own boot time is in whole seconds, and cached."""
     if PLATFORM != "linux":
         return int(process.create_time() * 1000)
-    # The program's name is in parentheses and may hold any character; the times come after it.
-    fields = (
-        Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-    )
-    age_seconds = now.running_seconds - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return round(now.wall_ms - age_seconds * 1000)
+    return born_ms(read_stat(process.pid).birth, now)
 
 
 def _arguments(process: psutil.Process) -> list[str]:

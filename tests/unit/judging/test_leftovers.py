@@ -1,0 +1,164 @@
+"""Which commands are left over, whose they are, and which may have been started to stay."""
+
+from dataclasses import replace
+
+import pytest
+
+from watchdog.judging.leftovers import SLACK_MS, left_over, runs, stays
+from watchdog.model.leftovers import Command, CommandCall, LeftOver, Member
+from watchdog.model.session import CallId, SessionId
+
+BORN = 1_790_000_000_000
+LATER = BORN + 3_600_000
+
+
+def member(*words: str, pid: int = 4711, folder: str | None = "/project", nohup: bool = False) -> Member:
+    return Member(pid=pid, birth=100, words=words, folder=folder, ignores_hangup=nohup)
+
+
+def command(*members: Member, lives: bool | None = False, led: bool = True, ports: tuple[int, ...] = ()) -> Command:
+    return Command(
+        session=4711,
+        born_ms=BORN,
+        opencode_pid=4700,
+        opencode_lives=lives,
+        led=led,
+        members=members or (member("sleep", "600"),),
+        listens=ports,
+    )
+
+
+def call(
+    says: str = "sleep 600",
+    *,
+    id_: str = "prt_1",
+    at: int = BORN - 100,
+    ended: int | None = None,
+    folder: str = "/project",
+) -> CommandCall:
+    return CommandCall(
+        id=CallId(id_),
+        session_id=SessionId("ses_1"),
+        tool="bash",
+        command=says,
+        folders=frozenset({folder}),
+        created_ms=at,
+        ended_ms=ended,
+    )
+
+
+def judged(seen: Command, *calls: CommandCall) -> list[LeftOver]:
+    return list(left_over([seen], calls, ended_by_ms=LATER))
+
+
+class TestWhatIsLeftOver:
+    def test_a_command_whose_opencode_is_gone_whatever_its_call(self) -> None:
+        assert [each.why for each in judged(command())] == ["its opencode (process 4700) is gone"]
+        assert [each.call for each in judged(command(), call())] == [call()]
+
+    def test_a_command_whose_opencode_lives_and_whose_call_has_ended(self) -> None:
+        (found,) = judged(command(lives=True), call(ended=BORN + 5000))
+        assert found.why == "its call has ended, and its opencode (process 4700) goes on"
+
+    @pytest.mark.parametrize(
+        "calls",
+        [
+            (),
+            (call(),),
+            (call(ended=LATER + 1),),
+            (call(ended=BORN + 5000), call(id_="prt_2")),
+            (call(ended=BORN + 5000), call(id_="prt_2", ended=BORN + 6000)),
+        ],
+        ids=["no call", "an open call", "a call that ended just now", "an open one fits, too", "two fit"],
+    )
+    def test_never_one_whose_opencode_lives_and_may_be_at_work_on_it(self, calls: tuple[CommandCall, ...]) -> None:
+        assert judged(command(lives=True), *calls) == []
+
+    def test_never_one_of_which_nobody_can_tell_whether_its_opencode_lives(self) -> None:
+        assert judged(command(lives=None), call(ended=BORN + 5000)) == []
+
+
+class TestWhoseItIs:
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            call(at=BORN + SLACK_MS + 1),
+            call(ended=BORN - SLACK_MS - 1),
+            call(folder="/elsewhere"),
+            call("sleep 601"),
+        ],
+        ids=["begun later", "ended earlier", "another folder", "another command"],
+    )
+    def test_a_call_that_differs_in_anything_is_not_its_call(self, wrong: CommandCall) -> None:
+        assert [each.call for each in judged(command(), wrong)] == [None]
+
+    def test_on_both_edges_of_the_calls_time_it_is(self) -> None:
+        for each in (call(at=BORN + SLACK_MS), call(ended=BORN - SLACK_MS)):
+            assert [found.call for found in judged(command(), each)] == [each]
+
+    def test_of_two_calls_that_fit_it_belongs_to_neither(self) -> None:
+        assert [each.call for each in judged(command(), call(), call(id_="prt_2"))] == [None]
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (("sleep", "600"), "sleep 600"),
+            (("/bin/bash", "-c", "cd x && make"), "cd x && make"),
+            (("sleep", "601"), "nohup sleep 601 >/dev/null 2>&1 & echo started; sleep 602"),
+            (("sleep", "602"), "nohup sleep 601 >/dev/null 2>&1 & echo started; sleep 602"),
+            (("node", "/usr/bin/npm", "test"), "CI=1 npm test"),
+            (("/usr/bin/env", "node", "/usr/bin/npm", "test"), "npm test"),
+            (("sleep", "5"), "timeout 9m sleep 5"),
+            (("cat",), "ls\ncat"),
+            (("grep", "a b"), "grep 'a b' 2>/dev/null | head"),
+        ],
+    )
+    def test_it_runs_what_the_call_ran(self, words: tuple[str, ...], says: str) -> None:
+        assert runs(member(*words), says)
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (("sleep", "600"), "echo sleep 600"),
+            (("bash",), "bash build.sh"),
+            (("bash", "-c", "make"), "make all"),
+            (("600",), "sleep 600"),
+            (("node", "600"), "sleep 600"),
+            (("sleep", "600"), ""),
+            (("sleep", "600"), "sleep '600"),
+            (("node", "x/sleep", "600", "1"), "sleep 600"),
+        ],
+    )
+    def test_it_runs_something_else(self, words: tuple[str, ...], says: str) -> None:
+        assert not runs(member(*words), says)
+
+
+class TestWhatMayHaveBeenStartedToStay:
+    @pytest.mark.parametrize(
+        "says",
+        [
+            "npm run dev &",
+            "npm run dev > log 2>&1 &",
+            "nohup ./serve",
+            "setsid ./serve",
+            "cd x; (./serve &); sleep 3",
+            "bash -c 'nohup ./serve'",
+            "tmux new -d ./serve",
+            "./serve & disown",
+        ],
+    )
+    def test_its_text_says_so(self, says: str) -> None:
+        assert stays(command(), call(says)) is not None
+
+    @pytest.mark.parametrize("says", ["make && make test", "make 2>&1 | tee log", "make &> log", "sleep 600"])
+    def test_its_text_does_not(self, says: str) -> None:
+        assert stays(command(), call(says)) is None
+
+    def test_it_listens_or_ignores_the_hangup_or_was_left_in_the_background_or_is_a_persons(self) -> None:
+        assert stays(command(ports=(3000,)), call()) == "it listens on port 3000"
+        assert stays(command(member("a"), member("b", pid=4712, nohup=True)), call()) is not None
+        assert stays(command(led=False), call()) is not None
+        assert stays(command(), replace(call(), personal=True)) == "a person ran it"
+
+    def test_what_the_opencode_itself_ignores_says_nothing(self) -> None:
+        assert stays(command(member("a", nohup=True), member("b", pid=4712, nohup=True)), call()) is None

@@ -1,0 +1,152 @@
+"""Which commands are left over, which call each belongs to, and which may have been started to stay. Pure.
+
+A command is left over if its opencode is gone, or if its opencode lives and its call has ended. It belongs to a call
+only if its birth lies within the call's time, it works in the call's folder, it runs what the call ran, and no other
+call fits. A command whose opencode lives and that fits a call that is open is at work, whatever else it fits.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from posixpath import basename
+from typing import Final
+
+from watchdog.model.leftovers import Command, CommandCall, LeftOver, Member
+
+SLACK_MS: Final = 2000
+"""How much earlier or later than its call's time a command may seem to be born: the kernel counts in ticks."""
+
+_LEAVES: Final = re.compile(
+    r"(?<![&>|])&(?![&>])|\b(?:coproc|daemonize|disown|nohup|screen|setsid|systemd-run|tmux)\b"
+)
+"""What starts something to stay, also inside quotes: that may be a script."""
+_WRAPPERS: Final = frozenset(
+    {"command", "env", "exec", "ionice", "nice", "nohup", "setsid", "stdbuf", "sudo", "time", "timeout"}
+)
+"""Words in front of a command that are gone once it runs."""
+_SHELLS: Final = frozenset({"ash", "bash", "dash", "fish", "ksh", "sh", "zsh"})
+_BOUNDS: Final = frozenset("();&|\n")
+_MOST_INTERPRETERS: Final = 2
+"""The kernel puts the interpreter of a script, with at most one option, in front of the script's path."""
+
+
+def left_over(commands: Iterable[Command], calls: Sequence[CommandCall], *, ended_by_ms: int) -> tuple[LeftOver, ...]:
+    """The commands that are left over, the oldest first.
+
+    Args:
+        calls: every call that may have started one of them.
+        ended_by_ms: a call that ended after this may still be ending its command.
+    """
+    found = [_judged(each, [call for call in calls if fits(each, call)], ended_by_ms) for each in commands]
+    return tuple(sorted(filter(None, found), key=_age))
+
+
+def _age(left: LeftOver) -> tuple[int, int]:
+    return left.command.first.birth, left.command.first.pid
+
+
+def _judged(command: Command, fitting: Sequence[CommandCall], ended_by_ms: int) -> LeftOver | None:
+    call = fitting[0] if len(fitting) == 1 else None
+    if command.opencode_lives is False:
+        why = f"its opencode (process {command.opencode_pid}) is gone"
+        return LeftOver(command=command, why=why, call=call, stays=stays(command, call))
+    if command.opencode_lives is None or call is None or call.ended_ms is None or call.ended_ms > ended_by_ms:
+        return None
+    why = f"its call has ended, and its opencode (process {command.opencode_pid}) goes on"
+    return LeftOver(command=command, why=why, call=call, stays=stays(command, call))
+
+
+def fits(command: Command, call: CommandCall) -> bool:
+    """Whether a call may have started a command: by time, by folder, and by what runs."""
+    if command.born_ms < call.created_ms - SLACK_MS:
+        return False
+    if call.ended_ms is not None and command.born_ms > call.ended_ms + SLACK_MS:
+        return False
+    return command.first.folder in call.folders and runs(command.first, call.command)
+
+
+def runs(member: Member, command: str) -> bool:
+    """Whether a process runs a command: as the shell that was given it, or as one of the programs that it names."""
+    words = member.words
+    if not words or not command.strip():
+        return False
+    if basename(words[0]) in _SHELLS and any(each.strip() == command.strip() for each in words[1:]):
+        return True
+    return any(_same(words, simple) for simple in simple_commands(command) or ())
+
+
+def _same(words: Sequence[str], simple: Sequence[str]) -> bool:
+    """Whether a command line is that of a simple command, without what is gone once it runs."""
+    scripts = [
+        words[count:] for count in range(1, _MOST_INTERPRETERS + 1) if "/" in "".join(words[count : count + 1])
+    ]
+    for start in range(len(simple)):
+        if any(_names(line, simple[start:]) for line in (words, *scripts)):
+            return True
+        if start == 0 and simple[0] not in _WRAPPERS and "=" not in simple[0]:
+            return False
+        if "=" not in simple[start] and simple[start] not in _WRAPPERS and not _is_option(simple[start]):
+            return False
+    return False
+
+
+def _names(line: Sequence[str], simple: Sequence[str]) -> bool:
+    return basename(line[0]) == basename(simple[0]) and list(line[1:]) == list(simple[1:])
+
+
+def _is_option(word: str) -> bool:
+    """Whether a word belongs to a wrapper: an option, or a number, such as the seconds of `timeout`."""
+    return word.startswith("-") or word.rstrip("smhd").replace(".", "").isdigit()
+
+
+def simple_commands(command: str) -> list[list[str]] | None:
+    """The words of each simple command, without redirections; None if it can't be read as shell.
+
+    Nothing is expanded: a command with variables or patterns in it has words that no process shows.
+    """
+    words = _words(command)
+    if words is None:
+        return None
+    found: list[list[str]] = [[]]
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word and set(word) <= _BOUNDS:
+            found.append([])
+        elif word and set(word) <= {"<", ">", "&", "|"}:
+            skip = True
+            if found[-1] and found[-1][-1] in {"1", "2"}:
+                found[-1].pop()
+        else:
+            found[-1].append(word)
+    return [each for each in found if each]
+
+
+def _words(command: str) -> list[str] | None:
+    lexer = shlex.shlex(command, posix=True, punctuation_chars="();<>|&\n")
+    lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t\r", True, ""
+    try:
+        return list(lexer)
+    except ValueError:
+        return None
+
+
+def stays(command: Command, call: CommandCall | None) -> str | None:
+    """Why a command may have been started to stay: a clause. None if nothing says so."""
+    if call is not None and (says := _says_so(call)):
+        return says
+    if command.listens:
+        return f"it listens on port {', '.join(map(str, command.listens))}"
+    if any(each.ignores_hangup for each in command.members) and not command.first.ignores_hangup:
+        return "a part of it ignores the hang-up, as `nohup` makes it"
+    if not command.led:
+        return "what started it has ended, and left it in the background"
+    return None
+
+
+def _says_so(call: CommandCall) -> str | None:
+    if call.personal:
+        return "a person ran it"
+    found = _LEAVES.search(call.command)
+    return None if found is None else f"its command has `{found.group()}`"
