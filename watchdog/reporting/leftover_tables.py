@@ -29,7 +29,7 @@ def leftovers(screen: Screen, seen: Commands, *, at_ms: int) -> None:
 def ended(screen: Screen, chosen: Sequence[LeftOver], outcomes: Sequence[Outcome]) -> None:
     """Print how it went with those that were to be ended."""
     screen.rows(
-        "outcome",
+        "ended",
         ("result", "pid", "why"),
         [
             ((each.result.value, RESULT_COLOURS[each.result]), str(left.command.first.pid), each.why)

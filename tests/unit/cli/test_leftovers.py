@@ -11,6 +11,7 @@ from tests.support.database import OpencodeFile
 from tests.support.left_over import Opencode, opencode, session, until
 from tests.support.program import Program, now_ms, path, program, rows
 from tests.unit.judging.test_leftovers import command
+from tests.unit.reporting.test_documents import example, shape
 from watchdog.cli import leftovers as module
 from watchdog.errors import UsageError
 from watchdog.model.leftovers import LeftOver
@@ -42,6 +43,7 @@ async def test_listed_with_its_session_ended_after_a_question_noted_and_not_to_b
     listed = await program.run("leftovers", "--database", path, "--json")
     assert (listed.code, listed.document["version"]) == (0, 1), listed
     (found,) = [each for each in listed.document["leftovers"] if each["pid"] == pid]
+    assert shape(found) == shape(example("leftovers")["leftovers"][0])
     assert found["command"] == "sleep 83.25"
     assert found["opencode_pid"] == dead.pid
     assert (found["session_id"], found["part_id"]) == (session_id, part)
