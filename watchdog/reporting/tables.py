@@ -23,7 +23,7 @@ KIND_COLOURS = {
     VerdictKind.STUCK_TASK: "red",
     VerdictKind.IDLE_SESSION: "yellow",
     VerdictKind.UNANSWERED: "blue",
-    VerdictKind.LEFT_OVER: "magenta",
+    VerdictKind.LEFT_OVER: "red",
 }
 RESULT_COLOURS = {
     Result.RECOVERED: "green",
