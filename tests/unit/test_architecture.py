@@ -25,6 +25,7 @@ PROC = {
     "timing.witness": r"/proc/1(/stat)?",
     "opencode.processes.listeners": r"/proc(?![a-z])",
     "opencode.processes.commands": r"/proc(?![a-z])",
+    "opencode.processes.holders": r"/proc(?![a-z])",
     "opencode.processes.leftovers": r"/proc hides",
     "opencode.processes.stat": r"/proc(?![a-z])",
     "opencode.file.identity": r"/proc/self/mountinfo",
