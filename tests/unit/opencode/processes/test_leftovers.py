@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from tests.support.database import OpencodeFile
 from tests.support.left_over import Opencode, opencode, session, until
 from tests.support.waiting import wait_until
-from watchdog.model.leftovers import Commands, LeftOver
+from watchdog.model.leftovers import Commands, LeftOver, Member
 from watchdog.model.report import Holder, Holders
 from watchdog.opencode.db.store import OpencodeDatabase
 from watchdog.opencode.processes import commands as module
@@ -156,7 +156,7 @@ async def test_a_part_that_ignores_the_hangup_may_have_been_started_to_stay(
     assert (await one(path, pid)).stays is not None
 
 
-def _members(pid: int) -> Sequence[module.Member]:
+def _members(pid: int) -> list[Member]:
     return [found for each in session(pid) if (found := module._member(read_stat(each))) is not None]
 
 
