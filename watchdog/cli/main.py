@@ -26,7 +26,7 @@ from watchdog.cli.options import (
     number,
     quiet,
 )
-from watchdog.cli.processes import leftovers
+from watchdog.cli.processes import drain, leftovers
 from watchdog.cli.sql import sql
 from watchdog.console.confirm import confirm as ask
 from watchdog.console.late import import_structlog
@@ -322,3 +322,4 @@ def resume(config: Config = None, database: Database = None, *, as_json: AsJson 
 
 
 app.command()(leftovers)
+app.command()(drain)

@@ -1,4 +1,4 @@
-"""The commands that are about processes: what they take on their line.
+"""The commands that are about processes, theirs or the servers': what they take on their line.
 
 The rooms behind a command are imported only when it is called and its settings are read.
 """
@@ -41,3 +41,23 @@ def leftovers(
         go(lambda: command.list_them(loaded, screen))
     chosen = None if all_ else frozenset(pids or ())
     go(lambda: command.end_them(loaded, screen, chosen, confirm=None if yes else ask))
+
+
+def drain(
+    config: Config = None,
+    database: Database = None,
+    server: Servers = None,
+    *,
+    wait: Annotated[
+        str | None,
+        typer.Option("--wait", help="Wait until nothing would be lost, at most so long.", metavar="DURATION"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what would be lost if the servers were restarted now; exit code 0 if nothing. It ends nothing."""
+    from watchdog.reporting.tables import Screen
+
+    loaded, screen = quiet(config, database, server), Screen(as_json=as_json)
+    from watchdog.cli import drain as command
+
+    go(lambda: command.tell(loaded, screen, wait=wait))

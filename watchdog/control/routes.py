@@ -29,6 +29,7 @@ from watchdog.model.session import EVERYTHING, SessionId
 from watchdog.operating.holds import HoldChange
 from watchdog.operating.operations import Operation
 from watchdog.operating.operator import Operator
+from watchdog.reporting.drain_documents import drain_document
 from watchdog.reporting.explain_documents import explain_document
 from watchdog.reporting.journal_documents import history_document, holds_document, intervention_document
 from watchdog.settings.durations import parse_duration
@@ -109,6 +110,17 @@ async def explain(services: With, session_id: SessionPath) -> Response:
     """What `explain --json` prints, as the running watchdog sees it."""
     found = await services.operator.explain(SessionId(session_id))
     return PlainJson(explain_document(str(services.operator.database), found))
+
+
+@router.get(
+    "/drain",
+    operation_id="drain",
+    summary="What would be lost if the servers were restarted now",
+    responses={200: {"model": shapes.Drain}},
+)
+async def drain(services: With) -> Response:
+    """What `drain --json` prints, as a fresh look of the running watchdog sees it. It ends nothing."""
+    return PlainJson(drain_document(str(services.operator.database), await services.operator.drain()))
 
 
 @router.post(

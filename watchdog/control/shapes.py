@@ -7,11 +7,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from watchdog.control.access.keys import NONCE
 from watchdog.reporting import journal_documents as contract_journal
 from watchdog.reporting.documents import Deletion, MaybeMoment, Moment, Outcomes, Scan, Seconds, Shape, Text
+from watchdog.reporting.drain_documents import Drain
 from watchdog.reporting.explain_documents import Explanation
 from watchdog.reporting.journal_documents import Hold, Holds, OneIntervention, Undone
 from watchdog.reporting.overview_documents import SessionLine
 
-__all__ = ["Deletion", "Explanation", "Holds", "OneIntervention", "Outcomes", "Undone"]
+__all__ = ["Deletion", "Drain", "Explanation", "Holds", "OneIntervention", "Outcomes", "Undone"]
 
 SESSION_ID = r"^ses_[A-Za-z0-9_-]{1,60}$"
 MESSAGE_ID = r"^msg_[A-Za-z0-9_-]{1,60}$"

@@ -20,6 +20,7 @@ from watchdog.errors import (
     NotActing,
     UsageError,
 )
+from watchdog.explaining.drain import Drain, drain
 from watchdog.explaining.overview import SessionLine, overview
 from watchdog.explaining.values import Explanation
 from watchdog.journal.null import NoJournal
@@ -161,6 +162,16 @@ class Operator:
             return await self._telling.explanation(assessment, self._watch.policy, session_id)
 
         return await self._explanations.ask(session_id, look)
+
+    async def drain(self) -> Drain:
+        """Take a fresh look, and say what would be lost if the servers were restarted now. It ends nothing.
+
+        Raises:
+            DatabaseError: the database can't be read.
+            JournalUnusable: the journal can't be read.
+        """
+        assessment = await self._watch.assess(full=True, fresh=True)
+        return drain(assessment.observation, assessment.judgement, await self._owners.look())
 
     @property
     def mandate(self) -> MandateState:

@@ -684,3 +684,13 @@ def test_nothing_of_it_is_imported_unless_it_is_on() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3]
     )
     assert done.stdout.strip() == "[]"
+
+
+async def test_it_says_what_a_restart_would_lose_and_ends_nothing(rows: OpencodeFile) -> None:
+    fake = FakeServer()
+    part = at_work(rows, fake)
+    async with api(rows, fake) as served:
+        told = await served.ask("GET", "/api/v1/drain")
+    assert [each["calls"] for each in told["would_lose"]] == [[{"part_id": part, "tool": "bash"}]]
+    assert not told["ready"]
+    assert fake.aborted == []
