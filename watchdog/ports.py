@@ -97,6 +97,13 @@ class Store(Protocol):
         """Read one session and what is open in it, alone. None if there is no such session."""
         ...
 
+    async def family(self, session_ids: Collection[SessionId]) -> Snapshot:
+        """Read some sessions and what is open in them, with everything above and below them, finished or not.
+
+        Its cost follows these sessions, and not what else is unfinished.
+        """
+        ...
+
     async def directories(self, *, since_ms: int) -> tuple[str, ...]:
         """The directories of the sessions that were touched since then, the most recently used first."""
         ...

@@ -114,6 +114,22 @@ class FakeStore:
         self._fail()
         return self._reading([session_id]).session(session_id)
 
+    async def family(self, session_ids: Collection[SessionId]) -> Snapshot:
+        self._fail()
+        tree, reading = {*session_ids}, self._reading(session_ids)
+        while True:
+            kin = await self.below(tree)
+            parents = [self.content.get("session", id_, "parent_id") for id_ in tree]
+            kin |= {parent for parent in parents if parent in self.content.tables["session"]}
+            kin |= {call.child_id for call in reading.calls if call.child_id and call.session_id in tree}
+            if kin <= tree:
+                break
+            tree |= kin
+            reading = self._reading(tree)
+        found = {id_: session for id_ in tree if (session := reading.session(id_)) is not None}
+        damaged = tuple(each for each in reading.damaged.values() if each.session_id in tree)
+        return Snapshot(sessions=found, damaged=damaged)
+
     async def directories(self, *, since_ms: int) -> tuple[str, ...]:
         self._fail()
         live = [row for row in self.content.tables["session"].values() if row["time_updated"] >= since_ms]

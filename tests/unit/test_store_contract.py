@@ -216,6 +216,49 @@ async def test_what_is_below_is_found_at_any_depth_whether_or_not_it_is_finished
     assert await store.below([one]) == {one, two}
 
 
+async def test_a_family_is_all_that_is_above_and_below_and_nothing_else(case: Case) -> None:
+    store, rows = case
+    root = rows.session("ses_root")
+    middle = rows.session("ses_middle", parent=root)
+    sibling = rows.session("ses_sibling", parent=root)
+    deep = rows.session("ses_deep", parent=middle)
+    elsewhere, other = rows.session("ses_elsewhere"), rows.session("ses_other")
+    turns = {id_: rows.turn(id_, at=NOW) for id_ in (root, middle, deep, elsewhere, other)}
+    task = rows.task(turns[deep], at=NOW + 1, child=elsewhere)
+    rows.turn(sibling, at=NOW, completed_at=NOW + 9)
+    seen = await store.look()
+    family = {root, middle, sibling, deep, elsewhere}
+    for asked in (root, middle, deep, sibling):
+        found = (await store.family([asked])).sessions
+        assert set(found) == family
+        assert all(found[id_] == seen.sessions[id_] for id_ in (root, middle, deep, elsewhere))
+    assert [call.id for call in (await store.family([deep])).sessions[deep].calls] == [task]
+    assert set((await store.family([other, sibling])).sessions) == family | {other}
+    assert (await store.family([])).sessions == (await store.family([SessionId("ses_gone")])).sessions == {}
+
+
+async def test_a_family_in_a_cycle_ends_and_one_of_its_rows_that_cannot_be_read_is_reported(case: Case) -> None:
+    store, rows = case
+    one = rows.session("ses_one", parent=SessionId("ses_two"))
+    two = rows.session("ses_two", parent=one)
+    bad, other = rows.part(rows.turn(two), json.dumps({"type": "tool", "state": 7})), rows.session("ses_other")
+    rows.part(rows.turn(other), json.dumps({"type": "tool", "state": 7}))
+    await store.look()
+    found = await store.family([one])
+    assert set(found.sessions) == {one, two}
+    assert [(each.table, each.id, each.session_id) for each in found.damaged] == [("part", bad, two)]
+
+
+async def test_to_read_a_family_hides_no_change_from_the_next_look(case: Case) -> None:
+    store, rows = case
+    await store.look()
+    session = rows.session()
+    rows.turn(session)
+    assert set((await store.family([session])).sessions) == {session}
+    assert await store.changed()
+    assert set((await store.look()).sessions) == {session}
+
+
 async def test_a_turn_row_that_is_merely_rewritten_shows_no_life(case: Case) -> None:
     store, rows = case
     session = rows.session()
@@ -518,8 +561,9 @@ async def test_the_real_store_and_the_fake_one_see_the_same_in_any_rows(
         rows.connection.execute("COMMIT")
         async with await OpencodeDatabase.open(path, limits=Limits(step_rows=2, search_rows=2)) as store:
             assert _comparable(await store.look(scan_parts=full)) == _comparable(await fake.look(scan_parts=full))
-            for id_ in IDS:
-                assert await store.session(SessionId(id_)) == await fake.session(SessionId(id_))
+            for id_ in map(SessionId, IDS):
+                assert await store.session(id_) == await fake.session(id_)
+                assert _comparable(await store.family([id_])) == _comparable(await fake.family([id_]))
 
 
 @settings(max_examples=100, deadline=None)
@@ -533,6 +577,7 @@ async def test_the_store_of_the_simulation_and_the_fake_one_see_the_same_in_any_
     assert _comparable(await simulated.look(scan_parts=full)) == _comparable(await fake.look(scan_parts=full))
     for id_ in map(SessionId, IDS):
         assert await simulated.session(id_) == await fake.session(id_)
+        assert _comparable(await simulated.family([id_])) == _comparable(await fake.family([id_]))
         assert await simulated.queued(id_) == await fake.queued(id_)
         assert await simulated.newest_turn(id_) == await fake.newest_turn(id_)
         assert await simulated.below([id_]) == await fake.below([id_])
@@ -579,5 +624,7 @@ async def test_the_store_in_postgresql_and_the_fake_one_see_the_same_in_any_rows
         for id_ in IDS:
             found, expected = await store.session(SessionId(id_)), await fake.session(SessionId(id_))
             assert _without_sizes(found) == _without_sizes(expected)
+            of_store, of_fake = await store.family([SessionId(id_)]), await fake.family([SessionId(id_)])
+            assert _without_sizes(of_store) == _without_sizes(of_fake)
     finally:
         await engine.dispose()

@@ -1,6 +1,6 @@
 """The loop: look, judge, act, and look again, until it has to stop."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -19,6 +19,7 @@ from watchdog.model.interventions import Actor
 from watchdog.model.mandate import Mandate
 from watchdog.model.outcome import Outcome, Result
 from watchdog.model.policy import Policy
+from watchdog.model.report import Observation
 from watchdog.model.session import SessionId
 from watchdog.model.verdict import Judgement, Verdict, VerdictKind
 from watchdog.observing.closed_turns import Search
@@ -28,7 +29,7 @@ from watchdog.observing.observe import Observer
 from watchdog.observing.slow_servers import Silences
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
 from watchdog.strides import gradually
-from watchdog.timing.clock import Countable
+from watchdog.timing.clock import Countable, Instant
 from watchdog.timing.events import Assessment, Listener
 from watchdog.timing.pace import Pace, pause
 
@@ -74,6 +75,7 @@ class Watch:
             fleet=fleet,
             owners=owners,
             fold=self.recollection.fold,
+            complete=self.recollection.complete,
             silences=self.silences,
             reuse_holders_seconds=policy.orphan_grace_seconds / 2,
         )
@@ -134,19 +136,26 @@ class Watch:
     async def _assess(
         self, also: Collection[SessionId], *, full: bool = False, scan_parts: bool = False, fresh: bool = False
     ) -> Assessment:
+        assessment = await self._judged(
+            lambda instant: self.observer.look(instant, also=also, full=full, scan_parts=scan_parts, fresh=fresh)
+        )
+        await gradually(self.memory.note_looks_gradually(assessment.observation, assessment.judgement.unclaimed))
+        return assessment
+
+    async def _judged(self, look: Callable[[Instant], Awaitable[Observation]]) -> Assessment:
+        """Look, and judge what was seen."""
         await self._recall()
         # The first look after the machine or the process stood still notices it, whichever it is.
         instant = self.clock.look(patience_seconds=self.pace.too_late_seconds)
         advance = instant.advance
         self._stood_still = max(self._stood_still, advance.late_seconds, advance.slept_seconds)
-        observation = await self.observer.look(instant, also=also, full=full, scan_parts=scan_parts, fresh=fresh)
+        observation = await look(instant)
         # After the look: `undo` notes its hold before it opens rows again, so a look that sees the rows sees the
         # hold.
         holds = await self.journal.holds(instant.at_ms)
         self._mind(holds)
         observation = replace(observation, on_hold={id_: hold.why for id_, hold in holds.items()})
         judgement = await gradually(judge_gradually(observation, self.policy, instant.now))
-        await gradually(self.memory.note_looks_gradually(observation, judgement.unclaimed))
         slow = self.clock.read().awake_seconds - instant.awake_seconds
         return Assessment(
             observation=observation,
@@ -164,7 +173,10 @@ class Watch:
             self.wake()
 
     async def _look_again(self, session_ids: Sequence[SessionId]) -> Assessment:
-        return await self.assess(also=session_ids, fresh=True)
+        """A fresh look at what is to be ended: at it alone, where no other session could show anything of it."""
+        if not self.observer.hears_hosts_alone:
+            return await self.assess(also=session_ids, fresh=True)
+        return await self._judged(lambda instant: self.observer.look_at(instant, session_ids))
 
     # -- remembering -----------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """What servers, feeds and processes said, and the observation that all of it makes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -254,6 +254,21 @@ class ServerReport(Telling):
     def serves(self, session_id: SessionId) -> bool:
         """Whether it is proven that its words about this session are about the one in this database."""
         return self.served is not None and self.served.covers(session_id)
+
+    def about(self, session_ids: Collection[SessionId]) -> "ServerReport":
+        """What it said of these sessions alone."""
+        return replace(
+            self,
+            statuses={
+                where: {id_: told for id_, told in statuses.items() if id_ in session_ids}
+                for where, statuses in self.statuses.items()
+            },
+            asks={
+                where: tuple(ask for ask in asks if ask.session_id in session_ids)
+                for where, asks in self.asks.items()
+            },
+            life={id_: moment for id_, moment in self.life.items() if id_ in session_ids},
+        )
 
     def shown_for(self, session_id: SessionId) -> "Served | str":
         """The proof that it serves this database, for a session; or why there is none, as a sentence."""

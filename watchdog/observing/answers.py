@@ -142,7 +142,7 @@ class Hearing:
             session for session in snapshot.sessions.values() if session.has_open_rows or session.id in self._named
         )
         if not server.by_folder:
-            return {EVERYWHERE} if also or next(sessions, None) is not None else set()
+            return {EVERYWHERE} if also or self._named or next(sessions, None) is not None else set()
         return also.union(directory for session in sessions for directory in session.directories)
 
     async def _touched(self, server: Server) -> Collection[str]:

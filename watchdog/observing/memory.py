@@ -112,6 +112,19 @@ class Memory:
             let_go=dict(self.let_go),
         )
 
+    def aside(self, observation: Observation) -> "Memory":
+        """A copy that a look at a few sessions may be folded into: what is remembered of others stays out of it."""
+        sessions = observation.snapshot.sessions
+        named = {*sessions, *(id_ for report in observation.reports for id_ in report.said)}
+        ids = [call.id for session in sessions.values() for call in session.calls]
+        return replace(
+            self,
+            calls={id_: replace(self.calls[id_]) for id_ in ids if id_ in self.calls},
+            claimed_by={id_: self.claimed_by[id_] for id_ in named if id_ in self.claimed_by},
+            lives=self.lives.aside(sessions),
+            retries=self.retries.aside(sessions),
+        )
+
     def state(self) -> object:
         """What changes if there is something new to keep: not the clocks that merely run on."""
         return (

@@ -74,6 +74,12 @@ class Recollection:
         async with self._turn:
             return await gradually(self._memory.fold_gradually(observation, convert), whole=True)
 
+    async def complete(self, observation: Observation, convert: Convert) -> Observation:
+        """Complete an observation of a few sessions in the same way, and remember nothing of it."""
+        async with self._turn:
+            aside = self._memory.aside(observation)
+        return await gradually(aside.fold_gradually(observation, convert))
+
     async def take_over(self) -> None:
         """Take up the attempts of the leader before this one, which until now only observed.
 

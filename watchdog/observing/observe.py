@@ -1,6 +1,6 @@
 """Gathers one `Observation` from the database, the servers, their feeds, and the processes."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Fold(Protocol):
     """Completes an observation with what only the memory knows, and takes it in."""
 
     async def __call__(self, observation: Observation, convert: Convert, /) -> Observation:
-        """See `Recollection.fold`."""
+        """See `Recollection.fold` and `Recollection.complete`."""
         ...
 
 
@@ -41,6 +41,7 @@ class Observer:
         fleet: Fleet,
         owners: Owners,
         fold: Fold,
+        complete: Fold,
         silences: Silences,
         reuse_holders_seconds: float,
     ) -> None:
@@ -48,6 +49,7 @@ class Observer:
         self._fleet = fleet
         self._owners = owners
         self._fold = fold
+        self._complete = complete
         self._silences = silences
         self._reuse_seconds = min(reuse_holders_seconds, HOLDERS_STAY_VALID_SECONDS)
         self._turn = anyio.Lock()
@@ -88,23 +90,37 @@ class Observer:
             snapshot = await self._read_busy(snapshot, reports, also)
             reports, holders = await self._look_for_holders(snapshot, reports, hearing)
             self._at_work = at_work(reports, self._at_work)
-            observation = Observation(
-                at_ms=instant.at_ms,
-                now=instant.now,
-                steady_since_ms=instant.steady_since_ms,
-                steady_slack_seconds=instant.steady_slack_seconds,
-                snapshot=snapshot,
-                reports=tuple(reports),
-                holders=holders,
-                degraded=(
-                    *(trouble for trouble in map(trouble_of, reports) if trouble is not None),
-                    *gone(reports, snapshot),
-                    *not_watched(snapshot),
-                ),
-            )
             for server in self._fleet.servers():
                 server.forget({*snapshot.sessions, *self._busy})  # what was deleted while it ran lives on, too
-            return await self._fold(observation, instant)
+            return await self._fold(_observation(instant, snapshot, reports, holders), instant)
+
+    @property
+    def hears_hosts_alone(self) -> bool:
+        """Whether every server is a host that needs no proof that it serves this database.
+
+        Of another one, each session that can be compared may show that it serves another database.
+        """
+        servers = self._fleet.servers()
+        return bool(servers) and all(server.own is not None for server in servers)
+
+    async def look_at(self, instant: Instant, session_ids: Collection[SessionId]) -> Observation:
+        """Gather an observation of some sessions and of all that is above and below them, and of nothing else.
+
+        It reuses no earlier answer, and nobody remembers it: it tells nothing of what it leaves out.
+
+        Raises:
+            DatabaseError: the database can't be read. A host that can't be asked is reported instead.
+        """
+        async with self._turn:
+            await self._fleet.refresh()
+            snapshot = await self._store.family(session_ids)
+            hearing = self._hearing(instant.now, fresh=True)
+            heard = await hearing.reports(snapshot, named=session_ids)
+            family = {*snapshot.sessions, *session_ids}
+            reports, holders = await self._look_for_holders(
+                snapshot, [report.about(family) for report in heard], hearing
+            )
+            return await self._complete(_observation(instant, snapshot, reports, holders), instant)
 
     def _hearing(self, now: Moment, *, fresh: bool) -> Hearing:
         """The questions of a look. Who has the database open and who serves it may be known from a moment ago."""
@@ -152,6 +168,26 @@ class Observer:
         reports = [*reports, *(await hearing.found(snapshot, reports, holders))]
         servers = {server.name: server for server in self._fleet.servers()}
         return [with_pid(report, servers.get(report.name), holders) for report in reports], holders
+
+
+def _observation(
+    instant: Instant, snapshot: Snapshot, reports: Sequence[ServerReport], holders: Holders | None
+) -> Observation:
+    """What was gathered, without what only the memory knows."""
+    return Observation(
+        at_ms=instant.at_ms,
+        now=instant.now,
+        steady_since_ms=instant.steady_since_ms,
+        steady_slack_seconds=instant.steady_slack_seconds,
+        snapshot=snapshot,
+        reports=tuple(reports),
+        holders=holders,
+        degraded=(
+            *(trouble for trouble in map(trouble_of, reports) if trouble is not None),
+            *gone(reports, snapshot),
+            *not_watched(snapshot),
+        ),
+    )
 
 
 def gone(reports: Iterable[ServerReport], snapshot: Snapshot) -> list[str]:

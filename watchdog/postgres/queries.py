@@ -277,6 +277,7 @@ def dialect(kind: Data, tables: Mapping[str, Collection[str]] = MappingProxyType
             open_parts_of_messages=(f"{part} FROM {_IDS} {of('part', 'message_id', is_open_part)}"),
             sessions=_SESSIONS.replace(_NO_WORKSPACE, workspaces),
             sessions_and_ancestors=_ANCESTORS.replace(_NO_WORKSPACE, workspaces),
+            below=BELOW,
             children=_CHILDREN,
             newest=_readable(_NEWEST.format(), kind),
             last_written=_LAST_WRITTEN,

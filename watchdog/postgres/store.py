@@ -158,6 +158,12 @@ class PostgresStore:
         """See `Store.session`."""
         return (await self._sessions.join(session_id)).get(session_id)
 
+    async def family(self, session_ids: Collection[SessionId]) -> Snapshot:
+        """See `Store.family`."""
+        async with self._reading() as fetch:
+            look = Look(fetch=fetch, ask=self._dialect.look)
+            return await look.family(_possible(session_ids), partial(self._open_parts, fetch))
+
     async def directories(self, *, since_ms: int) -> tuple[str, ...]:
         """See `Store.directories`."""
         async with self._reading() as fetch:
@@ -267,9 +273,12 @@ class PostgresStore:
     async def _read_sessions(self, ids: Collection[SessionId]) -> Mapping[SessionId, Session]:
         wanted = _possible(ids)
         async with self._reading() as fetch:
-            found = await fetch(self._dialect.open_parts_of_sessions, {"ids": as_ids(wanted)})
             look = Look(fetch=fetch, ask=self._dialect.look)
-            return await look.sessions(wanted, [str(record["id"]) for record in found])
+            return await look.sessions(wanted, await self._open_parts(fetch, wanted))
+
+    async def _open_parts(self, fetch: Fetch, session_ids: Collection[SessionId]) -> Collection[str]:
+        found = await fetch(self._dialect.open_parts_of_sessions, {"ids": as_ids(session_ids)})
+        return [str(record["id"]) for record in found]
 
     async def _check_tables(self) -> None:
         async with self._seeing(lock=None) as (fetch, _):

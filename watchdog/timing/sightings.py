@@ -1,6 +1,6 @@
 """Wall times written by others, each with its place on the countable clock, fixed at first sight."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
@@ -44,6 +44,10 @@ class Sightings:
         if seen is None or seen[0] != wall_ms:
             seen = told[who] = (wall_ms, convert(wall_ms))
         return seen[1]
+
+    def aside(self, session_ids: Iterable[SessionId]) -> "Sightings":
+        """A copy for some sessions."""
+        return Sightings({id_: {**self.known[id_]} for id_ in session_ids if id_ in self.known})
 
     def forget(self, session_ids: AbstractSet[SessionId]) -> None:
         """Forget all sessions but these."""

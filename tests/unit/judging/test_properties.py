@@ -280,6 +280,21 @@ def below(seen: Observation, id_: SessionId) -> set[SessionId]:
     return found - {id_}
 
 
+def family(seen: Observation, id_: SessionId) -> set[SessionId]:
+    """What `Store.family` reads."""
+    known = seen.snapshot.sessions
+    found, todo = {id_}, [id_]
+    while todo:
+        each_id = todo.pop()
+        session = known.get(each_id)
+        named = [] if session is None else [session.parent_id, *(call.child_id for call in session.calls)]
+        kin = {each.id for each in known.values() if each.parent_id == each_id}
+        new = {each for each in {*named, *kin} if each is not None and each in known} - found
+        found |= new
+        todo += new
+    return found
+
+
 def waiting_on(seen: Observation, id_: SessionId) -> Iterator[SessionId]:
     """The sessions whose open task call names this session, or one that this one is below."""
     for each in seen.snapshot.sessions.values():
@@ -319,6 +334,41 @@ def with_ask(scene: Scene) -> Observation:
     where = min(first.asks, default="/somewhere")
     said = {**first.asks, where: (*first.asks.get(where, ()), ask)}
     return replace(scene.seen, reports=(replace(first, asks=said), *scene.seen.reports[1:]))
+
+
+@on_many_scenes
+def test_a_look_at_a_family_alone_judges_it_as_a_look_at_everything_does(scene: Scene) -> None:
+    """Of servers that need no other session to show that they serve this database.
+
+    Only why something is spared may be said in other words, where a call of another family names one of its sessions.
+    """
+    whole = replace(
+        scene.seen,
+        reports=tuple(
+            report
+            if report.served is None
+            else replace(report, served=Served(server=report.name, by=Shown.PROCESS, pid=report.pid))
+            for report in scene.seen.reports
+        ),
+    )
+    tree = family(whole, scene.id_)
+    alone = replace(
+        whole,
+        snapshot=Snapshot(
+            sessions={id_: each for id_, each in whole.snapshot.sessions.items() if id_ in tree},
+            damaged=tuple(each for each in whole.snapshot.damaged if each.session_id in tree),
+        ),
+        reports=tuple(report.about(tree) for report in whole.reports),
+    )
+    everything, narrow = scene.judged(whole), scene.judged(alone)
+    assert sorted(map(repr, narrow.verdicts)) == sorted(
+        repr(each) for each in everything.verdicts if each.session_id in tree
+    )
+    others = [each for each in whole.snapshot.sessions.values() if each.id not in tree]
+    if not any(call.child_id in tree for each in others for call in each.calls):
+        assert sorted(map(repr, narrow.spared)) == sorted(
+            repr(each) for each in everything.spared if each.session_id in tree
+        )
 
 
 def test_the_scenes_show_every_verdict_and_every_reason_for_sparing() -> None:

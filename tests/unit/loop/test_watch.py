@@ -191,6 +191,29 @@ async def test_what_is_within_its_limit_is_looked_at_and_left(world: World) -> N
     assert world.diary.reasons() == {SpareReason.WITHIN_LIMIT}
 
 
+@pytest.mark.parametrize("by_its_own_word", [True, False])
+async def test_before_an_act_a_host_is_asked_and_a_family_read_but_a_server_may_be_shown_by_any_session(
+    world: World, by_its_own_word: bool
+) -> None:
+    hung, other = world.hang("1"), world.hang("2")
+    child = world.store.content.session("ses_child", parent=hung)
+    world.server.shown = by_its_own_word
+    seen = (await world.watch()._look_again([hung])).observation
+    assert {hung, child} <= seen.snapshot.sessions.keys()
+    assert (other in seen.snapshot.sessions) == (not by_its_own_word)
+    assert seen.call_clocks.keys() >= {"prt_1"}
+
+
+async def test_a_look_at_one_family_takes_nothing_from_what_is_remembered_of_others(world: World) -> None:
+    hung, other = world.hang("1"), world.hang("2")
+    watch = world.watch()
+    before = (await watch.assess()).observation
+    await watch._look_again([hung])
+    assert watch.memory.calls.keys() == before.call_clocks.keys()
+    assert watch.memory.claimed_by.keys() == watch.memory.lives.known.keys() == {hung, other}
+    assert (await watch.assess()).observation.call_clocks == before.call_clocks
+
+
 class TestConcurrency:
     async def test_a_session_is_acted_on_once_at_a_time_while_the_loop_ticks_on(self, world: World) -> None:
         world.hang()

@@ -86,6 +86,7 @@ class World:
             fleet=self.fleet,
             owners=self.owners,
             fold=self.fold,
+            complete=self.fold,
             silences=self.silences,
             reuse_holders_seconds=10,
         )

@@ -286,6 +286,7 @@ class TestWhatIsSaid:
         assert await host.statuses() == {ONE: BUSY, TWO: retrying}
         assert sorted(await host.pending_asks(), key=lambda ask: ask.id) == [full, bare]
         assert host.life() == {}
+        await other.sees("a")
         assert await other.other("a").statuses() == {}
 
     async def test_another_replica_is_a_server_like_the_own_host(self, crew: Crew) -> None:

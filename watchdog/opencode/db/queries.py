@@ -303,6 +303,7 @@ def statements(tables: Mapping[str, Collection[str]]) -> Statements:
         open_parts_of_messages=OPEN_PARTS_OF_MESSAGES,
         sessions=_sessions(columns),
         sessions_and_ancestors=_sessions_and_ancestors(columns),
+        below=BELOW,
         children=CHILDREN,
         newest=NEWEST,
         last_written=LAST_WRITTEN,

@@ -11,6 +11,8 @@ from watchdog.strides import in_strides
 
 Fetch = Callable[[str, Mapping[str, object]], Awaitable[Sequence[Record]]]
 """Runs one query with named parameters inside the transaction of the look."""
+Suspects = Callable[[Collection[SessionId]], Awaitable[Collection[str]]]
+"""Finds the ids of parts of some sessions that may be open although their turn is closed."""
 
 LAST_ROWID: Final = (1 << 63) - 1
 
@@ -34,6 +36,7 @@ class Statements:
         open_parts_of_messages: those of some messages.
         sessions: some sessions.
         sessions_and_ancestors: the same, with all their ancestors.
+        below: the ids of all sessions below some others.
         children: the sessions that began below some others, each since a moment.
         newest: the newest prompt, turn and message of some sessions.
         last_written: when a part of some messages was last written.
@@ -47,6 +50,7 @@ class Statements:
     open_parts_of_messages: str
     sessions: str
     sessions_and_ancestors: str
+    below: str
     children: str
     newest: str
     last_written: str
@@ -142,6 +146,20 @@ class Look:
         await self._read_turns(self.ask.open_messages_of_sessions, {"ids": as_ids(ids)})
         await self._read_calls(suspects, LAST_ROWID, whole=self._turns.keys())
         return await self._filled(await self._read_sessions(self.ask.sessions, {"ids": as_ids(ids)}))
+
+    async def family(self, ids: Collection[SessionId], suspects: Suspects) -> Snapshot:
+        """Read some sessions with all that is above and below them, and what their open calls name as children."""
+        tree = {*ids}
+        while True:
+            for query in (self.ask.sessions_and_ancestors, self.ask.below):
+                tree.update(
+                    SessionId(str(row["id"])) for row in await self.fetch(query, {"ids": as_ids(sorted(tree))})
+                )
+            sessions = await self.sessions(tree, await suspects(tree))
+            named = {call.child_id for call in self._calls.values() if call.child_id} - tree
+            if not named:
+                return Snapshot(sessions=sessions, damaged=tuple(self._damaged.values()))
+            tree |= named
 
     def _damage(self, table: str, record: Record, problem: str) -> None:
         found = Damage(

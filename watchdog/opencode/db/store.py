@@ -207,6 +207,10 @@ class OpencodeDatabase:
         """See `Store.session`."""
         return (await self._sessions.join(session_id)).get(session_id)
 
+    async def family(self, session_ids: Collection[SessionId]) -> Snapshot:
+        """See `Store.family`."""
+        return await self._tracker.family(session_ids)
+
     async def directories(self, *, since_ms: int) -> tuple[str, ...]:
         """See `Store.directories`."""
         async with self._reader.transaction() as fetch:

@@ -112,9 +112,17 @@ class Tracker:
         """Read some sessions and what is open in them."""
         async with self._reader.transaction() as fetch:
             self._begin()
-            wanted = frozenset[str](ids)
-            suspects = [id_ for id_, session in self._calls.items() if session in wanted or session == _ANY_SESSION]
-            return await Look(fetch=fetch, ask=self._reader.ask).sessions(ids, suspects)
+            return await Look(fetch=fetch, ask=self._reader.ask).sessions(ids, await self._suspects(ids))
+
+    async def family(self, ids: Collection[SessionId]) -> Snapshot:
+        """See `Store.family`."""
+        async with self._reader.transaction() as fetch:
+            self._begin()
+            return await Look(fetch=fetch, ask=self._reader.ask).family(ids, self._suspects)
+
+    async def _suspects(self, session_ids: Collection[SessionId]) -> Collection[str]:
+        wanted = frozenset[str](session_ids) | {_ANY_SESSION}
+        return [id_ for id_, session in self._calls.items() if session in wanted]
 
     async def search(self) -> bool:
         """Do one step of the search. Returns whether there is more to do."""
