@@ -5,6 +5,8 @@ from functools import partial
 from math import inf
 from typing import Any, Final
 
+from simulation.mishaps import backup, damage, other_journal, restore
+from simulation.requests import release, undo
 from simulation.servers import Process
 from simulation.work import Session
 from simulation.world import World
@@ -26,11 +28,14 @@ def prompt(world: World, *, session: str, plan: int = 0, directory: str = "/proj
     """A person prompts a session, which is made if there is none, at one of the processes."""
     process = _at(world, plan)
     known = world.sessions.get(session)
-    if process is None or process.plan.copy or (known is not None and known.gone):
+    if process is None or process.elsewhere or (known is not None and known.gone):
         return False
     if known is not None and known.run is not None and known.run.process is not process:
         return False  # two processes at one session is nothing that opencode knows of
-    world.prompt(process, known or world.new_session(directory, id_=session), steps)
+    remote = process.plan.remote
+    if known is not None and known.remote != remote:
+        return False
+    world.prompt(process, known or world.new_session(directory, id_=session, remote=remote), steps)
     return True
 
 
@@ -41,7 +46,7 @@ def prompt_below(world: World, *, session: str, steps: Steps) -> bool:
     if child is None or child.gone:
         return False
     process = child.run.process if child.run is not None else _at(world, 0)
-    if process is None or not process.alive or process.plan.copy:
+    if process is None or not process.alive or process.elsewhere:
         return False
     world.prompt(process, child, steps)
     return True
@@ -99,33 +104,20 @@ def unhold(world: World, *, session: str) -> bool:
     return True
 
 
-async def _after(world: World, kind: str, seconds: float, mend: Callable[[], object]) -> None:
-    """Trouble that lasts a while, and is mended."""
-    await world.troubled(kind, seconds)
-    mend()
-
-
 def crash(world: World, *, plan: int, down: float) -> bool:
     """A process dies, and is started again after a while on the same port."""
     process = _at(world, plan)
     if process is None:
         return False
     world.end_process(process)
-    world.spawn(_start_again(world, process, down))
+    world.spawn(world.started_again(process, down))
     return True
-
-
-async def _start_again(world: World, process: Process, down: float) -> None:
-    kind = "another server" if process.plan.copy else "server down"
-    await world.troubled(kind, down)
-    world.start_process(process.plan)
-    await world.troubled("server young", 40.0)
 
 
 def wedge(world: World, *, plan: int, how: str, seconds: float) -> bool:
     """A server stands still, answers nonsense, or takes aborts and does nothing."""
     process = _at(world, plan)
-    if process is None or process.trouble is not None or process.plan.port is None or process.plan.copy:
+    if process is None or process.trouble is not None or process.plan.port is None or process.elsewhere:
         return False
     process.trouble = how
     if how in {"broken", "garbage"}:
@@ -134,7 +126,7 @@ def wedge(world: World, *, plan: int, how: str, seconds: float) -> bool:
     def mend() -> None:
         process.trouble = None
 
-    world.spawn(_after(world, how, seconds, mend))
+    world.spawn(world.mended(how, seconds, mend))
     return True
 
 
@@ -144,7 +136,7 @@ def bad_folder(world: World, *, plan: int, directory: str, seconds: float) -> bo
     if process is None or directory in process.bad_folders:
         return False
     process.bad_folders.add(directory)
-    world.spawn(_after(world, "folder", seconds, partial(process.bad_folders.discard, directory)))
+    world.spawn(world.mended("folder", seconds, partial(process.bad_folders.discard, directory)))
     return True
 
 
@@ -156,7 +148,7 @@ def feed(world: World, *, plan: int, how: str, seconds: float) -> bool:
     process.feed = how
     if how == "cut":
         process.cut()
-    world.spawn(_after(world, "feed", seconds, process.let_flow))
+    world.spawn(world.mended("feed", seconds, process.let_flow))
     return True
 
 
@@ -181,10 +173,10 @@ def reboot(world: World, *, down: float) -> bool:
     world.log("reboot")
     for process in [*world.processes]:
         world.end_process(process)
-        world.spawn(_start_again(world, process, down))
+        world.spawn(world.started_again(process, down))
     for product in [each for each in world.products if not each.line.dead]:
         world.kill_product(product)
-        world.spawn(_after(world, "no watchdog", down, world.start_product))
+        world.spawn(world.mended("no watchdog", down, world.start_product))
     world.machine.reboot()
     world.oracles.disturbed("reboot", world.now)
     return True
@@ -196,7 +188,7 @@ def freeze(world: World, *, seconds: float) -> bool:
     if product is None or "frozen" in world.troubles:
         return False
     world.loop.stop_process(product.number)
-    world.spawn(_after(world, "frozen", seconds, partial(world.loop.continue_process, product.number)))
+    world.spawn(world.mended("frozen", seconds, partial(world.loop.continue_process, product.number)))
     return True
 
 
@@ -206,7 +198,7 @@ def kill(world: World, *, down: float) -> bool:
     if product is None or "frozen" in world.troubles:
         return False
     world.kill_product(product)
-    world.spawn(_after(world, "no watchdog", down, world.start_product))
+    world.spawn(world.mended("no watchdog", down, world.start_product))
     return True
 
 
@@ -235,7 +227,7 @@ def lock(world: World, *, seconds: float) -> bool:
     def unlock() -> None:
         world.locked = False
 
-    world.spawn(_after(world, "locked", seconds, unlock))
+    world.spawn(world.mended("locked", seconds, unlock))
     return True
 
 
@@ -248,14 +240,14 @@ def lock_journal(world: World, *, seconds: float) -> bool:
     def unlock() -> None:
         world.journal_locked = False
 
-    world.spawn(_after(world, "journal", seconds, unlock))
+    world.spawn(world.mended("journal", seconds, unlock))
     return True
 
 
 def pretend(world: World, *, plan: int, session: str, busy: bool) -> bool:
     """A server of a copy says that it is at work on a session of that id, or that it is not."""
     process, known = _at(world, plan), world.sessions.get(session)
-    if process is None or not process.plan.copy or known is None:
+    if process is None or not process.elsewhere or known is None:
         return False
     (process.pretends.add if busy else process.pretends.discard)((known.id, known.directory))
     return True
@@ -294,6 +286,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     each.__name__: each
     for each in (
         prompt, prompt_below, user_abort, delete, hold, unhold, crash, wedge, bad_folder, feed, sleep, step, reboot,
-        freeze, kill, second, lock, lock_journal, pretend, tidy, calm,
+        freeze, kill, second, lock, lock_journal, pretend, tidy, calm, release, undo,
+        backup, restore, damage, other_journal,
     )
 }  # fmt: skip

@@ -1,16 +1,16 @@
 """What must hold whenever something is sent or written: nothing healthy is cut, and no limit of acts is passed."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from simulation.ledger import Ledger
 from simulation.work import Run, Session
 from watchdog.model.outcome import GuardedWrite, Row
-from watchdog.model.session import Ask
 
 if TYPE_CHECKING:
-    from simulation.servers import Process
+    from simulation.servers import Listed, Process
     from simulation.world import World
 
 RACE_SECONDS: Final = 2.0
@@ -50,7 +50,7 @@ class Cutting(Ledger):
 
     def sent(self, process: "Process", what: str, session_id: str) -> bool:
         """Something was sent to a server that is to change something, or to show what was changed."""
-        if process.plan.copy:
+        if process.elsewhere:
             self.fail("wrong server", f"{what} for {session_id} was sent to a server of another database")
         return True
 
@@ -58,6 +58,9 @@ class Cutting(Ledger):
         """An abort of a session arrived: all that it ends must have outlived its limit."""
         self.count("aborts")
         for run in process.ended_by_abort(session):
+            if self._wanted(session):
+                self._is_agreed(run)
+                continue
             if self.world.held(run.session):
                 self.fail("hold ignored", f"{run.session.id} is on hold, and was ended")
             if not _is_thrown_away(run.session, session) and not self._justified(run):
@@ -66,6 +69,25 @@ class Cutting(Ledger):
             due = run.may_end_at(self.world.setting)
             if not self.disturbances or self.disturbances[-1].ended < run.began:
                 self.longest_overrun = max(self.longest_overrun, self.world.now - due)
+
+    def _wanted(self, session: Session) -> bool:
+        """Whether a person said that a session is to end, or one above it with all that is below."""
+        for each in session.above():
+            lately = self.world.now - each.released_at <= RACE_SECONDS
+            said = [*each.releases, *([each.released_below] if lately else [])]
+            if said and (each is session or any(said)):
+                return True
+        return False
+
+    def _is_agreed(self, run: Run) -> None:
+        """With a session that a person released ends what its calls wait for, unless another person is involved."""
+        session, before = run.session, self.world.now - RACE_SECONDS
+        if self._wanted(session):
+            return
+        asks = any(item.asking_since is not None and item.asking_since < before for item in run.items)
+        prompted = self.world.waits_for_answer(session) and session.prompted_at < before
+        if asks or prompted or session.held_until > self.world.wall_ms:
+            self.fail("healthy cut", f"{session.id} was ended with one above it, and a person waits for it")
 
     def _justified(self, run: Run) -> bool:
         now, setting, session = self.world.now, self.world.setting, run.session
@@ -86,31 +108,60 @@ class Cutting(Ledger):
         now = self.world.now
         run.aborts.append(now)
         lately = [at for at in run.aborts if now - at < HOUR - 60.0]
-        killed = [each for each in self.disturbances if each.kind == "no watchdog" and now - each.ended < HOUR]
-        if len(lately) > self.world.setting.max_attempts + len(killed):
+        since = Counter(each.kind for each in self.disturbances if now - each.ended < HOUR)
+        if len(lately) > self.world.setting.max_attempts * (1 + since["forgot"]) + since["no watchdog"]:
             self.fail("cap", f"{run.session.id} was ended {len(lately)} times within an hour")
 
-    def rejects(self, process: "Process", ask: Ask) -> None:
+    def rejects(self, listed: "Listed") -> None:
         """An ask was turned down."""
         self.count("rejections")
-        if self.world.setting.human_timeout is None:
-            self.fail("healthy cut", f"{ask.id} was turned down at {process.pid}, and nobody set a limit")
+        limit, id_ = self.world.setting.human_timeout, listed.ask.id
+        if limit is None:
+            self.fail("healthy cut", f"{id_} was turned down, and nobody set a limit")
+        elif listed.item in listed.run.items and listed.item.asking_since is not None:
+            if self.world.now - listed.item.asking_since < limit:
+                since = self.world.now - listed.item.asking_since
+                self.fail("healthy cut", f"{id_} was turned down after {since:.1f} s, and {limit:g} are allowed")
+            if self.world.held(listed.run.session):
+                self.fail("hold ignored", f"{listed.run.session.id} is on hold, and {id_} was turned down")
 
     def about_to_write(self, writes: Sequence[GuardedWrite]) -> None:
         """Rows are about to be rewritten: nobody may be at work on them, and the journal has them as they are."""
         kept = [each.row for rows in self.world.journal.rows.values() for each in rows]
         for write in writes:
-            turn, session = write.row.message_id, self.world.sessions.get(write.row.session_id)
-            run = self.world.executes(turn)
+            run = self.world.executes(write.row.message_id)
             if run is not None and self.world.rows.get(write.row.table, write.row.id) == write.row.data:
                 self.fail("healthy rewritten", f"{write.row.id} is at work at {run.process.pid}: {self._state(run)}")
+            if (write.row.table, write.row.id) in self.world.rows.damaged:
+                self.fail("damage rewritten", f"{write.row.id} can't be read, and is rewritten")
+            if self._takes_back(write):
+                continue
             if write.row not in kept:
                 self.fail("unjournaled", f"{write.row.id} is rewritten, and the journal does not have it")
             if not _reads(write.after):
                 self.fail("unreadable", f"{write.row.id} would read as no opencode can: {write.after}")
-            every = self.world.sessions.get("*")
-            if any(each is not None and each.held_until > self.world.wall_ms for each in (session, every)):
-                self.fail("hold ignored", f"{write.row.session_id} is on hold, and was rewritten")
+            self._is_free(self.world.sessions.get(write.row.session_id))
+
+    def _takes_back(self, write: GuardedWrite) -> bool:
+        """Whether a row is put back as it was, as a person asked: only over what the watchdog itself wrote."""
+        for number in self.world.undoing:
+            for each in self.world.journal.rows.get(number, ()):
+                if each.row.id == write.row.id and each.row.data == write.after:
+                    newest = self.world.newest_turn(write.row.session_id)
+                    if not write.row.says(each.after) or newest not in {None, write.row.message_id}:
+                        self.fail("undone over", f"{write.row.id} was written since, or {newest} began")
+                    return True
+        return False
+
+    def _is_free(self, session: Session | None) -> None:
+        """No hold stands against a write: of everything, or of the session, unless a person released it since."""
+        every, wall_ms = self.world.sessions.get("*"), self.world.wall_ms
+        held = [each for each in (session, every) if each is not None and each.held_until > wall_ms]
+        if session is None or not held or self._wanted(session):
+            return
+        if session not in held and any(self._wanted(each) for each in session.above()):
+            return  # what nobody executes below a released session is settled with it
+        self.fail("hold ignored", f"{session.id} is on hold, and was rewritten")
 
     def wrote(self, writes: Sequence[GuardedWrite], count: int) -> None:
         """Rows were rewritten, or changed before."""

@@ -33,6 +33,8 @@ class Drive:
         self.world = process.world
         self.run = run
         self.steps = steps
+        self.refused = False
+        """Something was turned down: what is at work beside it ends, and then the turn (measured)."""
 
     async def go(self) -> None:
         """Do all of it."""
@@ -40,6 +42,8 @@ class Drive:
             if self.run.turn is None:
                 self._open_turn(summary=step["do"] == "compact")
             await getattr(self, f"_{step['do']}")(step)
+            if self.refused:
+                break
             if step["do"] in {"calls", "compact"}:
                 self._close_turn()
         self._close_turn()
@@ -127,6 +131,7 @@ class Drive:
         if pending is not None and tool not in _DECLARE_NOTHING:
             item.limit = limit_of({"tool": tool, "timeout": 1e9}, self.world.setting)
         item.name = self._put_call(call, turn, status="running" if pending is None else "pending")
+        item.late = call.get("late")
         self.run.calls[item.name] = item
         self._begin(item)
         item.never_ends = hangs_pending
@@ -136,13 +141,15 @@ class Drive:
             await asyncio.sleep(float(pending))
             item.limit = limit_of(dict(call), self.world.setting)
             self._write_call(item, lambda state: {**state, "status": "running", **_running(call, self.world.wall_ms)})
-        if call.get("ask") is not None:
-            await self._wait_for_a_person(item, call)
-        if call.get("child") is not None:
+        refused = call.get("ask") is not None and not await self._is_allowed(item, call)
+        if refused:
+            self.refused = True
+        elif call.get("child") is not None:
             await self._wait_for_a_child(item, call)
-        await self._execute(item, call)
+        if not refused:
+            await self._execute(item, call)
         if not self._session.gone and turn is not None:
-            self.world.rows.finish_call(item.name, at=self.world.wall_ms)
+            self._end_call(item, refused=refused)
         self.run.calls.pop(item.name, None)
         self._end(item)
         self._live("message.part.updated")
@@ -161,20 +168,28 @@ class Drive:
             self._write_call(item, lambda state, n=number: {**state, "metadata": {"output": f"line {n:.0f}"}})
         await asyncio.sleep(left)
 
-    async def _wait_for_a_person(self, item: Item, call: Step) -> None:
+    def _end_call(self, item: Item, *, refused: bool) -> None:
+        if refused:
+            self.world.rows.close_call(item.name, "The user rejected this.", at=self.world.wall_ms)
+        else:
+            self.world.rows.finish_call(item.name, at=self.world.wall_ms)
+
+    async def _is_allowed(self, item: Item, call: Step) -> bool:
+        """Wait for a person. Returns whether they answered, and did not turn it down."""
         question = call["tool"] == "question"
         self.world.note_justified(self.run)
         since = item.asking_since = self.world.now
-        ask = self.process.ask(self.run, item.name, self.world.call_ref(item.name), question=question)
-        if call["ask"] == "forever":
-            await self.world.until_calm()
-        else:
-            await asyncio.sleep(float(call["ask"]))
+        listed = self.process.ask(self.run, item, self.world.call_ref(item.name), question=question)
+        answer = self.world.until_calm() if call["ask"] == "forever" else asyncio.sleep(float(call["ask"]))
+        await self.world.first_of(answer, listed.turned_down.wait())
         item.asking_since = None
         item.waited += self.world.now - since
         item.waits += 1
-        self.process.answered(ask, self._session)
+        if not listed.turned_down.is_set():
+            self.process.answered(listed, "replied")
+            self._write_call(item, lambda state: state)  # a tool that goes on says so in its row
         self.run.life = self.world.now
+        return not listed.turned_down.is_set()
 
     async def _wait_for_a_child(self, item: Item, call: Step) -> None:
         child = self.world.new_session(self._session.directory, parent=self._session)
@@ -196,7 +211,7 @@ class Drive:
     def _write_call(self, item: Item, change: Any) -> None:  # noqa: ANN401 - what becomes of a state
         data = self.world.rows.get("part", item.name)
         if data is not None and not self._session.gone:
-            part = json.loads(data)
+            part = self.world.rows.value("part", item.name)
             part["state"] = change(part["state"])
             self.world.rows.set("part", item.name, data=json.dumps(part), time_updated=self.world.wall_ms)
         self._live("message.part.updated")

@@ -15,7 +15,7 @@ RESET_SECONDS: Final = 15.0
 GIVING_UP_SECONDS: Final = 400.0
 """How long the attempts may take after which it is given up."""
 FIRST_PING_SECONDS: Final = 65.0
-_RESETS: Final = frozenset({"step", "reboot", "no watchdog"})
+_RESETS: Final = frozenset({"step", "reboot", "no watchdog", "forgot", "replaced", "healed"})
 
 
 class Leaving(Cutting):
@@ -41,7 +41,9 @@ class Leaving(Cutting):
     def tick(self) -> None:
         """Look at everything that is unfinished."""
         for run in self.world.runs:
-            if self.world.held(run.session) or run.session.gone or not run.hangs:
+            self._look_at_asks(run)
+            session = run.session
+            if self.world.held(session) or self.world.is_damaged(session) or session.gone or not run.hangs:
                 run.excused_at = self.world.now
             else:
                 self._look_at(run)
@@ -49,6 +51,20 @@ class Leaving(Cutting):
             self._provable_since.clear()
             return
         self._look_at_orphans()
+
+    def _look_at_asks(self, run: Run) -> None:
+        """Whether a person is asked for longer than they may take."""
+        limit, now, process, session = self.world.setting.human_timeout, self.world.now, run.process, run.session
+        held = self.world.held(session) or self.world.is_damaged(session)
+        excused = held or session.gone or run.aborts or not process.well
+        asking = [(item, item.asking_since) for item in run.items if item.asking_since is not None]
+        for number, (item, since) in enumerate(asking, 1):  # one after the other
+            if limit is None or excused or process.plan.port is None:
+                item.excused_at = now
+            elif self.is_calm:
+                due = max(self._after(item, since, limit), item.excused_at) + number * self.bound
+                if now > due:
+                    self.fail("not turned down", f"{session.id} asks since {now - since:.1f} s")
 
     def _look_at(self, run: Run) -> None:
         """Whether something that hangs was left for too long."""
@@ -88,13 +104,21 @@ class Leaving(Cutting):
             item.kind, item.since + item.waited
         )
         # The first status that is heard of a session that began unheard is taken for life, once.
-        limit, more, start = due - base, 0.0, base + (FIRST_PING_SECONDS if item.kind == "stream" else 0.0)
+        ping = item.since + FIRST_PING_SECONDS if item.kind == "stream" else base
+        return self._after(item, max(base, ping), due - base)
+
+    def _after(self, item: Item, start: float, limit: float) -> float:
+        """When a limit that began at some time is over by the watchdog's clocks, whatever was wrong since."""
+        more, again = (
+            0.0,
+            item.due - item.since if item.kind == "retry" else 0.0,
+        )  # what was waited for is waited for anew
         for each in self.disturbances:
             if each.ended < item.since:
                 continue
             idle = item.kind != "call"
             if each.kind in _RESETS or (idle and each.ended - each.began > RESET_SECONDS):
-                start, more = max(start, each.ended + 35.0), 0.0
+                start, more = max(start, each.ended + 35.0), again
             else:
                 more += each.ended - max(each.began, item.since) + SETTLE_SECONDS / 2
         return start + limit + more
@@ -113,6 +137,8 @@ class Leaving(Cutting):
         """Whether it can be shown that nobody is at work on what is open in a session."""
         session = self.world.sessions.get(session_id)
         if session is None or session.gone or session.run is not None or self.world.held(session):
+            return False
+        if session.remote or self.world.is_damaged(session):
             return False
         holders = [each for each in self.world.processes if each.holds]
         return all(each.vouches and each.plan.port is not None and each.well for each in holders)

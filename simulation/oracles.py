@@ -54,7 +54,7 @@ class Oracles(Leaving):
         told.update(id_ for each in judgement.verdicts for id_ in (each.session_id, each.cancel_session_id))
         told.update(each.session_id for each in assessment.observation.snapshot.damaged)
         runs = [run for run in self.world.runs if run.turn is not None]
-        runs = [run for run in runs if not run.session.gone or _is_known(run)]
+        runs = [run for run in runs if not run.session.gone or self._is_known(run)]
         unfinished = {*self.world.orphans(), *(run.session.id for run in runs)}
         now, since = self.world.now, {}
         for id_ in unfinished - {str(each) for each in told}:
@@ -62,6 +62,15 @@ class Oracles(Leaving):
             if now - since[id_] > self.bound:
                 self.fail("silently spared", f"{id_} is unfinished, and no look has said so")
         self._untold_since = since
+
+    def _is_known(self, run: Run) -> bool:
+        """Whether a server is asked though no row names it: of what was deleted before a look nothing else tells.
+
+        If the memory was lost, too, nobody knows its folder until it shows life.
+        """
+        plan = run.process.plan
+        forgot = any(each.kind in {"forgot", "replaced"} and each.ended > run.life for each in self.disturbances)
+        return plan.port is not None and plan.configured and not forgot
 
     def _bounded(self, product: "Product") -> None:
         memory, rows = product.watch.memory, self.world.rows
@@ -105,8 +114,3 @@ class Oracles(Leaving):
         hanging = [f"{run.session.id} hangs" for run in runs if run.hangs and self._can_be_ended(run)]
         orphans = [f"{id_} is an orphan" for id_ in self.world.orphans() if self._is_provable(id_)]
         return [*hanging, *orphans, *(["the watchdog is degraded"] if self.degraded else [])]
-
-
-def _is_known(run: Run) -> bool:
-    """Whether a server is asked though no row names it: of what was deleted before a look nothing else tells."""
-    return run.process.plan.port is not None and run.process.plan.configured

@@ -10,6 +10,7 @@ from simulation.ledger import Violation
 from simulation.loop import SimulatedLoop, simulate
 from simulation.script import Script
 from simulation.world import World
+from simulation.writing import FAULTS
 from watchdog import strides
 
 REST_SECONDS = 1_200.0
@@ -39,6 +40,12 @@ class Played:
     counts: Mapping[str, int]
     longest_overrun: float
     lines: tuple[str, ...]
+
+    @property
+    def void(self) -> bool:
+        """Whether more of the faults that were planned could not happen than happened: such a world shows nothing."""
+        landed, missed = (sum(each.get(what, 0) for what in FAULTS) for each in (self.landed, self.missed))
+        return missed > landed
 
 
 def play(script: Script) -> Played:

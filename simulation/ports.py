@@ -119,6 +119,8 @@ class LineStore(RowStore):
         """Come to the database: while somebody else has it locked, in vain."""
         world = self._line.world
         await self._line.touch()
+        if self.content is not world.rows:
+            self.open_another(world.rows)
         if world.locked:
             await self._line.ask(lambda: None, seconds=BUSY_TIMEOUT_SECONDS)
             if world.locked:
@@ -184,7 +186,7 @@ class LineServer:
         process = await self._line.ask(lambda: self._world.listening(self.port))
         if process is None:
             return Listener()
-        databases = frozenset({process.pid} if process.plan.copy or process.holds else ())
+        databases = frozenset({process.pid} if process.elsewhere or process.holds else ())
         what = f"{process.command} (pid {process.pid})"
         return Listener(sockets=(frozenset({process.pid}),), hidden=False, databases=databases, what=what)
 
@@ -341,7 +343,9 @@ class LineOwners:
             for process in world.processes
             if process.holds
         )
-        return Holders(known=known)
+        left = [process.pid for process in world.processes if process.elsewhere and not process.plan.copy]
+        why = f"Process {left[0]} still has the removed file open." if left else None
+        return Holders(known=known, refusal=why)
 
 
 def endpoint(port: int) -> Endpoint:

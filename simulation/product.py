@@ -1,7 +1,8 @@
 """The product in the world: the loop, judge, memory, ladder and alerts as they are, in a process of its own."""
 
 import asyncio
-from contextvars import copy_context
+from collections.abc import Awaitable, Callable
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,10 +14,13 @@ from simulation.script import Setting
 from watchdog.acting.attempt import Ladder
 from watchdog.alerts.rules import Alert, Alerts
 from watchdog.errors import WatchdogError
+from watchdog.loop.last_look import Latest
 from watchdog.loop.watch import Watch
 from watchdog.model.outcome import Outcome
 from watchdog.model.policy import Policy
 from watchdog.model.verdict import Verdict
+from watchdog.operating.operations import Answer, Operations
+from watchdog.operating.operator import Operator
 from watchdog.settings.receivers import Occasion
 from watchdog.timing.events import Assessment, Bystander
 from watchdog.timing.pace import Pace
@@ -95,35 +99,81 @@ class Product:
             origin="watchdog",
             database="opencode.db",
         )
+        self._store, self._owners = LineStore(self.line), LineOwners(self.line)
+        self._mandate = LineMandate(self.line, world.lock_file)
+        self._journal = LineJournal(self.line, world.journal)
+        self._latest = Latest(clock=self.line.clock, poll_interval_seconds=setting.poll)
         self.watch = Watch(
-            store=LineStore(self.line),
+            store=self._store,
             fleet=self.fleet,
-            owners=LineOwners(self.line),
+            owners=self._owners,
             clock=self.line.clock,
-            mandate=LineMandate(self.line, world.lock_file),
-            journal=LineJournal(self.line, world.journal),
+            mandate=self._mandate,
+            journal=self._journal,
             boot_id=world.machine.boot_id,
             policy=policy_of(setting),
             pace=pace_of(setting),
             ladder=Ladder(abort_grace_seconds=setting.abort_grace),
-            listeners=[Telltale(self), alerts],
+            listeners=[Telltale(self), alerts, self._latest],
         )
         self._stop = anyio.Event()
-        self.task = self._start()
+        self._operator: Operator | None = None
+        self._asked: set[asyncio.Task[None]] = set()
+        self.task = asyncio.get_running_loop().create_task(self._run(), context=self._context())
 
-    def _start(self) -> asyncio.Task[None]:
+    def _context(self) -> Context:
         context = copy_context()
         context.run(PROCESS.set, self.number)
-        return asyncio.get_running_loop().create_task(self._run(), context=context)
+        return context
 
     async def _run(self) -> None:
         try:
             async with anyio.create_task_group() as group:
                 self.fleet.start(group)
+                self._operator = self._made_operator(Operations(group, self.line.clock))
                 await self.watch.run(self._stop)
                 group.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - an oracle says that it must not happen
             self.world.oracles.own_error("the loop", error)
+
+    def _made_operator(self, operations: Operations) -> Operator:
+        return Operator(
+            database="opencode.db",
+            watch=self.watch,
+            latest=self._latest,
+            store=self._store,
+            fleet=self.fleet,
+            owners=self._owners,
+            mandate=self._mandate,
+            journal=self._journal,
+            operations=operations,
+        )
+
+    def ask(self, request: Callable[[Operator], Awaitable[Answer]], then: Callable[[Answer | None], None]) -> bool:
+        """Have a person ask it for something. Returns whether it listens.
+
+        Args:
+            request: what they ask for.
+            then: is told of the answer; of None if there was none.
+        """
+        if self._operator is None or self.line.dead:
+            return False
+        work = self._answer(request(self._operator), then)
+        task = self.world.loop.create_task(work, context=self._context())
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+        return True
+
+    async def _answer(self, request: Awaitable[Answer], then: Callable[[Answer | None], None]) -> None:
+        answer = None
+        try:
+            answer = await request
+        except WatchdogError as error:
+            self.world.log("refused", type(error).__name__, error)
+        except Exception as error:  # noqa: BLE001 - as above
+            self.world.oracles.own_error("a request", error)
+        finally:
+            then(answer)
 
     def kill(self) -> None:
         """End it at this very moment, wherever it is."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class LineJournal:
-    """The `Journal` of a watchdog's process: what is on the disk, each time after a while."""
+    """The `History` of a watchdog's process: what is on the disk, each time after a while."""
 
     def __init__(self, line: "Line", disk: FakeJournal) -> None:
         self._line = line
@@ -42,6 +42,29 @@ class LineJournal:
         await self._reach()
         await self._disk.end(intervention, outcome, at_ms=at_ms)
 
+    @property
+    def place(self) -> str:
+        return self._disk.place
+
+    async def mark_undone(self, intervention: InterventionId, hold: Hold, *, at_ms: int) -> None:
+        await self._reach()
+        await self._disk.mark_undone(intervention, hold, at_ms=at_ms)
+
+    async def interventions(
+        self,
+        *,
+        session_id: SessionId | None = None,
+        since_ms: int | None = None,
+        before: InterventionId | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Intervention]:
+        await self._reach()
+        return await self._disk.interventions(session_id=session_id, since_ms=since_ms, before=before, limit=limit)
+
+    async def intervention(self, intervention: InterventionId) -> Intervention | None:
+        await self._reach()
+        return await self._disk.intervention(intervention)
+
     async def begun(self) -> Sequence[Intervention]:
         await self._reach()
         return await self._disk.begun()
@@ -53,6 +76,10 @@ class LineJournal:
     async def holds(self, now_ms: int) -> Mapping[SessionId, Hold]:
         await self._reach()
         return await self._disk.holds(now_ms)
+
+    async def hold(self, hold: Hold) -> None:
+        await self._reach()
+        await self._disk.hold(hold)
 
     async def unhold(self, session_id: SessionId) -> bool:
         await self._reach()

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from tests.fakes.store import Columns, FakeStore, MemoryRows, Reading
+from tests.support.database import NOW
 from watchdog.model.outcome import Row
 from watchdog.model.session import CallId, Session, SessionId, TurnId
 
@@ -18,10 +19,16 @@ _CLOSED = ("completed", "error")
 
 
 class IndexedRows(MemoryRows):
-    """Rows in dicts, which know what is open in them and what belongs to what."""
+    """Rows in dicts, which know what is open in them and what belongs to what.
+
+    Attributes:
+        damaged: what the rows that can't be read would hold, by table and id. When opencode writes such a row again,
+            it reads again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.damaged: dict[tuple[str, str], str] = {}
         self.open: dict[str, Ids] = {"session": Ids(), "message": Ids(), "part": Ids()}
         self.messages: dict[str, dict[str, None]] = defaultdict(dict)
         self.parts: dict[str, dict[str, None]] = defaultdict(dict)
@@ -52,8 +59,43 @@ class IndexedRows(MemoryRows):
         super().set(table, id_, **columns)
         self._index(table, id_)
 
+    def copy(self) -> "IndexedRows":
+        """What is in it now, as a file of its own."""
+        made = IndexedRows()
+        made._numbers = self._numbers
+        for table, rows in self.tables.items():
+            for row in rows.values():
+                made.put(table, **row)
+        made.damaged = dict(self.damaged)
+        return made
+
+    def damage(self, table: str, id_: str, text: str) -> None:
+        """Have a row hold something that can't be read."""
+        self.damaged[table, id_] = self.get(table, id_)
+        self.set(table, id_, data=text)
+
+    def heal(self, table: str, id_: str) -> None:
+        """Have a row hold again what it held."""
+        if (data := self.damaged.pop((table, id_), None)) is not None:
+            self.set(table, id_, data=data)
+
+    def value(self, table: str, id_: str) -> dict[str, Any]:
+        """What a row holds, for the process that is about to write it again."""
+        self.heal(table, id_)
+        value: dict[str, Any] = json.loads(self.get(table, id_))
+        return value
+
+    def finish_call(self, call: str, *, at: int = NOW) -> None:
+        self.heal("part", call)
+        super().finish_call(call, at=at)
+
+    def finish_turn(self, turn: str, *, at: int = NOW) -> None:
+        self.heal("message", turn)
+        super().finish_turn(turn, at=at)
+
     def delete(self, table: str, id_: str) -> None:
         row = self.tables[table].get(id_)
+        self.damaged.pop((table, id_), None)
         if row is not None:
             self.open[table].discard(id_)
             for index, key in self._indexes(table, row):
@@ -70,9 +112,8 @@ class IndexedRows(MemoryRows):
 
     def close_call(self, call: str, error: str, *, at: int) -> None:
         """End a call as opencode does at an abort."""
-        data = self.get("part", call)
-        if data is not None:
-            part = json.loads(data)
+        if self.get("part", call) is not None:
+            part = self.value("part", call)
             state = part["state"]
             time = {"start": state.get("time", {}).get("start", at), "end": at}
             part["state"] = {"status": "error", "input": state["input"], "error": error, "time": time}
@@ -80,9 +121,8 @@ class IndexedRows(MemoryRows):
 
     def close_turn(self, turn: str, error: str, *, at: int) -> None:
         """End a turn as opencode does at an abort."""
-        data = self.get("message", turn)
-        if data is not None:
-            message = json.loads(data)
+        if self.get("message", turn) is not None:
+            message = self.value("message", turn)
             message["time"]["completed"] = at
             message["error"] = {"name": error, "data": {"message": "aborted"}}
             self.set("message", turn, data=json.dumps(message), time_updated=at)
@@ -156,6 +196,12 @@ class RowStore(FakeStore):
     def forget(self) -> None:
         super().forget()
         self._seen_parts = None
+
+    def open_another(self, content: IndexedRows) -> None:
+        """Another file is in the place of the one that was read so far: everything starts over."""
+        self.content = content
+        self.forget()
+        self._remembered.clear()
 
     async def session(self, session_id: SessionId) -> Session | None:
         self._fail()

@@ -30,12 +30,14 @@ class Plan:
         port: where it listens; None for a terminal UI, which listens nowhere.
         version: of opencode.
         copy: it is on a copy of the database: with the same ids, and not with the same file.
+        remote: it is on another machine, in a workspace: its rows come into this database, and nobody sees it.
         configured: the watchdog is told of it; else it may discover it.
     """
 
     port: int | None = 4096
     version: str = "1.18"
     copy: bool = False
+    remote: bool = False
     configured: bool = True
 
 

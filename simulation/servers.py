@@ -5,11 +5,12 @@ import json
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from simulation.driving import Drive
 from simulation.script import Plan
-from simulation.work import Run, Session
+from simulation.work import Item, Run, Session
 from watchdog.model.session import Activity, Ask, AskKind, SessionId, Status, TurnId
 
 if TYPE_CHECKING:
@@ -48,10 +49,13 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """An ask as a server lists it."""
+    """An ask as a server lists it, with the work that waits for the answer."""
 
     ask: Ask
     directory: str
+    run: Run
+    item: Item
+    turned_down: asyncio.Event
 
 
 class Process:
@@ -59,7 +63,8 @@ class Process:
 
     Attributes:
         trouble: how it misbehaves: `silent`, `broken` (500), `garbage`, `deaf` (takes aborts and does nothing); None.
-        pretends: the sessions of a copy that it is at work on, with their folders.
+        elsewhere: it has another file open than the one that is watched, with the same ids.
+        pretends: the sessions there that it is at work on, with their folders.
         bad_folders: the folders for which it can't answer.
         feed: `flows`, `cut`, or `held` back as by a proxy.
     """
@@ -69,6 +74,7 @@ class Process:
         self.pid = pid
         self.plan = plan
         self.alive = True
+        self.elsewhere = plan.copy
         self.born_at = world.now
         self.born_running = world.machine.running
         self.was_asked = plan.port is None or self.vouches
@@ -97,7 +103,8 @@ class Process:
     @property
     def holds(self) -> bool:
         """Whether it has the watched file open. A restarted 1.2.27 has none until its first request (measured)."""
-        return self.alive and not self.plan.copy and (self.was_asked or bool(self.runs))
+        here = not self.elsewhere and not self.plan.remote
+        return self.alive and here and (self.was_asked or bool(self.runs))
 
     @property
     def well(self) -> bool:
@@ -157,6 +164,9 @@ class Process:
         """How an abort leaves the rows. Before 1.14 a call that ignores it stays open, and so does its turn."""
         if run.session.gone:
             return
+        for call, item in run.calls.items():
+            if item.late is not None:
+                self.world.later(item.late, partial(self._write_late, run.session, call))
         stay = not self.vouches and any(item.never_ends for item in run.calls.values())
         for call, item in run.calls.items():
             if not (stay and item.never_ends):
@@ -165,16 +175,32 @@ class Process:
         if run.turn is not None and not stay:
             self.world.rows.close_turn(run.turn, "MessageAbortedError", at=self.world.wall_ms)
 
+    def _write_late(self, session: Session, call: str) -> None:
+        """A tool that did not heed the abort comes to its end, and what it did is written over the aborted call."""
+        if self.alive and not self.elsewhere and not session.gone and self.world.rows.get("part", call) is not None:
+            self.world.log("late", call)
+            self.world.rows.finish_call(call, at=self.world.wall_ms)
+            self.tell(session, "message.part.updated")
+
+    def lose_the_file(self) -> None:
+        """Another file is put in the place of the one that it has open. It goes on with the removed one."""
+        self.pretends.update((run.session.id, run.session.directory) for run in self.runs.values())
+        self.elsewhere = True
+        self._end_all()
+
     def crash(self) -> None:
         """Die: what it ran stays open for ever, its asks are gone, its feed is cut."""
         self.alive = False
+        self._end_all()
+        self.cut()
+
+    def _end_all(self) -> None:
         for task in self.tasks.values():
             task.cancel()
         for run in [*self.runs.values()]:
             run.session.queue.clear()
             self._drop(run)
         self.asks.clear()
-        self.cut()
 
     # -- answers ---------------------------------------------------------------------------------------------------
 
@@ -192,7 +218,7 @@ class Process:
         """What it says that people are asked in a folder."""
         return tuple(each.ask for each in self.asks if each.directory == directory)
 
-    def ask(self, run: Run, call: str, call_ref: str, *, question: bool) -> Ask:
+    def ask(self, run: Run, item: Item, call_ref: str, *, question: bool) -> Listed:
         """Ask a person for something."""
         ask = Ask(
             id=self.world.new_id("per"),
@@ -201,16 +227,17 @@ class Process:
             turn_id=None if run.turn is None else TurnId(run.turn),
             call_ref=call_ref,
         )
-        self.asks.append(Listed(ask, run.session.directory))
-        self.world.log("ask", ask.id, call)
+        listed = Listed(ask, run.session.directory, run, item, asyncio.Event())
+        self.asks.append(listed)
+        self.world.log("ask", ask.id, item.name)
         self.tell(run.session, f"{ask.kind.value}.asked")
-        return ask
+        return listed
 
-    def answered(self, ask: Ask, session: Session) -> None:
-        """A person answered."""
-        self.asks = [each for each in self.asks if each.ask.id != ask.id]
-        self.world.log("answer", ask.id)
-        self.tell(session, f"{ask.kind.value}.replied")
+    def answered(self, listed: Listed, how: str) -> None:
+        """It was `replied` to, or `rejected`. One whose session was aborted meanwhile stays listed (measured)."""
+        self.asks.remove(listed)
+        self.world.log(how, listed.ask.id)
+        self.tell(listed.run.session, f"{listed.ask.kind.value}.{how}")
 
     # -- the feed --------------------------------------------------------------------------------------------------
 
@@ -228,7 +255,7 @@ class Process:
 
     def tell(self, session: Session, kind: str, **properties: object) -> None:
         """Publish an event about a session."""
-        if self.streams and not self.plan.copy:
+        if self.streams and not self.elsewhere:
             payload = {"type": kind, "properties": {"sessionID": session.id, **properties}}
             self._send(json.dumps({"directory": session.directory, "payload": payload}), self.streams)
 

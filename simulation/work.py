@@ -29,6 +29,8 @@ class Item:
         due: until when a retry waits.
         asking_since: since when a person is asked for it; None while nobody is.
         waited: for how long people were asked, and how often.
+        excused_at: when something last stood against turning down what a person is asked.
+        late: how long after an abort it comes to its own end; None if the abort ends it.
         child: the session that a task call started.
         never_ends: it hangs, by the script.
     """
@@ -41,6 +43,8 @@ class Item:
     asking_since: float | None = None
     waited: float = 0.0
     waits: int = 0
+    excused_at: float = -inf
+    late: float | None = None
     child: "Session | None" = None
     never_ends: bool = False
 
@@ -53,14 +57,17 @@ class Session:
         run: what is done in it now, and where.
         queue: prompts that wait for the end of it: their ids with their steps.
         parent: the session above it.
+        remote: it runs in a workspace on another machine.
         held_until: until when a person wants it left alone; `inf` for ever.
         ok_until: until when ending it was last justified.
+        releases: people who wait for its end; with whether they want what is below it ended, too.
         gone: it was deleted.
     """
 
     id: str
     directory: str
     parent: "Session | None" = None
+    remote: bool = False
     run: "Run | None" = None
     queue: list[tuple[str, list[dict[str, object]]]] = field(default_factory=list)
     children: "list[Session]" = field(default_factory=list)
@@ -68,7 +75,17 @@ class Session:
     ok_until: float = -inf
     prompted_at: float = -inf
     ended_at: float = -inf
+    releases: list[bool] = field(default_factory=list)
+    released_at: float = -inf
+    released_below: bool = False
     gone: bool = False
+
+    def above(self) -> "Iterator[Session]":
+        """The session, and all above it."""
+        session: Session | None = self
+        while session is not None:
+            yield session
+            session = session.parent
 
     def below(self) -> "Iterator[Session]":
         """All sessions below it."""

@@ -18,6 +18,8 @@ from simulation.script import Plan, Script
 from simulation.servers import Process
 from simulation.work import Run, Session
 from tests.fakes.journal import FakeJournal
+from watchdog.errors import ServerAnswerInvalid
+from watchdog.model.interventions import InterventionId
 from watchdog.model.outcome import Row
 from watchdog.model.session import Ask, SessionId, TurnId
 
@@ -41,6 +43,7 @@ class World:
         self.setting = script.setting
         self.machine = Machine(loop, steady=script.setting.steady)
         self.rows = IndexedRows()
+        self.backup: IndexedRows | None = None
         self.journal = FakeJournal()
         self.lock_file = LockFile()
         self.locked = self.journal_locked = False
@@ -50,6 +53,7 @@ class World:
         self.landed: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
         self.products: list[Product] = []
+        self.undoing: list[InterventionId] = []
         self.calm = asyncio.Event()
         self.over = asyncio.Event()
         self.pids = _FIRST_PID
@@ -111,6 +115,15 @@ class World:
         """Never come back."""
         await self.loop.create_future()
 
+    async def first_of(self, *work: Coroutine[Any, Any, Any]) -> None:
+        """Wait for whichever ends first, and do no more of the others."""
+        tasks = [self.loop.create_task(each) for each in work]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+
     async def until_calm(self) -> None:
         """Wait until all trouble is over for good."""
         await self.calm.wait()
@@ -133,11 +146,20 @@ class World:
         """Let something be wrong for a while, or until all is calm."""
         self.trouble(kind)
         began = self.now
-        waiting = self.loop.create_task(self.calm.wait())
-        await asyncio.wait([waiting], timeout=seconds)
-        waiting.cancel()
+        await self.first_of(self.calm.wait(), asyncio.sleep(seconds))
         self.no_trouble(kind)
         self.oracles.disturbed(kind, began)
+
+    async def mended(self, kind: str, seconds: float, mend: Callable[[], object]) -> None:
+        """Let something be wrong for a while, and then mend it."""
+        await self.troubled(kind, seconds)
+        mend()
+
+    async def started_again(self, process: Process, down: float) -> None:
+        """Start a process again that ended."""
+        await self.troubled("another server" if process.elsewhere else "server down", down)
+        self.start_process(process.plan)
+        await self.troubled("server young", 40.0)
 
     # -- processes and sessions ------------------------------------------------------------------------------------
 
@@ -164,12 +186,18 @@ class World:
         self._numbers += 1
         return f"{prefix}_x{self._numbers:06d}"
 
-    def new_session(self, directory: str, *, parent: Session | None = None, id_: str | None = None) -> Session:
+    def new_session(
+        self, directory: str, *, parent: Session | None = None, id_: str | None = None, remote: bool = False
+    ) -> Session:
         """Make a session."""
         made = self.rows.session(
             id_, parent=None if parent is None else parent.id, directory=directory, at=self.wall_ms
         )
-        session = self.sessions[made] = Session(made, directory, parent)
+        session = self.sessions[made] = Session(made, directory, parent, remote)
+        if parent is not None:
+            session.remote = parent.remote  # the row of a child need not say so
+        elif remote:
+            self.rows.set("session", made, workspace="cloud")
         if parent is not None:
             parent.children.append(session)
         return session
@@ -233,7 +261,13 @@ class World:
     def take_reject(self, process: Process, ask: Ask) -> None:
         """An ask is turned down."""
         self.oracles.sent(process, "a rejection", ask.session_id)
-        self.oracles.rejects(process, ask)
+        listed = next((each for each in process.asks if each.ask.id == ask.id), None)
+        if listed is None:
+            raise ServerAnswerInvalid(f"{process.pid} answered 404.")
+        self.oracles.rejects(listed)
+        if process.trouble != "deaf":
+            listed.turned_down.set()
+            process.answered(listed, "rejected")
 
     def take_publish(self, process: Process, row: Row) -> None:
         """A part is written again as it is, to be shown."""
@@ -247,7 +281,7 @@ class World:
                  if id_ in self.rows.tables[table]]  # fmt: skip
         if not found:
             return None
-        return [_row(table, row, other=process.plan.copy) for table, row in found]
+        return [_row(table, row, other=process.elsewhere) for table, row in found]
 
     # -- living ----------------------------------------------------------------------------------------------------
 
@@ -287,10 +321,30 @@ class World:
         around: list[Session] = [session, *session.below()] + ([every] if every is not None else [])
         return any(each.held_until > self.wall_ms for each in around)
 
+    def is_damaged(self, session: Session) -> bool:
+        """Whether a row of a session, or of one that is related to it, can't be read."""
+        if not self.rows.damaged:
+            return False
+        *_, root = session.above()
+        family = {root.id, *(each.id for each in root.below())}
+        column = {"message": "session_id", "part": "session_id", "session": "id"}
+        return any(self.rows.get(table, id_, column[table]) in family for table, id_ in self.rows.damaged)
+
     def waits_for_answer(self, session: Session) -> bool:
         """Whether the newest message of a session is a person's: whoever was to answer it may have died."""
         newest = next(reversed(self.rows.messages.get(session.id, {})), None)
-        return newest is not None and json.loads(self.rows.tables["message"][newest]["data"])["role"] == "user"
+        if newest is None or ("message", newest) in self.rows.damaged:
+            return False
+        return bool(json.loads(self.rows.tables["message"][newest]["data"])["role"] == "user")
+
+    def newest_turn(self, session_id: str) -> str | None:
+        """The turn of a session that was begun last."""
+        for id_ in reversed(self.rows.messages.get(session_id, {})):
+            if ("message", id_) in self.rows.damaged:
+                return None
+            if json.loads(self.rows.tables["message"][id_]["data"])["role"] == "assistant":
+                return id_
+        return None
 
     def orphans(self) -> dict[str, list[str]]:
         """The open rows that nobody is at work on, by session."""
@@ -298,11 +352,11 @@ class World:
         found: dict[str, list[str]] = {}
         for id_ in self.rows.open["message"]:
             row = self.rows.tables["message"][id_]
-            if id_ not in turns:
+            if id_ not in turns and ("message", id_) not in self.rows.damaged:
                 found.setdefault(row["session_id"], []).append(id_)
         for id_ in self.rows.open["part"]:
             row = self.rows.tables["part"][id_]
-            if row["message_id"] not in turns:
+            if row["message_id"] not in turns and ("part", id_) not in self.rows.damaged:
                 found.setdefault(row["session_id"], []).append(id_)
         return found
 

@@ -53,8 +53,12 @@ class _Writer:
         self.asks, self.hangs, self.children = (
             self._drawn(each, [0.02, 0.1, 0.4]) for each in (mix.asks, mix.hangs, mix.children)
         )
-        self.sessions: list[str] = []
-        kinds = self.rng.sample(sorted(_FAULTS), k=self.rng.randint(3, len(_FAULTS)))
+        self.sessions: dict[str, float] = {}
+        """When each was first prompted."""
+        possible = sorted(
+            _FAULTS.keys() - ({"pretend"} if not any(each.copy for each in self.setting.plans) else set())
+        )
+        kinds = self.rng.sample(possible, k=self.rng.randint(3, len(possible)))
         self.kinds = [*mix.faults] or kinds
 
     def _drawn(self, given: float | None, of: Sequence[float]) -> float:
@@ -63,6 +67,8 @@ class _Writer:
 
     def script(self) -> Script:
         events = [*self._people(), *self._faults()]
+        if "restore" in self.kinds:
+            events += [Event(at, "backup") for at in range(600, int(self.end), 1_500)]
         events += [Event(at, "tidy") for at in range(86_400, int(self.end), 86_400)]
         calm = Event(self.end, "calm")
         events = [each for each in sorted(events, key=_when) if each.at < calm.at]
@@ -83,6 +89,8 @@ class _Writer:
         ]
         if rng.random() < 0.3:
             plans.append(Plan(port=None))
+        if rng.random() < 0.15:
+            plans.append(Plan(port=None, remote=True))
         if rng.random() < 0.3:
             plans.append(Plan(port=4200, copy=True))
         return Setting(
@@ -90,6 +98,7 @@ class _Writer:
             tool_timeout=rng.choice([300.0, 600.0, 1_800.0]),
             task_timeout=rng.choice([1_200.0, 7_200.0]),
             idle_timeout=rng.choice([200.0, 300.0, 900.0]),
+            human_timeout=rng.choice([None, None, 400.0, 1_500.0]),
             tool_timeouts=rng.choice([{}, {"slow": 7_200.0}, {"slow": 3_600.0, "read": 60.0}]),
             orphan_grace=rng.choice([10.0, 30.0, 60.0]),
             max_attempts=rng.choice([1, 3, 3]),
@@ -121,10 +130,10 @@ class _Writer:
         """A person comes, prompts, and may do more."""
         rng = self.rng
         if self.sessions and rng.random() < 0.4:
-            session = rng.choice(self.sessions[-8:])
+            session = rng.choice([*self.sessions][-8:])
         else:
             session = f"ses_{len(self.sessions):05d}"
-            self.sessions.append(session)
+            self.sessions[session] = at
         usable = [number for number, plan in enumerate(self.setting.plans) if not plan.copy]
         place = {"plan": rng.choice(usable), "directory": rng.choice(["/project", "/project", "/other"])}
         events = [Event(at, "prompt", {"session": session, **place, "steps": self._steps(0)})]
@@ -135,6 +144,8 @@ class _Writer:
             (0.03, lambda: Event(self._after(at), "delete", {"session": session})),
             (0.06, lambda: Event(self._after(at), "hold", {"session": session, "seconds": self._long()})),
             (0.03, lambda: Event(self._after(at), "unhold", {"session": session})),
+            (0.04, lambda: Event(self._after(at), "release", {"session": session, "below": rng.random() < 0.3})),
+            (0.03, lambda: Event(self._after(at), "undo", {"back": rng.choice([0, 0, 0, 1, 3])})),
             (0.004, lambda: Event(self._after(at), "hold", {"session": "*", "seconds": self._long()})),
         )
         if any(plan.copy for plan in self.setting.plans) and rng.random() < 0.4:
@@ -203,6 +214,8 @@ class _Writer:
             call["run"] = round(limit * rng.uniform(1.05, 2.0), 1)
         if pending:
             call["pending"] = pending
+        if rng.random() < 0.1:
+            call["late"] = round(rng.choice([0.2, 3.0, 60.0]) * rng.uniform(0.5, 2.0), 2)
         if rng.random() < 0.2:
             call["output"] = round(rng.uniform(5, 60), 1)
         return call
@@ -211,6 +224,8 @@ class _Writer:
         call: Step = {"tool": self.rng.choice(["bash", "slow", "write", "webfetch"]), "run": None}
         if self.rng.random() < 0.15:
             call["pending"] = "forever"
+        if self.rng.random() < 0.2:
+            call["late"] = round(self.rng.choice([0.2, 3.0, 60.0]) * self.rng.uniform(0.5, 2.0), 2)
         return call
 
     # -- faults ----------------------------------------------------------------------------------------------------
@@ -221,6 +236,10 @@ class _Writer:
     def plan(self) -> int:
         """One of the processes."""
         return self.rng.randrange(len(self.setting.plans))
+
+    def lately(self, at: float) -> str:
+        """A session that was prompted for the first time not long before."""
+        return self.rng.choice([id_ for id_, since in self.sessions.items() if since <= at][-3:] or ["ses_00000"])
 
     def short(self) -> float:
         """How long something is wrong: seconds mostly, and minutes at times."""
@@ -259,8 +278,19 @@ def _folder(writer: _Writer, at: float) -> Event:
 
 def _pretend(writer: _Writer, at: float) -> Event:
     copies = [number for number, plan in enumerate(writer.setting.plans) if plan.copy] or [0]
-    session = writer.rng.choice(writer.sessions[-3:] or ["ses_00000"])
-    return Event(at, "pretend", {"plan": copies[0], "session": session, "busy": writer.rng.random() < 0.7})
+    busy = writer.rng.random() < 0.7
+    return Event(at, "pretend", {"plan": copies[0], "session": writer.lately(at), "busy": busy})
+
+
+def _damage(writer: _Writer, at: float) -> Event:
+    seconds = writer.short() * writer.rng.choice([1, 10])
+    table, how = writer.rng.choice(["message", "part", "part"]), writer.rng.randrange(4)
+    return Event(at, "damage", {"session": writer.lately(at), "table": table, "how": how, "seconds": seconds})
+
+
+def _other_journal(writer: _Writer, at: float) -> Event:
+    how = writer.rng.choice(["first", "later", "none"])
+    return Event(at, "other_journal", {"how": how, "down": writer.short()})
 
 
 _FAULTS: Final[dict[str, Callable[[_Writer, float], Event]]] = {
@@ -277,4 +307,8 @@ _FAULTS: Final[dict[str, Callable[[_Writer, float], Event]]] = {
     "lock": lambda writer, at: Event(at, "lock", {"seconds": writer.short()}),
     "lock_journal": lambda writer, at: Event(at, "lock_journal", {"seconds": writer.short()}),
     "pretend": _pretend,
+    "restore": lambda writer, at: Event(at, "restore", {"seconds": writer.short()}),
+    "damage": _damage,
+    "other_journal": _other_journal,
 }
+FAULTS: Final = frozenset(_FAULTS)

@@ -11,10 +11,11 @@ from simulation.mutants.acting import ACTING
 from simulation.mutants.judging import JUDGING
 from simulation.mutants.observing import OBSERVING
 from simulation.mutants.planting import Mutant
+from simulation.mutants.requesting import REQUESTING
 from simulation.play import play
 from simulation.writing import write
 
-MUTANTS: Final[Mapping[str, Mutant]] = {**JUDGING, **OBSERVING, **ACTING}
+MUTANTS: Final[Mapping[str, Mutant]] = {**JUDGING, **OBSERVING, **ACTING, **REQUESTING}
 DAYS: Final = 0.07
 """How long each world lasts that is searched for them."""
 

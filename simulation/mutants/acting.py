@@ -9,6 +9,7 @@ import anyio
 
 from simulation.mutants.planting import Mutant, Patch, always
 from simulation.records import LineJournal, LineMandate
+from simulation.writing import Mix
 from watchdog.acting import recheck
 from watchdog.acting.scheduler import Acting
 from watchdog.alerts.rules import GivenUp
@@ -47,17 +48,30 @@ def _again_and_again(told: GivenUp, judgement: Any) -> Any:  # noqa: ANN401
     return _look(told, judgement)
 
 
+_DEAF = Mix(faults=("wedge",), an_hour=12.0, hangs=0.4)
+_CROWDED = Mix(hangs=0.4, setting={"max_concurrency": 1, "latency": 0.2, "poll": 60.0})
+
 ACTING: Final[Mapping[str, Mutant]] = {
-    "never given up": Mutant("it tries for ever", (Patch(memory, "after", _tireless),), seeds=40),
+    "never given up": Mutant("it tries for ever", (Patch(memory, "after", _tireless),), mix=_DEAF),
     "given up for a minute": Mutant(
-        "what was given up is tried each minute", (Patch(memory, "after", _impatient),), seeds=40
+        "what was given up is tried each minute", (Patch(memory, "after", _impatient),), mix=_DEAF
     ),
-    "no second look": Mutant("what was judged once is done later", (Patch(recheck, "again", _unchecked),), seeds=40),
-    "no record": Mutant("rows are rewritten without a record", (Patch(LineJournal, "keep", _nothing),), seeds=40),
-    "no lanes": Mutant("everything is done at once", (Patch(Acting, "_queue", _wide),), seeds=40),
-    "no lock": Mutant("two watchdogs act", (Patch(LineMandate, "acquire", always(value=True)),), seeds=40),
-    "giving up is not told": Mutant("nobody hears that it gave up", (Patch(GivenUp, "look", always([])),), seeds=40),
+    "no second look": Mutant(
+        "what was judged once is done later", (Patch(recheck, "again", _unchecked),), mix=_CROWDED
+    ),
+    "no record": Mutant(
+        "rows are rewritten without a record",
+        (Patch(LineJournal, "keep", _nothing),),
+        mix=Mix(faults=("crash",), an_hour=12.0),
+    ),
+    "no lanes": Mutant("everything is done at once", (Patch(Acting, "_queue", _wide),), mix=_CROWDED),
+    "no lock": Mutant(
+        "two watchdogs act",
+        (Patch(LineMandate, "acquire", always(value=True)),),
+        mix=Mix(faults=("second",), an_hour=12.0, hangs=0.4),
+    ),
+    "giving up is not told": Mutant("nobody hears that it gave up", (Patch(GivenUp, "look", always([])),), mix=_DEAF),
     "giving up is told at each look": Mutant(
-        "people hear the same again and again", (Patch(GivenUp, "look", _again_and_again),)
+        "people hear the same again and again", (Patch(GivenUp, "look", _again_and_again),), mix=_DEAF
     ),
 }

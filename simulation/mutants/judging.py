@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from simulation.mutants.planting import Mutant, Patch, always
+from simulation.script import Plan
+from simulation.writing import Mix
 from watchdog.judging import facts, judge, orphan_proof, settled_rows, verdicts
 from watchdog.judging.facts import Case
 from watchdog.judging.orphan_proof import Proof
@@ -62,7 +64,11 @@ JUDGING: Final[Mapping[str, Mutant]] = {
     "declared timeout ignored": Mutant(
         "a call is cut within its own timeout", (Patch(facts, "lengthened", _undeclared),)
     ),
-    "override ignored": Mutant("tool_timeouts is not asked", (Patch(facts, "tool_limit", _one_limit),), seeds=20),
+    "override ignored": Mutant(
+        "tool_timeouts is not asked",
+        (Patch(facts, "tool_limit", _one_limit),),
+        mix=Mix(setting={"tool_timeouts": {"slow": 7_200.0}, "tool_timeout": 300.0}),
+    ),
     "questions ignored": Mutant(
         "a call that waits for a person is taken for hung",
         (Patch(_Bench, "_spare_waiting", _humans_unseen), Patch(memory, "_waits", always(value=False))),
@@ -77,13 +83,17 @@ JUDGING: Final[Mapping[str, Mutant]] = {
     "retries ignored": Mutant(
         "a wait for the provider is taken for silence",
         (Patch(_Bench, "_waits_out", always(value=False)), Patch(Case, "retry_due", always(None))),
+        mix=Mix(setting={"idle_timeout": 200.0}),
     ),
     "the parent is ended": Mutant("the parent of what hangs is ended", (Patch(verdicts, "stuck", _at_the_parent),)),
-    "holds ignored": Mutant("what is on hold is ended", (Patch(Case, "hold", always(None)),), seeds=20),
+    "holds ignored": Mutant(
+        "what is on hold is ended", (Patch(Case, "hold", always(None)),), mix=Mix(hangs=0.4, more={"hold": 8.0})
+    ),
     "old is orphaned": Mutant("age proves that nobody executes it", (Patch(_Proving, "prove", always(_PROVEN)),)),
     "births ignored": Mutant(
         "a process that was there before is excluded by its birth",
         (Patch(orphan_proof, "born_too_late", always(value=True)),),
+        mix=Mix(faults=("crash",), an_hour=4.0, setting={"plans": (Plan(), Plan(port=None))}),
     ),
     "no idle rule": Mutant("silence is never ended", (Patch(_Bench, "_judge_idle", always(None)),)),
     "no tool rule": Mutant(
@@ -103,6 +113,6 @@ JUDGING: Final[Mapping[str, Mutant]] = {
     "a deleted one's children ignored": Mutant(
         "a deleted session is ended while a child works",
         (Patch(Family, "unfinished_child_of_deleted", always(None)),),
-        seeds=100,
+        mix=Mix(children=0.4, more={"delete": 15.0}),
     ),
 }

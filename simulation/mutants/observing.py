@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from simulation.mutants.planting import Mutant, Patch, always
+from simulation.script import Plan
+from simulation.writing import Mix
 from watchdog.model.moments import NEVER, Moment
 from watchdog.model.report import Served, Shown, Witness
 from watchdog.observing import answers, memory
@@ -56,6 +58,9 @@ def _keep_all(_: Any, __: Any) -> Any:  # noqa: ANN401
     yield
 
 
+_UNHEARD = Mix(faults=("feed",), an_hour=12.0, setting={"idle_timeout": 200.0})
+_COPIED = Mix(faults=("pretend",), an_hour=12.0, setting={"plans": (Plan(), Plan(port=4200, copy=True))})
+
 OBSERVING: Final[Mapping[str, Mutant]] = {
     "waits count": Mutant(
         "time that a call waited for a person counts", (Patch(memory, "_waits", always(value=False)),)
@@ -64,17 +69,19 @@ OBSERVING: Final[Mapping[str, Mutant]] = {
     "clocks start anew": Mutant("each look starts the clocks of calls anew", (Patch(Memory, "_fold_calls", _anew),)),
     "feed unheard": Mutant("streams on the feed are no life", (Patch(Feed, "_lives", always(None)),)),
     "deaf and sure": Mutant(
-        "silence counts while the feed is cut", (Patch(Witness, "silent_since", _deaf),), seeds=40
+        "silence counts while the feed is cut", (Patch(Witness, "silent_since", _deaf),), mix=_UNHEARD
     ),
     "gaps forgotten": Mutant(
-        "what was not heard counts as silence", (Patch(Witness, "silent_since", _seamless),), seeds=40
+        "what was not heard counts as silence", (Patch(Witness, "silent_since", _seamless),), mix=_UNHEARD
     ),
     "pings are life": Mutant("a status that repeats itself is life", (Patch(Feed, "_status", _pinged),)),
     "any server serves": Mutant(
-        "a server of a copy is heard and told", (Patch(answers, "by_process", _any_server),), seeds=40
+        "a server of a copy is heard and told", (Patch(answers, "by_process", _any_server),), mix=_COPIED
     ),
     "nothing forgotten": Mutant("what is over is remembered", (Patch(Memory, "_forget", _keep_all),)),
     "nothing kept": Mutant(
-        "nothing is remembered over a restart", (Patch(Recollection, "keep", _nothing),), seeds=30
+        "nothing is remembered over a restart",
+        (Patch(Recollection, "keep", _nothing),),
+        mix=Mix(faults=("wedge", "kill"), an_hour=12.0, hangs=0.4, setting={"max_attempts": 3}),
     ),
 }

@@ -273,6 +273,7 @@ class Reading:
             directory=row["directory"],
             created_ms=row["time_created"],
             parent_id=row["parent_id"],
+            remote=row.get("workspace"),
             turns=turns,
             calls=calls,
             last_life_ms=max([row["time_created"], *self._life(turns, messages[-1:], prompts[-1:], answers[-1:])]),

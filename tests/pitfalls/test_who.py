@@ -49,6 +49,19 @@ def test_of_a_session_of_a_remote_workspace_nobody_here_can_say() -> None:
             assert "workspace of type cloud" in judged.spared[0].why
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_what_a_session_of_a_remote_workspace_started_runs_where_that_runs(depth: int) -> None:
+    """40: whatever the child's own row says of a workspace."""
+    remote = replace(session(calls=[call(age=1000)]), remote="cloud")
+    below = [session(f"ses_{number}", parent=f"ses_{number - 1}", age=900) for number in range(2, 2 + depth)]
+    for holders in ([], [holder()]):
+        seen = observation(remote, *below, reports=[report(served=["msg_1"])], holders=holders)
+        judged = judge(seen, POLICY, seen.now)
+        assert judged.verdicts == ()
+        told = {spared.session_id: spared.why for spared in judged.spared}
+        assert "workspace of type cloud" in told[below[-1].id]
+
+
 def addresses() -> Iterator[tuple[str, str]]:
     """Where a server may listen, and where it is asked."""
     yield from (("127.0.0.1", "127.0.0.1"), ("127.0.0.5", "127.0.0.5"), ("0.0.0.0", "127.0.0.1"))  # noqa: S104

@@ -12,7 +12,7 @@ from watchdog.judging.session_tree import TASK, Family
 from watchdog.model.moments import Moment, WallMs
 from watchdog.model.policy import Policy
 from watchdog.model.report import Observation, ServerReport
-from watchdog.model.session import EVERYTHING, Activity, Session, SessionId, Status, ToolCall, Turn
+from watchdog.model.session import EVERYTHING, Activity, Session, SessionId, Snapshot, Status, ToolCall, Turn
 
 
 class Claim(NamedTuple):
@@ -32,7 +32,7 @@ class Case:
     """One observation, one policy and one moment, as answers to the questions that a judge asks."""
 
     def __init__(self, observation: Observation, policy: Policy, now: Moment, family: Family | None = None) -> None:
-        self.observation = observation = _in_order(observation)
+        self.observation = observation = _settled(observation)
         self.policy = policy
         self.now = now
         self.family = family or Family(observation)
@@ -41,7 +41,7 @@ class Case:
     @classmethod
     def gradually(cls, observation: Observation, policy: Policy, now: Moment) -> Gradual[Self]:
         """The same, session by session."""
-        family = yield from Family.gradually(_in_order(observation))
+        family = yield from Family.gradually(_settled(observation))
         return cls(observation, policy, now, family)
 
     def age(self, call: ToolCall) -> float:
@@ -182,14 +182,34 @@ class Case:
         return f"no server answers for it, and {prove(self.observation, self.policy, session, turn).why}"
 
 
-def _in_order(observation: Observation) -> Observation:
-    """The order in which facts arrived must not change a decision or its words."""
+def _settled(observation: Observation) -> Observation:
+    """The order in which facts arrived changes no decision and no words. A child runs where its parent runs."""
     holders = observation.holders
     return replace(
         observation,
+        snapshot=_with_remote_children(observation.snapshot),
         reports=tuple(sorted(observation.reports, key=lambda report: report.name)),
         holders=holders and replace(holders, known=tuple(sorted(holders.known, key=lambda each: each.pid))),
     )
+
+
+def _with_remote_children(snapshot: Snapshot) -> Snapshot:
+    """What a remote session started is remote, too, whatever its own row says."""
+    remote = {id_: session.remote for id_, session in snapshot.sessions.items() if session.remote is not None}
+    if not remote:
+        return snapshot
+    children: dict[SessionId, list[SessionId]] = {}
+    for session in snapshot.sessions.values():
+        if session.parent_id is not None:
+            children.setdefault(session.parent_id, []).append(session.id)
+    todo = [*remote]
+    while todo:
+        above = todo.pop()
+        new = [id_ for id_ in children.get(above, ()) if id_ not in remote]
+        remote.update(dict.fromkeys(new, remote[above]))
+        todo.extend(new)
+    sessions = {id_: replace(each, remote=remote.get(id_)) for id_, each in snapshot.sessions.items()}
+    return replace(snapshot, sessions=sessions)
 
 
 def _patience(status: Status) -> tuple[bool, int]:
