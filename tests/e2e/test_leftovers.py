@@ -14,6 +14,7 @@ from tests.support.watchdog_run import Json, Watchdog
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="left-over commands are told on Linux only")
 
 HUNG = "sleep 8601"
+MEANT_TO_STAY = "nohup sleep 8602 >/dev/null 2>&1 & echo started; sleep 8603"
 
 
 async def test_after_kill_9_a_command_is_listed_with_its_session_and_call_and_ended_on_request(
@@ -46,3 +47,34 @@ async def _left(watchdog: Watchdog) -> list[Json]:
     assert listed.code == 0, listed
     found: list[Json] = listed.document["leftovers"]
     return [each for each in found if each["session_id"] is not None]
+
+
+async def test_with_the_setting_the_command_of_an_orphan_is_ended_and_one_that_was_meant_to_stay_is_reported(
+    server: Server,
+) -> None:
+    lab = server.lab
+    hung, staying = [await server.create_session() for _ in range(2)]
+    await hung.prompt(script(use(bash(HUNG))))
+    await staying.prompt(script(use(bash(MEANT_TO_STAY))))
+    for each in (hung, staying):
+        await each.wait_for_call("bash")
+    watchdog = Watchdog.for_lab(lab, server, end_leftovers="orphans")
+
+    async def both() -> dict[str, Json] | None:
+        found = {each["session_id"]: each for each in await _left(watchdog)}
+        return found if {hung.id, staying.id} <= found.keys() else None
+
+    server.kill9()
+    left = await wait_until(both, "the left-over commands")
+    async with watchdog.run() as running:
+        outcomes = [await running.wait_outcome(each.id, "recovered", kind="orphan") for each in (hung, staying)]
+    said = [[step["detail"] for step in each["steps"] if step["step"] == "end_command"] for each in outcomes]
+
+    pid, stays = left[hung.id]["pid"], left[staying.id]["pid"]
+    assert said[0] == [f"process {pid} was ended: its opencode (process {server.process.pid}) is gone"]
+    assert said[1] == [f"process {stays} is left alone: its command has `nohup`"]
+    assert processes(pid) == []
+    assert len(processes(stays)) == 2
+    history = await watchdog.command("history", "--json")
+    (noted,) = [each for each in history.document["interventions"] if each["verdict"]["kind"] == "left_over"]
+    assert (noted["actor"], noted["verdict"]["session_id"]) == ("watchdog", hung.id)

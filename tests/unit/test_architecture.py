@@ -307,8 +307,12 @@ def test_nobody_else_says_that_a_server_serves_this_database() -> None:
     assert {name for name, module in MODULES.items() if makes(module, "Served")} == SHOWING
 
 
-def test_nobody_else_says_that_a_command_is_left_over() -> None:
-    assert {name for name, module in MODULES.items() if makes(module, "LeftOver")} == {"judging.leftovers"}
+@pytest.mark.parametrize(
+    ("value", "maker"),
+    [("LeftOver", "judging.leftovers"), ("Asked", "cli.leftovers"), ("Settled", "acting.settling")],
+)
+def test_nobody_else_says_that_a_command_is_left_over_or_may_be_ended(value: str, maker: str) -> None:
+    assert {name for name, module in MODULES.items() if makes(module, value)} == {maker}
 
 
 def test_making_a_value_is_seen() -> None:

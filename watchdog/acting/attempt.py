@@ -7,6 +7,7 @@ from typing import Final, Protocol
 import anyio
 
 from watchdog.acting.recheck import Recheck, Rechecked
+from watchdog.acting.settled import SettledCommands
 from watchdog.errors import JournalUnusable, LeaseLost, ServerDeclined, ServerError, ServerUntold
 from watchdog.judging.rulings import Consent, Dropped
 from watchdog.model.deputies import Deputy
@@ -67,6 +68,7 @@ class Tools:
     Attributes:
         recheck: the one way from a verdict to an act.
         confirm: asked right before a server is told something.
+        commands: what settled calls have started.
     """
 
     store: Store
@@ -76,6 +78,7 @@ class Tools:
     ladder: Ladder
     journal: Journal
     confirm: Confirm
+    commands: SettledCommands
 
 
 class Attempt:
@@ -231,10 +234,7 @@ class Attempt:
     def _text(self) -> str:
         """The text that people and models read as the error of a settled row."""
         said = f" ({self.reason})" if self.reason else ""
-        return (
-            f"Ended by opencode-watchdog{said}: {self.verdict.why}. "
-            "A command that it had started may still be running."
-        )
+        return f"Ended by opencode-watchdog{said}: {self.verdict.why}."
 
 
 def still_open(session: Session | None, verdict: Verdict) -> frozenset[str]:

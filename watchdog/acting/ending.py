@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 
 from watchdog.model.interventions import Actor
-from watchdog.model.leftovers import LeftOver, Member
+from watchdog.model.leftovers import LeftOver, Member, Warrant
 from watchdog.model.outcome import Outcome, Result, Step
 from watchdog.model.session import SessionId
 from watchdog.model.verdict import Verdict, VerdictKind
@@ -37,8 +37,11 @@ class Ending:
         self._clock = clock
         self._grace_seconds = grace_seconds
 
-    async def end(self, left: LeftOver, *, actor: Actor, reason: str | None = None) -> Outcome:
+    async def end(self, left: LeftOver, warrant: Warrant, *, actor: Actor, reason: str | None = None) -> Outcome:
         """End a command with all of its processes, and say what was seen.
+
+        Args:
+            warrant: why it may be ended; it must cover the command as it is found in a fresh look.
 
         Raises:
             DatabaseError: the database can't be read.
@@ -46,8 +49,8 @@ class Ending:
         """
         attempt = _Attempt(self._processes, self._clock, self._grace_seconds)
         again = await attempt.again(left)
-        if again is None or again.command.keep is not None:
-            why = "it has ended, or is at work" if again is None else str(again.command.keep)
+        if again is None or again.command.keep is not None or not warrant.covers(again):
+            why = "it has ended, or is at work" if again is None else again.command.keep or _not_covered(again)
             return attempt.outcome(left, Result.UNCHANGED, f"process {left.command.first.pid} is left alone: {why}")
         number = await self._journal.begin(
             verdict_of(again, self._clock), at_ms=self._clock.read().wall_ms, actor=actor, reason=reason
@@ -119,6 +122,10 @@ class _Attempt:
 
     def _step(self, step: str, *, ok: bool, detail: str) -> None:
         self._steps.append(Step(step=step, at_ms=self._clock.read().wall_ms, ok=ok, detail=detail))
+
+
+def _not_covered(left: LeftOver) -> str:
+    return left.stays or "it belongs to no call that was settled"
 
 
 def _session_of(left: LeftOver) -> SessionId:

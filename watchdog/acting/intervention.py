@@ -19,6 +19,7 @@ from watchdog.acting.attempt import (
     uncounted,
 )
 from watchdog.acting.recheck import Place, Recheck, Rechecked, Seen
+from watchdog.acting.settled import SettledCommands
 from watchdog.acting.settling import Settling
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, ServerError, WatchdogError
 from watchdog.judging.rulings import Consent, Dropped, settled_with
@@ -41,6 +42,7 @@ class Remedy:
         recheck: Recheck,
         ladder: Ladder,
         journal: Journal,
+        commands: SettledCommands,
         confirm: Confirm = confirmed,
     ) -> None:
         self.ladder = ladder
@@ -52,6 +54,7 @@ class Remedy:
             ladder=ladder,
             journal=journal,
             confirm=confirm,
+            commands=commands,
         )
 
     async def carry_out(

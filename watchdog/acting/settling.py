@@ -7,12 +7,14 @@ import anyio
 
 from watchdog.acting.attempt import Attempt, names, still_open
 from watchdog.acting.recheck import Rechecked, Seen
+from watchdog.acting.settled import Fates
 from watchdog.errors import GaveWay, ServerError
 from watchdog.judging.rulings import Dropped
 from watchdog.judging.settled_rows import settle
+from watchdog.model.leftovers import Settled
 from watchdog.model.outcome import GuardedWrite, Outcome, Result
 from watchdog.model.report import Served
-from watchdog.model.session import Session
+from watchdog.model.session import CallId, Session
 from watchdog.model.verdict import Verdict
 from watchdog.ports import Server
 from watchdog.sharing import first
@@ -33,7 +35,9 @@ class Settling(Attempt):
         self._step("prove", ok=True, detail=again.verdict.why)
         # Read before the last proof: any change from here on makes the guarded write change nothing.
         rows = await self.tools.store.rows(call_ids=verdict.call_ids, turn_ids=verdict.turn_ids)
-        writes = settle(rows, text=self._text(), now_ms=self.tools.clock.read().wall_ms)
+        fates = await self.tools.commands.fates(rows)
+        now_ms = self.tools.clock.read().wall_ms
+        writes = settle(rows, text=self._text(), now_ms=now_ms, fates=fates.sentences)
         left = still_open(await self.tools.store.session(again.session.id), verdict)
         if broken := left - {write.row.id for write in writes}:
             return self.outcome(Result.FAILED, f"{names(broken)} can't be written in a shape that opencode reads")
@@ -46,9 +50,17 @@ class Settling(Attempt):
         if isinstance(last, Dropped):
             return self._drop(last)
         # Once begun, the write is published and read back even if the watchdog has to stop.
+        outcome = self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
         with anyio.move_on_after(_SETTLE_SECONDS, shield=True):
-            return await self._write(last, writes)
-        return self.outcome(Result.FAILED, f"settling took longer than {_SETTLE_SECONDS:g} s")
+            outcome = await self._write(last, writes)
+        return await self._end_commands(outcome, writes, fates) if outcome.result is Result.RECOVERED else outcome
+
+    async def _end_commands(self, outcome: Outcome, writes: tuple[GuardedWrite, ...], fates: Fates) -> Outcome:
+        """End what the settled calls have left over, if that may be ended."""
+        settled = Settled(call_ids=frozenset(CallId(each.row.id) for each in writes if each.row.table == "part"))
+        for ok, detail in await self.tools.commands.end(settled, fates, actor=self.actor):
+            self._step("end_command", ok=ok, detail=detail)
+        return self.outcome(outcome.result, outcome.why)
 
     async def _write(self, again: Rechecked, writes: tuple[GuardedWrite, ...]) -> Outcome:
         acted, self.acted = self.acted, True

@@ -8,7 +8,7 @@ from watchdog.console.exits import Exit
 from watchdog.console.streams import is_interactive
 from watchdog.errors import UsageError
 from watchdog.model.interventions import Actor
-from watchdog.model.leftovers import LeftOver
+from watchdog.model.leftovers import Asked, LeftOver
 from watchdog.model.outcome import Outcome, Result
 from watchdog.reporting import leftover_tables as render
 from watchdog.reporting.leftover_documents import ended_document, leftovers_document
@@ -107,6 +107,7 @@ async def _end(car: Sidecar, chosen: Sequence[LeftOver]) -> list[Outcome]:
     outcomes = []
     async with busy("ending them, and making sure", total=len(chosen)) as step:
         for each in chosen:
-            outcomes.append(await ending.end(each, actor=Actor.PERSON))
+            pid, birth = each.identity
+            outcomes.append(await ending.end(each, Asked(pid=pid, birth=birth), actor=Actor.PERSON))
             step()
     return outcomes

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from watchdog.acting.attempt import Confirm, Ladder, confirmed
+from watchdog.acting.ending import Ending
+from watchdog.acting.settled import SettledCommands
 from watchdog.journal.null import NoJournal
 from watchdog.loop.watch import Listener, Pace, Watch
 from watchdog.model.mandate import Mandate
 from watchdog.observing.memory_store import REPLICAS
-from watchdog.ports import Clock, Fleet, History, Owners, Store
-from watchdog.settings.schema import Settings
+from watchdog.ports import Clock, Fleet, History, Owners, Processes, Store
+from watchdog.settings.schema import EndLeftovers, Settings
 from watchdog.timing.clock import boot_id
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class Backend:
         place: the database, for people.
         mandate: the right to act.
         confirm: checks, right before an act, that the mandate was not lost in the meantime.
+        processes: the commands that an opencode started; None where they can't be seen.
         replicas: the sessions may run on any machine, and the memory outlives each of them.
         leader: acts instead: requests are passed on to it. None if nobody need be asked.
         tasks: what runs beside the loop, until it is cancelled.
@@ -47,6 +50,7 @@ class Backend:
     mandate: Mandate
     clock: Clock
     confirm: Confirm = confirmed
+    processes: Processes | None = None
     replicas: bool = False
     leader: "Leader | None" = None
     tasks: Sequence[Task] = ()
@@ -82,6 +86,13 @@ class Backend:
             ),
             listeners=listeners,
             confirm=self.confirm,
+            commands=SettledCommands(self.processes, self._ending()),
         )
         self.wakes(watch)
         return watch
+
+    def _ending(self) -> Ending | None:
+        """What ends the commands that belonged to orphans, if it may."""
+        if self.processes is None or self.settings.end_leftovers is EndLeftovers.OFF:
+            return None
+        return Ending(processes=self.processes, journal=self.journal, clock=self.clock)

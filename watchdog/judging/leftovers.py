@@ -5,16 +5,21 @@ only if its birth lies within the call's time, it works in the call's folder, it
 call fits. A command whose opencode lives and that fits a call that is open is at work, whatever else it fits.
 """
 
+import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from posixpath import basename
 from typing import Final
 
-from watchdog.model.leftovers import Command, CommandCall, LeftOver, Member
+from watchdog.model.leftovers import Command, CommandCall, Commands, LeftOver, Member
+from watchdog.model.outcome import Row
+from watchdog.model.session import CallId
 
 SLACK_MS: Final = 2000
 """How much earlier or later than its call's time a command may seem to be born: the kernel counts in ticks."""
+
+MAY_BE_RUNNING: Final = "A command that it had started may still be running."
 
 _LEAVES: Final = re.compile(
     r"(?<![&>|])&(?![&>])|\b(?:coproc|daemonize|disown|nohup|screen|setsid|systemd-run|tmux)\b"
@@ -63,6 +68,21 @@ def fits(command: Command, call: CommandCall) -> bool:
     if call.ended_ms is not None and command.born_ms > call.ended_ms + SLACK_MS:
         return False
     return command.first.folder in call.folders and runs(command.first, call.command)
+
+
+def place(
+    commands: Iterable[Command], calls: Sequence[CommandCall]
+) -> tuple[Mapping[CallId, tuple[int, ...]], tuple[int, ...]]:
+    """The first processes of the commands of each call, and the births of the commands that can't be placed."""
+    placed: dict[CallId, tuple[int, ...]] = {}
+    unplaced = []
+    for each in commands:
+        fitting = [call for call in calls if fits(each, call)]
+        if len(fitting) == 1:
+            placed[fitting[0].id] = (*placed.get(fitting[0].id, ()), each.first.pid)
+        else:
+            unplaced.append(each.born_ms)
+    return placed, tuple(unplaced)
 
 
 def runs(member: Member, command: str) -> bool:
@@ -150,3 +170,44 @@ def _says_so(call: CommandCall) -> str | None:
         return "a person ran it"
     found = _LEAVES.search(call.command)
     return None if found is None else f"its command has `{found.group()}`"
+
+
+# -- calls that are settled ------------------------------------------------------------------------------------------
+
+
+def runs_a_command(row: Row) -> bool:
+    """Whether a row is a call that runs a command."""
+    try:
+        part = json.loads(row.data)
+        return row.table == "part" and isinstance(part["state"]["input"]["command"], str)
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return False
+
+
+def fate(seen: Commands, call_id: CallId, created_ms: int, *, ends: bool) -> str:
+    """What is known of the command of a call that nobody executes: a sentence.
+
+    Args:
+        created_ms: when the call's row was created.
+        ends: a command that was not started to stay is ended once the call is settled.
+    """
+    if pids := seen.placed.get(call_id):
+        ending, _ = to_be_ended(seen, [call_id])
+        named = f"process{'' if len(pids) == 1 else 'es'} {' and '.join(map(str, pids))}"
+        if ends and {each.command.first.pid for each in ending} == set(pids):
+            return f"Its command was still running ({named}), and is ended, too."
+        return f"Its command is still running ({named})."
+    if not seen.complete or any(born >= created_ms - SLACK_MS for born in seen.unplaced):
+        return MAY_BE_RUNNING
+    return "No process of its command was found."
+
+
+def to_be_ended(
+    seen: Commands, call_ids: Collection[CallId]
+) -> tuple[tuple[LeftOver, ...], tuple[tuple[LeftOver, str], ...]]:
+    """What some calls left over: what may be ended with them, and what is left alone, with a clause that says why."""
+    found = [(each, each.command.keep or each.stays) for each in seen.of(call_ids)]
+    return (
+        tuple(left for left, why in found if why is None),
+        tuple((left, why) for left, why in found if why is not None),
+    )

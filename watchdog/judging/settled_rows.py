@@ -1,11 +1,11 @@
 """An open call or turn as it reads once it is settled: in a shape that every supported opencode can read."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from watchdog.model.outcome import GuardedWrite, Row
-from watchdog.model.session import CallStatus
+from watchdog.model.session import EMPTY, CallStatus
 from watchdog.shown import shown
 
 _NEVER_MS = 1 << 63
@@ -19,17 +19,21 @@ says that the model was done, versions that compare ids may think that the next 
 """
 
 
-def settle(rows: Iterable[Row], *, text: str, now_ms: int) -> tuple[GuardedWrite, ...]:
+def settle(
+    rows: Iterable[Row], *, text: str, now_ms: int, fates: Mapping[str, str] = EMPTY
+) -> tuple[GuardedWrite, ...]:
     """Make the guarded writes that settle these rows. Rows with nothing open in them are left out.
 
     Args:
         rows: calls and turns, in full, as they are in the database.
         text: the error that people and models will read: who ended it, and why.
         now_ms: when it is settled.
+        fates: for each row what became of its command, the sentence after that.
     """
     settled = {"part": settled_call, "message": settled_turn}
-    writes, said = [], shown(text)
+    writes = []
     for row in rows:
+        said = shown(f"{text} {fates[row.id]}" if row.id in fates else text)
         after = settled[row.table](row, text=said, now_ms=now_ms)
         if after is not None:
             writes.append(GuardedWrite(row=row, after=after))

@@ -11,6 +11,7 @@ from watchdog.acting.attempt import Confirm, Ladder, confirmed
 from watchdog.acting.intervention import Remedy
 from watchdog.acting.recheck import Recheck
 from watchdog.acting.scheduler import Acting, Ended
+from watchdog.acting.settled import SettledCommands
 from watchdog.acting.whole import WholeLook
 from watchdog.errors import DatabaseError, JournalUnusable, ShutdownTimedOut
 from watchdog.judging.judge import judge_gradually
@@ -58,6 +59,7 @@ class Watch:
         ladder: Ladder,
         listeners: Sequence[Listener] = (),
         confirm: Confirm = confirmed,
+        commands: SettledCommands | None = None,
     ) -> None:
         self.policy = policy
         self.pace = pace
@@ -80,7 +82,7 @@ class Watch:
             reuse_holders_seconds=policy.orphan_grace_seconds / 2,
         )
         self.recheck = self._recheck(fleet)
-        self.remedy = self._remedy(fleet, confirm)
+        self.remedy = self._remedy(fleet, confirm, commands or SettledCommands())
         self.acting = Acting(
             remedy=self.remedy, memory=self.memory, clock=self.clock, pace=pace, listeners=listeners, keep=self._keep
         )
@@ -93,7 +95,7 @@ class Watch:
         self._wakeup, self._hurry = anyio.Event(), anyio.Event()
         self._left: frozenset[str] | None = None if not pace.recover_on_start else frozenset()
 
-    def _remedy(self, fleet: Fleet, confirm: Confirm) -> Remedy:
+    def _remedy(self, fleet: Fleet, confirm: Confirm, commands: SettledCommands) -> Remedy:
         return Remedy(
             store=self._store,
             fleet=fleet,
@@ -102,6 +104,7 @@ class Watch:
             ladder=self.ladder,
             journal=self.journal,
             confirm=confirm,
+            commands=commands,
         )
 
     def _recheck(self, fleet: Fleet) -> Recheck:

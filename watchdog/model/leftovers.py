@@ -1,7 +1,9 @@
 """The commands that an opencode started, the calls that may have started them, and what is left over."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from posixpath import basename
+from typing import TypeAlias
 
 from watchdog.model.session import CallId, SessionId
 from watchdog.shown import Telling
@@ -130,15 +132,43 @@ class Commands(Telling):
         left: those that are left over.
         problems: what can't be read, a sentence each.
         complete: whether every process was seen that could belong to a call in this database.
-        unplaced: commands that belong to no call, as far as that can be shown, and whose opencode is gone: when each
-            was born.
+        placed: the first processes of the commands that belong to each call, left over or at work.
+        unplaced: when each command was born of which nobody can say to which call it belongs.
     """
 
     left: tuple[LeftOver, ...] = ()
     problems: tuple[str, ...] = ()
     complete: bool = False
+    placed: Mapping[CallId, tuple[int, ...]] = field(default_factory=dict)
     unplaced: tuple[int, ...] = ()
 
-    def of(self, call_id: CallId) -> tuple[LeftOver, ...]:
-        """Those that belong to a call."""
-        return tuple(each for each in self.left if each.call is not None and each.call.id == call_id)
+    def of(self, call_ids: Collection[CallId]) -> tuple[LeftOver, ...]:
+        """Those that belong to some calls."""
+        return tuple(each for each in self.left if each.call is not None and each.call.id in call_ids)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A person's word to end a command. Only the command line makes one, after its question."""
+
+    pid: int
+    birth: int
+
+    def covers(self, left: LeftOver) -> bool:
+        """Whether it is about this command."""
+        return left.identity == (self.pid, self.birth)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settled:
+    """Calls that were proven to be executed by nobody, and settled. Only what settles makes one, afterwards."""
+
+    call_ids: frozenset[CallId]
+
+    def covers(self, left: LeftOver) -> bool:
+        """Whether a command belongs to one of them, and was not started to stay."""
+        return left.call is not None and left.call.id in self.call_ids and left.stays is None
+
+
+Warrant: TypeAlias = Asked | Settled
+"""Why a command may be ended. Without one there is no signal."""

@@ -61,6 +61,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class EndLeftovers(StrEnum):
+    """Which left-over commands the watchdog ends by itself."""
+
+    OFF = "off"
+    ORPHANS = "orphans"
+
+
 def _password(value: object) -> object:
     if isinstance(value, SecretStr):
         return value
@@ -163,6 +170,7 @@ class Settings(BaseSettings):
     recover_on_start: Flag = True
     journal: Annotated[Path | PostgresUrl | Literal["off"] | None, BeforeValidator(values.journal_place)] = None
     journal_retention: Timeout = timedelta(days=90)
+    end_leftovers: Annotated[EndLeftovers, BeforeValidator(values.word)] = EndLeftovers.OFF
     sole_owner: Flag = False
     local_filesystems: Filesystems = ()
     full_scan_interval: Duration = timedelta(minutes=10)

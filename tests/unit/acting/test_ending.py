@@ -11,13 +11,16 @@ import pytest
 from tests.support.database import OpencodeFile
 from tests.support.left_over import Opencode, opencode, session, until
 from tests.support.waiting import wait_until
+from tests.unit.judging.test_leftovers import call, command
 from watchdog.acting.ending import Ending
+from watchdog.acting.settled import Fates, SettledCommands
 from watchdog.errors import JournalUnusable
 from watchdog.journal.sqlite import SqliteJournal
 from watchdog.model.interventions import Actor
-from watchdog.model.leftovers import LeftOver
+from watchdog.model.leftovers import Asked, Commands, LeftOver, Settled
 from watchdog.model.outcome import Result
 from watchdog.model.report import Holder, Holders
+from watchdog.model.session import CallId
 from watchdog.model.verdict import VerdictKind
 from watchdog.opencode.db.store import OpencodeDatabase
 from watchdog.opencode.processes.leftovers import ProcessCommands
@@ -59,6 +62,15 @@ class House:
         (found,) = [each for each in (await self.processes.look()).left if each.command.first.pid == pid]
         return found
 
+    async def asked(self, pid: int) -> tuple[LeftOver, Asked]:
+        left = await self.left(pid)
+        return left, asked(left)
+
+
+def asked(left: LeftOver) -> Asked:
+    """A person's word to end it."""
+    return Asked(pid=left.identity[0], birth=left.identity[1])
+
 
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
@@ -77,7 +89,7 @@ async def test_the_whole_command_ends_and_the_journal_has_it(house: House, dead:
     await wait_until(lambda: len(session(pid)) == 3, "the command")
     dead.die()
 
-    outcome = await house.ending().end(await house.left(pid), actor=Actor.PERSON)
+    outcome = await house.ending().end(*await house.asked(pid), actor=Actor.PERSON)
 
     assert outcome.result is Result.RECOVERED
     assert [step.step for step in outcome.steps] == ["reread", "terminate", "verify"]
@@ -95,7 +107,7 @@ async def test_what_does_not_listen_to_term_is_killed_after_the_grace(
     await wait_until(lambda: len(session(pid)) == 2, "the command")
     dead.die()
 
-    outcome = await house.ending(grace_seconds=0.3).end(await house.left(pid), actor=Actor.WATCHDOG)
+    outcome = await house.ending(grace_seconds=0.3).end(*await house.asked(pid), actor=Actor.WATCHDOG)
 
     assert outcome.result is Result.RECOVERED
     assert [step.step for step in outcome.steps][:3] == ["reread", "terminate", "kill"]
@@ -110,7 +122,7 @@ async def test_what_has_ended_meanwhile_is_no_act(house: House, dead: Opencode, 
     os.kill(pid, 9)
     dead.commands[0].wait()
 
-    outcome = await house.ending().end(left, actor=Actor.PERSON)
+    outcome = await house.ending().end(left, asked(left), actor=Actor.PERSON)
 
     assert outcome.result is Result.UNCHANGED
     assert await house.journal.interventions() == ()
@@ -124,7 +136,7 @@ async def test_another_process_of_the_same_pid_is_left_alone(house: House, dead:
     first = replace(left.command.first, birth=left.command.first.birth - 1)
     looked_at_before = replace(left, command=replace(left.command, members=(first,)))
 
-    outcome = await house.ending().end(looked_at_before, actor=Actor.PERSON)
+    outcome = await house.ending().end(looked_at_before, asked(looked_at_before), actor=Actor.PERSON)
 
     assert outcome.result is Result.UNCHANGED
     assert session(pid) == [pid]
@@ -139,7 +151,7 @@ async def test_an_opencode_that_began_to_run_in_it_meanwhile_spares_it(
     left = await house.left(pid)
     house.holders = Holders(known=(Holder(pid=pid, born_ms=0, command="opencode"),))
 
-    outcome = await house.ending().end(left, actor=Actor.PERSON)
+    outcome = await house.ending().end(left, asked(left), actor=Actor.PERSON)
 
     assert outcome.result is Result.UNCHANGED
     assert "an opencode runs in it" in outcome.why
@@ -158,5 +170,33 @@ async def test_without_a_journal_nothing_is_ended(
 
     monkeypatch.setattr(house.journal, "begin", full)
     with pytest.raises(JournalUnusable):
-        await house.ending().end(await house.left(pid), actor=Actor.PERSON)
+        await house.ending().end(*await house.asked(pid), actor=Actor.PERSON)
     assert session(pid) == [pid]
+
+
+async def test_what_belongs_to_no_settled_call_is_not_ended_with_one(
+    house: House, dead: Opencode, tmp_path: Path
+) -> None:
+    pid = dead.start("sleep 82.5", tmp_path)
+    until(pid, "sleep 82.5")
+    dead.die()
+    settled = Settled(call_ids=frozenset({CallId("prt_1")}))
+
+    outcome = await house.ending().end(await house.left(pid), settled, actor=Actor.WATCHDOG)
+
+    assert outcome.result is Result.UNCHANGED
+    assert session(pid) == [pid]
+
+
+async def test_an_error_of_the_end_leaves_the_calls_settled(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = LeftOver(command=command(), call=call(), why="its opencode is gone")
+
+    async def full(*_: object, **__: object) -> None:
+        raise JournalUnusable("The disk is full.")
+
+    ending = house.ending()
+    monkeypatch.setattr(ending, "end", full)
+    ends = SettledCommands(house.processes, ending)
+    fates = Fates(seen=Commands(left=(left,)))
+    told = await ends.end(Settled(call_ids=frozenset({CallId("prt_1")})), fates, actor=Actor.WATCHDOG)
+    assert told == ((False, "The disk is full."),)

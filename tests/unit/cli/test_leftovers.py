@@ -1,5 +1,6 @@
 """`leftovers` through the real program, on real processes. Nothing here says `--all`: others' tests run beside."""
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,8 @@ import pytest
 
 from tests.support.database import OpencodeFile
 from tests.support.left_over import Opencode, opencode, session, until
-from tests.support.program import Program, now_ms, path, program, rows
+from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
+from tests.support.waiting import wait_until
 from tests.unit.judging.test_leftovers import command
 from tests.unit.reporting.test_documents import example, shape
 from watchdog.cli import leftovers as module
@@ -28,14 +30,20 @@ def dead() -> Iterator[Opencode]:
         yield found
 
 
+def running(path: Path, folder: Path, command: str) -> tuple[str, str]:
+    """A session with an open call that runs a command: their ids."""
+    with OpencodeFile(path) as rows:
+        session_id = rows.session(f"ses_{command.rsplit(maxsplit=1)[-1]}", directory=str(folder), at=now_ms())
+        turn = rows.turn(session_id, f"msg_{session_id}", at=now_ms(), cwd=None)
+        state = {"status": "running", "input": {"command": command}, "time": {"start": now_ms()}}
+        data = {"type": "tool", "tool": "bash", "callID": "c", "state": state}
+        return session_id, rows.part(turn, data, f"prt_{session_id}", at=now_ms())
+
+
 async def test_listed_with_its_session_ended_after_a_question_noted_and_not_to_be_undone(
     program: Program, path: Path, dead: Opencode, tmp_path: Path
 ) -> None:
-    with OpencodeFile(path) as rows:
-        session_id = rows.session(directory=str(tmp_path), at=now_ms())
-        state = {"status": "running", "input": {"command": "sleep 83.25"}, "time": {"start": now_ms()}}
-        turn = rows.turn(session_id, at=now_ms(), cwd=None)
-        part = rows.part(turn, {"type": "tool", "tool": "bash", "callID": "c", "state": state}, at=now_ms())
+    session_id, part = running(path, tmp_path, "sleep 83.25")
     pid = dead.start("sleep 83.25", tmp_path)
     until(pid, "sleep 83.25")
     dead.die()
@@ -97,3 +105,58 @@ def test_the_question_says_how_many_and_that_it_cant_be_undone(monkeypatch: pyte
     assert asked == [
         "End 2 commands, 1 of which may have been started to stay (4711 sleep; 4711 sleep)? It can't be undone."
     ]
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["orphans", "off"])
+async def test_with_the_setting_the_command_of_a_settled_call_is_ended_unless_it_was_started_to_stay(
+    program: Program, path: Path, dead: Opencode, tmp_path: Path, *, ends: bool
+) -> None:
+    commands = ["sleep 84.25", "nohup sleep 84.5 & sleep 84.75", "cd / && sleep 85.25", "sleep 85.5"]
+    parts = [running(path, tmp_path, each)[1] for each in commands]
+    hung, staying, elsewhere = [dead.start(each, tmp_path) for each in commands[:3]]
+    until(hung, "sleep 84.25")
+    await wait_until(lambda: len(session(staying)) == 3, "the command that stays")
+    await wait_until(lambda: Path(f"/proc/{elsewhere}/cwd").readlink() == Path("/"), "the other folder")
+    dead.die()
+    settings = {"end_leftovers": "orphans"} if ends else {}
+    program.settings(database=str(path), servers=[NOWHERE], discover=False, **settings)
+
+    done = await program.run("recover", "--json")
+
+    assert done.code == 0, done
+    assert (session(hung) == []) is ends
+    assert len(session(staying)) == 3
+    assert elsewhere in session(elsewhere)
+    with OpencodeFile(path) as rows:
+        said = [json.loads(rows.get("part", each))["state"]["error"].partition(". ")[2] for each in parts]
+    assert said == [
+        f"Its command was still running (process {hung}), and is ended, too."
+        if ends
+        else f"Its command is still running (process {hung}).",
+        f"Its command is still running (process {staying}).",
+        "A command that it had started may still be running.",
+        "A command that it had started may still be running.",
+    ]
+    steps = [
+        step["detail"]
+        for each in done.document["outcomes"]
+        for step in each["steps"]
+        if step["step"] == "end_command"
+    ]
+    assert f"process {staying} is left alone: its command has `nohup`" in steps
+    assert len(steps) == 2
+    history = await program.run("history", "--json")
+    ended = [each for each in history.document["interventions"] if each["verdict"]["kind"] == "left_over"]
+    assert [(each["actor"], each["outcome"]["result"]) for each in ended] == [("watchdog", "recovered")] * ends
+
+
+async def test_a_settled_call_says_so_if_no_process_of_its_command_is_left(
+    program: Program, path: Path, tmp_path: Path
+) -> None:
+    _, part = running(path, tmp_path, "sleep 85.75")
+    program.settings(database=str(path), servers=[NOWHERE], discover=False)
+    done = await program.run("recover")
+    assert done.code == 0, done
+    with OpencodeFile(path) as rows:
+        error = json.loads(rows.get("part", part))["state"]["error"]
+    assert error.endswith(("No process of its command was found.", "may still be running."))

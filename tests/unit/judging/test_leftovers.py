@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from watchdog.judging.leftovers import SLACK_MS, left_over, runs, stays
-from watchdog.model.leftovers import Command, CommandCall, LeftOver, Member
+from watchdog.judging.leftovers import MAY_BE_RUNNING, SLACK_MS, fate, left_over, runs, stays
+from watchdog.model.leftovers import Command, CommandCall, Commands, LeftOver, Member
 from watchdog.model.session import CallId, SessionId
 
 BORN = 1_790_000_000_000
@@ -162,3 +162,28 @@ class TestWhatMayHaveBeenStartedToStay:
 
     def test_what_the_opencode_itself_ignores_says_nothing(self) -> None:
         assert stays(command(member("a", nohup=True), member("b", pid=4712, nohup=True)), call()) is None
+
+
+class TestWhatBecameOfTheCommandOfASettledCall:
+    LEFT = LeftOver(command=command(), call=call(), why="its opencode is gone")
+    SEEN = Commands(left=(LEFT,), placed={CallId("prt_1"): (4711,)}, complete=True)
+
+    def test_it_runs_and_is_ended_only_if_that_is_wanted_and_nothing_speaks_against_it(self) -> None:
+        runs_on = "Its command is still running (process 4711)."
+        stays = replace(self.SEEN, left=(replace(self.LEFT, stays="its command has `&`"),))
+        kept = replace(
+            self.SEEN, left=(replace(self.LEFT, command=replace(command(), keep="an opencode runs in it")),)
+        )
+        at_work = replace(self.SEEN, left=())
+        assert "is ended, too" in fate(self.SEEN, CallId("prt_1"), BORN, ends=True)
+        assert fate(self.SEEN, CallId("prt_1"), BORN, ends=False) == runs_on
+        assert {fate(each, CallId("prt_1"), BORN, ends=True) for each in (stays, kept, at_work)} == {runs_on}
+
+    def test_it_is_gone_only_if_everything_was_seen_and_nothing_could_be_it(self) -> None:
+        none = Commands(complete=True)
+        older = replace(none, unplaced=(BORN - SLACK_MS - 1,))
+        assert {fate(each, CallId("prt_1"), BORN, ends=True) for each in (none, older)} == {
+            "No process of its command was found."
+        }
+        doubtful = (Commands(), replace(none, unplaced=(BORN - SLACK_MS,)))
+        assert {fate(each, CallId("prt_1"), BORN, ends=True) for each in doubtful} == {MAY_BE_RUNNING}

@@ -10,7 +10,7 @@ from typing import Final
 
 import anyio.to_thread
 
-from watchdog.judging.leftovers import SLACK_MS, fits, left_over
+from watchdog.judging.leftovers import SLACK_MS, left_over, place
 from watchdog.model.leftovers import Command, CommandCall, Commands, LeftOver, Member
 from watchdog.model.report import Holders
 from watchdog.opencode.processes.commands import Table, commands, members_of, read_table, send
@@ -58,16 +58,14 @@ class ProcessCommands:
         young = [each for each in seen if since_ms is None or each.born_ms >= since_ms - SLACK_MS]
         calls = await self._calls_of(young)
         problems = await anyio.to_thread.run_sync(self._problems, table, young)
+        placed, unplaced = place(young, calls)
         left = left_over(young, calls, ended_by_ms=now.wall_ms - _ENDING_MS)
         return Commands(
             left=left,
             problems=problems,
             complete=not table.hides and self._is_ours(),
-            unplaced=tuple(
-                each.born_ms
-                for each in young
-                if each.opencode_lives is not True and sum(fits(each, call) for call in calls) != 1
-            ),
+            placed=placed,
+            unplaced=unplaced,
         )
 
     def _read(self, holders: set[int]) -> tuple[Table, tuple[Command, ...]]:
