@@ -10,6 +10,7 @@ from tests.support.prompts import bash
 from tests.support.scripted_model import script, use
 from tests.support.waiting import wait_until
 from tests.support.watchdog_run import Json, Watchdog
+from watchdog.opencode.processes.commands import read_table
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="left-over commands are told on Linux only")
 
@@ -24,6 +25,7 @@ async def test_after_kill_9_a_command_is_listed_with_its_session_and_call_and_en
     session = await server.create_session()
     await session.prompt(script(use(bash(HUNG))))
     await session.wait_for_call("bash")
+    await wait_until(lambda: _started(server), "its process")
     watchdog = Watchdog.for_lab(lab, server)
 
     async def hung() -> Json | None:
@@ -42,6 +44,11 @@ async def test_after_kill_9_a_command_is_listed_with_its_session_and_call_and_en
     assert processes(found["pid"]) == []
 
 
+def _started(server: Server) -> list[int]:
+    """The processes of commands that a server started."""
+    return [pid for pid, mark in read_table().marks.items() if mark == server.process.pid]
+
+
 async def _left(watchdog: Watchdog) -> list[Json]:
     listed = await watchdog.command("leftovers", "--json")
     assert listed.code == 0, listed
@@ -58,6 +65,7 @@ async def test_with_the_setting_the_command_of_an_orphan_is_ended_and_one_that_w
     await staying.prompt(script(use(bash(MEANT_TO_STAY))))
     for each in (hung, staying):
         await each.wait_for_call("bash")
+    await wait_until(lambda: len(_started(server)) == 3, "three processes")
     watchdog = Watchdog.for_lab(lab, server, end_leftovers="orphans")
 
     async def both() -> dict[str, Json] | None:

@@ -65,18 +65,16 @@ def _all(left: Sequence[LeftOver]) -> list[LeftOver]:
 
 
 def _chosen(left: Sequence[LeftOver], pids: Collection[int]) -> list[LeftOver]:
-    found = {each.command.first.pid: each for each in left}
+    found = {member.pid: each for each in left for member in each.command.members}
     if unknown := sorted(set(pids) - found.keys()):
-        raise UsageError(
-            f"{_processes(unknown)} is not left over, or not the first of its command, so nothing was ended. "
-            "`leftovers` lists what is."
-        )
+        raise UsageError(f"{_processes(unknown)} is not left over, so nothing was ended. `leftovers` lists what is.")
     for each in (found[pid] for pid in sorted(set(pids))):
         if each.command.keep is not None:
             raise UsageError(
                 f"Process {each.command.first.pid} is never ended from here: {each.command.keep}. Nothing was ended."
             )
-    return [found[pid] for pid in sorted(set(pids))]
+    chosen = {found[pid].identity: found[pid] for pid in pids}
+    return [chosen[each] for each in sorted(chosen)]
 
 
 def _processes(pids: Sequence[int]) -> str:

@@ -63,7 +63,9 @@ def drain(observation: Observation, judgement: Judgement, holders: Holders) -> D
         holders: who has the database open: if provably nobody, only what a server says of itself can be lost.
     """
     serving = [each for each in observation.reports if each.not_shown is None]
-    problems = [each.problem for each in serving if each.problem is not None]
+    problems = [each.trouble for each in serving if each.trouble is not None]
+    if beyond := observation.snapshot.second_generation:
+        problems.append(f"{_many(beyond, 'session')} of opencode 2.x may be at work, which are not watched.")
     problems += [
         f"{damage.table} {damage.id} of session {damage.session_id} can't be read: {damage.problem}."
         for damage in observation.snapshot.damaged

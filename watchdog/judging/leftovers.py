@@ -87,7 +87,8 @@ def place(
 
 def runs(member: Member, command: str) -> bool:
     """Whether a process runs a command: as the shell that was given it, or as one of the programs that it names."""
-    words = member.words
+    # A program such as npm writes its whole line in the place of its name.
+    words = member.words if len(member.words) > 1 else member.words[0].split()
     if not words or not command.strip():
         return False
     if basename(words[0]) in _SHELLS and any(each.strip() == command.strip() for each in words[1:]):

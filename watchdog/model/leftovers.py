@@ -60,12 +60,13 @@ class Command:
     @property
     def line(self) -> str:
         """Its command line, for people."""
-        return " ".join(self.first.words)
+        return " ".join(self.first.words).strip() or "(no command line)"
 
     @property
     def name(self) -> str:
         """Its program, without any argument that could hold a secret."""
-        return basename(self.first.words[0])
+        # A process may write a whole line in the place of its name.
+        return next(iter(basename(self.first.words[0]).split()), "process")
 
     @property
     def memory_bytes(self) -> int:

@@ -75,5 +75,15 @@ def test_a_server_that_does_not_answer_may_be_at_work() -> None:
     assert (found.ready, found.losses, found.problems) == (False, (), ("It does not answer.",))
 
 
+def test_one_folder_that_a_server_cant_answer_for_may_hide_work() -> None:
+    half = report(served=["ses_1"], problems={"/elsewhere": "It does not answer for /elsewhere."})
+    assert not drained(observation(reports=[half])).ready
+
+
+def test_what_2_x_is_at_work_on_is_never_taken_for_nothing() -> None:
+    seen = observation(reports=[report(served=["ses_1"])])
+    assert not drained(replace(seen, snapshot=replace(seen.snapshot, second_generation=2))).ready
+
+
 def test_a_server_on_another_database_says_nothing_of_this_one() -> None:
     assert drained(observation(reports=[report(not_shown="It is on another database.")])).ready

@@ -108,6 +108,7 @@ class TestWhoseItIs:
             (("sleep", "602"), "nohup sleep 601 >/dev/null 2>&1 & echo started; sleep 602"),
             (("node", "/usr/bin/npm", "test"), "CI=1 npm test"),
             (("/usr/bin/env", "node", "/usr/bin/npm", "test"), "npm test"),
+            (("npm run dev",), "npm run dev"),
             (("sleep", "5"), "timeout 9m sleep 5"),
             (("cat",), "ls\ncat"),
             (("grep", "a b"), "grep 'a b' 2>/dev/null | head"),
@@ -123,6 +124,8 @@ class TestWhoseItIs:
             (("bash",), "bash build.sh"),
             (("bash", "-c", "make"), "make all"),
             (("600",), "sleep 600"),
+            (("",), "sleep 600"),
+            (("npm run dev",), "npm run build"),
             (("node", "600"), "sleep 600"),
             (("sleep", "600"), ""),
             (("sleep", "600"), "sleep '600"),
@@ -131,6 +134,12 @@ class TestWhoseItIs:
     )
     def test_it_runs_something_else(self, words: tuple[str, ...], says: str) -> None:
         assert not runs(member(*words), says)
+
+
+def test_its_name_holds_no_argument() -> None:
+    assert command(member("/usr/bin/curl", "-u", "ann:secret")).name == "curl"
+    assert command(member("npm run dev --token=secret")).name == "npm"
+    assert command(member("")).name == "process"
 
 
 class TestWhatMayHaveBeenStartedToStay:
