@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import anyio
@@ -198,8 +199,8 @@ _TURNS_TO_BEGIN = 4
 
 
 @asynccontextmanager
-async def loopback(handler: Handler) -> AsyncIterator[str]:
-    """A TCP server on loopback; yields its base URL. Its open connections are ended at the exit."""
+async def loopback(handler: Handler, *, at: Path | None = None) -> AsyncIterator[str]:
+    """A server on loopback, or at a Unix socket; yields its base URL. Its open connections are ended at the exit."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,9 +215,12 @@ async def loopback(handler: Handler) -> AsyncIterator[str]:
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    if at is None:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    else:
+        server = await asyncio.start_unix_server(handle, str(at))
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" if at is None else str(at)
     finally:
         server.close()
         for _ in range(_TURNS_TO_BEGIN):  # one that was accepted at the last moment has no task yet
@@ -267,8 +271,8 @@ FEED = (
 """How an event stream begins."""
 
 
-def over_http(fake: FakeServer, *, version: str = "1.18.33") -> Handler:
-    """The fake as a real server would answer on the wire."""
+def over_http(fake: FakeServer, *, version: str = "1.18.33", greeting: object = None) -> Handler:
+    """The fake as a real server would answer on the wire; behind a bridge, if that greets."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
@@ -277,7 +281,8 @@ def over_http(fake: FakeServer, *, version: str = "1.18.33") -> Handler:
                 writer.write(FEED)
                 await reader.read()  # until it is not listened to any more
                 return
-            writer.write(await _respond(fake, request, version))
+            bridges = greeting is not None and request.path == ("opencode-watchdog",)
+            writer.write(reply(greeting) if bridges else await _respond(fake, request, version))
             await writer.drain()
 
     return handle

@@ -95,6 +95,8 @@ class Lab:
     servers: list["Server"] = field(default_factory=list)
     guest_of: "Lab | None" = None
     """Whose servers and database it uses; see `tests.support.house`."""
+    runtime: Path | None = None
+    """The runtime folder of its user; None if there is none."""
     _clients: list[httpx.AsyncClient] = field(default_factory=list)
     _processes: list[Process] = field(default_factory=list)
 
@@ -138,7 +140,8 @@ class Lab:
     def environment(self) -> dict[str, str]:
         """What every program here gets: this home, the mark, and nothing of the developer's own."""
         passed = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR", "SHELL") if name in os.environ}
-        return {**passed, "HOME": str(self.home), MARK: self.mark}
+        runtime = {} if self.runtime is None else {"XDG_RUNTIME_DIR": str(self.runtime)}
+        return {**passed, **runtime, "HOME": str(self.home), MARK: self.mark}
 
     async def serve(
         self, *, port: int | None = None, hostname: str = "127.0.0.1", password: str | None = None
@@ -150,7 +153,7 @@ class Lab:
         log = self.home / f"server-{chosen}-{len(self.servers)}.log"
         command = [str(self.binary), "serve", "--hostname", hostname, "--port", str(chosen)]
         secret = {} if password is None else {"OPENCODE_SERVER_PASSWORD": password}
-        process = self.start(command, log, extra=self._surroundings() | secret)
+        process = self.start(command, log, extra=self.surroundings() | secret)
         client = self._client(chosen, hostname=hostname, password=password)
         server = Server(lab=self, port=chosen, process=process, client=client, log=log)
         self.servers.append(server)
@@ -172,6 +175,10 @@ class Lab:
             timeout=SECONDS,
             trust_env=False,
         )
+        return self.keep(client)
+
+    def keep(self, client: httpx.AsyncClient) -> httpx.AsyncClient:
+        """Close a client when everything here ends."""
         self._clients.append(client)
         return client
 
@@ -180,7 +187,7 @@ class Lab:
         words = self.home / f"{name}.prompt"
         words.write_text(prompt)  # by way of stdin: it puts quotes of its own around arguments
         command, log = [str(self.binary), "run"], self.home / f"{name}.log"
-        return self.start(command, log, extra=self._surroundings(), folder=self.project(name), stdin=words)
+        return self.start(command, log, extra=self.surroundings(), folder=self.project(name), stdin=words)
 
     def start(
         self,
@@ -242,7 +249,7 @@ class Lab:
                 return
             time.sleep(0.02)
 
-    def _surroundings(self) -> dict[str, str]:
+    def surroundings(self) -> dict[str, str]:
         """What keeps a server off the network and starts it soon: to read of the world's models takes seconds."""
         return {**_CLOSED_NETWORK, **_LITTLE_COMPILED, "OPENCODE_MODELS_PATH": str(self.home / _NO_MODELS)}
 

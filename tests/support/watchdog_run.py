@@ -82,7 +82,7 @@ class Watchdog:
 
     async def command(self, command: str, *arguments: str, seconds: float = COMMAND_SECONDS) -> Finished:
         """Run one command to its end."""
-        line = [*_python(), command, "--config", str(self.config), *arguments]
+        line = [*_python(), command, *arguments, "--config", str(self.config)]
         self.runs += 1
         output, log = self._files(command)
         process = self.lab.start(line, log, output=output, extra=_environment(), folder=self.lab.home)

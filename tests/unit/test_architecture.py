@@ -48,6 +48,7 @@ LATE_IMPORTS = {
     "cli.options",
     "cli.processes",
     "cli.sql",
+    "cli.bridge",
     "console.late",
     "__main__",
     "cli.commands",

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from watchdog.cli.bridge import bridge
 from watchdog.cli.options import (
     AsJson,
     Config,
@@ -44,6 +45,7 @@ app = typer.Typer(
     "unusable, or the result can't be written, 70 internal error, 130 interrupted.",
 )
 
+app.add_typer(bridge, name="bridge")
 app.add_typer(sql, name="sql")
 
 

@@ -18,9 +18,12 @@ from watchdog.journal.null import NoJournal
 from watchdog.journal.sqlite import SqliteJournal
 from watchdog.loop.watch import Watch
 from watchdog.opencode.db.store import OpencodeDatabase
+from watchdog.opencode.http.bridged import BridgedServer
+from watchdog.opencode.http.bridges import Bridges
 from watchdog.opencode.http.client import OpencodeServer
+from watchdog.opencode.http.doors import Door, folders
 from watchdog.opencode.http.fleet import Connect, OpencodeFleet
-from watchdog.opencode.http.peers import Party
+from watchdog.opencode.http.peers import Party, party_behind
 from watchdog.opencode.http.trust import Trust
 from watchdog.opencode.processes.holders import ProcessOwners
 from watchdog.opencode.processes.leftovers import ProcessCommands
@@ -84,7 +87,14 @@ async def sidecar(loaded: Loaded, *, feeds: bool, needs_journal: bool = True) ->
         store.refuse = partial(refuse_damaged, journal, path)
         mandate = stack.enter_context(DatabaseLock(path))
         mandate.announce()
-        fleet = OpencodeFleet(settings.servers, connect=connect, clock=clock, discover=settings.discover, feeds=feeds)
+        fleet = OpencodeFleet(
+            settings.servers,
+            connect=connect,
+            clock=clock,
+            discover=settings.discover,
+            feeds=feeds,
+            bridges=bridges_of(settings, clock, on_change=bell.ring),
+        )
         stack.push_async_callback(fleet.aclose)
         owners = ProcessOwners(path, clock=clock, embedded=False, disconnect=store.disconnect)
         async with anyio.create_task_group() as group:
@@ -124,6 +134,22 @@ def _connector(settings: Settings, clock: Counter, bell: _Bell) -> Connect:
         )
 
     return connect
+
+
+def bridges_of(settings: Settings, clock: Counter, *, on_change: Callable[[], None] | None = None) -> Bridges:
+    """The bridges of this user's opencode processes."""
+    rng = random.Random()  # noqa: S311 - spreads reconnections
+
+    def connect(door: Door) -> BridgedServer:
+        return BridgedServer(
+            door,
+            clock=clock,
+            rng=rng,
+            abort_timeout_seconds=settings.abort_timeout.total_seconds(),
+            on_change=on_change,
+        )
+
+    return Bridges(connect=connect, folders=folders(os.environ, home()), clock=clock, identify=party_behind)
 
 
 def _check_authorities(loaded: Loaded) -> None:

@@ -26,6 +26,7 @@ from watchdog.model.report import Endpoint, Holders, Listener, Served, Witness
 from watchdog.model.session import Activity, Ask, AskKind, ServerName, SessionId, Status, TurnId
 from watchdog.observing.endpoints import destinations_of
 from watchdog.opencode.http import tls
+from watchdog.opencode.http.doors import Door
 from watchdog.opencode.http.exchange import Answer, Exchange
 from watchdog.opencode.http.feed import Feed
 from watchdog.opencode.http.peers import Ends
@@ -70,6 +71,7 @@ class OpencodeServer:
         read_timeout_seconds: for reading all the messages of a session.
         on_change: a callback for the feed.
         transport: what carries the requests, instead of the network; it is never a proxy.
+        door: a socket that is connected to instead of the URL.
 
     Raises:
         SettingsError: the URL can't be asked, or the file holds no certificate.
@@ -90,6 +92,7 @@ class OpencodeServer:
         read_timeout_seconds: float = READ_TIMEOUT_SECONDS,
         on_change: Callable[[], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        door: Door | None = None,
     ) -> None:
         base, username, password = _split(url, username, password)
         self._base = base
@@ -106,6 +109,7 @@ class OpencodeServer:
                 clock=clock,
                 tls=tls.context(server_ca) if base.scheme == "https" else None,
                 transport=transport,
+                door=door,
             ),
             headers={"accept-encoding": "identity"},
             # A header that it is told to keep would be sent to the next server at its address.

@@ -1,4 +1,7 @@
-"""The servers that can be asked: the configured ones, and those found where the database's holders listen."""
+"""The servers that can be asked: the configured ones, and those found where the database's holders listen.
+
+A process that listens nowhere, or asks for a password that nobody gave, is asked through its bridge if it has one.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -12,6 +15,7 @@ import anyio.to_thread
 from watchdog.errors import ServerError, ServerRefused, ServerSilent
 from watchdog.model.report import SAME_BIRTH_MS, Endpoint, Holder, Holders
 from watchdog.observing.endpoints import leads
+from watchdog.opencode.http.bridges import Bridges
 from watchdog.opencode.http.client import OpencodeServer
 from watchdog.opencode.http.peers import Party, listens, party_behind
 from watchdog.ports import Clock
@@ -63,10 +67,11 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """A found server, and its process."""
+    """A found server, and its process; whether it asked for a password that nobody gave."""
 
     server: OpencodeServer
     party: Party
+    refuses: bool
 
 
 class OpencodeFleet:
@@ -79,6 +84,7 @@ class OpencodeFleet:
         discover: whether to look on the ports of the processes that hold the database.
         feeds: whether each server's event feed is listened to; a command that looks once needs none.
         identify: says which process a holder is, if it is still there.
+        bridges: the bridges of processes that can't be asked otherwise; None to use none.
 
     Raises:
         SettingsError: a URL can't be asked.
@@ -93,12 +99,16 @@ class OpencodeFleet:
         discover: bool,
         feeds: bool = True,
         identify: Callable[[Holder], Party | None] = party_behind,
+        bridges: Bridges | None = None,
     ) -> None:
         self._connect = connect
         self._clock = clock
         self._discover = discover
         self._feeds = feeds
         self._identify = identify
+        self._bridges = bridges
+        self._replaced: dict[OpencodeServer, int] = {}
+        """Servers that ask for a password, each with the process whose bridge is asked instead."""
         made = [connect(url) for url in urls]
         self._configured = _distinct(made)
         self._doubles = [server for server in made if server not in self._configured]
@@ -109,20 +119,27 @@ class OpencodeFleet:
         self._listening: dict[OpencodeServer, anyio.CancelScope] = {}
 
     def servers(self) -> tuple[OpencodeServer, ...]:
-        """The configured ones, then those found so far."""
-        return (*self._configured, *(found.server for found in self._found.values()))
+        """The configured ones, then those found so far: each process once."""
+        bridged = {} if self._bridges is None else self._bridges.used
+        return tuple(each for each in self._all() if self._replaced.get(each) not in bridged)
+
+    def _all(self) -> tuple[OpencodeServer, ...]:
+        bridged = () if self._bridges is None else self._bridges.used.values()
+        return (*self._configured, *(found.server for found in self._found.values()), *bridged)
 
     def start(self, group: anyio.abc.TaskGroup) -> None:
         """Listen to every server's feed in tasks of this group, until `aclose` or until the group is cancelled."""
         self._group = group
-        for server in self.servers():
+        for server in self._all():
             self._listen(server)
 
     async def aclose(self) -> None:
         """Stop listening and close every connection."""
-        for server in (*self.servers(), *self._doubles):
+        for server in (*self._all(), *self._doubles):
             await self._dismiss(server)
         self._found.clear()
+        if self._bridges is not None:
+            self._bridges.used.clear()
 
     async def discover(self, holders: Holders) -> None:
         """Look for servers among the processes that hold the database, and forget those that are gone."""
@@ -139,17 +156,49 @@ class OpencodeFleet:
             for place in places:
                 if self._is_new(place):
                     group.start_soon(self._visit, place, name=f"greet port {place.port}")
+        if self._bridges is not None:
+            await self._cross(self._bridges, [holder for holder in holders.known if not holder.embeds_us])
+
+    async def _cross(self, bridges: Bridges, holders: Sequence[Holder]) -> None:
+        """Ask the processes that have a bridge and can't be asked otherwise through that."""
+        doors = await bridges.doors()
+        cut_off = [holder for holder in holders if holder.pid in doors and not await self._is_reached(holder)]
+        for server in bridges.close(but=cut_off):
+            await self._dismiss(server)
+        for server in await bridges.open(doors, cut_off):
+            self._listen(server)
+
+    async def _is_reached(self, holder: Holder) -> bool:
+        """Whether a process answers where it listens. A server that asks for a password is noted as replaced."""
+        refusing = []
+        for found in self._found.values():
+            if found.party.process.pid == holder.pid:
+                if not found.refuses:
+                    return True
+                refusing.append(found.server)
+        for server in self._configured:
+            if any(leads(to, endpoint) for to in server.leads_to for endpoint in holder.endpoints):
+                with suppress(ServerError):
+                    if await _refuses(server):
+                        refusing.append(server)
+                        continue
+                return True
+        self._replaced.update(dict.fromkeys(refusing, holder.pid))
+        return False
 
     async def refresh(self) -> None:
         """Forget the servers that were found and have ended since, whether or not anything is open."""
         for place, found in tuple(self._found.items()):
             if not await anyio.to_thread.run_sync(listens, found.party, place.port, abandon_on_cancel=True):
                 await self._forget([place])
+        for server in () if self._bridges is None else await self._bridges.ended():
+            await self._dismiss(server)
 
     async def _forget(self, places: Iterable[Place]) -> None:
         for place in places:
             found = self._found.pop(place, None)
             if found is not None:
+                self._replaced.pop(found.server, None)
                 await self._dismiss(found.server)
 
     def _is_new(self, place: Place) -> bool:
@@ -171,18 +220,17 @@ class OpencodeFleet:
 
     async def _greets(self, url: str, place: Place, party: Party) -> bool:
         server = self._connect(url, found=party)
-        kept = False
+        kept = refuses = False
         try:
             with anyio.move_on_after(GREETING_SECONDS):
-                with suppress(ServerRefused):  # it asks for a password that nobody gave: a person has to know
-                    await server.version()
+                refuses = await _refuses(server)  # then a person has to know
                 kept = not any(known.is_at(place) for known in self._found)
             self._note(place, silent=not kept)
         except ServerError as error:
             self._note(place, silent=isinstance(error, ServerSilent))
         finally:
             if kept:
-                self._found[place] = _Found(server=server, party=party)
+                self._found[place] = _Found(server=server, party=party, refuses=refuses)
                 self._listen(server)
             else:
                 with anyio.CancelScope(shield=True):
@@ -207,6 +255,19 @@ class OpencodeFleet:
             scope.cancel()
         with anyio.CancelScope(shield=True):
             await server.aclose()
+
+
+async def _refuses(server: OpencodeServer) -> bool:
+    """Whether it asks for a password that nobody gave.
+
+    Raises:
+        ServerError: it gave no answer.
+    """
+    try:
+        await server.version()
+    except ServerRefused:
+        return True
+    return False
 
 
 async def _follow(server: OpencodeServer, scope: anyio.CancelScope) -> None:

@@ -11,6 +11,7 @@ import httpx
 
 from watchdog.model.report import Endpoint
 from watchdog.observing.endpoints import normal
+from watchdog.opencode.http.doors import Door
 from watchdog.opencode.http.peers import Ends
 
 HTTPS_PORT, HTTP_PORT = 443, 80
@@ -87,9 +88,9 @@ class NetworkLine:
             return
         seconds = request.extensions.get("timeout", {}).get("connect")
         with translated():
-            stream = await httpcore.AnyIOBackend().connect_tcp(self._host, self._port, timeout=seconds)
+            stream = await self._reached(seconds)
             try:
-                self.ends = _ends(stream)
+                self._checked(stream)
                 if self._tls is not None:
                     stream = await stream.start_tls(self._tls, server_hostname=self._host, timeout=seconds)
             except BaseException:
@@ -98,6 +99,12 @@ class NetworkLine:
                 raise
         self._ear = _Ear(stream)
         self._connection = httpcore.AsyncHTTP11Connection(origin=self._origin, stream=self._ear)
+
+    async def _reached(self, seconds: float | None) -> httpcore.AsyncNetworkStream:
+        return await httpcore.AnyIOBackend().connect_tcp(self._host, self._port, timeout=seconds)
+
+    def _checked(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self.ends = _ends(stream)
 
     async def send(self, request: httpx.Request, authorization: bytes | None) -> httpx.Response:
         """See `Line`."""
@@ -130,6 +137,20 @@ class NetworkLine:
         if self._connection is not None:
             with translated():
                 await self._connection.aclose()
+
+
+class SocketLine(NetworkLine):
+    """A connection through a door. It has no ends that could be looked up: the kernel says whom it leads to."""
+
+    def __init__(self, url: httpx.URL, door: Door) -> None:
+        super().__init__(url, None)
+        self._door = door
+
+    async def _reached(self, seconds: float | None) -> httpcore.AsyncNetworkStream:
+        return await httpcore.AnyIOBackend().connect_unix_socket(str(self._door.path), timeout=seconds)
+
+    def _checked(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._door.check(stream.get_extra_info("socket"))
 
 
 class TransportLine:

@@ -12,7 +12,8 @@ from typing import Final
 import anyio
 import httpx
 
-from watchdog.opencode.http.lines import Line, NetworkLine, TransportLine
+from watchdog.opencode.http.doors import Door
+from watchdog.opencode.http.lines import Line, NetworkLine, SocketLine, TransportLine
 from watchdog.opencode.http.trust import Credentials, Stranger, Trust
 from watchdog.ports import Clock
 
@@ -44,6 +45,7 @@ class Wire(httpx.AsyncBaseTransport):
         clock: times how long ago a connection answered.
         tls: checks certificates; None for plain HTTP.
         transport: carries the requests instead of the network.
+        door: the socket to connect to, whatever the URL says.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Wire(httpx.AsyncBaseTransport):
         clock: Clock,
         tls: ssl.SSLContext | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        door: Door | None = None,
     ) -> None:
         self._credentials = credentials
         self._trust = trust
         self._clock = clock
         self._tls = tls
         self._transport = transport
+        self._door = door
         self._slots = anyio.Semaphore(MOST_LINES)
         self._lines: set[Line] = set()
         self._idle: list[Line] = []
@@ -162,9 +166,14 @@ class Wire(httpx.AsyncBaseTransport):
         return now - (line.answered_at or 0.0)
 
     def _new(self, request: httpx.Request) -> Line:
-        line = NetworkLine(request.url, self._tls) if self._transport is None else TransportLine(self._transport)
+        line = self._made(request.url)
         self._lines.add(line)
         return line
+
+    def _made(self, url: httpx.URL) -> Line:
+        if self._transport is not None:
+            return TransportLine(self._transport)
+        return NetworkLine(url, self._tls) if self._door is None else SocketLine(url, self._door)
 
     async def _done(self, line: Line) -> None:
         """An answer was read, or is no longer wanted."""

@@ -51,6 +51,16 @@ async def listener_at(destinations: Collection[Endpoint]) -> Listener:
         return Listener()
 
 
+async def listener_behind(pid: int) -> Listener:
+    """A process that is known to answer, as the one that listens."""
+    return await anyio.to_thread.run_sync(_listener_behind, pid, abandon_on_cancel=True)
+
+
+def _listener_behind(pid: int) -> Listener:
+    pids = frozenset([pid])
+    return Listener(sockets=(pids,), hidden=False, databases=with_a_database(pids), what=_named(pid))
+
+
 def _listener_at(destinations: Collection[Endpoint]) -> Listener:
     sockets, own = listening_sockets(), own_addresses()
     found: list[Socket] = []
