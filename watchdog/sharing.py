@@ -91,8 +91,8 @@ class SingleFlight(Generic[Result]):
 
 async def gathered(*works: Callable[[], Awaitable[Result]]) -> list[Result]:
     """Do several pieces of work at the same time; the first error ends the others, and comes out unchanged."""
-    if len(works) == 1:
-        return [await works[0]()]
+    if len(works) <= 1:
+        return [await work() for work in works]
     results: dict[int, Result] = {}
     errors: list[Exception] = []
     async with anyio.create_task_group() as group:

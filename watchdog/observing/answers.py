@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from watchdog.observing.questions import Said, ask
 from watchdog.observing.serving import Doubt, NotShown, by_nobody, by_process, by_rows, of_rows
 from watchdog.observing.slow_servers import Silences
 from watchdog.ports import Fleet, Owners, Server, Store
+from watchdog.sharing import gathered
 
 Value = TypeVar("Value")
 _NOTHING = Said()
@@ -30,7 +32,7 @@ class Lookup:
         self._owners = owners
         self._found: Holders | None = None
         self._key: frozenset[object] | None = None
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
 
     async def holders(self, key: frozenset[object] | None = None) -> Holders:
         """Who has it open.
@@ -156,22 +158,18 @@ class Hearing:
         reports: dict[int, ServerReport] = {}
         lately: dict[int, Deputy] = {}
 
-        async def report(index: int, server: Server) -> None:
+        async def report(index: int) -> None:
+            server = servers[index]
             wanted = self._wanted(server, snapshot).union(await self._touched(server) if self._searches else ())
-            if isinstance(server, Deputy) and wanted and index not in lately:
+            if wanted and isinstance(server, Deputy) and index not in lately:
                 said = await self._said_lately(server)
                 if said is not None:
                     lately[index], reports[index] = server, _report(server, server.own, said)
                     return
             reports[index] = await self._report(server, sorted(wanted), snapshot)
 
-        async def ask(some: Iterable[int]) -> None:
-            async with anyio.create_task_group() as group:
-                for index in some:
-                    group.start_soon(report, index, servers[index], name=f"ask {servers[index].name}")
-
-        await ask(range(len(servers)))
-        await ask(self._in_doubt(lately, reports, snapshot))
+        await gathered(*(partial(report, index) for index in range(len(servers))))
+        await gathered(*(partial(report, index) for index in self._in_doubt(lately, reports, snapshot)))
         return [reports[index] for index in sorted(reports)]
 
     async def _said_lately(self, server: Deputy) -> Said | None:

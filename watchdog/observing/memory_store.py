@@ -47,8 +47,8 @@ class Recollection:
         memory.elsewhere = boot_id == REPLICAS
         self._recalled = False
         self._saved: tuple[object, float] | None = None
-        self._saving = anyio.Lock()
-        self._turn = anyio.Lock()
+        self._saving = anyio.Lock(fast_acquire=True)
+        self._turn = anyio.Lock(fast_acquire=True)
         self._taken = 0
         self._kept = 0
         """The number of the last snapshot of the memory that was taken, and of the last that was saved."""

@@ -52,7 +52,7 @@ class Observer:
         self._complete = complete
         self._silences = silences
         self._reuse_seconds = min(reuse_holders_seconds, HOLDERS_STAY_VALID_SECONDS)
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)
         self._snapshot: Snapshot | None = None
         self._busy: set[SessionId] = set()  # what servers were at work on at their last answers
         self._strangers: set[SessionId] = set()  # those that were not in this database at its last read

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import anyio
 
@@ -9,6 +10,7 @@ from watchdog.errors import ServerError, ServerSilent
 from watchdog.model.session import Ask, SessionId, Status
 from watchdog.observing.slow_servers import Silences
 from watchdog.ports import Server
+from watchdog.sharing import gathered
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +34,7 @@ async def ask(server: Server, directories: Collection[str], *, silences: Silence
     asking = _Asking(server=server, silences=silences)
     began = silences.now()
     silences.forget(server, but=directories)
-    async with anyio.create_task_group() as group:
-        for directory in directories:
-            group.start_soon(asking.ask, directory)
+    await gathered(*(partial(asking.ask, directory) for directory in directories))
     vouches, known = await asking.vouched() if asking.statuses else (False, False)
     if directories:
         silences.learn(server, began, asking.errors)

@@ -256,6 +256,22 @@ class TestFailing:
         world.store.failure = None
         assert (await world.look()).snapshot.sessions
 
+    @pytest.mark.parametrize("servers", [1, 2])
+    async def test_a_database_that_fails_while_servers_are_asked_is_raised_as_it_is(
+        self, world: World, servers: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(*, since_ms: int) -> tuple[str, ...]:
+            raise DatabaseUnavailable(f"locked, and asked for what was touched since {since_ms}")
+
+        more = [Listening(f"http://127.0.0.1:{port}", endpoint(4096)) for port in range(1, servers)]
+        world.fleet.known.extend(more)
+        for server in (world.server, *more):
+            server.shown, server.listens = False, AT_4096
+        world.unfinished(busy=True)
+        monkeypatch.setattr(world.store, "directories", fail)
+        with pytest.raises(DatabaseUnavailable, match="locked"):
+            await world.look()
+
 
 class TestHolders:
     async def test_while_a_server_claims_everything_nobody_is_looked_up(self, world: World) -> None:
