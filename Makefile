@@ -77,8 +77,9 @@ bench: $(BENCH_READY) ## what watching costs, on databases of up to a million pa
 	$(BIN)/python -m benchmarks postgres leader crowd $(addprefix --parts ,$(SIZES) $(PARTS)) \
 		--results benchmarks/results/postgres --page docs/scaling.md
 
-simulate: $(READY) ## a minute of simulated worlds (YEARS=, SEED= go further); MUTANTS=1 plants bugs in it
-	@$(BIN)/python -m simulation $(if $(MUTANTS),--mutants) $(if $(YEARS),--years $(YEARS)) $(if $(SEED),--seed $(SEED))
+simulate: $(READY) ## a minute of simulated worlds (YEARS=, SEED=, KEEP= go further); MUTANTS=1 plants bugs in it
+	@$(BIN)/python -m simulation $(if $(MUTANTS),--mutants) $(if $(YEARS),--years $(YEARS)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(KEEP),--keep $(KEEP))
 
 clean: ## remove what make made
 	rm -rf $(VENV) .opencode-binaries .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

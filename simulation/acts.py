@@ -156,7 +156,7 @@ def sleep(world: World, *, seconds: float) -> bool:
     """The laptop sleeps."""
     world.log("sleep", seconds)
     world.machine.sleep(seconds)
-    world.oracles.disturbed("sleep", world.now - seconds)
+    world.oracles.disturbed("sleep", world.now)
     return True
 
 

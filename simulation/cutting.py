@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from simulation.ledger import Ledger
+from simulation.ledger import SETTLE_SECONDS, Ledger
 from simulation.work import Run, Session
 from watchdog.model.outcome import GuardedWrite, Row
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 RACE_SECONDS: Final = 2.0
 """How old the truth may be that an act rests on: what begins while an abort is under way can't be known."""
+ACT_SECONDS: Final = 30.0
+"""How long it takes at most from a verdict to an abort: a fresh look, and turns behind others at the same server."""
 HOUR: Final = 3_600.0
 _KNOWN_ERRORS: Final = frozenset({"MessageAbortedError", "UnknownError"})
 
@@ -23,12 +25,15 @@ class Cutting(Ledger):
     """Whether acts are justified.
 
     Attributes:
-        longest_overrun: how long after its limit the last of what hung was ended, in calm times.
+        longest_overrun: how long after it might have been ended anything was ended, in calm times.
+        bound: how long that may take: until the next look, until an act has ended, and a while for the act itself.
     """
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         self.longest_overrun = 0.0
+        setting = world.script.setting
+        self.bound = setting.poll + setting.abort_grace + ACT_SECONDS
         self._sending: dict[int, int] = {}
 
     def acts(self, number: int) -> None:
@@ -65,10 +70,20 @@ class Cutting(Ledger):
                 self.fail("hold ignored", f"{run.session.id} is on hold, and was ended")
             if not _is_thrown_away(run.session, session) and not self._justified(run):
                 self.fail("healthy cut", f"{run.session.id} was ended: {self._state(run)}")
+            self._note_overrun(run)
             self._cap(run)
-            due = run.may_end_at(self.world.setting)
-            if not self.disturbances or self.disturbances[-1].ended < run.began:
-                self.longest_overrun = max(self.longest_overrun, self.world.now - due)
+
+    def _note_overrun(self, run: Run) -> None:
+        """How long after it might have been ended it is ended, where nothing was wrong in its life."""
+        calm = not self.world.troubles and (
+            not self.disturbances or self.disturbances[-1].ended < run.began - SETTLE_SECONDS
+        )
+        if calm and not run.aborts:
+            due = max(run.may_end_at(self.world.setting), run.excused_at, run.eased_at)
+            overrun = self.world.now - due
+            self.longest_overrun = max(self.longest_overrun, overrun)
+            if overrun > self.bound:
+                self.fail("late", f"{run.session.id} was ended {overrun:.1f} s after it might have been")
 
     def _wanted(self, session: Session) -> bool:
         """Whether a person said that a session is to end, or one above it with all that is below."""

@@ -71,7 +71,8 @@ class Drive:
 
     def _live(self, kind: str, **properties: object) -> None:
         self.world.note_justified(self.run)
-        self.run.life = self.world.now
+        if not (self._session.gone and kind == "message.updated"):  # usage is told so, too, and nobody reads its rows
+            self.run.life = self.world.now
         self.process.tell(self._session, kind, **properties)
 
     # -- what streams ----------------------------------------------------------------------------------------------
@@ -219,11 +220,13 @@ class Drive:
     def _begin(self, item: Item) -> Item:
         self.world.note_justified(self.run)
         self.run.items.append(item)
+        self.run.eased_at = self.world.now
         return item
 
     def _end(self, item: Item) -> None:
         self.world.note_justified(self.run)
         self.run.items.remove(item)
+        self.run.eased_at = self.world.now
 
 
 def _running(call: Step, at: int) -> dict[str, Any]:

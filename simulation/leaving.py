@@ -30,8 +30,6 @@ class Leaving(Cutting):
         self.given_up: set[str] = set()
         self._provable_since: dict[str, float] = {}
         self._deaf_since: dict[int, float] = {}
-        setting = world.script.setting
-        self.bound = 3 * setting.poll + setting.abort_grace + 30.0
 
     def disturbed(self, kind: str, began: float) -> None:
         """See `Ledger.disturbed`."""
@@ -42,10 +40,11 @@ class Leaving(Cutting):
         """Look at everything that is unfinished."""
         for run in self.world.runs:
             self._look_at_asks(run)
-            session = run.session
-            if self.world.held(session) or self.world.is_damaged(session) or session.gone or not run.hangs:
+            if run.may_end_at(self.world.setting) > self.world.now:
+                continue
+            if self._is_excused(run):
                 run.excused_at = self.world.now
-            else:
+            elif run.hangs:
                 self._look_at(run)
         if not self.is_calm:
             self._provable_since.clear()
@@ -75,10 +74,17 @@ class Leaving(Cutting):
             if now > due and self.is_calm_but_for("deaf") and run.session.id not in self.given_up:
                 self.fail("not reported", f"{run.session.id} can't be ended, and nobody was told: {self._state(run)}")
             return
-        if process.plan.port is None or not process.well or not self._can_be_ended(run):
-            run.excused_at = now
-        elif self.is_calm and now > max(self._deadline(run), run.excused_at, self._next_try(run)) + self.bound:
+        due = max(self._deadline(run), run.excused_at, run.eased_at, self._next_try(run))
+        if self.is_calm and now > due + self.bound:
             self.fail("left hanging", f"{run.session.id} at {process.pid}: {self._state(run)}")
+
+    def _is_excused(self, run: Run) -> bool:
+        """Whether a person or a rule stands against ending it, or nobody can be told to."""
+        if self.world.held(run.session) or self.world.is_damaged(run.session) or run.session.gone:
+            return True
+        if run.process.trouble == "deaf":
+            return False
+        return run.process.plan.port is None or not run.process.well or not self._can_be_ended(run)
 
     def _can_be_ended(self, run: Run) -> bool:
         """Whether nobody's life stands against it, and no prompt since a first attempt."""
@@ -92,7 +98,11 @@ class Leaving(Cutting):
 
     def _next_try(self, run: Run) -> float:
         """When it is tried again at the latest, where an attempt came to nothing."""
-        return run.aborts[-1] + HOUR if run.aborts else run.began
+        if not run.aborts:
+            return run.began
+        tried = run.aborts[-1]
+        lost = (each.ended - max(each.began, tried) for each in self.disturbances if each.ended > tried)
+        return tried + HOUR + sum(seconds + SETTLE_SECONDS / 2 for seconds in lost)
 
     def _deadline(self, run: Run) -> float:
         return max(self._item_deadline(run, item) for item in run.items)

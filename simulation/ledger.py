@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from simulation.world import World
 
 SETTLE_SECONDS: Final = 90.0
-"""How long after some trouble nothing is demanded: back-offs and probes of the product are not longer."""
+"""How long after some trouble nothing is demanded: the longest pauses of the loop and of a feed, 60 and 30 s."""
 
 
 @dataclass(frozen=True, slots=True)

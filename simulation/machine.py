@@ -18,17 +18,21 @@ class Machine:
 
     Args:
         steady: something tells whether the wall clock was set since the boot.
+        drift: by how much faster than the running clock the wall clock goes.
     """
 
-    def __init__(self, loop: SimulatedLoop, *, steady: bool) -> None:
+    def __init__(self, loop: SimulatedLoop, *, steady: bool, drift: float = 0.0) -> None:
         self._loop = loop
         self._steady = steady
+        self._drift = drift
         self._ahead = 0.0  # of the wall clock, beside the running one
         self._slept = 0.0
         self._slept_before_boot = 0.0
         self.booted_at = 0.0
         self.boots = 1
         self._set = False
+        self._read: tuple[float, Reading] | None = None
+        """What was read last, and when: most who read the clocks do so at the same moment."""
 
     @property
     def now(self) -> float:
@@ -43,7 +47,12 @@ class Machine:
     @property
     def wall_ms(self) -> int:
         """The wall clock."""
-        return BASE_MS + round((self.now + self._slept + self._ahead) * 1000)
+        return BASE_MS + round((self.lived * (1 + self._drift) + self._ahead) * 1000)
+
+    @property
+    def lived(self) -> float:
+        """How long the world has lasted, awake and asleep."""
+        return self.now + self._slept
 
     @property
     def running(self) -> float:
@@ -52,15 +61,20 @@ class Machine:
 
     def read(self) -> Reading:
         """What all clocks show."""
-        since = None
+        now = self.now
+        if self._read is not None and self._read[0] == now:
+            return self._read[1]
+        wall_ms, running, since = self.wall_ms, self.running, None
         if self._steady and not self._set:
-            since = self.wall_ms - round(self.running * 1000)
-        return Reading(
-            wall_ms=self.wall_ms,
-            awake_seconds=self.now - self.booted_at + _BOOTED_SECONDS,
-            running_seconds=self.running,
+            since = wall_ms - round(running * 1000)
+        reading = Reading(
+            wall_ms=wall_ms,
+            awake_seconds=now - self.booted_at + _BOOTED_SECONDS,
+            running_seconds=running,
             steady_since_ms=since,
         )
+        self._read = now, reading
+        return reading
 
     def born_ms(self, born_running: float) -> int:
         """A birth, by the wall clock as it is set now."""
@@ -69,17 +83,18 @@ class Machine:
     def sleep(self, seconds: float) -> None:
         """Close the lid, and open it again."""
         self._slept += seconds
+        self._read = None
 
     def step(self, seconds: float) -> None:
         """Set the wall clock, back if negative. A pause of the virtual machine looks the same from inside."""
         self._ahead += seconds
-        self._set = True
+        self._set, self._read = True, None
 
     def reboot(self) -> None:
         """Begin anew: the clocks that count from the boot, too."""
         self.booted_at, self._slept_before_boot = self.now, self._slept
         self.boots += 1
-        self._set = False
+        self._set, self._read = False, None
 
 
 class MachineClock:

@@ -28,12 +28,14 @@ class Played:
         landed: how often each kind of event did what it was planned for.
         missed: how often it could not.
         counts: what the product did, by name.
+        seconds: how long the world lasted awake; `lived` with its nights.
     """
 
     script: Script
     violation: Violation | None
     digest: str
     seconds: float
+    lived: float
     sessions: int
     landed: Mapping[str, int]
     missed: Mapping[str, int]
@@ -109,9 +111,13 @@ class _Play:
             self.world.oracles.fail("not at rest", "; ".join(left))
 
     async def _tick(self) -> None:
+        world = self.world
         while True:
-            await asyncio.sleep(TICK_SECONDS)
-            self.world.oracles.tick()
+            await asyncio.sleep(max(TICK_SECONDS, world.setting.poll / 4))
+            world.oracles.tick()
+            if not world.is_unfinished:
+                world.stirred.clear()
+                await world.stirred.wait()
 
     def _played(self) -> Played:
         world = self.world
@@ -120,6 +126,7 @@ class _Play:
             violation=world.oracles.violation,
             digest=world.digest,
             seconds=world.now,
+            lived=world.machine.lived,
             sessions=len(world.sessions),
             landed=dict(world.landed),
             missed=dict(world.missed),

@@ -27,7 +27,7 @@ from watchdog.errors import (
 from watchdog.model.moments import Moment
 from watchdog.model.outcome import GuardedWrite, Row
 from watchdog.model.report import Endpoint, Holder, Holders, Listener, Served, Witness
-from watchdog.model.session import Ask, ServerName, Session, SessionId, Snapshot, Status, TurnId
+from watchdog.model.session import Ask, CallId, ServerName, Session, SessionId, Snapshot, Status, TurnId
 from watchdog.opencode.http.feed import Feed
 from watchdog.timing.clock import Countable
 
@@ -106,6 +106,26 @@ class LineStore(RowStore):
         await self._reach()
         return await super().session(session_id)
 
+    async def directories(self, *, since_ms: int) -> tuple[str, ...]:
+        await self._reach()
+        return await super().directories(since_ms=since_ms)
+
+    async def rows(self, *, call_ids: Collection[CallId] = (), turn_ids: Collection[TurnId] = ()) -> tuple[Row, ...]:
+        await self._reach()
+        return await super().rows(call_ids=call_ids, turn_ids=turn_ids)
+
+    async def below(self, session_ids: Collection[SessionId]) -> frozenset[SessionId]:
+        await self._reach()
+        return await super().below(session_ids)
+
+    async def queued(self, session_id: SessionId) -> tuple[str, ...]:
+        await self._reach()
+        return await super().queued(session_id)
+
+    async def turn_rows(self, turn_id: TurnId) -> tuple[Row, ...]:
+        await self._reach()
+        return await super().turn_rows(turn_id)
+
     async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
         await self._reach()
         self._line.world.oracles.acts(self._line.number)
@@ -148,8 +168,7 @@ class LineFeed(Feed):
             return
         try:
             while True:
-                with anyio.fail_after(self._silence_seconds):
-                    text = await stream.get()
+                text = await stream.get(self._silence_seconds)
                 self._line.check()
                 if text is None:
                     self.problem = "its event stream ended"
@@ -158,6 +177,7 @@ class LineFeed(Feed):
         except TimeoutError:
             self.problem = f"its event stream was silent for {self._silence_seconds:g} s"
         finally:
+            stream.close()
             if stream in process.streams:
                 process.streams.remove(stream)
 
@@ -171,6 +191,9 @@ class LineServer:
     def __init__(self, line: Line, port: int, on_change: Callable[[], None]) -> None:
         self._line = line
         self._world = line.world
+        self._connected_to: Process | None = None
+        self._vouches: bool | None = None
+        """What is known of its version: until an error, and until another process answers."""
         self.port = port
         self.feed = LineFeed(line, port, on_change)
 
@@ -200,10 +223,13 @@ class LineServer:
         return await self._ask(lambda process: self._world.copy_of(process, turn_id), directory)
 
     async def vouches(self) -> bool:
-        return await self._ask(lambda process: process.vouches)
+        if self._vouches is None:
+            self._vouches = await self._ask(lambda process: process.vouches)
+        return self._vouches
 
     async def known(self) -> bool:
-        return await self._ask(lambda _: True)
+        await self.vouches()
+        return True
 
     async def abort(self, served: Served, session_id: SessionId, directory: str) -> None:  # noqa: ARG002
         self._world.oracles.acts(self._line.number)
@@ -245,7 +271,16 @@ class LineServer:
         self, answer: Callable[[Process], Value], directory: str | None = None, *, limit: float = TIMEOUT_SECONDS
     ) -> Value:
         """Ask whoever listens."""
+        try:
+            return await self._asked(answer, directory, limit)
+        except ServerError:
+            self._vouches = None
+            raise
+
+    async def _asked(self, answer: Callable[[Process], Value], directory: str | None, limit: float) -> Value:
         process = await self._line.ask(lambda: self._world.listening(self.port))
+        if process is not self._connected_to:
+            self._connected_to, self._vouches = process, None
         if process is None:
             raise ServerUnreachable(f"{self.name} can't be reached.")
         young = self._world.now - process.born_at < DEAF_AT_FIRST_SECONDS

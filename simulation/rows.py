@@ -226,7 +226,7 @@ class RowStore(FakeStore):
     async def turn_rows(self, turn_id: TurnId) -> tuple[Row, ...]:
         self._fail()
         parts = [CallId(id_) for id_ in self.content.parts.get(turn_id, ())]
-        return (*(await self.rows(turn_ids=[turn_id])), *(await self.rows(call_ids=parts)))
+        return (*(await super().rows(turn_ids=[turn_id])), *(await super().rows(call_ids=parts)))
 
     def _alone(self, session_id: SessionId) -> FakeStore:
         """A store of this session's messages alone."""

@@ -43,7 +43,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the watchdog is set, and what world it stands in. Durations in seconds."""
+    """How the watchdog is set, and what world it stands in. Durations in seconds.
+
+    Attributes:
+        latency: about how long an answer takes.
+        steady: something tells whether the wall clock was set since the boot.
+        drift: by how much faster than the running clock the wall clock goes; negative if slower.
+    """
 
     poll: float = 5.0
     tool_timeout: float = 600.0
@@ -59,6 +65,7 @@ class Setting:
     retention: float = 604_800.0
     latency: float = 0.01
     steady: bool = True
+    drift: float = 0.0
     plans: tuple[Plan, ...] = (Plan(),)
 
 

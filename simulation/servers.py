@@ -26,25 +26,53 @@ class Stream:
 
     def __init__(self) -> None:
         self._texts: deque[str] = deque()
-        self._arrived = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.ended = False
 
     def put(self, text: str) -> None:
         """Deliver an event."""
         self._texts.append(text)
-        self._arrived.set()
+        self._arrive()
 
     def end(self) -> None:
         """Cut the line."""
         self.ended = True
-        self._arrived.set()
+        self._arrive()
 
-    async def get(self) -> str | None:
-        """The next event; None at the end."""
-        while not self._texts and not self.ended:
-            self._arrived.clear()
-            await self._arrived.wait()
+    async def get(self, within: float) -> str | None:
+        """The next event; None at the end.
+
+        Raises:
+            TimeoutError: none came within so many seconds.
+        """
+        if not self._texts and not self.ended:
+            loop = asyncio.get_running_loop()
+            self._due = loop.time() + within
+            if self._timer is None:  # one timer for many events: at its end it sees whether it is due
+                self._timer = loop.call_at(self._due, self._ring)
+            self._waiter = loop.create_future()
+            await self._waiter
         return self._texts.popleft() if self._texts else None
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arrive(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _ring(self) -> None:
+        loop, self._timer = asyncio.get_running_loop(), None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._due > loop.time():
+            self._timer = loop.call_at(self._due, self._ring)
+        else:
+            self._waiter.set_exception(TimeoutError())
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +145,7 @@ class Process:
         """Begin to work on a session."""
         run = session.run = self.runs[session.id] = Run(session, self, self.world.now, life=self.world.now)
         self.world.log("begin", session.id, self.pid)
+        self.world.stirred.set()
         self.tell(session, "session.status", status={"type": "busy"})
         self.tasks[session.id] = self.world.spawn(Drive(self, run, steps).go())
         return run

@@ -102,7 +102,8 @@ class Run:
         turn: the id of the turn that is open.
         life: when it last showed life that anybody could have heard of, or read.
         aborts: when the watchdog told a server to end it.
-        excused_at: when something last stood against ending it.
+        excused_at: when something last stood against ending it, though all that is in it has outlived its limit.
+        eased_at: when something in it last began or ended.
     """
 
     session: Session
@@ -114,6 +115,7 @@ class Run:
     life: float = 0.0
     aborts: list[float] = field(default_factory=list)
     excused_at: float = -inf
+    eased_at: float = -inf
 
     def may_end_at(self, setting: Setting) -> float:
         """From when on it may be ended, if nothing else happens; `inf` while something healthy is in it."""

@@ -34,6 +34,7 @@ class World:
         processes: all that are alive.
         sessions: by id, also those that were deleted.
         troubles: what is wrong just now, so that nothing is demanded of the product.
+        stirred: set when work begins.
         landed: how often each kind of event did what it was planned for; `missed` where it could not.
     """
 
@@ -41,7 +42,7 @@ class World:
         self.loop = loop
         self.script = script
         self.setting = script.setting
-        self.machine = Machine(loop, steady=script.setting.steady)
+        self.machine = Machine(loop, steady=script.setting.steady, drift=script.setting.drift)
         self.rows = IndexedRows()
         self.backup: IndexedRows | None = None
         self.journal = FakeJournal()
@@ -54,6 +55,7 @@ class World:
         self.missed: Counter[str] = Counter()
         self.products: list[Product] = []
         self.undoing: list[InterventionId] = []
+        self.stirred = asyncio.Event()
         self.calm = asyncio.Event()
         self.over = asyncio.Event()
         self.pids = _FIRST_PID
@@ -310,6 +312,11 @@ class World:
     def runs(self) -> list[Run]:
         """What is done just now."""
         return [run for process in self.processes for run in process.runs.values()]
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether anybody is at work, or anything is open."""
+        return any(process.runs for process in self.processes) or any(self.rows.open.values())
 
     def executes(self, turn_id: str) -> Run | None:
         """Who is at work on a turn."""

@@ -36,10 +36,12 @@ ANY: Final = Mix()
 
 def write(seed: int, days: float = 1.0, mix: Mix = ANY) -> Script:
     """The world of a seed."""
-    return _Writer(seed, days, mix).script()
+    return Writer(seed, days, mix).script()
 
 
-class _Writer:
+class Writer:
+    """Draws a world from its seed; what is drawn first does not change when something is added at the end."""
+
     def __init__(self, seed: int, days: float, mix: Mix) -> None:
         self.seed = seed
         self.rng = random.Random(seed)  # noqa: S311 - a world, no secret
@@ -66,6 +68,7 @@ class _Writer:
         return drawn if given is None else given
 
     def script(self) -> Script:
+        """The world."""
         events = [*self._people(), *self._faults()]
         if "restore" in self.kinds:
             events += [Event(at, "backup") for at in range(600, int(self.end), 1_500)]
@@ -250,50 +253,50 @@ def _when(event: Event) -> float:
     return event.at
 
 
-def _sleep(writer: _Writer, at: float) -> Event:
+def _sleep(writer: Writer, at: float) -> Event:
     return Event(at, "sleep", {"seconds": writer.rng.choice([5.0, 540.0, 30_000.0])})
 
 
-def _step(writer: _Writer, at: float) -> Event:
+def _step(writer: Writer, at: float) -> Event:
     return Event(at, "step", {"seconds": writer.rng.choice([-3_600.0, -30.0, 0.4, 2.0, 600.0, 7_200.0])})
 
 
-def _wedge(writer: _Writer, at: float) -> Event:
+def _wedge(writer: Writer, at: float) -> Event:
     how = writer.rng.choice(["silent", "broken", "garbage", "deaf", "deaf"])
     return Event(
         at, "wedge", {"plan": writer.plan(), "how": how, "seconds": writer.short() * writer.rng.choice([1, 20])}
     )
 
 
-def _feed(writer: _Writer, at: float) -> Event:
+def _feed(writer: Writer, at: float) -> Event:
     how = writer.rng.choice(["cut", "cut", "held"])
     seconds = round(writer.short() * writer.rng.choice([1, 3]), 2)
     return Event(at, "feed", {"plan": writer.plan(), "how": how, "seconds": seconds})
 
 
-def _folder(writer: _Writer, at: float) -> Event:
+def _folder(writer: Writer, at: float) -> Event:
     where = writer.rng.choice(["/project", "/other"])
     return Event(at, "bad_folder", {"plan": writer.plan(), "directory": where, "seconds": writer.short()})
 
 
-def _pretend(writer: _Writer, at: float) -> Event:
+def _pretend(writer: Writer, at: float) -> Event:
     copies = [number for number, plan in enumerate(writer.setting.plans) if plan.copy] or [0]
     busy = writer.rng.random() < 0.7
     return Event(at, "pretend", {"plan": copies[0], "session": writer.lately(at), "busy": busy})
 
 
-def _damage(writer: _Writer, at: float) -> Event:
+def _damage(writer: Writer, at: float) -> Event:
     seconds = writer.short() * writer.rng.choice([1, 10])
     table, how = writer.rng.choice(["message", "part", "part"]), writer.rng.randrange(4)
     return Event(at, "damage", {"session": writer.lately(at), "table": table, "how": how, "seconds": seconds})
 
 
-def _other_journal(writer: _Writer, at: float) -> Event:
+def _other_journal(writer: Writer, at: float) -> Event:
     how = writer.rng.choice(["first", "later", "none"])
     return Event(at, "other_journal", {"how": how, "down": writer.short()})
 
 
-_FAULTS: Final[dict[str, Callable[[_Writer, float], Event]]] = {
+_FAULTS: Final[dict[str, Callable[[Writer, float], Event]]] = {
     "crash": lambda writer, at: Event(at, "crash", {"plan": writer.plan(), "down": writer.short()}),
     "wedge": _wedge,
     "bad_folder": _folder,

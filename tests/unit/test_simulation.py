@@ -1,15 +1,22 @@
 """The simulated world: fixed seeds in which nothing may be found, and that its oracles have teeth."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
+from rich.console import Console
 
 from simulation.ledger import Violation
 from simulation.mutants import DAYS, MUTANTS
 from simulation.play import play
 from simulation.script import Event, Plan, Script, Setting
 from simulation.shrink import fails_as, shrink, until
+from simulation.worlds import WorldPlan, play_plan
 from simulation.writing import write
+from simulation.years import Wish, Years
+from watchdog.timing.pace import Pace
 
 HUNG = {"do": "calls", "calls": [{"tool": "bash", "run": None}]}
 QUIET = Setting(poll=30.0, tool_timeout=600.0, idle_timeout=300.0)
@@ -19,6 +26,15 @@ QUIET = Setting(poll=30.0, tool_timeout=600.0, idle_timeout=300.0)
 def test_in_these_worlds_nothing_is_cut_and_nothing_is_left(seed: int) -> None:
     played = play(write(seed, DAYS))
     assert played.violation is None, f"python -m simulation --seed {seed} --days {DAYS}: {played.violation}"
+
+
+def test_in_quiet_weeks_with_a_clock_that_drifts_nothing_is_cut_and_nothing_is_left() -> None:
+    plan = WorldPlan(seed=3, days=4.0, quiet=True)
+    script = plan.script()
+    assert script.setting.drift
+    came = play_plan(plan)
+    assert came.violation is None, plan.again
+    assert came.lived > 2 * came.seconds > 0
 
 
 def test_two_runs_of_one_seed_are_the_same_to_the_last_event() -> None:
@@ -84,6 +100,25 @@ def test_after_the_clock_was_set_back_the_call_of_the_newest_turn_is_still_given
     )
     played = play(Script(seed=1, seconds=1_200.0, setting=QUIET, events=events))
     assert (played.violation, played.counts.get("aborts")) == (None, None)
+
+
+def test_what_is_ended_later_than_the_stated_bound_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = {"do": "calls", "calls": [{"tool": "bash", "run": 1_150.0}]}
+    script = Script(seed=1, seconds=2_400.0, setting=QUIET, events=(prompt("ses_1", late),))
+    assert play(script).violation is None
+    monkeypatch.setattr(Pace, "delay", lambda *_, **__: 450.0)
+    assert play(script).violation == Violation("late", ANY, ANY)
+
+
+def test_years_go_on_where_they_were_left_off(tmp_path: Path) -> None:
+    kept = tmp_path / "years.jsonl"
+    came = play_plan(WorldPlan(seed=2, days=0.01))
+    kept.write_text(json.dumps(asdict(came)) + "\n")
+    wish = Wish(first=2, years=0.0, seconds=None, jobs=1, days=0.01, kept=kept)
+    assert Years(wish, Console(quiet=True)).came == [came]
+    kept.write_text('{"seed": 2}\n')
+    with pytest.raises(SystemExit, match="Name another file"):
+        Years(wish, Console(quiet=True))
 
 
 def test_what_could_not_happen_is_counted() -> None:
