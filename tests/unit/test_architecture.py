@@ -299,6 +299,23 @@ def test_nothing_is_too_long() -> None:
     assert [problem for module in MODULES.values() for problem in giants(module)] == []
 
 
+SIGNALS = {"kill", "killpg", "pidfd_send_signal"}
+
+
+def signals(module: Module) -> Iterator[str]:
+    """Signals to processes; 0 only asks whether one is there."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SIGNALS:
+            asks = isinstance(node.args[-1], ast.Constant) and node.args[-1].value == 0
+            yield from () if asks else (f"{module.name} line {node.lineno}: {ast.unparse(node)}",)
+
+
+def test_only_what_ends_left_over_commands_sends_a_signal() -> None:
+    assert {name for name, module in MODULES.items() if any(signals(module))} == {"opencode.processes.commands"}
+    assert list(signals(Module("loop.watch", "os.kill(pid, signal.SIGTERM)")))
+    assert not list(signals(Module("loop.watch", "os.kill(pid, 0)")))
+
+
 SHOWING = {"observing.serving", "replicas.plain_host"}
 """Who may say that a server serves this database: from what its process or its copy shows, or for a host that speaks
 through it."""

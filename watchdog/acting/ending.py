@@ -99,7 +99,7 @@ class _Attempt:
         # The first process of a command comes first: a shell must not go on to its next line.
         sent = [each.pid for each in members if await self._processes.send(left, each, kill=kill)]
         name = "KILL" if kill else "TERM"
-        detail = f"{name} to {' '.join(map(str, sent))}" if sent else f"nothing was there to get {name}"
+        detail = f"{name} to {' '.join(map(str, sent))}" if sent else f"no process took {name}"
         self._step("kill" if kill else "terminate", ok=bool(sent), detail=detail)
 
     def ended(self, left: LeftOver, *, gone: bool) -> Outcome:

@@ -96,6 +96,15 @@ class TestSettling:
         assert await world.journal.begun() == (begun,)
 
 
+class TestEndingACommand:
+    async def test_it_is_closed_with_a_word_on_where_to_look(self, world: World) -> None:
+        await begin(world, replace(ORPHAN, kind=VerdictKind.LEFT_OVER, turn_ids=(), call_ids=()))
+        outcome = await resume(world)
+        assert outcome.result is Result.UNCHANGED
+        assert "`leftovers` shows" in outcome.why
+        assert world.server.aborted == []
+
+
 class TestCancelling:
     async def test_what_is_still_open_was_not_effective_and_is_not_aborted_again(self, world: World) -> None:
         await begin(world, STUCK)

@@ -7,7 +7,7 @@ belongs to it if the one that leads the session has it, or if it descends from o
 
 import os
 import signal
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -42,6 +42,17 @@ class Table:
     unreadable: frozenset[int]
     others: int
     hides: bool
+
+    @property
+    def terminals(self) -> frozenset[int]:
+        """The processes that lead a session at a terminal, and all that these descend from."""
+        found: set[int] = set()
+        for stat in self.stats.values():
+            above: Stat | None = stat if stat.leads and stat.terminal and not stat.ended else None
+            while above is not None and above.pid not in found:
+                found.add(above.pid)
+                above = self.stats.get(above.parent)
+        return frozenset(found)
 
     @property
     def opencodes(self) -> frozenset[int]:
@@ -89,7 +100,7 @@ def read_table() -> Table:
                 others += 1
                 continue
             stats[pid] = read_stat(pid)
-            mark = _mark(pid)
+            mark = None if stats[pid].ended else _mark(pid)
             if mark is not None and _namespace(pid) == namespace:
                 marks[pid] = mark
         except PermissionError:
@@ -139,7 +150,9 @@ def commands(table: Table, now: Reading, holders: Collection[int]) -> tuple[Comm
     Args:
         holders: the processes that have opencode's database open.
     """
-    opencodes = table.opencodes | frozenset(holders)
+    if not table.marks:
+        return ()
+    opencodes, terminals = table.opencodes | frozenset(holders), table.terminals
     ports, own = _ports(), frozenset(_ancestors(os.getpid()))
     found = []
     for (session, mark), stats in table.groups().items():
@@ -157,7 +170,7 @@ def commands(table: Table, now: Reading, holders: Collection[int]) -> tuple[Comm
                 members=members,
                 listens=tuple(sorted({port for inode, port in ports.items() if inode in sockets})),
                 writes=any(_writes(each.pid) for each in members),
-                keep=_keep(members, opencodes, own, terminal=stats[0].leads and stats[0].terminal),
+                keep=_keep(members, opencodes, own, terminals),
             )
         )
     return tuple(found)
@@ -185,25 +198,20 @@ def send(left: LeftOver, member: Member, number: signal.Signals) -> bool:  # noq
         handle = os.pidfd_open(member.pid)
     except ProcessLookupError:
         return False
-    except (AttributeError, OSError):
-        return _is_still(member) and _kill(member.pid, number)
+    except (AttributeError, OSError):  # as before Linux 5.3
+        return _is_still(member) and _told(lambda: os.kill(member.pid, number))
     try:
         # The handle means one process for good; read after it was opened, the birth says which.
-        if not _is_still(member):
-            return False
-        signal.pidfd_send_signal(handle, number)
-    except ProcessLookupError:
-        return False
+        return _is_still(member) and _told(lambda: signal.pidfd_send_signal(handle, number))
     finally:
         os.close(handle)
-    return True
 
 
-def _kill(pid: int, number: signal.Signals) -> bool:
-    """Without handles of processes, as before Linux 5.3."""
+def _told(tell: Callable[[], None]) -> bool:
+    """Whether a signal was sent: not to a process that has ended, nor to one that nobody may end from here."""
     try:
-        os.kill(pid, number)
-    except ProcessLookupError:
+        tell()
+    except (ProcessLookupError, PermissionError):
         return False
     return True
 
@@ -239,7 +247,7 @@ def _member(stat: Stat) -> Member | None:
 
 
 def _keep(
-    members: Iterable[Member], opencodes: Collection[int], own: Collection[int], *, terminal: bool
+    members: Iterable[Member], opencodes: Collection[int], own: Collection[int], terminals: Collection[int]
 ) -> str | None:
     """Why a command is never ended: a clause; None if nothing forbids it."""
     for each in members:
@@ -247,7 +255,9 @@ def _keep(
             return "this program runs in it"
         if each.pid in opencodes or PurePath(each.words[0]).name in _OPENCODES:
             return f"an opencode runs in it (process {each.pid}), which may be at work"
-    return "it has a terminal of its own, at which a person may sit" if terminal else None
+        if each.pid in terminals:
+            return "it has opened a terminal, at which a person may sit"
+    return None
 
 
 def _ancestors(pid: int) -> Iterator[int]:

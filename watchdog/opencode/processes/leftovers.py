@@ -51,8 +51,10 @@ class ProcessCommands:
         """
         if PLATFORM != "linux":
             return Commands(problems=("Left-over commands can be told on Linux only.",))
-        holders = {each.pid for each in (await self._holders()).known}
-        table, seen = await anyio.to_thread.run_sync(self._read, holders)
+        table = await anyio.to_thread.run_sync(read_table)
+        # Whoever has the database open is looked up only if there is something to tell from an opencode.
+        holders = {each.pid for each in (await self._holders()).known} if table.marks else set()
+        seen = await anyio.to_thread.run_sync(commands, table, self._clock.read(), holders)
         # The rows come after the processes: a call that is open then was open while its command was looked at.
         now = self._clock.read()
         young = [each for each in seen if since_ms is None or each.born_ms >= since_ms - SLACK_MS]
@@ -67,10 +69,6 @@ class ProcessCommands:
             placed=placed,
             unplaced=unplaced,
         )
-
-    def _read(self, holders: set[int]) -> tuple[Table, tuple[Command, ...]]:
-        table = read_table()
-        return table, commands(table, self._clock.read(), holders)
 
     async def _calls_of(self, seen: Sequence[Command]) -> Sequence[CommandCall]:
         spans: list[tuple[int, int]] = []

@@ -176,12 +176,13 @@ async def test_a_terminal_of_its_own_is_never_ended(path: Path, dead: Opencode, 
         "import fcntl,os,pty,termios,time\nm,s=pty.openpty()\nif os.fork()==0:\n    os.setsid()\n"
         "    fcntl.ioctl(s,termios.TIOCSCTTY,0)\n    open('pid','w').write(str(os.getpid()))\ntime.sleep(80)\n"
     )
-    dead.start(f"exec {sys.executable} {script.name}", tmp_path)
+    opener = dead.start(f"exec {sys.executable} {script.name}", tmp_path)
     await wait_until(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()), "the terminal")
     pid = int((tmp_path / "pid").read_text())
     try:
         dead.die()
         assert "terminal" in str((await one(path, pid)).command.keep)
+        assert "terminal" in str((await one(path, opener)).command.keep), "as tmux is to its panes"
     finally:
         os.kill(pid, signal.SIGKILL)
 
