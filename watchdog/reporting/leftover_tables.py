@@ -19,7 +19,7 @@ def leftovers(screen: Screen, seen: Commands, *, at_ms: int) -> None:
     for problem in seen.problems:
         screen.line("unread", problem, "yellow")
     cells = _told if screen.fancy else _cells
-    screen.rows("left over", ("pid", "since", "what, and why"), [cells(each, at_ms) for each in seen.left])
+    screen.rows("left over", ("pid", "age", "what, and why"), [cells(each, at_ms) for each in seen.left])
     count = sum(len(each.command.members) for each in seen.left)
     size = sum(each.command.memory_bytes for each in seen.left)
     more = f": {count} process{'' if count == 1 else 'es'}, {_megabytes(size)}" if seen.left else ""
@@ -53,11 +53,12 @@ def _summary(outcomes: Sequence[Outcome]) -> str:
 
 def _notes(left: LeftOver) -> list[str]:
     command, call = left.command, left.call
+    ports = f"listens on port {', '.join(map(str, command.listens))}"
     return [
         *([f"{call.session_id} {call.id}"] if call is not None else []),
         left.why,
         *([f"may have been started to stay: {left.stays}"] if left.stays else []),
-        *([f"listens on port {', '.join(map(str, command.listens))}"] if command.listens else []),
+        *([ports] if command.listens and ports not in (left.stays or "") else []),
         *(["has a file open for writing"] if command.writes else []),
         *([f"is never ended from here: {command.keep}"] if command.keep else []),
     ]
