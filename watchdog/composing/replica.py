@@ -22,7 +22,7 @@ from watchdog.postgres.store import PostgresStore
 from watchdog.replicas.elsewhere import Elsewhere
 from watchdog.replicas.replica import Replicas
 from watchdog.settings.database_url import PostgresUrl
-from watchdog.settings.schema import Settings
+from watchdog.settings.schema import EndLeftovers, Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +151,11 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             "sole_owner can't be set for a database in PostgreSQL: what runs on other machines is not seen, and what "
             "no host claims is settled only by a release. Leave it out."
+        )
+    if settings.end_leftovers is not EndLeftovers.OFF:
+        raise SettingsError(
+            "end_leftovers can't be set for a database in PostgreSQL: no opencode started the commands there, and "
+            "they may run on other machines. Leave it out."
         )
     if settings.journal is not None and not isinstance(settings.journal, PostgresUrl) and settings.journal != "off":
         raise SettingsError(

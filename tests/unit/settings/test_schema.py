@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from tests.support.properties import ANY_MACHINE
+from watchdog.composing.replica import _check as refuse_in_postgres
 from watchdog.errors import SettingsError
 from watchdog.model.policy import Policy
 from watchdog.settings.durations import format_duration, parse_duration
 from watchdog.settings.receivers import Occasion
-from watchdog.settings.schema import Loaded, LogFormat, LogLevel, Settings, effective, load_settings
+from watchdog.settings.schema import EndLeftovers, Loaded, LogFormat, LogLevel, Settings, effective, load_settings
 from watchdog.settings.sources import strip_jsonc
 
 EXAMPLE = Path(__file__).parents[3] / "config.example.toml"
@@ -887,3 +888,8 @@ def test_what_alerts_are_for_is_a_list_of_what_there_is(place: Place) -> None:
     place.toml('notify_on = ["given_up", "panic"]')
     with pytest.raises(SettingsError, match="it is a list of given_up, degraded, outcome"):
         place.load()
+
+
+def test_commands_of_other_machines_are_not_to_be_ended() -> None:
+    with pytest.raises(SettingsError, match="end_leftovers can't be set for a database in PostgreSQL"):
+        refuse_in_postgres(Settings(end_leftovers=EndLeftovers.ORPHANS))
