@@ -16,6 +16,7 @@ from typing import Final
 import psutil
 
 from watchdog.model.leftovers import Command, LeftOver, Member
+from watchdog.opencode.processes.holders import INITIAL_NAMESPACE
 from watchdog.opencode.processes.listeners import listening_sockets
 from watchdog.opencode.processes.stat import Stat, born_ms, read_stat
 from watchdog.ports import Reading
@@ -35,6 +36,7 @@ class Table:
         unreadable: those of which nobody can say whether they carry one.
         others: how many processes of other users there are.
         hides: `/proc` shows only a part of the processes.
+        elsewhere: commands may run in a pid namespace of which nothing is seen here, such as another container's.
     """
 
     stats: Mapping[int, Stat]
@@ -42,6 +44,7 @@ class Table:
     unreadable: frozenset[int]
     others: int
     hides: bool
+    elsewhere: bool
 
     @property
     def terminals(self) -> frozenset[int]:
@@ -92,7 +95,7 @@ def read_table() -> Table:
     stats: dict[int, Stat] = {}
     marks: dict[int, int] = {}
     unreadable: set[int] = set()
-    others = 0
+    others, elsewhere = 0, _namespace("self") != INITIAL_NAMESPACE
     own, namespace = os.geteuid(), _namespace("self")
     for pid in [int(each.name) for each in os.scandir("/proc") if each.name.isdigit()]:
         try:
@@ -103,12 +106,21 @@ def read_table() -> Table:
             mark = None if stats[pid].ended else _mark(pid)
             if mark is not None and _namespace(pid) == namespace:
                 marks[pid] = mark
+            elif mark is not None:
+                elsewhere = True
         except PermissionError:
             unreadable.add(pid)
         except (OSError, ValueError, IndexError):
             stats.pop(pid, None)  # it has ended meanwhile
     hides = not Path(f"/proc/{_INIT}").exists()
-    return Table(stats=stats, marks=marks, unreadable=frozenset(unreadable), others=others, hides=hides)
+    return Table(
+        stats=stats,
+        marks=marks,
+        unreadable=frozenset(unreadable),
+        others=others,
+        hides=hides,
+        elsewhere=elsewhere,
+    )
 
 
 def _mark(pid: int) -> int | None:
@@ -286,6 +298,6 @@ def _sockets(pid: int) -> frozenset[int]:
 
 
 def _writes(pid: int) -> bool:
-    with suppress(psutil.Error, OSError):
+    with suppress(psutil.Error, OSError, ValueError):
         return any(each.mode != "r" for each in psutil.Process(pid).open_files())
     return False

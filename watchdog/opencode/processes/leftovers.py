@@ -51,6 +51,13 @@ class ProcessCommands:
         """
         if PLATFORM != "linux":
             return Commands(problems=("Left-over commands can be told on Linux only.",))
+        try:
+            return await self._look(since_ms)
+        except OSError as error:
+            # It only tells of something: a call is settled, whether or not anybody can.
+            return Commands(problems=(f"The processes can't be looked at ({type(error).__name__}).",))
+
+    async def _look(self, since_ms: int | None) -> Commands:
         table = await anyio.to_thread.run_sync(read_table)
         # Whoever has the database open is looked up only if there is something to tell from an opencode.
         holders = {each.pid for each in (await self._holders()).known} if table.marks else set()
@@ -65,7 +72,7 @@ class ProcessCommands:
         return Commands(
             left=left,
             problems=problems,
-            complete=not table.hides and self._is_ours(),
+            complete=not (table.hides or table.elsewhere) and self._is_ours(),
             placed=placed,
             unplaced=unplaced,
         )
@@ -87,6 +94,8 @@ class ProcessCommands:
             found.append("/proc hides processes of other users (hidepid).")
         if table.others:
             found.append(f"{_processes(table.others)} of other users were not looked at.")
+        if table.elsewhere:
+            found.append("Commands may run in another pid namespace, such as a container's, and are not looked at.")
         if table.unreadable:
             found.append(f"What {_processes(len(table.unreadable))} of this user started can't be read.")
         unknown = sorted({each.opencode_pid for each in seen if each.opencode_lives is None})

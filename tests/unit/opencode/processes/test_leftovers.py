@@ -217,6 +217,23 @@ async def test_a_signal_goes_to_the_process_that_was_looked_at_and_to_no_other(
     assert not send(left, first, signal.SIGKILL)
 
 
+async def test_processes_that_cant_be_looked_at_fail_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> module.Table:
+        raise PermissionError
+
+    monkeypatch.setattr(leftovers, "read_table", gone)
+    seen = await look(path)
+    assert (seen.left, seen.complete) == ((), False)
+    assert seen.problems == ("The processes can't be looked at (PermissionError).",)
+
+
+async def test_a_container_may_hide_a_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "INITIAL_NAMESPACE", "pid:[1]")
+    seen = await look(path)
+    assert not seen.complete
+    assert any("another pid namespace" in each for each in seen.problems)
+
+
 async def test_what_cant_be_read_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4_242_424)
     seen = await look(path)
