@@ -74,7 +74,7 @@ class Leaving(Cutting):
             if now > due and self.is_calm_but_for("deaf") and run.session.id not in self.given_up:
                 self.fail("not reported", f"{run.session.id} can't be ended, and nobody was told: {self._state(run)}")
             return
-        due = max(self._deadline(run), run.excused_at, run.eased_at, self._next_try(run))
+        due = max(self._deadline(run), self.eased_at(run), self._next_try(run))
         if self.is_calm and now > due + self.bound:
             self.fail("left hanging", f"{run.session.id} at {process.pid}: {self._state(run)}")
 

@@ -322,6 +322,12 @@ class World:
         """Who is at work on a turn."""
         return next((run for run in self.runs if run.turn == turn_id), None)
 
+    def seems_older(self, run: Run) -> bool:
+        """Whether a message of before seems newer than the turn that is at work, as after the clock was set back."""
+        rows, turn = self.rows.tables["message"], self.rows.tables["message"].get(run.turn or "")
+        messages = self.rows.messages.get(run.session.id, ())
+        return turn is not None and any(rows[id_]["time_created"] > turn["time_created"] for id_ in messages)
+
     def held(self, session: Session) -> bool:
         """Whether a person wants a session left alone, or one below it, or one above it that it works for."""
         every = self.sessions.get("*")

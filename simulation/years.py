@@ -99,8 +99,8 @@ class Years:
 def tell(console: Console, plan: WorldPlan, violation: Violation) -> None:
     """Show what an oracle said, and how to hear it again."""
     words = f"seed {plan.seed}, {violation.kind} at {violation.at:.1f} s: {violation.text}"
-    console.print(words, style="red", markup=False)
-    console.print(f"  again: {plan.again}    shorter: {plan.again} --shrink", markup=False)
+    console.print(words, style="red", markup=False, soft_wrap=True)
+    console.print(f"  again: {plan.again}    shorter: {plan.again} --shrink", markup=False, soft_wrap=True)
 
 
 def table(came: list[Came], took: float, jobs: int) -> Table:

@@ -162,11 +162,11 @@ class Feed:
         return f"{self.problem or 'its event stream is silent'}{held_back}"
 
     def _hear(self, text: str) -> None:
-        now, running_seconds = self._clock.now(), self._clock.read().running_seconds
+        now, reading = self._clock.now(), self._clock.read()
         if not self._connected:
-            self._reconnected(now, running_seconds)
-        self._heard = now, running_seconds
-        self._silent_since = self._clock.read().awake_seconds
+            self._reconnected(now, reading.running_seconds)
+        self._heard = now, reading.running_seconds
+        self._silent_since = reading.awake_seconds
         if not text:
             return
         try:
