@@ -376,11 +376,12 @@ class Owners(Protocol):
 class Processes(Protocol):
     """The commands that an opencode started, as processes of this user."""
 
-    async def look(self, *, since_ms: int | None = None) -> Commands:
-        """Look for those that are left over, afresh.
+    async def look(self, *, since_ms: int | None = None, to_tell: bool = False) -> Commands:
+        """Look for those that are left over.
 
         Args:
             since_ms: leave out those that were born earlier.
+            to_tell: only to tell of them. Before anything is ended, whoever has the database open is looked up, too.
 
         Raises:
             DatabaseError: the database, whose calls they belong to, can't be read.
@@ -392,9 +393,5 @@ class Processes(Protocol):
         ...
 
     async def send(self, left: LeftOver, member: Member, *, kill: bool) -> bool:
-        """Ask a process of a left-over command to end, or end it, if pid and birth are still its own.
-
-        Returns:
-            Whether it was sent: not if the process is gone.
-        """
+        """Ask a process to end, or end it. False if pid and birth are no longer its own."""
         ...

@@ -68,7 +68,7 @@ class Tools:
     Attributes:
         recheck: the one way from a verdict to an act.
         confirm: asked right before a server is told something.
-        commands: what settled calls have started.
+        commands: what settled calls have started; None where nobody can look at processes.
     """
 
     store: Store
@@ -78,7 +78,7 @@ class Tools:
     ladder: Ladder
     journal: Journal
     confirm: Confirm
-    commands: SettledCommands
+    commands: SettledCommands | None
 
 
 class Attempt:

@@ -42,7 +42,7 @@ class Remedy:
         recheck: Recheck,
         ladder: Ladder,
         journal: Journal,
-        commands: SettledCommands,
+        commands: SettledCommands | None = None,
         confirm: Confirm = confirmed,
     ) -> None:
         self.ladder = ladder

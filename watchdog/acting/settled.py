@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from watchdog.acting.ending import Ending
 from watchdog.errors import WatchdogError
@@ -10,8 +11,11 @@ from watchdog.model.interventions import Actor
 from watchdog.model.leftovers import Commands, Settled
 from watchdog.model.outcome import Result, Row
 from watchdog.model.session import CallId
-from watchdog.ports import Processes
+from watchdog.ports import Clock, Processes
 from watchdog.sharing import Batches
+
+_REUSE_SECONDS: Final = 2.0
+_DAY_MS: Final = 24 * 60 * 60 * 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,32 +31,46 @@ class Fates:
     seen: Commands | None = None
 
 
+def unseen(rows: Iterable[Row]) -> Fates:
+    """What is known of them where nobody can look at processes, or where no call among them runs a command."""
+    return Fates(sentences=dict.fromkeys((row.id for row in rows), MAY_BE_RUNNING))
+
+
 class SettledCommands:
     """Looks for the commands of calls that are to be settled, and ends those that may be ended.
 
     Args:
-        processes: None where commands can't be seen.
+        clock: the one by which a look becomes too old.
         ends: what ends them; None if they are only reported.
     """
 
-    def __init__(self, processes: Processes | None = None, ends: Ending | None = None) -> None:
+    def __init__(self, processes: Processes, clock: Clock, ends: Ending | None = None) -> None:
         self._processes = processes
+        self._clock = clock
         self._ends = ends
         self._looks: Batches[int, Commands] = Batches(self._look)
+        self._last: tuple[float, int, Commands] | None = None
 
     async def _look(self, since: Iterable[int]) -> Commands:
-        return Commands() if self._processes is None else await self._processes.look(since_ms=min(since))
+        """A look of a moment ago will do: no orphan starts anything, and what is to be ended is looked at again."""
+        day = min(since) // _DAY_MS * _DAY_MS
+        now = self._clock.read().awake_seconds
+        if self._last is not None and now - self._last[0] <= _REUSE_SECONDS and self._last[1] <= day:
+            return self._last[2]
+        seen = await self._processes.look(since_ms=day, to_tell=True)
+        self._last = (self._clock.read().awake_seconds, day, seen)
+        return seen
 
     async def fates(self, rows: Iterable[Row]) -> Fates:
-        """Look at what the calls among some rows have started. All who ask at the same time share a look.
+        """Look at what the calls among some rows have started. All who ask within some seconds share a look.
 
         Raises:
             DatabaseError: the database can't be read.
         """
         rows = tuple(rows)
         calls = {row.id: row.created_ms for row in rows if runs_a_command(row)}
-        if not calls or self._processes is None:
-            return Fates(sentences=dict.fromkeys((row.id for row in rows), MAY_BE_RUNNING))
+        if not calls:
+            return unseen(rows)
         seen = await self._looks.join(min(calls.values()))
         ends = self._ends is not None
         said = {id_: fate(seen, CallId(id_), created_ms, ends=ends) for id_, created_ms in calls.items()}

@@ -7,7 +7,7 @@ import anyio
 
 from watchdog.acting.attempt import Attempt, names, still_open
 from watchdog.acting.recheck import Rechecked, Seen
-from watchdog.acting.settled import Fates
+from watchdog.acting.settled import Fates, unseen
 from watchdog.errors import GaveWay, ServerError
 from watchdog.judging.rulings import Dropped
 from watchdog.judging.settled_rows import settle
@@ -35,7 +35,8 @@ class Settling(Attempt):
         self._step("prove", ok=True, detail=again.verdict.why)
         # Read before the last proof: any change from here on makes the guarded write change nothing.
         rows = await self.tools.store.rows(call_ids=verdict.call_ids, turn_ids=verdict.turn_ids)
-        fates = await self.tools.commands.fates(rows)
+        commands = self.tools.commands
+        fates = unseen(rows) if commands is None else await commands.fates(rows)
         now_ms = self.tools.clock.read().wall_ms
         writes = settle(rows, text=self._text(), now_ms=now_ms, fates=fates.sentences)
         left = still_open(await self.tools.store.session(again.session.id), verdict)
@@ -57,6 +58,8 @@ class Settling(Attempt):
 
     async def _end_commands(self, outcome: Outcome, writes: tuple[GuardedWrite, ...], fates: Fates) -> Outcome:
         """End what the settled calls have left over, if that may be ended."""
+        if self.tools.commands is None:
+            return outcome
         settled = Settled(call_ids=frozenset(CallId(each.row.id) for each in writes if each.row.table == "part"))
         for ok, detail in await self.tools.commands.end(settled, fates, actor=self.actor):
             self._step("end_command", ok=ok, detail=detail)

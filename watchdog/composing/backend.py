@@ -86,13 +86,15 @@ class Backend:
             ),
             listeners=listeners,
             confirm=self.confirm,
-            commands=SettledCommands(self.processes, self._ending()),
+            commands=self._commands(),
         )
         self.wakes(watch)
         return watch
 
-    def _ending(self) -> Ending | None:
-        """What ends the commands that belonged to orphans, if it may."""
-        if self.processes is None or self.settings.end_leftovers is EndLeftovers.OFF:
+    def _commands(self) -> SettledCommands | None:
+        """What looks at the commands of settled calls, and ends them if the settings say so."""
+        if self.processes is None:
             return None
-        return Ending(processes=self.processes, journal=self.journal, clock=self.clock)
+        ends = Ending(processes=self.processes, journal=self.journal, clock=self.clock)
+        wanted = self.settings.end_leftovers is EndLeftovers.ORPHANS
+        return SettledCommands(self.processes, self.clock, ends if wanted else None)

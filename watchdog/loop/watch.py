@@ -82,7 +82,7 @@ class Watch:
             reuse_holders_seconds=policy.orphan_grace_seconds / 2,
         )
         self.recheck = self._recheck(fleet)
-        self.remedy = self._remedy(fleet, confirm, commands or SettledCommands())
+        self.remedy = self._remedy(fleet, confirm, commands)
         self.acting = Acting(
             remedy=self.remedy, memory=self.memory, clock=self.clock, pace=pace, listeners=listeners, keep=self._keep
         )
@@ -95,7 +95,7 @@ class Watch:
         self._wakeup, self._hurry = anyio.Event(), anyio.Event()
         self._left: frozenset[str] | None = None if not pace.recover_on_start else frozenset()
 
-    def _remedy(self, fleet: Fleet, confirm: Confirm, commands: SettledCommands) -> Remedy:
+    def _remedy(self, fleet: Fleet, confirm: Confirm, commands: SettledCommands | None) -> Remedy:
         return Remedy(
             store=self._store,
             fleet=fleet,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.clock import FakeClock
 from tests.support.database import OpencodeFile
 from tests.support.left_over import Opencode, opencode, session, until
 from tests.support.waiting import wait_until
@@ -18,9 +19,9 @@ from watchdog.errors import JournalUnusable
 from watchdog.journal.sqlite import SqliteJournal
 from watchdog.model.interventions import Actor
 from watchdog.model.leftovers import Asked, Commands, LeftOver, Settled
-from watchdog.model.outcome import Result
+from watchdog.model.outcome import Result, Row
 from watchdog.model.report import Holder, Holders
-from watchdog.model.session import CallId
+from watchdog.model.session import CallId, SessionId, TurnId
 from watchdog.model.verdict import VerdictKind
 from watchdog.opencode.db.store import OpencodeDatabase
 from watchdog.opencode.processes.leftovers import ProcessCommands
@@ -196,7 +197,36 @@ async def test_an_error_of_the_end_leaves_the_calls_settled(house: House, monkey
 
     ending = house.ending()
     monkeypatch.setattr(ending, "end", full)
-    ends = SettledCommands(house.processes, ending)
+    ends = SettledCommands(house.processes, SystemClock(), ending)
     fates = Fates(seen=Commands(left=(left,)))
     told = await ends.end(Settled(call_ids=frozenset({CallId("prt_1")})), fates, actor=Actor.WATCHDOG)
     assert told == ((False, "The disk is full."),)
+
+
+async def test_calls_that_are_settled_within_seconds_share_a_look(house: House) -> None:
+    looks: list[int | None] = []
+
+    async def look(*, since_ms: int | None = None, to_tell: bool = False) -> Commands:
+        assert to_tell
+        looks.append(since_ms)
+        return Commands(complete=True)
+
+    house.processes.look = look  # type: ignore[method-assign]
+    clock = FakeClock()
+    found = SettledCommands(house.processes, clock)
+    day = 24 * 60 * 60 * 1000
+
+    async def asked_for(created_ms: int) -> str:
+        row = Row(
+            table="part", id="prt_1", message_id=TurnId("msg_1"), session_id=SessionId("ses_1"), updated_ms=0,
+            created_ms=created_ms, data='{"state": {"input": {"command": "sleep 1"}}}',
+        )  # fmt: skip
+        return (await found.fates([row])).sentences["prt_1"]
+
+    assert await asked_for(2 * day + 5) == await asked_for(2 * day + 9) == "No process of its command was found."
+    await asked_for(3 * day)
+    assert looks == [2 * day]
+    await asked_for(day)
+    clock.advance(6)
+    await asked_for(3 * day)
+    assert looks == [2 * day, day, 3 * day]

@@ -43,7 +43,7 @@ class ProcessCommands:
         self._holders = holders
         self._clock = clock
 
-    async def look(self, *, since_ms: int | None = None) -> Commands:
+    async def look(self, *, since_ms: int | None = None, to_tell: bool = False) -> Commands:
         """See `Processes.look`.
 
         Raises:
@@ -52,15 +52,16 @@ class ProcessCommands:
         if PLATFORM != "linux":
             return Commands(problems=("Left-over commands can be told on Linux only.",))
         try:
-            return await self._look(since_ms)
+            return await self._look(since_ms, to_tell=to_tell)
         except OSError as error:
             # It only tells of something: a call is settled, whether or not anybody can.
             return Commands(problems=(f"The processes can't be looked at ({type(error).__name__}).",))
 
-    async def _look(self, since_ms: int | None) -> Commands:
+    async def _look(self, since_ms: int | None, *, to_tell: bool) -> Commands:
         table = await anyio.to_thread.run_sync(read_table)
         # Whoever has the database open is looked up only if there is something to tell from an opencode.
-        holders = {each.pid for each in (await self._holders()).known} if table.marks else set()
+        asked = table.marks and not to_tell
+        holders = {each.pid for each in (await self._holders()).known} if asked else set()
         seen = await anyio.to_thread.run_sync(commands, table, self._clock.read(), holders)
         # The rows come after the processes: a call that is open then was open while its command was looked at.
         now = self._clock.read()
