@@ -17,6 +17,8 @@ RACE_SECONDS: Final = 2.0
 """How old the truth may be that an act rests on: what begins while an abort is under way can't be known."""
 ACT_SECONDS: Final = 30.0
 """How long it takes at most from a verdict to an abort: a fresh look, and turns behind others at the same server."""
+FIRST_PING_SECONDS: Final = 65.0
+"""The first status that is heard of a session that began unheard is taken for life, once; it is told each minute."""
 HOUR: Final = 3_600.0
 _KNOWN_ERRORS: Final = frozenset({"MessageAbortedError", "UnknownError"})
 
@@ -82,7 +84,7 @@ class Cutting(Ledger):
             due = max(run.may_end_at(self.world.setting), self.eased_at(run))
             overrun = self.world.now - due
             self.longest_overrun = max(self.longest_overrun, overrun)
-            if overrun > self.bound:
+            if overrun > self.bound + FIRST_PING_SECONDS * any(item.kind == "stream" for item in run.items):
                 self.fail("late", f"{run.session.id} was ended {overrun:.1f} s after it might have been")
 
     def _wanted(self, session: Session) -> bool:

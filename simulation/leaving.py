@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Final
 
-from simulation.cutting import HOUR, Cutting
+from simulation.cutting import FIRST_PING_SECONDS, HOUR, Cutting
 from simulation.ledger import SETTLE_SECONDS
 from simulation.work import Item, Run, at_work
 
@@ -14,7 +14,6 @@ RESET_SECONDS: Final = 15.0
 """Trouble that lasts longer may make the clocks of silences start anew."""
 GIVING_UP_SECONDS: Final = 400.0
 """How long the attempts may take after which it is given up."""
-FIRST_PING_SECONDS: Final = 65.0
 _RESETS: Final = frozenset({"step", "reboot", "no watchdog", "forgot", "replaced", "healed"})
 
 
