@@ -102,6 +102,18 @@ def test_after_the_clock_was_set_back_the_call_of_the_newest_turn_is_still_given
     assert (played.violation, played.counts.get("aborts")) == (None, None)
 
 
+def test_what_a_healthy_call_beside_it_or_a_hold_kept_is_not_counted_as_late() -> None:
+    beside = {"tool": "bash", "timeout": 1_500.0, "run": 1_550.0}
+    events = (
+        prompt("ses_1", {"do": "calls", "calls": [*HUNG["calls"], beside]}),
+        prompt("ses_2", HUNG),
+        Event(20.0, "hold", {"session": "ses_2", "seconds": 1_500.0}),
+    )
+    played = play(Script(seed=1, seconds=2_400.0, setting=QUIET, events=events))
+    assert (played.violation, played.counts["aborts"]) == (None, 2)
+    assert 0 < played.longest_overrun <= QUIET.poll
+
+
 def test_what_is_ended_later_than_the_stated_bound_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     late = {"do": "calls", "calls": [{"tool": "bash", "run": 1_150.0}]}
     script = Script(seed=1, seconds=2_400.0, setting=QUIET, events=(prompt("ses_1", late),))
