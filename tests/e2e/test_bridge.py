@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.clients import through_bridge
+from tests.support.clients import editor, tell, terminal_ui, through_bridge
 from tests.support.opencode import Lab, Server, Session
-from tests.support.prompts import sleep
+from tests.support.prompts import QUESTION, sleep
 from tests.support.scripted_model import script, use
 from tests.support.waiting import wait_until
 from tests.support.watchdog_run import Watchdog
@@ -72,3 +72,55 @@ async def running(server: Server, folder: str) -> Session:
     session = server.session(await wait_until(look, f"the session in {folder}"), server.lab.project(folder))
     await session.wait_for_bash()
     return session
+
+
+async def test_what_hangs_in_a_terminal_an_editor_or_behind_a_password_is_ended_and_a_question_is_spared(
+    lab: Lab,
+) -> None:
+    """Two bridges and a process that answers at its address, on one database."""
+    watchdog = Watchdog.for_lab(lab, tool_timeout=3, discover=True)
+    await bridge(watchdog, "install")
+    app = await lab.serve(password="of the desktop app")  # noqa: S106 - nobody gives it to the watchdog
+    behind_a_password = await app.create_session()
+    await behind_a_password.prompt(script(use(sleep())))
+    with terminal_ui(lab, lab.project("terminal")) as terminal, editor(lab, lab.project("editor")) as (acp, edited):
+        ui = await through_bridge(lab, terminal)
+        hung, asking = [await ui.create_session(lab.project("terminal")) for _ in range(2)]
+        await hung.prompt(script(use(sleep())))
+        await asking.prompt(QUESTION)
+        ask = await asking.wait_for_ask()
+        tell(acp, "session/prompt", sessionId=edited, prompt=[{"type": "text", "text": script(use(sleep()))}])
+        in_editor = (await through_bridge(lab, acp)).session(edited, lab.project("editor"))
+        for session in (hung, behind_a_password, in_editor):
+            await session.wait_for_bash()
+        async with watchdog.run() as watching:
+            outcomes = {
+                session.id: json.dumps(await watching.wait_outcome(session.id, "recovered", kind="stuck_tool"))
+                for session in (hung, behind_a_password, in_editor)
+            }
+            await watching.wait_looks(2)
+            assert watching.outcomes(asking.id) == []
+        assert f"bridge:{terminal.pid}" in outcomes[hung.id]
+        assert f"bridge:{app.pid}" in outcomes[behind_a_password.id]
+        assert "bridge:" not in outcomes[in_editor.id], "it listens, and needs no bridge"
+        assert [each["id"] for each in await ui.questions(lab.project("terminal"))] == [ask["id"]]
+        await hung.finish_prompt("go on")
+
+
+@pytest.mark.parametrize("version", ["1.15.3"])
+async def test_where_the_inside_of_a_server_has_another_state_its_own_address_is_asked_with_its_own_password(
+    lab: Lab,
+) -> None:
+    watchdog = Watchdog.for_lab(lab, tool_timeout=1, discover=True)
+    await bridge(watchdog, "install")
+    server = await lab.serve(password="nobody gives it to the watchdog")  # noqa: S106
+    session = await server.create_session()
+    await session.prompt(script(use(sleep())))
+    await session.wait_for_bash()
+    async with watchdog.run() as watching:
+        ended = await watching.wait_outcome(session.id, "recovered", kind="stuck_tool")
+    assert f"bridge:{server.pid}" in json.dumps(ended)
+    await session.finish_prompt("go on")
+    removed = await bridge(watchdog, "remove")
+    assert (removed["installed"], removed["processes"][0]["loaded"], sockets(lab)) == (False, False, [])
+    assert server.process.poll() is None

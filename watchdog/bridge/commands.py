@@ -43,9 +43,12 @@ async def status(loaded: Loaded, screen: Screen) -> Exit:
     """Say whether it is there, and which processes have it."""
     found = await look(loaded)
     if screen.as_json:
-        screen.document(document(found))
+        screen.document({"version": VERSION, **document(found)})
     else:
         show(screen, found)
+        for warning in found.warnings:
+            screen.line("warning", warning, "yellow")
+        screen.line("summary", summary(found), "bold green" if found.current else "bold yellow")
     return Exit.FINE
 
 
@@ -69,7 +72,6 @@ async def remove(loaded: Loaded, screen: Screen) -> Exit:
 def document(found: Status) -> dict[str, Any]:
     """What is known of the bridge, as JSON."""
     return {
-        "version": VERSION,
         "installed": found.installed,
         "current": found.current,
         "places": [{"path": str(place.path), "state": place.state.value} for place in found.places],
@@ -82,11 +84,11 @@ def show(screen: Screen, found: Status) -> None:
     """The same, for people."""
     screen.rows(
         "bridge",
-        ("plugin", ""),
+        ("bridge", ""),
         [(str(place.path), (place.state.value, _COLOURS[place.state])) for place in found.places],
     )
     screen.rows(
-        "processes",
+        "bridged",
         ("process", "pid", ""),
         [
             (each.what, str(each.pid), (each.in_words, "green" if each.understood else "yellow"))
@@ -94,9 +96,6 @@ def show(screen: Screen, found: Status) -> None:
             if found.installed or each.loaded
         ],
     )
-    for warning in found.warnings:
-        screen.line("warning", warning, "yellow")
-    screen.line("summary", summary(found), "bold green" if found.current else "bold yellow")
 
 
 def summary(found: Status) -> str:

@@ -1,7 +1,7 @@
 """Which processes have the bridge, and what is in the way of the others."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,20 +81,21 @@ async def look(loaded: Loaded) -> Status:
     Raises:
         SettingsError: nobody knows where opencode's configuration is.
     """
-    warnings = [found for folder in folders(os.environ, home()) if (found := trouble_with(folder)) is not None]
     holders, unknown = await _holders(loaded)
+    return await status_of(loaded, holders, unknown)
+
+
+async def status_of(loaded: Loaded, holders: Sequence[Holder], warnings: Sequence[str] = ()) -> Status:
+    """The same for these processes, and all that have a bridge.
+
+    Raises:
+        SettingsError: nobody knows where opencode's configuration is.
+    """
+    troubles = [found for folder in folders(os.environ, home()) if (found := trouble_with(folder)) is not None]
     bridges = bridges_of(loaded.settings, Countable(SystemClock()))
-    return Status(
-        places=places(os.environ, home()),
-        processes=await reached(bridges, await bridges.doors(), holders),
-        warnings=(*warnings, *unknown),
-    )
-
-
-async def reached(bridges: Bridges, doors: Mapping[int, Path], holders: tuple[Holder, ...]) -> tuple[Reached, ...]:
-    """These processes, and all that have a door."""
-    named = {holder.pid: holder.command for holder in holders}
-    return tuple([await _reached(bridges, pid, doors.get(pid), named.get(pid)) for pid in sorted({*named, *doors})])
+    doors, named = await bridges.doors(), {holder.pid: holder.command for holder in holders}
+    processes = [await _reached(bridges, pid, doors.get(pid), named.get(pid)) for pid in sorted({*named, *doors})]
+    return Status(places=places(os.environ, home()), processes=tuple(processes), warnings=(*troubles, *warnings))
 
 
 async def _reached(bridges: Bridges, pid: int, door: Path | None, command: str | None) -> Reached:

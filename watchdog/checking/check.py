@@ -1,10 +1,11 @@
 """`check`: whether the settings, the database and the servers are usable, and who has the database open."""
 
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from watchdog.alerts.setup import problem_with_receivers
+from watchdog.bridge.commands import document, show, summary
+from watchdog.bridge.status import Status, status_of
 from watchdog.checking.file import in_words, look_at_file, look_deeply
 from watchdog.checking.installation import mixed_installation
 from watchdog.checking.journal import look_at_journal, print_journal
@@ -67,6 +68,7 @@ class Findings:
     holders: list[Holder] = field(default_factory=list)
     provable: bool = False
     proofs: str = "not known: the database can't be used"
+    bridge: Status | None = None
     warnings: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -99,7 +101,7 @@ async def check(loaded: Loaded, screen: Screen, *, deep: bool = False) -> Exit:
         findings.database = {"path": str(path), **await look_at_file(path)}
         async with sidecar(loaded, feeds=False, needs_journal=False) as car:
             async with busy(LOOKING):
-                await _look(car, findings, insisted=_insisted(loaded))
+                await _look(car, findings, loaded)
             if deep:
                 findings.database["damage"], damaged = await look_deeply(car)
                 findings.problems.extend(damaged)
@@ -117,7 +119,7 @@ def _insisted(loaded: Loaded) -> frozenset[str]:
     return frozenset() if loaded.sources["servers"] == "default" else frozenset(loaded.settings.servers)
 
 
-async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) -> None:
+async def _look(car: Sidecar, findings: Findings, loaded: Loaded) -> None:
     await _look_at_database(car, findings)
     watched = findings.database["watched_by"] is not None
     findings.journal, warnings, problems = await look_at_journal(car.journal, car.settings, car.path, watched=watched)
@@ -128,6 +130,8 @@ async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) 
     holders = await car.owners.look()
     await car.fleet.discover(holders)
     findings.holders = list(holders.known)
+    findings.bridge = await status_of(loaded, findings.holders)
+    findings.warnings += _about_bridge(findings.bridge)
     findings.provable = holders.complete
     findings.proofs = holders.why_incomplete or car.owners.supported()
     if not holders.complete:
@@ -142,7 +146,7 @@ async def _look(car: Sidecar, findings: Findings, *, insisted: Collection[str]) 
     usable = any(server.problem is None for server in findings.servers)
     for server in findings.servers:
         if server.problem:
-            hard = server.name in insisted or not usable
+            hard = server.name in _insisted(loaded) or not usable
             (findings.problems if hard else findings.warnings).append(server.problem)
     if not usable:
         findings.problems.append("no server can be used: nothing that is alive can be ended, only orphans settled.")
@@ -169,6 +173,13 @@ async def _look_at_database(car: Sidecar, findings: Findings) -> None:
         findings.warnings.append(
             f"{description.experimental_sessions} rows are of opencode's experimental sessions, which nobody watches."
         )
+
+
+def _about_bridge(found: Status) -> list[str]:
+    """What is wrong with the bridge, if somebody wants one."""
+    if not found.installed:
+        return []
+    return [*found.warnings, *([] if found.current else [summary(found)])]
 
 
 def _who_watches(car: Sidecar) -> dict[str, int | None] | None:
@@ -229,6 +240,7 @@ def _document(findings: Findings) -> dict[str, Any]:
         "database": findings.database,
         "journal": findings.journal,
         "servers": [asdict(server) for server in findings.servers],
+        "bridge": None if findings.bridge is None else document(findings.bridge),
         "holders": [{"pid": holder.pid, "command": holder.command} for holder in findings.holders],
         "proofs": {"possible": findings.provable, "why": findings.proofs},
     }
@@ -246,6 +258,8 @@ def _print(screen: Screen, findings: Findings) -> None:
             for each in findings.servers
         ],
     )
+    if findings.bridge is not None:
+        show(screen, findings.bridge)
     screen.rows("holders", ("has the database open",), [(describe(holder),) for holder in findings.holders])
     if findings.database and not findings.holders and findings.provable:
         screen.line("holders", "nobody has the database open")

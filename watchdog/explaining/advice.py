@@ -103,7 +103,10 @@ def _about_blocker(case: Case, holder: Holder, session: Session, turn: Turn) -> 
     if holder.endpoints:
         ports = " or ".join(dict.fromkeys(each.url for each in holder.endpoints))
         return f": if it is a server, name it (`servers` or --server {ports}), so its answer counts."
-    return ", and it can't be asked: look there. If nothing runs there, quit it; what it leaves open is then settled."
+    return (
+        ", and it can't be asked: look there. If nothing runs there, quit it; what it leaves open is then settled. "
+        "With `opencode-watchdog bridge install` the next one can be asked."
+    )
 
 
 def _about_hidden(case: Case) -> str:

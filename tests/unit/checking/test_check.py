@@ -293,3 +293,23 @@ async def test_on_a_terminal_it_fits_80_columns_and_ends_in_one_clear_line(
     assert "\x1b[1;32musable" in terminal.shown
     assert unhappy.lines[-1].startswith("not usable: ")
     assert "\x1b[1;31mnot usable" in unhappy.shown
+
+
+# The bridge.
+
+
+async def test_the_bridge_is_shown_with_the_processes_that_lack_it_and_another_version_is_a_warning(
+    program: Program, rows: OpencodeFile
+) -> None:
+    program.more = {"XDG_RUNTIME_DIR": str(program.home)}
+    async with server(FakeServer()) as url:
+        absent = (await program.run("check", "--json", "--database", rows.path, "--server", url)).document
+        plugin = program.home / ".config" / "opencode" / "plugin" / "opencode-watchdog-bridge.js"
+        plugin.parent.mkdir(parents=True)
+        plugin.write_text("// of another version")
+        done = await program.run("check", "--database", rows.path, "--server", url)
+    assert (absent["bridge"]["installed"], absent["bridge"]["current"]) == (False, False)
+    assert not any("bridge" in each for each in absent["warnings"])
+    assert said(done, "bridge") == [f"{plugin}\tdifferent"]
+    assert any(line.endswith("has no bridge: restart it to load the plugin") for line in said(done, "bridged"))
+    assert any("`opencode-watchdog bridge install` renews it" in line for line in said(done, "warning"))

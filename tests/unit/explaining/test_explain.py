@@ -86,7 +86,7 @@ LOST = session(calls=[call(age=50)])
 OLD = holder(4711, age=900, command="opencode …")
 ASK_THERE = (
     "opencode … (pid 4711) may be at work on msg_1, and it can't be asked: look there. If nothing runs there, quit "
-    "it; what it leaves open is then settled."
+    "it; what it leaves open is then settled. With `opencode-watchdog bridge install` the next one can be asked."
 )
 SITUATIONS: Mapping[str, Situation] = {
     "a stuck leaf": Situation(

@@ -180,6 +180,7 @@ async def test_check_prints_the_documented_shape(program: Program, rows: Opencod
     assert list(printed["database"]) == list(documented["database"])
     assert shape(printed["journal"]) == shape(documented["journal"])
     assert list(printed["servers"][0]) == list(documented["servers"][0])
+    assert list(printed["bridge"]) == list(documented["bridge"])
     assert shape(printed["proofs"]) == shape(documented["proofs"])
     assert shape(printed["settings"]["tool_timeout"]) == shape(documented["settings"]["tool_timeout"])
 
