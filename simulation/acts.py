@@ -6,6 +6,7 @@ from math import inf
 from typing import Any, Final
 
 from simulation.mishaps import backup, damage, other_journal, restore
+from simulation.partings import database_clock, replica
 from simulation.requests import release, undo
 from simulation.servers import Process
 from simulation.work import Session
@@ -287,6 +288,6 @@ ACTIONS: Final[Mapping[str, Action]] = {
     for each in (
         prompt, prompt_below, user_abort, delete, hold, unhold, crash, wedge, bad_folder, feed, sleep, step, reboot,
         freeze, kill, second, lock, lock_journal, pretend, tidy, calm, release, undo,
-        backup, restore, damage, other_journal,
+        backup, restore, damage, other_journal, replica, database_clock,
     )
 }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from simulation.ledger import SETTLE_SECONDS, Ledger
+from simulation.replicas import name_of
 from simulation.work import Run, Session
 from watchdog.model.outcome import GuardedWrite, Row
 
@@ -39,9 +40,20 @@ class Cutting(Ledger):
         self._sending: dict[int, int] = {}
 
     def acts(self, number: int) -> None:
-        """A watchdog's process is about to act: it has the lock."""
-        if self.world.lock_file.holder != number:
+        """A watchdog's process is about to act: it has the lock, or the lease by the word of the database."""
+        if self.world.setting.replicas:
+            self._has_the_lease(number)
+        elif self.world.lock_file.holder != number:
             self.fail("two act", f"watchdog {number} acts, and {self.world.lock_file.holder} has the lock")
+
+    def _has_the_lease(self, number: int) -> None:
+        database = self.world.database
+        if self.world.now - database.set_at <= RACE_SECONDS:
+            return  # the clock of the database was set while an answer was on its way
+        if database.row.holder != name_of(number):
+            self.fail("two act", f"{name_of(number)} acts, and {database.row.holder} has the lease")
+        elif database.row.expires <= database.now:
+            self.fail("act after the end", f"{name_of(number)} acts, and its term ended")
 
     def sends_abort(self, port: int, session_id: str) -> None:
         """An abort is sent: so many at a time at one server."""

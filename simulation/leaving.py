@@ -14,7 +14,7 @@ RESET_SECONDS: Final = 15.0
 """Trouble that lasts longer may make the clocks of silences start anew."""
 GIVING_UP_SECONDS: Final = 400.0
 """How long the attempts may take after which it is given up."""
-_RESETS: Final = frozenset({"step", "reboot", "no watchdog", "forgot", "replaced", "healed"})
+_RESETS: Final = frozenset({"step", "reboot", "no watchdog", "forgot", "replaced", "healed", "replica"})
 
 
 class Leaving(Cutting):

@@ -9,6 +9,8 @@ from watchdog.ports import Reading
 
 BASE_MS = 1_700_000_000_000
 _BOOTED_SECONDS = 100.0
+APART_SECONDS = 0.9
+"""How wrong the wall clocks of replicas may be: two of them are apart by less than two seconds."""
 BIRTHS_EARLY_SECONDS = 0.5
 """By how much a birth seems too early: it is told by the boot time, which is kept in whole seconds."""
 
@@ -19,13 +21,15 @@ class Machine:
     Args:
         steady: something tells whether the wall clock was set since the boot.
         drift: by how much faster than the running clock the wall clock goes.
+        ahead: by how much its wall clock is ahead of the truth.
     """
 
-    def __init__(self, loop: SimulatedLoop, *, steady: bool, drift: float = 0.0) -> None:
+    def __init__(self, loop: SimulatedLoop, *, steady: bool, drift: float = 0.0, ahead: float = 0.0) -> None:
         self._loop = loop
         self._steady = steady
         self._drift = drift
-        self._ahead = 0.0  # of the wall clock, beside the running one
+        self._ahead = ahead  # of the wall clock, beside the running one
+        self._dozed = 0.0
         self._slept = 0.0
         self._slept_before_boot = 0.0
         self.booted_at = 0.0
@@ -69,7 +73,7 @@ class Machine:
             since = wall_ms - round(running * 1000)
         reading = Reading(
             wall_ms=wall_ms,
-            awake_seconds=now - self.booted_at + _BOOTED_SECONDS,
+            awake_seconds=now - self._dozed - self.booted_at + _BOOTED_SECONDS,
             running_seconds=running,
             steady_since_ms=since,
         )
@@ -83,6 +87,11 @@ class Machine:
     def sleep(self, seconds: float) -> None:
         """Close the lid, and open it again."""
         self._slept += seconds
+        self._read = None
+
+    def dozed(self, seconds: float) -> None:
+        """It slept alone, while the world went on, and wakes."""
+        self._dozed += seconds
         self._read = None
 
     def step(self, seconds: float) -> None:

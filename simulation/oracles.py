@@ -27,12 +27,13 @@ class Oracles(Leaving):
     """All that is asserted.
 
     Attributes:
-        degraded: the watchdog said that it is.
+        degraded: the watchdogs that said that they are. One that no longer acts leaves it to the next one to say.
     """
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self.degraded = False
+        self.degraded: set[int] = set()
+        self._old_since: float | None = None
         self._untold_since: dict[str, float] = {}
         self._told_at: deque[tuple[str, float]] = deque(maxlen=500)
 
@@ -40,16 +41,20 @@ class Oracles(Leaving):
         """See `Ledger.disturbed`."""
         super().disturbed(kind, began)
         self._untold_since.clear()
+        self._old_since = None
 
     def looked(self, product: "Product", assessment: Assessment, *, acting: bool) -> None:
         """It looked: nothing unfinished may be left out for long, and its memory stays bounded."""
         self.count("looks")
+        if not acting:
+            self.degraded.discard(product.number)
         judgement = assessment.judgement
         for verdict in judgement.verdicts:
             self.world.log("verdict", verdict.kind.value, verdict.session_id, verdict.cancel_session_id, acting)
         self._bounded(product)
         if not acting or not self.is_calm:
             return
+        self._pruned()
         told = {each.session_id for each in judgement.spared}
         told.update(id_ for each in judgement.verdicts for id_ in (each.session_id, each.cancel_session_id))
         told.update(each.session_id for each in assessment.observation.snapshot.damaged)
@@ -62,6 +67,19 @@ class Oracles(Leaving):
             if now - since[id_] > self.bound:
                 self.fail("silently spared", f"{id_} is unfinished, and no look has said so")
         self._untold_since = since
+
+    def _pruned(self) -> None:
+        """The journal keeps what ended for as long as is said, and no longer than until the next full look."""
+        setting, world = self.world.setting, self.world
+        before = world.wall_ms - round(setting.retention * 1000)
+        old = [
+            each.id for each in world.journal.noted.values() if each.ended_ms is not None and each.began_ms < before
+        ]
+        if not old and world.journal.rows.keys() - world.journal.noted.keys():
+            self.fail("journal", "rows are kept of interventions that are not")
+        self._old_since = None if not old else world.now if self._old_since is None else self._old_since
+        if self._old_since is not None and world.now - self._old_since > setting.full_scan + self.bound:
+            self.fail("journal", f"{len(old)} interventions are kept for longer than {setting.retention:g} s")
 
     def _is_known(self, run: Run) -> bool:
         """Whether a server is asked though no row names it: of what was deleted before a look nothing else tells.
@@ -86,7 +104,7 @@ class Oracles(Leaving):
         self.count(f"outcome {outcome.result.value}")
         self.world.log("outcome", verdict.kind.value, verdict.cancel_session_id, outcome.result.value, given_up)
 
-    def told(self, alert: Alert) -> None:
+    def told(self, number: int, alert: Alert) -> None:
         """It told people something."""
         self.count("alerts")
         self.world.log("alert", alert.title)
@@ -100,9 +118,9 @@ class Oracles(Leaving):
         elif "no longer given up" in alert.title:
             self.given_up.discard(words[1])
         elif "no longer degraded" in alert.title:
-            self.degraded = False
+            self.degraded.discard(number)
         elif "degraded" in alert.title:
-            self.degraded = True
+            self.degraded.add(number)
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Plays one script from its beginning to its end, and says what came of it."""
 
 import asyncio
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from simulation.acts import ACTIONS
 from simulation.leaving import TICK_SECONDS
 from simulation.ledger import Violation
 from simulation.loop import SimulatedLoop, simulate
+from simulation.machine import APART_SECONDS, Machine
 from simulation.script import Script
 from simulation.world import World
 from simulation.writing import FAULTS
@@ -74,7 +76,7 @@ class _Play:
         world = self.world
         for plan in self.script.setting.plans:
             world.start_process(plan)
-        world.start_product()
+        self._start_products()
         everything = world.loop.create_task(self._everything())
         over = world.loop.create_task(world.over.wait())
         await asyncio.wait([everything, over], return_when=asyncio.FIRST_COMPLETED)
@@ -87,6 +89,15 @@ class _Play:
         await asyncio.wait([product.task for product in world.products], timeout=120)
         if everything.done() and not everything.cancelled() and (error := everything.exception()) is not None:
             raise error
+
+    def _start_products(self) -> None:
+        """One watchdog, or the replicas, whose wall clocks are apart as far as is allowed."""
+        setting, chance = self.script.setting, random.Random(self.script.seed)  # noqa: S311 - no secret
+        if not setting.replicas:
+            self.world.start_product()
+        for _ in range(setting.replicas):
+            ahead = chance.uniform(-APART_SECONDS, APART_SECONDS)
+            self.world.start_product(Machine(self.world.loop, steady=setting.steady, ahead=ahead))
 
     async def _everything(self) -> None:
         world = self.world

@@ -6,15 +6,16 @@ process that was killed does nothing any more.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextvars import Context
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import anyio
 import anyio.abc
 import httpx
 
-from simulation.machine import MachineClock
+from simulation.machine import Machine, MachineClock
+from simulation.replicas import LineLease
 from simulation.rows import RowStore
 from simulation.servers import DEAF_AT_FIRST_SECONDS, Process
 from watchdog.errors import (
@@ -23,6 +24,7 @@ from watchdog.errors import (
     ServerError,
     ServerSilent,
     ServerUnreachable,
+    WatchdogError,
 )
 from watchdog.model.moments import Moment
 from watchdog.model.outcome import GuardedWrite, Row
@@ -43,12 +45,30 @@ BUSY_TIMEOUT_SECONDS: Final = 5.0
 class Line:
     """A watchdog's process as the world knows it, and the way from one to the other."""
 
-    def __init__(self, world: "World", number: int) -> None:
+    def __init__(self, world: "World", number: int, machine: Machine) -> None:
         self.world = world
         self.number = number
+        self.lease: LineLease | None = None
         self.dead = False
+        self.amid: Callable[[], object] | None = None
+        """What happens to it once it has begun to do something."""
         self._touched = 0
-        self.clock = Countable(MachineClock(world.machine))
+        self.clock = Countable(MachineClock(machine))
+
+    async def fenced(self, do: Callable[[], Coroutine[Any, Any, Value]], otherwise: type[WatchdogError]) -> Value:
+        """Do something that only who has the right to act may do."""
+        return await do() if self.lease is None else await self.lease.fenced(do, otherwise)
+
+    def begun(self) -> None:
+        """It noted that it is about to do something."""
+        happens, self.amid = self.amid, None
+        if happens is not None:
+            happens()
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether it can't reach the database."""
+        return self.number in self.world.database.cut_off
 
     def check(self) -> None:
         """Go no further if the process was killed."""
@@ -128,12 +148,17 @@ class LineStore(RowStore):
 
     async def write(self, writes: Sequence[GuardedWrite], *, while_newest: TurnId | None = None) -> int:
         await self._reach()
-        self._line.world.oracles.acts(self._line.number)
-        self._line.world.oracles.about_to_write(writes)
-        count = await super().write(writes, while_newest=while_newest)
-        self.written.clear()
-        self._line.world.oracles.wrote(writes, count)
-        return count
+        oracles, changed = self._line.world.oracles, super().write
+
+        async def write() -> int:
+            oracles.acts(self._line.number)
+            oracles.about_to_write(writes)
+            count = await changed(writes, while_newest=while_newest)
+            self.written.clear()
+            oracles.wrote(writes, count)
+            return count
+
+        return await self._line.fenced(write, DatabaseUnavailable)
 
     async def _reach(self) -> None:
         """Come to the database: while somebody else has it locked, in vain."""
@@ -141,9 +166,9 @@ class LineStore(RowStore):
         await self._line.touch()
         if self.content is not world.rows:
             self.open_another(world.rows)
-        if world.locked:
+        if world.locked or self._line.is_cut_off:
             await self._line.ask(lambda: None, seconds=BUSY_TIMEOUT_SECONDS)
-            if world.locked:
+            if world.locked or self._line.is_cut_off:
                 raise DatabaseUnavailable("The database is locked.")
 
 

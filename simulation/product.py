@@ -2,23 +2,29 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.abc import TaskGroup
 
 from simulation.loop import PROCESS
+from simulation.machine import Machine
 from simulation.ports import Line, LineFleet, LineOwners, LineStore
 from simulation.records import LineJournal, LineMandate
+from simulation.replicas import LineLease
 from simulation.script import Setting
-from watchdog.acting.attempt import Ladder
+from watchdog.acting.attempt import Ladder, confirmed
 from watchdog.alerts.rules import Alert, Alerts
-from watchdog.errors import WatchdogError
+from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost, WatchdogError
 from watchdog.loop.last_look import Latest
 from watchdog.loop.watch import Watch
+from watchdog.model.mandate import Mandate
 from watchdog.model.outcome import Outcome
 from watchdog.model.policy import Policy
 from watchdog.model.verdict import Verdict
+from watchdog.observing.memory_store import REPLICAS
 from watchdog.operating.operations import Answer, Operations
 from watchdog.operating.operator import Operator
 from watchdog.settings.receivers import Occasion
@@ -72,7 +78,11 @@ class Telltale(Bystander):
 
     def failed(self, verdict: Verdict, error: Exception) -> None:
         """See `Listener.failed`."""
-        if not self._product.line.dead:
+        if self._product.line.dead:
+            return
+        if isinstance(error, LeaseLost):
+            self._product.world.log("lease lost", verdict.cancel_session_id)
+        else:
             self._product.world.oracles.own_error(f"on {verdict.cancel_session_id}", error)
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
@@ -82,12 +92,20 @@ class Telltale(Bystander):
 
 
 class Product:
-    """A watchdog's process, from its start until it is killed or ends."""
+    """A watchdog's process, from its start until it is killed or ends.
 
-    def __init__(self, world: "World", number: int) -> None:
+    Attributes:
+        machine: where it runs.
+        lease: its right to act, if it is one of several.
+    """
+
+    def __init__(self, world: "World", number: int, machine: Machine) -> None:
         self.world = world
         self.number = number
-        self.line = Line(world, number)
+        self.machine = machine
+        self.line = Line(world, number, machine)
+        self.lease = LineLease(self.line, world.database, self._wake) if world.setting.replicas else None
+        self.line.lease = self.lease
         self.began_at = world.now
         self.fleet = LineFleet(self.line, self._wake)
         setting = world.setting
@@ -100,7 +118,7 @@ class Product:
             database="opencode.db",
         )
         self._store, self._owners = LineStore(self.line), LineOwners(self.line)
-        self._mandate = LineMandate(self.line, world.lock_file)
+        self._mandate: Mandate = self.lease or LineMandate(self.line, world.lock_file)
         self._journal = LineJournal(self.line, world.journal)
         self._latest = Latest(clock=self.line.clock, poll_interval_seconds=setting.poll)
         self.watch = Watch(
@@ -110,11 +128,12 @@ class Product:
             clock=self.line.clock,
             mandate=self._mandate,
             journal=self._journal,
-            boot_id=world.machine.boot_id,
+            boot_id=machine.boot_id if self.lease is None else REPLICAS,
             policy=policy_of(setting),
             pace=pace_of(setting),
             ladder=Ladder(abort_grace_seconds=setting.abort_grace),
             listeners=[Telltale(self), alerts, self._latest],
+            confirm=confirmed if self.lease is None else self.lease.confirm,
         )
         self._stop = anyio.Event()
         self._operator: Operator | None = None
@@ -130,11 +149,19 @@ class Product:
         try:
             async with anyio.create_task_group() as group:
                 self.fleet.start(group)
+                if self.lease is not None:
+                    await self._take_part(self.lease, group)
                 self._operator = self._made_operator(Operations(group, self.line.clock))
                 await self.watch.run(self._stop)
                 group.cancel_scope.cancel()
         except Exception as error:  # noqa: BLE001 - an oracle says that it must not happen
             self.world.oracles.own_error("the loop", error)
+
+    async def _take_part(self, lease: LineLease, group: TaskGroup) -> None:
+        """Take the lease, or wait for it."""
+        with suppress(DatabaseUnavailable, JournalUnusable):
+            await lease.open()
+        group.start_soon(lease.keep)
 
     def _made_operator(self, operations: Operations) -> Operator:
         return Operator(
@@ -191,4 +218,4 @@ class Product:
 
     def _tell(self, alert: Alert) -> None:
         if not self.line.dead:
-            self.world.oracles.told(alert)
+            self.world.oracles.told(self.number, alert)

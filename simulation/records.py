@@ -1,8 +1,8 @@
 """The watchdog's own journal and its right to act, as they are on a disk that outlives its processes."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tests.fakes.journal import FakeJournal
 from watchdog.errors import JournalUnusable
@@ -13,6 +13,8 @@ from watchdog.model.verdict import Verdict
 
 if TYPE_CHECKING:
     from simulation.ports import Line
+
+Value = TypeVar("Value")
 
 
 class LineJournal:
@@ -32,15 +34,20 @@ class LineJournal:
         about_to: Step | None = None,
     ) -> InterventionId:
         await self._reach()
-        return await self._disk.begin(verdict, at_ms=at_ms, actor=actor, reason=reason, about_to=about_to)
+        number = await self._fenced(
+            lambda: self._disk.begin(verdict, at_ms=at_ms, actor=actor, reason=reason, about_to=about_to)
+        )
+        self._line.begun()
+        return number
 
     async def keep(self, intervention: InterventionId, writes: Sequence[GuardedWrite]) -> None:
         await self._reach()
-        await self._disk.keep(intervention, writes)
+        await self._fenced(lambda: self._disk.keep(intervention, writes))
+        self._line.begun()
 
     async def end(self, intervention: InterventionId, outcome: Outcome, *, at_ms: int) -> None:
         await self._reach()
-        await self._disk.end(intervention, outcome, at_ms=at_ms)
+        await self._fenced(lambda: self._disk.end(intervention, outcome, at_ms=at_ms))
 
     @property
     def place(self) -> str:
@@ -87,7 +94,7 @@ class LineJournal:
 
     async def save(self, key: str, value: Mapping[str, Any]) -> None:
         await self._reach()
-        await self._disk.save(key, json.loads(json.dumps(value)))
+        await self._fenced(lambda: self._disk.save(key, json.loads(json.dumps(value))))
 
     async def load(self, key: str) -> dict[str, Any] | None:
         await self._reach()
@@ -95,13 +102,16 @@ class LineJournal:
 
     async def prune(self, before_ms: int) -> int:
         await self._reach()
-        return await self._disk.prune(before_ms)
+        return await self._fenced(lambda: self._disk.prune(before_ms))
 
     async def _reach(self) -> None:
         world = self._line.world
         await self._line.touch()
-        if world.journal_locked:
-            raise JournalUnusable("The journal is locked.")
+        if world.journal_locked or self._line.is_cut_off:
+            raise JournalUnusable("The journal can't be used.")
+
+    async def _fenced(self, do: Callable[[], Coroutine[Any, Any, Value]]) -> Value:
+        return await self._line.fenced(do, JournalUnusable)
 
 
 class LockFile:

@@ -49,6 +49,8 @@ class Setting:
         latency: about how long an answer takes.
         steady: something tells whether the wall clock was set since the boot.
         drift: by how much faster than the running clock the wall clock goes; negative if slower.
+        replicas: so many watchdogs, each on a machine of its own, share the right to act by a lease; 0: there is one,
+            by a lock file.
     """
 
     poll: float = 5.0
@@ -66,6 +68,7 @@ class Setting:
     latency: float = 0.01
     steady: bool = True
     drift: float = 0.0
+    replicas: int = 0
     plans: tuple[Plan, ...] = (Plan(),)
 
 

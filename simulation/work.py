@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
+from simulation.machine import APART_SECONDS
 from simulation.script import Setting
 
 if TYPE_CHECKING:
@@ -137,7 +138,11 @@ class Run:
 
     def slack(self, setting: Setting) -> float:
         """By how much the watchdog may be early: waits that began and ended between two of its looks."""
-        return 0.5 + sum(item.waits for item in self.items) * (setting.poll + 2.0)
+        return (
+            0.5
+            + (2 * APART_SECONDS if setting.replicas else 0.0)
+            + sum(item.waits for item in self.items) * (setting.poll + 2.0)
+        )
 
     @property
     def hangs(self) -> bool:

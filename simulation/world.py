@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from simulation.leases import Database
 from simulation.loop import SimulatedLoop
 from simulation.machine import Machine
 from simulation.oracles import Oracles
@@ -47,6 +48,7 @@ class World:
         self.backup: IndexedRows | None = None
         self.journal = FakeJournal()
         self.lock_file = LockFile()
+        self.database = Database(loop.time)
         self.locked = self.journal_locked = False
         self.processes: list[Process] = []
         self.sessions: dict[str, Session] = {}
@@ -54,6 +56,8 @@ class World:
         self.landed: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
         self.products: list[Product] = []
+        self.hurt: set[int] = set()
+        """The replicas to which something happens just now."""
         self.undoing: list[InterventionId] = []
         self.stirred = asyncio.Event()
         self.calm = asyncio.Event()
@@ -287,24 +291,26 @@ class World:
 
     # -- living ----------------------------------------------------------------------------------------------------
 
-    def start_product(self) -> Product:
-        """Start a watchdog."""
+    def start_product(self, machine: Machine | None = None) -> Product:
+        """Start a watchdog, on this machine or on another one."""
         self.pids += 1
-        product = Product(self, self.pids)
+        product = Product(self, self.pids, machine or self.machine)
         self.products.append(product)
         self.log("watchdog", product.number)
         return product
 
     @property
     def product(self) -> Product | None:
-        """The watchdog that runs; the first one, if there are two."""
-        return next((each for each in self.products if not each.line.dead), None)
+        """The watchdog that runs; of several the one that acts, or the first one."""
+        alive = [each for each in self.products if not each.line.dead]
+        acting = (each for each in alive if each.lease is not None and each.lease.acquire())
+        return next(acting, alive[0] if alive else None)
 
     def kill_product(self, product: Product) -> None:
         """Kill a watchdog, wherever it is."""
         self.log("killed", product.number)
         product.kill()
-        self.oracles.degraded = False  # the next one does not know what this one told
+        self.oracles.degraded.discard(product.number)  # the next one does not know what this one told
         if self.lock_file.holder == product.number:
             self.lock_file.holder = None
 

@@ -17,6 +17,7 @@ class Mix:
 
     Attributes:
         faults: the kinds of faults, by their names below, and how many happen `an_hour`.
+        busy: how many sessions are prompted an hour.
         more: how much likelier than usual some of what people do is, by the name of the action.
         asks, hangs, children: how many calls ask a person, hang, or start a subagent, of one.
         setting: fields of the `Setting`.
@@ -24,6 +25,7 @@ class Mix:
 
     faults: tuple[str, ...] = ()
     an_hour: float | None = None
+    busy: float | None = None
     more: Mapping[str, float] = field(default_factory=dict)
     asks: float | None = None
     hangs: float | None = None
@@ -48,7 +50,7 @@ class Writer:
         self.end = days * DAY
         self.more = mix.more
         self.setting = replace(self._setting(), **mix.setting)
-        self.busy = self.rng.choice([2.0, 6.0, 12.0])  # sessions an hour
+        self.busy = self._drawn(mix.busy, [2.0, 6.0, 12.0])
         self.faulty = self._drawn(mix.an_hour, [0.0, 1.0, 4.0, 12.0])
         # Not everything in each world: what is rare beside everything else is common in some.
         self.steps = [self.rng.choice([0, 1, 4]) or 0.2 for _ in range(5)]
@@ -57,10 +59,10 @@ class Writer:
         )
         self.sessions: dict[str, float] = {}
         """When each was first prompted."""
-        possible = sorted(
-            _FAULTS.keys() - ({"pretend"} if not any(each.copy for each in self.setting.plans) else set())
-        )
-        kinds = self.rng.sample(possible, k=self.rng.randint(3, len(possible)))
+        possible = _OF_REPLICAS if self.setting.replicas else _FAULTS.keys() - _OF_REPLICAS | _OF_ANY
+        if not any(each.copy for each in self.setting.plans):
+            possible = possible - {"pretend"}
+        kinds = self.rng.sample(sorted(possible), k=self.rng.randint(3, len(possible)))
         self.kinds = [*mix.faults] or kinds
 
     def _drawn(self, given: float | None, of: Sequence[float]) -> float:
@@ -106,9 +108,10 @@ class Writer:
             orphan_grace=rng.choice([10.0, 30.0, 60.0]),
             max_attempts=rng.choice([1, 3, 3]),
             max_concurrency=rng.choice([1, 8]),
-            retention=rng.choice([7_200.0, 86_400.0, 604_800.0]),
+            retention=rng.choice([1_200.0, 7_200.0, 604_800.0]),
             latency=rng.choice([0.002, 0.02, 0.2]),
             steady=rng.random() < 0.7,
+            replicas=rng.choice([0] * 7 + [3]),
             plans=tuple(plans),
         )
 
@@ -296,6 +299,13 @@ def _other_journal(writer: Writer, at: float) -> Event:
     return Event(at, "other_journal", {"how": how, "down": writer.short()})
 
 
+def _replica(writer: Writer, at: float) -> Event:
+    rng = writer.rng
+    how, amid = rng.choice(["stop", "doze", "cut", "clock", "kill"]), rng.random() < 0.5
+    which = -1 if amid else rng.choice([-1, 0, 1, 2])
+    return Event(at, "replica", {"which": which, "how": how, "seconds": writer.short(), "amid": amid})
+
+
 _FAULTS: Final[dict[str, Callable[[Writer, float], Event]]] = {
     "crash": lambda writer, at: Event(at, "crash", {"plan": writer.plan(), "down": writer.short()}),
     "wedge": _wedge,
@@ -313,5 +323,11 @@ _FAULTS: Final[dict[str, Callable[[Writer, float], Event]]] = {
     "restore": lambda writer, at: Event(at, "restore", {"seconds": writer.short()}),
     "damage": _damage,
     "other_journal": _other_journal,
+    "replica": _replica,
+    "database_clock": lambda writer, at: Event(
+        at, "database_clock", {"seconds": writer.rng.choice([-600.0, -3.0, 5.0])}
+    ),
 }
+_OF_ANY: Final = frozenset({"crash", "wedge", "bad_folder", "feed", "lock", "lock_journal"})
+_OF_REPLICAS: Final = _OF_ANY | {"replica", "database_clock"}
 FAULTS: Final = frozenset(_FAULTS)

@@ -9,13 +9,14 @@ from typing import Final
 
 from simulation.mutants.acting import ACTING
 from simulation.mutants.judging import JUDGING
+from simulation.mutants.leasing import LEASING
 from simulation.mutants.observing import OBSERVING
 from simulation.mutants.planting import Mutant
 from simulation.mutants.requesting import REQUESTING
 from simulation.play import play
 from simulation.writing import write
 
-MUTANTS: Final[Mapping[str, Mutant]] = {**JUDGING, **OBSERVING, **ACTING, **REQUESTING}
+MUTANTS: Final[Mapping[str, Mutant]] = {**JUDGING, **OBSERVING, **ACTING, **REQUESTING, **LEASING}
 DAYS: Final = 0.07
 """How long each world lasts that is searched for them."""
 

@@ -49,7 +49,9 @@ def _again_and_again(told: GivenUp, judgement: Any) -> Any:  # noqa: ANN401
 
 
 _DEAF = Mix(faults=("wedge",), an_hour=12.0, hangs=0.4)
-_CROWDED = Mix(hangs=0.4, setting={"max_concurrency": 1, "latency": 0.2, "poll": 60.0})
+_CROWDED = Mix(
+    faults=("lock",), an_hour=12.0, busy=20.0, hangs=0.6, setting={"max_concurrency": 1, "latency": 0.2, "poll": 60.0}
+)
 
 ACTING: Final[Mapping[str, Mutant]] = {
     "never given up": Mutant("it tries for ever", (Patch(memory, "after", _tireless),), mix=_DEAF),

@@ -7,6 +7,7 @@ from typing import Any, Final
 from simulation.mutants.planting import Mutant, Patch, always
 from simulation.script import Plan
 from simulation.writing import Mix
+from watchdog.loop.watch import Watch
 from watchdog.model.moments import NEVER, Moment
 from watchdog.model.report import Served, Shown, Witness
 from watchdog.observing import answers, memory
@@ -65,7 +66,9 @@ OBSERVING: Final[Mapping[str, Mutant]] = {
     "waits count": Mutant(
         "time that a call waited for a person counts", (Patch(memory, "_waits", always(value=False)),)
     ),
-    "sleep counts": Mutant("time asleep counts", (Patch(Countable, "at", _sleepless),)),
+    "sleep counts": Mutant(
+        "time asleep counts", (Patch(Countable, "at", _sleepless),), mix=Mix(faults=("sleep",), an_hour=6.0)
+    ),
     "clocks start anew": Mutant("each look starts the clocks of calls anew", (Patch(Memory, "_fold_calls", _anew),)),
     "feed unheard": Mutant("streams on the feed are no life", (Patch(Feed, "_lives", always(None)),)),
     "deaf and sure": Mutant(
@@ -78,10 +81,17 @@ OBSERVING: Final[Mapping[str, Mutant]] = {
     "any server serves": Mutant(
         "a server of a copy is heard and told", (Patch(answers, "by_process", _any_server),), mix=_COPIED
     ),
-    "nothing forgotten": Mutant("what is over is remembered", (Patch(Memory, "_forget", _keep_all),)),
+    "nothing forgotten": Mutant(
+        "what is over is remembered", (Patch(Memory, "_forget", _keep_all),), mix=Mix(busy=20.0)
+    ),
+    "nothing pruned": Mutant(
+        "the journal grows for ever",
+        (Patch(Watch, "_prune", _nothing),),
+        mix=Mix(hangs=0.4, busy=12.0, setting={"retention": 1_200.0}),
+    ),
     "nothing kept": Mutant(
         "nothing is remembered over a restart",
         (Patch(Recollection, "keep", _nothing),),
-        mix=Mix(faults=("wedge", "kill"), an_hour=12.0, hangs=0.4, setting={"max_attempts": 3}),
+        mix=Mix(faults=("wedge", "kill"), an_hour=15.0, busy=12.0, hangs=0.6, setting={"max_attempts": 3}),
     ),
 }

@@ -11,6 +11,9 @@ from simulation.play import Played, play
 from simulation.script import Event, Plan, Script, Setting
 
 QUIET = Setting(poll=30.0, tool_timeout=600.0, idle_timeout=300.0)
+FORGETFUL = replace(QUIET, retention=600.0)
+REPLICAS = replace(QUIET, replicas=3, poll=10.0)
+AMID = Event(100.0, "replica", {"which": -1, "how": "stop", "seconds": 60.0, "amid": True})
 REMOTE = replace(QUIET, plans=(Plan(), Plan(port=None, remote=True)))
 PATIENT = replace(QUIET, human_timeout=900.0)
 
@@ -111,6 +114,9 @@ def test_what_a_session_of_a_remote_workspace_started_is_left_alone() -> None:
         ("turned down early", PATIENT, (prompt("ses_1", ASKS),), "healthy cut"),
         ("never turned down", PATIENT, (prompt("ses_1", ASKS),), "not turned down"),
         ("remote ignored", REMOTE, (prompt("ses_1", LONG, plan=1),), "healthy rewritten"),
+        ("nothing pruned", FORGETFUL, (prompt("ses_1", HUNG),), "journal"),
+        ("a write is not fenced", REPLICAS, (prompt("ses_1", HUNG), AMID, CRASH), "two act"),
+        ("an abort is not confirmed", REPLICAS, (prompt("ses_1", HUNG), AMID), "two act"),
         (
             "damage ignored",
             QUIET,

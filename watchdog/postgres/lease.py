@@ -17,19 +17,17 @@ nobody a right that another one may have, too.
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import asyncpg
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from watchdog.console.logger import logger
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost
 from watchdog.ports import Clock
-from watchdog.postgres import own
 from watchdog.postgres.connection import CONNECT_SECONDS, TROUBLE, place_of, sentence, translated
-from watchdog.postgres.lease_row import BUSY, LIMIT, LOCK, ROW, LeaseRow, Stillness, ended, milliseconds
+from watchdog.postgres.lease_row import BUSY, ROW, Found, LeaseRow, Locked, Stillness
 
 SECONDS: Final = 9.0
 """How long a lease lasts. A holder that is gone is replaced after this and a sixth of it."""
@@ -65,7 +63,6 @@ class Lease:
         changed: Callable[[], None] | None = None,
     ) -> None:
         self.term: int | None = None
-        self._engine = engine
         self._clock = clock
         self.name = name
         self._seconds = seconds
@@ -102,7 +99,7 @@ class Lease:
             JournalUnusable: the tables can't be made or used.
             DatabaseUnavailable: the database did not say who has it.
         """
-        await own.prepare(self._engine)
+        await self._row.prepare()
         with translated(self._place, DatabaseUnavailable):
             await self._try()
 
@@ -189,12 +186,7 @@ class Lease:
         term = self.term
         if term is None or not self.acquire():
             raise self._lost()
-        limit = str(milliseconds(self._seconds / _RENEWALS))
-        try:
-            await connection.execute(text(LIMIT), {"milliseconds": limit})
-            row = (await connection.execute(text(LOCK))).one_or_none()
-        except asyncpg.InternalClientError as error:
-            raise ended() from error
+        row = await self._row.lock(connection, seconds=self._seconds / _RENEWALS)
         if row is None or row.free or (row.holder, row.term) != (self.name, term):
             self._see(row)
             self._lose(term, self._reason(row))
@@ -260,7 +252,7 @@ class Lease:
     async def _make_again(self) -> None:
         """Make the watchdog's own tables in a database that lacks them: one that was restored from before them."""
         with suppress(JournalUnusable):  # it is tried again, and what is missing is said meanwhile
-            await own.prepare(self._engine)
+            await self._row.prepare()
 
     # -- what became of it -----------------------------------------------------------------------------------
 
@@ -284,10 +276,10 @@ class Lease:
         who = f"{self._seen} has the right to act on {self._place}" if self._seen else "the right to act ran out"
         return LeaseLost(f"{who[0].upper()}{who[1:]}: this replica no longer has it, so it does nothing.")
 
-    def _see(self, row: Any) -> None:  # noqa: ANN401 - of either driver
+    def _see(self, row: Found | Locked | None) -> None:
         self._seen = None if row is None or row.free else row.holder
 
-    def _reason(self, row: Any) -> str:  # noqa: ANN401 - of either driver
+    def _reason(self, row: Found | Locked | None) -> str:
         if row is None:
             return "its row is gone from the database"
         if row.free:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from watchdog.postgres import own
 from watchdog.postgres.kept import Kept
 from watchdog.postgres.steps import SCHEMA
 
@@ -83,6 +85,21 @@ class Found:
     left: float
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Locked:
+    """The row, as it stays until the end of the transaction that locked it.
+
+    Attributes:
+        holder: who has it, or had it last.
+        term: the number of the holder's term.
+        free: it has run out, by the database's clock.
+    """
+
+    holder: str
+    term: int
+    free: bool
+
+
 class Stillness:
     """How long the row has not changed, by the own clock of a replica that looks at it again and again.
 
@@ -154,6 +171,7 @@ class LeaseRow:
     def __init__(
         self, engine: AsyncEngine, *, name: str, seconds: float, statement_seconds: float, lock_seconds: float
     ) -> None:
+        self._engine = engine
         self._kept = Kept(engine)
         self._name = name
         self._seconds = seconds
@@ -189,6 +207,27 @@ class LeaseRow:
             if isinstance(error, asyncpg.InternalClientError):
                 raise ended() from error
             raise
+
+    async def prepare(self) -> None:
+        """Make the watchdog's own tables if they are missing.
+
+        Raises:
+            JournalUnusable: they can't be made or used.
+        """
+        await own.prepare(self._engine)
+
+    async def lock(self, connection: AsyncConnection, *, seconds: float) -> Locked | None:
+        """Lock the row until the end of another transaction, which the server ends when nothing comes for so long.
+
+        Raises:
+            SQLAlchemyError, OSError: the database did not say, or somebody else has locked it for as long.
+        """
+        try:
+            await connection.execute(text(LIMIT), {"milliseconds": str(milliseconds(seconds))})
+            row = (await connection.execute(text(LOCK))).one_or_none()
+        except asyncpg.InternalClientError as error:
+            raise ended() from error
+        return None if row is None else Locked(holder=row.holder, term=row.term, free=row.free)
 
     async def close(self) -> None:
         """Close the connection at once, also in a cancelled task: it waits for nobody's answer."""
