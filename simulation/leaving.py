@@ -21,12 +21,12 @@ class Leaving(Cutting):
     """Whether anything is left that should have been ended.
 
     Attributes:
-        given_up: the sessions of which people were told that nobody can end them.
+        given_up: the sessions of which people were told that nobody can end them, and when that was.
     """
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self.given_up: set[str] = set()
+        self.given_up: dict[str, float] = {}
         self._provable_since: dict[str, float] = {}
         self._deaf_since: dict[int, float] = {}
 
@@ -96,10 +96,12 @@ class Leaving(Cutting):
         )
 
     def _next_try(self, run: Run) -> float:
-        """When it is tried again at the latest, where an attempt came to nothing."""
-        if not run.aborts:
+        """When it is tried again at the latest, where an attempt came to nothing, or was cut short by a crash."""
+        given_up = self.given_up.get(run.session.id)
+        all_tries = [*run.aborts[-1:], *([] if given_up is None else [given_up])]
+        if not all_tries:
             return run.began
-        tried = run.aborts[-1]
+        tried = max(all_tries)
         lost = (each.ended - max(each.began, tried) for each in self.disturbances if each.ended > tried)
         return tried + HOUR + sum(seconds + SETTLE_SECONDS / 2 for seconds in lost)
 

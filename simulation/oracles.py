@@ -110,13 +110,13 @@ class Oracles(Leaving):
         self.world.log("alert", alert.title)
         words = alert.title.split()
         if "gave up on" in alert.title:
-            self.given_up.add(words[-1])
+            self.given_up[words[-1]] = self.world.now
             self._told_at.append((words[-1], self.world.now))
             times = sum(id_ == words[-1] and self.world.now - at < HOUR for id_, at in self._told_at)
             if times > _TOLD_AN_HOUR + len(self.disturbances):
                 self.fail("noise", f"{words[-1]} was given up {times} times within an hour")
         elif "no longer given up" in alert.title:
-            self.given_up.discard(words[1])
+            self.given_up.pop(words[1], None)
         elif "no longer degraded" in alert.title:
             self.degraded.discard(number)
         elif "degraded" in alert.title:

@@ -111,7 +111,6 @@ class Writer:
             retention=rng.choice([1_200.0, 7_200.0, 604_800.0]),
             latency=rng.choice([0.002, 0.02, 0.2]),
             steady=rng.random() < 0.7,
-            replicas=rng.choice([0] * 7 + [3]),
             plans=tuple(plans),
         )
 

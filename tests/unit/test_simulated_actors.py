@@ -11,8 +11,9 @@ from simulation.play import Played, play
 from simulation.script import Event, Plan, Script, Setting
 
 QUIET = Setting(poll=30.0, tool_timeout=600.0, idle_timeout=300.0)
-FORGETFUL = replace(QUIET, retention=600.0)
+FORGETFUL = replace(QUIET, retention=300.0, full_scan=100.0)
 REPLICAS = replace(QUIET, replicas=3, poll=10.0)
+DEAF = Event(20.0, "wedge", {"plan": 0, "how": "deaf", "seconds": 9_000.0})
 AMID = Event(100.0, "replica", {"which": -1, "how": "stop", "seconds": 60.0, "amid": True})
 REMOTE = replace(QUIET, plans=(Plan(), Plan(port=None, remote=True)))
 PATIENT = replace(QUIET, human_timeout=900.0)
@@ -116,7 +117,7 @@ def test_what_a_session_of_a_remote_workspace_started_is_left_alone() -> None:
         ("remote ignored", REMOTE, (prompt("ses_1", LONG, plan=1),), "healthy rewritten"),
         ("nothing pruned", FORGETFUL, (prompt("ses_1", HUNG),), "journal"),
         ("a write is not fenced", REPLICAS, (prompt("ses_1", HUNG), AMID, CRASH), "two act"),
-        ("an abort is not confirmed", REPLICAS, (prompt("ses_1", HUNG), AMID), "two act"),
+        ("an abort is not confirmed", REPLICAS, (prompt("ses_1", HUNG), AMID, DEAF), "two act"),
         (
             "damage ignored",
             QUIET,
@@ -129,9 +130,10 @@ def test_what_a_session_of_a_remote_workspace_started_is_left_alone() -> None:
     ],
 )
 def test_a_planted_bug_is_found(name: str, setting: Setting, events: tuple[Event, ...], kind: str) -> None:
-    played(*events, setting=setting)
+    script = Script(seed=1, seconds=1_500.0, setting=setting, events=events)
+    assert play(script).violation is None
     with MUTANTS[name].planted():
-        violation = play(Script(seed=1, seconds=2_400.0, setting=setting, events=events)).violation
+        violation = play(script).violation
     assert violation is not None
     assert kind in violation.kind
 
