@@ -14,20 +14,11 @@ async def _unasked(*_: Any, **__: Any) -> None:  # noqa: ANN401
     return None
 
 
-def _by_the_wall(lease: Any) -> float:  # noqa: ANN401
-    return float(lease._clock.read().wall_ms / 1000)  # noqa: SLF001
-
-
 LEASING: Final[Mapping[str, Mutant]] = {
     "a write is not fenced": Mutant(
         "rows are written without a look at the term", (Patch(Lease, "hold", _unasked),), mix=_MIX
     ),
     "an abort is not confirmed": Mutant(
         "a server is told without a question to the database", (Patch(Lease, "confirm", _unasked),), mix=_MIX
-    ),
-    "the lease by the wall clock": Mutant(
-        "the trust ends by a clock that people set",
-        (Patch(Lease, "_now", _by_the_wall), Patch(Lease, "hold", _unasked)),
-        mix=_MIX,
     ),
 }
