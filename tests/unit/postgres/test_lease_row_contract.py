@@ -17,7 +17,8 @@ Value = TypeVar("Value")
 LIMITS: dict[str, float] = {"statement_seconds": 0.4, "lock_seconds": 0.2}
 
 
-Row = LeaseRow | SimulatedRow
+Row = Any
+"""A `LeaseRow` or a `SimulatedRow`: what holds for both is what is tested here."""
 
 
 class Place(Protocol):
