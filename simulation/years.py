@@ -61,7 +61,8 @@ class Years:
         seeds = (seed for seed in count(self.wish.first) if seed not in played)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self.wish.jobs, mp_context=context) as pool:
-            waiting = [pool.submit(play_plan, self._plan(next(seeds))) for _ in range(self.wish.jobs)]
+            first = 0 if self.came and self._is_over() else self.wish.jobs
+            waiting = [pool.submit(play_plan, self._plan(next(seeds))) for _ in range(first)]
             while waiting:
                 self._add(waiting.pop(0).result())
                 if not self._is_over():

@@ -127,7 +127,8 @@ def test_years_go_on_where_they_were_left_off(tmp_path: Path) -> None:
     came = play_plan(WorldPlan(seed=2, days=0.01))
     kept.write_text(json.dumps(asdict(came)) + "\n")
     wish = Wish(first=2, years=0.0, seconds=None, jobs=1, days=0.01, kept=kept)
-    assert Years(wish, Console(quiet=True)).came == [came]
+    years = Years(wish, Console(quiet=True))
+    assert (years.came, years.run()) == ([came], 0)
     kept.write_text('{"seed": 2}\n')
     with pytest.raises(SystemExit, match="Name another file"):
         Years(wish, Console(quiet=True))
