@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import anyio
 from anyio.abc import TaskGroup
 
+from simulation.fleet import LineFleet, LineOwners
 from simulation.loop import PROCESS
 from simulation.machine import Machine
-from simulation.ports import Line, LineFleet, LineOwners, LineStore
+from simulation.ports import Line, LineStore
 from simulation.records import LineJournal, LineMandate
 from simulation.replicas import LineLease
 from simulation.script import Setting
