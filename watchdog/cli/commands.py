@@ -11,6 +11,7 @@ from watchdog.composing.backend import Backend
 from watchdog.composing.command import backend
 from watchdog.composing.damage import refuse_damaged
 from watchdog.composing.files import locate
+from watchdog.composing.running import running_watchdog
 from watchdog.composing.sidecar import Sidecar, sidecar
 from watchdog.console.exits import Exit
 from watchdog.console.streams import is_interactive
@@ -25,7 +26,14 @@ from watchdog.model.outcome import Outcome, Result
 from watchdog.model.session import Session, SessionId
 from watchdog.model.verdict import Spared, SpareReason, Verdict, VerdictKind
 from watchdog.operating.release import Agreed, Deletion, Releasing, signs_of_life
-from watchdog.reporting.documents import deletion_document, outcomes_document, scan_document
+from watchdog.reporting.documents import (
+    Scan,
+    damage_sentences,
+    deletion_document,
+    outcomes_document,
+    read_judgement,
+    scan_document,
+)
 from watchdog.reporting.progress import busy, countdown
 from watchdog.reporting.tables import Screen, note
 from watchdog.settings.database_url import PostgresUrl
@@ -34,7 +42,7 @@ from watchdog.settings.schema import Loaded
 _FINE = frozenset({Result.RECOVERED, Result.UNCHANGED})
 _LOOKING = "looking at the database and its servers, which takes a while"
 _ENDING = "ending it, and waiting until the database shows that it ended"
-_PASSED_ON = "it is passed on to the replica that acts, which ends it and makes sure"
+_PASSED_ON = "it is passed on to the watchdog that acts, which ends it and makes sure"
 _PATIENCE_IN_GRACES = 4
 _MAY_BE_ORPHANS = {SpareReason.NO_WITNESS, SpareReason.FIRST_LOOK, SpareReason.COOLING_DOWN, SpareReason.ON_HOLD}
 _SHORTEST_WAIT_SECONDS = 0.25
@@ -43,8 +51,23 @@ _SHORTEST_WAIT_SECONDS = 0.25
 Confirm = Callable[[str], bool]
 
 
-async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
-    """Look once, and print what would be done and what is spared."""
+async def scan(loaded: Loaded, screen: Screen, *, full: bool, direct: bool) -> Exit:
+    """Print what would be done and what is spared: as the running watchdog sees it, or as one look shows it.
+
+    Args:
+        full: look at every part.
+        direct: take a look of its own in any case.
+    """
+    running = None if direct or full else await running_watchdog(loaded, note)
+    if running is not None:
+        note(running.words)
+        document = await running.sessions()
+        judgement = read_judgement(document)
+        if screen.as_json:
+            screen.document({name: document[name] for name in Scan.model_fields})
+        else:
+            screen.judgement(document["degraded"], judgement)
+        return Exit.STUCK if judgement.verdicts else Exit.FINE
     async with backend(loaded, acts=False, needs_journal=False) as car:
         watch = car.watch()
         watch.policy = replace(watch.policy, orphan_looks=1)
@@ -55,7 +78,8 @@ async def scan(loaded: Loaded, screen: Screen, *, full: bool) -> Exit:
         if screen.as_json:
             screen.document(scan_document(car.place, assessment.observation, assessment.judgement))
         else:
-            screen.judgement(assessment.observation, assessment.judgement)
+            observation = assessment.observation
+            screen.judgement([*observation.degraded, *damage_sentences(observation)], assessment.judgement)
         return Exit.STUCK if assessment.judgement.verdicts else Exit.FINE
 
 
@@ -129,14 +153,16 @@ async def release(
     reason: str | None,
     confirm: Confirm | None,
     below: bool = False,
+    direct: bool = False,
 ) -> Exit:
     """End now whatever is open in a session, and what nobody executes below it.
 
     Args:
+        direct: do it here, even if a watchdog runs.
         confirm: asks a person whether to end something that shows life; None if they already agreed.
         below: end what lives below it, too.
     """
-    async with backend(loaded, acts=True) as car:
+    async with backend(loaded, acts=True, direct=direct) as car:
         releasing = Releasing(car.watch(), car.store, car.fleet, progress=_Shown())
         id_, agreed = SessionId(session_id), _agreed(confirm)
         if car.leader is None:

@@ -130,15 +130,18 @@ async def _existing(journal: History, number: int) -> Intervention:
     return found
 
 
-async def undo(loaded: Loaded, screen: Screen, number: int) -> Exit:
+async def undo(loaded: Loaded, screen: Screen, number: int, *, direct: bool = False) -> Exit:
     """Put the rows of an intervention back as they were, if nothing happened since.
+
+    Args:
+        direct: do it here, even if a watchdog runs.
 
     Raises:
         UsageError: there is no such intervention, or no journal.
     """
     from watchdog.composing.command import backend
 
-    async with backend(loaded, acts=True) as car:
+    async with backend(loaded, acts=True, direct=direct) as car:
         journal = _needed(car.journal)
         found = await _existing(journal, number)
         async with busy(_PUTTING_BACK):

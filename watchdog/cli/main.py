@@ -15,6 +15,7 @@ from watchdog.cli.options import (
     Config,
     Control,
     Database,
+    Direct,
     DryRun,
     For,
     Number,
@@ -104,6 +105,23 @@ def page(
 
 
 @app.command()
+def status(
+    config: Config = None,
+    database: Database = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again whenever it changes.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what the running watchdog does; exit code 0 if it acts and all is well, 1 if not, 3 if none runs."""
+    from watchdog.reporting.tables import Screen
+
+    loaded = quiet(config, database, None)
+    from watchdog.cli.status import status as show
+
+    go(lambda: show(loaded, Screen(as_json=as_json), watch=watch))
+
+
+@app.command()
 def scan(
     config: Config = None,
     database: Database = None,
@@ -111,14 +129,15 @@ def scan(
     *,
     as_json: AsJson = False,
     full: Annotated[bool, typer.Option("--full", help="Search every part, closed turns included.")] = False,
+    direct: Direct = False,
 ) -> None:
-    """Look once; print what is stuck and what is spared, and why."""
+    """Print what is stuck and what is spared, and why: as the running watchdog sees it, or as one look shows it."""
     from watchdog.reporting.tables import Screen
 
     loaded = quiet(config, database, server)
     from watchdog.cli import commands
 
-    go(lambda: commands.scan(loaded, Screen(as_json=as_json), full=full))
+    go(lambda: commands.scan(loaded, Screen(as_json=as_json), full=full, direct=direct or bool(server)))
 
 
 @app.command()
@@ -129,6 +148,7 @@ def explain(
     server: Servers = None,
     *,
     as_json: AsJson = False,
+    direct: Direct = False,
 ) -> None:
     """Say why one session is stuck or left alone: its tree, each clock, each witness, and what to do."""
     from watchdog.reporting.tables import Screen
@@ -136,7 +156,7 @@ def explain(
     loaded = quiet(config, database, server)
     from watchdog.cli import explain as explaining
 
-    go(lambda: explaining.explain(loaded, Screen(as_json=as_json), session))
+    go(lambda: explaining.explain(loaded, Screen(as_json=as_json), session, direct=direct or bool(server)))
 
 
 @app.command()
@@ -168,6 +188,7 @@ def release(
     below: Annotated[bool, typer.Option("--below", help="End what lives below it, too.")] = False,
     yes: Yes = False,
     as_json: AsJson = False,
+    direct: Direct = False,
 ) -> None:
     """End now whatever is open in a session, whatever the limits say: the way out."""
     from watchdog.reporting.tables import Screen
@@ -176,7 +197,8 @@ def release(
     from watchdog.cli import commands
 
     confirm, screen = None if yes else ask, Screen(as_json=as_json)
-    go(lambda: commands.release(loaded, screen, session, reason=reason, confirm=confirm, below=below))
+    direct = direct or bool(server)
+    go(lambda: commands.release(loaded, screen, session, reason=reason, confirm=confirm, below=below, direct=direct))
 
 
 @app.command("delete-message")
@@ -267,6 +289,7 @@ def undo(
     server: Servers = None,
     *,
     as_json: AsJson = False,
+    direct: Direct = False,
 ) -> None:
     """Put the rows of an intervention back as they were, if nothing has happened since; and hold the session."""
     from watchdog.reporting.tables import Screen
@@ -274,7 +297,7 @@ def undo(
     loaded = quiet(config, database, server)
     from watchdog.cli import journal as chronicle
 
-    go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number))
+    go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number, direct=direct or bool(server)))
 
 
 @app.command()

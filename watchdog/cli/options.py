@@ -47,6 +47,9 @@ Servers = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but act.")]
+Direct = Annotated[
+    bool, typer.Option("--direct", help="Look, or act, without the watchdog that runs; --server does so, too.")
+]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait for a database that is not there yet.")]
 Yes = Annotated[bool, typer.Option("--yes", help="End it even if it shows life, without asking.")]
 Control = Annotated[

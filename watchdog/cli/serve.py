@@ -2,19 +2,28 @@
 
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from types import ModuleType
+from typing import Final
 
 import anyio
 import structlog
 
+from watchdog.composing.own_socket import OwnSocket, listen
 from watchdog.composing.sidecar import Sidecar
 from watchdog.control.access.token import KeptToken, token_at, token_path, write_privately
 from watchdog.control.offer import Control
 from watchdog.errors import SettingsError
+from watchdog.loop.last_look import Latest
+from watchdog.loop.watch import Watch
 from watchdog.settings.addresses import Address, parse_address
 from watchdog.settings.places import home
 from watchdog.settings.schema import Loaded, Settings
+from watchdog.timing.clock import SystemClock
+from watchdog.timing.events import Relay
+
+_LAST_ANSWERS_SECONDS: Final = 3.0
 
 
 @asynccontextmanager
@@ -26,7 +35,7 @@ async def controlling(
     dry_run: bool,
     alerts: Callable[[], Mapping[str, int]] | None,
 ) -> AsyncIterator[Control]:
-    """Offer the HTTP API while the block runs, if the settings say so.
+    """Answer this user's own programs while the block runs; and offer the HTTP API, if the settings say so.
 
     Args:
         loaded: the settings.
@@ -39,25 +48,84 @@ async def controlling(
         SettingsError: the address is not allowed or taken, or there is no token.
     """
     settings = loaded.settings
-    if settings.control is None:
+    with ExitStack() as stack:
+        own = _own_socket(car.path)
+        if own is not None:
+            stack.callback(own.close)
+        if settings.control is None:
+            async with _when_asked(settings, car, own, stop=stop, dry_run=dry_run, alerts=alerts) as control:
+                yield control
+            return
+        from watchdog.control.wiring import offered
+
+        async with offered(
+            settings,
+            car,
+            address=allowed(loaded),
+            token=_token(settings),
+            stop=stop,
+            dry_run=dry_run,
+            alerts=alerts,
+            own=own,
+        ) as control:
+            _remember(settings)
+            try:
+                yield control
+            finally:
+                _forget(settings)
+
+
+def _own_socket(database: Path) -> OwnSocket | None:
+    """The socket for this user's own programs. It also works without: they look by themselves then."""
+    try:
+        return listen(database, os.environ, home())
+    except (OSError, SettingsError) as error:
+        structlog.get_logger("watchdog").info("socket.off", why=str(error))
+        return None
+
+
+@asynccontextmanager
+async def _when_asked(
+    settings: Settings,
+    car: Sidecar,
+    own: OwnSocket | None,
+    *,
+    stop: anyio.Event,
+    dry_run: bool,
+    alerts: Callable[[], Mapping[str, int]] | None,
+) -> AsyncIterator[Control]:
+    """Answer this user's own programs. What answers is imported when one asks for the first time."""
+    if own is None:
         yield Control()
         return
-    from watchdog.control.wiring import offered
+    latest = Latest(clock=SystemClock(), poll_interval_seconds=settings.poll_interval.total_seconds())
+    relay, asked, over = Relay(latest), anyio.Event(), anyio.Event()
 
-    async with offered(
-        settings,
-        car,
-        address=allowed(loaded),
-        token=_token(settings),
-        stop=stop,
-        dry_run=dry_run,
-        alerts=alerts,
-    ) as control:
-        _remember(settings)
-        try:
-            yield control
-        finally:
-            _forget(settings)
+    async def answer(watch: Watch) -> None:
+        await anyio.wait_readable(own.listener)
+        asked.set()
+        wiring = await anyio.to_thread.run_sync(_wiring)
+        await wiring.answer_owner(
+            settings, car, watch, own, heard=relay, latest=latest, stop=stop, dry_run=dry_run, alerts=alerts
+        )
+        over.set()
+
+    async with anyio.create_task_group() as group:
+
+        def begin(watch: Watch) -> None:
+            group.start_soon(answer, watch, name="answer this user's programs")
+
+        yield Control(listeners=(relay,), begin=begin)
+        if asked.is_set():  # clients that wait for the outcome of an operation get it
+            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
+                await over.wait()
+        group.cancel_scope.cancel()
+
+
+def _wiring() -> ModuleType:
+    from watchdog.control import wiring
+
+    return wiring
 
 
 async def answer_health(loaded: Loaded, over: anyio.Event) -> None:

@@ -9,6 +9,7 @@ import anyio
 from watchdog.composing.backend import Backend
 from watchdog.composing.files import locate
 from watchdog.composing.in_postgres import replica
+from watchdog.composing.running import running_watchdog
 from watchdog.composing.sidecar import sidecar
 from watchdog.settings.database_url import PostgresUrl
 from watchdog.settings.schema import Loaded
@@ -16,12 +17,16 @@ from watchdog.timing.clock import SystemClock
 
 
 @asynccontextmanager
-async def backend(loaded: Loaded, *, acts: bool, needs_journal: bool = True) -> AsyncIterator[Backend]:
+async def backend(
+    loaded: Loaded, *, acts: bool, needs_journal: bool = True, direct: bool = False
+) -> AsyncIterator[Backend]:
     """Open what the settings name, for a command that looks once.
 
     Args:
         acts: the command may act. In PostgreSQL only the holder of the lease may: if that is a replica, the request
-            is passed on to it. A person's request does not need a file's lock.
+            is passed on to it. On a file the request goes to the watchdog that runs, if one acts; but a person's
+            request does not need the file's lock.
+        direct: pass nothing on to the watchdog that runs on a file.
         needs_journal: it can't work without one.
 
     Raises:
@@ -34,7 +39,8 @@ async def backend(loaded: Loaded, *, acts: bool, needs_journal: bool = True) -> 
     else:
         opened = sidecar(loaded, feeds=False, needs_journal=needs_journal)
     async with opened as found:
-        yield found
+        running = await running_watchdog(loaded) if acts and not direct else None
+        yield found if running is None or not running.acts else replace(found, leader=running)
 
 
 @asynccontextmanager

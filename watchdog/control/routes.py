@@ -20,6 +20,7 @@ from watchdog.control.documents import (
     operation_document,
     operation_path,
     sessions_document,
+    status_document,
 )
 from watchdog.control.events import Events
 from watchdog.control.stream import EventStream
@@ -113,6 +114,25 @@ async def explain(services: With, session_id: SessionPath) -> Response:
 
 
 @router.get(
+    "/status",
+    operation_id="status",
+    summary="What the watchdog is doing",
+    responses={200: {"model": shapes.Status}},
+)
+async def status(services: With) -> Response:
+    """What `status --json` prints: what it may do, what it waits for, and what is in its way."""
+    operator = services.operator
+    document = status_document(
+        str(operator.database),
+        await operator.sessions(),
+        program=services.program,
+        began_ms=operator.began_ms,
+        poll_interval_seconds=operator.poll_interval_seconds,
+    )
+    return PlainJson(document)
+
+
+@router.get(
     "/drain",
     operation_id="drain",
     summary="What would be lost if the servers were restarted now",
@@ -134,7 +154,8 @@ async def release(
 ) -> Response:
     """The ladder, whatever the limits say. Two releases of a session at the same time are one."""
     said = body or shapes.ReleaseBody()
-    operation = services.operator.release(SessionId(session_id), reason=said.reason, below=said.below)
+    agreed = [SessionId(each) for each in said.agreed]
+    operation = services.operator.release(SessionId(session_id), reason=said.reason, below=said.below, agreed=agreed)
     return await _answered(services, operation)
 
 

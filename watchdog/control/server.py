@@ -2,9 +2,10 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -116,7 +117,7 @@ def listen_at(address: Address) -> socket.socket:
 async def serve(
     app: ASGIApp, address: Address, first: socket.socket, stop: anyio.Event, *, connections: Connections
 ) -> None:
-    """Serve until stopped. A failure is logged, and it is tried again: it never ends the loop.
+    """Serve at an address until stopped. A failure is logged, and it is tried again: it never ends the loop.
 
     Args:
         app: answers.
@@ -125,19 +126,42 @@ async def serve(
         stop: set when it has to end.
         connections: the open connections.
     """
+    await _keep_serving(
+        partial(_serve, app, stop=stop, connections=connections),
+        str(address),
+        first,
+        lambda: listen_at(address),
+        stop,
+    )
+
+
+async def serve_at(app: ASGIApp, path: Path, listener: socket.socket, stop: anyio.Event) -> None:
+    """Serve at a Unix socket in the same way."""
+    await _keep_serving(
+        partial(_serve, app, stop=stop, connections=Connections()), str(path), listener.dup(), listener.dup, stop
+    )
+
+
+async def _keep_serving(
+    serve: Callable[[socket.socket], Awaitable[None]],
+    place: str,
+    first: socket.socket,
+    again: Callable[[], socket.socket],
+    stop: anyio.Event,
+) -> None:
     log = structlog.get_logger("watchdog")
     listener: socket.socket | None = first
     while not stop.is_set():
         try:
-            await _serve(app, listener or listen_at(address), stop, connections)
+            await serve(listener or again())
         except Exception:  # whatever it is: the loop goes on without it, and the log says so
-            log.exception("control.failed", address=str(address), retry_seconds=_AGAIN_SECONDS)
+            log.exception("control.failed", address=place, retry_seconds=_AGAIN_SECONDS)
             with anyio.move_on_after(_AGAIN_SECONDS):
                 await stop.wait()
         listener = None
 
 
-async def _serve(app: ASGIApp, listener: socket.socket, stop: anyio.Event, connections: Connections) -> None:
+async def _serve(app: ASGIApp, listener: socket.socket, *, stop: anyio.Event, connections: Connections) -> None:
     config = uvicorn.Config(
         app,
         http=partial(_Protocol, connections),  # type: ignore[arg-type]

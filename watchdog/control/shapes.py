@@ -6,7 +6,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from watchdog.control.access.keys import NONCE
 from watchdog.reporting import journal_documents as contract_journal
-from watchdog.reporting.documents import Deletion, MaybeMoment, Moment, Outcomes, Scan, Seconds, Shape, Text
+from watchdog.reporting.documents import (
+    Deletion,
+    Document,
+    MaybeMoment,
+    Moment,
+    Outcomes,
+    Scan,
+    Seconds,
+    Shape,
+    Text,
+)
 from watchdog.reporting.drain_documents import Drain
 from watchdog.reporting.explain_documents import Explanation
 from watchdog.reporting.journal_documents import Hold, Holds, OneIntervention, Undone
@@ -45,6 +55,51 @@ class Sessions(Scan):
     sessions: list[SessionLine]
 
 
+class ServerState(Shape):
+    """A server that the watchdog knows.
+
+    Attributes:
+        state: `answers`; `silent`, wholly or about some folders; `deaf`, if its feed tells nothing; or `not_shown`,
+            if it is not shown to serve this database.
+    """
+
+    name: Text
+    pid: int | None
+    state: Literal["answers", "silent", "deaf", "not_shown"]
+    why: Text | None
+    sessions: int = Field(description="how many it is at work on")
+
+
+class Upcoming(Shape):
+    """What may be judged otherwise by the mere passing of time."""
+
+    session_id: Text
+    reason: Text
+    why: Text
+    until: Moment
+
+
+class Status(Document):
+    """What a watchdog is doing."""
+
+    program: Text
+    pid: int
+    began_at: Moment
+    observed_at: Moment
+    now: Moment
+    mandate: Literal["acting", "observing", "dry_run"]
+    holder_pid: int | None
+    poll_interval_seconds: Seconds
+    well: bool = Field(description="it acts, and nothing is degraded")
+    stuck: int
+    ending: list[Text] = Field(description="the sessions that are being ended now")
+    spared: dict[str, int] = Field(description="how many sessions are spared, by reason")
+    upcoming: list[Upcoming] = Field(description="what comes next, the soonest first; at most ten")
+    servers: list[ServerState]
+    degraded: list[Text]
+    on_hold: list[Hold]
+
+
 class History(contract_journal.History):
     """Some interventions, the newest first."""
 
@@ -81,6 +136,9 @@ class ReleaseBody(Shape):
 
     reason: str | None = Field(default=None, max_length=500, description="kept in what is ended and in the journal")
     below: bool = Field(default=False, description="end what lives below it, too")
+    agreed: list[str] = Field(
+        default=[], max_length=1000, description="sessions below it that may end with it, although they show life"
+    )
 
 
 class ProofBody(Shape):

@@ -10,16 +10,17 @@ import structlog
 from anyio.abc import TaskGroup
 from starlette.types import ASGIApp
 
+from watchdog.composing.own_socket import OwnSocket
 from watchdog.composing.sidecar import Sidecar
 from watchdog.control.access.connections import Connections
-from watchdog.control.access.gate import Bounds, Gate, Names
+from watchdog.control.access.gate import Bounds, Gate, Names, OwnersGate
 from watchdog.control.access.keys import Keys
 from watchdog.control.app import OPEN_PATHS, make_app
 from watchdog.control.events import Events
 from watchdog.control.health import Doctor
 from watchdog.control.offer import Control
 from watchdog.control.routes import Services
-from watchdog.control.server import listen_at, serve
+from watchdog.control.server import listen_at, serve, serve_at
 from watchdog.journal.sqlite import SqliteJournal
 from watchdog.loop.last_look import Latest
 from watchdog.loop.watch import Watch
@@ -29,6 +30,7 @@ from watchdog.reporting.metrics import Metrics
 from watchdog.settings.addresses import Address
 from watchdog.settings.schema import Settings
 from watchdog.timing.clock import SystemClock
+from watchdog.timing.events import Relay
 
 _LAST_ANSWERS_SECONDS: Final = 3.0
 
@@ -37,13 +39,20 @@ class _Parts:
     """The parts that hear the loop before it runs, and answer for it afterwards."""
 
     def __init__(
-        self, settings: Settings, car: Sidecar, *, dry_run: bool, alerts: Callable[[], Mapping[str, int]] | None
+        self,
+        settings: Settings,
+        car: Sidecar,
+        *,
+        dry_run: bool,
+        alerts: Callable[[], Mapping[str, int]] | None,
+        latest: Latest | None = None,
     ) -> None:
         self.car = car
         self.clock = SystemClock()
         self.program = version("opencode-watchdog")
         self.configured = [server.name for server in car.fleet.servers()]
-        self.latest = Latest(clock=self.clock, poll_interval_seconds=settings.poll_interval.total_seconds())
+        self.latest = latest or Latest(clock=self.clock, poll_interval_seconds=settings.poll_interval.total_seconds())
+        self._operator: Operator | None = None
         self.connections = Connections()
         self.events = Events(dry_run=dry_run)
         self.metrics = Metrics(
@@ -55,10 +64,10 @@ class _Parts:
             dry_run=dry_run,
         )
 
-    def app(self, watch: Watch, group: TaskGroup, gate: Gate) -> ASGIApp:
-        """The application on a loop; its requests run in tasks of the group."""
+    def operator(self, watch: Watch, group: TaskGroup) -> Operator:
+        """The one who carries out all requests, wherever they come in; they run in tasks of the group."""
         car = self.car
-        operator = Operator(
+        self._operator = self._operator or Operator(
             database=str(car.path),
             watch=watch,
             latest=self.latest,
@@ -69,8 +78,13 @@ class _Parts:
             journal=car.journal,
             operations=Operations(group, self.clock),
         )
+        return self._operator
+
+    def app(self, watch: Watch, group: TaskGroup, gate: Gate) -> ASGIApp:
+        """The application on a loop, behind a gate."""
+        car = self.car
         services = Services(
-            operator=operator,
+            operator=self.operator(watch, group),
             events=self.events,
             journal=str(car.journal.path) if isinstance(car.journal, SqliteJournal) else None,
             metrics=self.metrics.render,
@@ -92,12 +106,14 @@ async def offered(
     stop: anyio.Event,
     dry_run: bool,
     alerts: Callable[[], Mapping[str, int]] | None,
+    own: OwnSocket | None = None,
     bounds: Bounds | None = None,
 ) -> AsyncIterator[Control]:
     """Offer the HTTP API while the block runs.
 
     Args:
         address: where to listen.
+        own: the socket for this user's own programs, if there is one.
         token: the token now.
         stop: set when the program is to end.
         dry_run: nothing is done, only reported.
@@ -116,23 +132,56 @@ async def offered(
         await serve(app, address, listener, stop, connections=parts.connections)
         served.set()
 
-    async def end_events() -> None:
-        await stop.wait()
-        parts.events.end()
-
     async with anyio.create_task_group() as group:
 
         def begin(watch: Watch) -> None:
             group.start_soon(serving, parts.app(watch, group, gate), name="serve the HTTP API")
-            group.start_soon(end_events, name="end the events of the HTTP API")
+            if own is not None:
+                app = parts.app(watch, group, _owners_gate())
+                group.start_soon(serve_at, app, own.path, own.listener, stop, name="serve this user's programs")
+            group.start_soon(_end_events, parts, stop, name="end the events of the HTTP API")
             structlog.get_logger("watchdog").info("control.listening", url=f"http://{address}/")
 
         with listener:
             yield Control(listeners=(parts.latest, parts.events, parts.metrics), begin=begin)
-            # Clients that wait for the outcome of an operation get it.
-            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
+            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):  # who waits for an outcome gets it
                 await served.wait()
         group.cancel_scope.cancel()
+
+
+async def _end_events(parts: _Parts, stop: anyio.Event) -> None:
+    await stop.wait()
+    parts.events.end()
+
+
+async def answer_owner(
+    settings: Settings,
+    car: Sidecar,
+    watch: Watch,
+    own: OwnSocket,
+    *,
+    heard: Relay,
+    latest: Latest,
+    stop: anyio.Event,
+    dry_run: bool,
+    alerts: Callable[[], Mapping[str, int]] | None,
+) -> None:
+    """Answer this user's own programs until the stop, with the same API and without an address.
+
+    Args:
+        heard: passes on what the loop tells.
+        latest: has the last look.
+    """
+    parts = _Parts(settings, car, dry_run=dry_run, alerts=alerts, latest=latest)
+    heard.add(parts.events, parts.metrics)
+    async with anyio.create_task_group() as group:
+        app = parts.app(watch, group, _owners_gate())
+        group.start_soon(serve_at, app, own.path, own.listener, stop, name="serve this user's programs")
+        await _end_events(parts, stop)
+
+
+def _owners_gate() -> Gate:
+    return OwnersGate(keys=Keys(lambda: None), names=Names(), bounds=Bounds(), open_paths=())
 
 
 def _gate(keys: Keys, settings: Settings, address: Address, bounds: Bounds) -> Gate:

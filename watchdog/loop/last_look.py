@@ -14,6 +14,7 @@ class Latest(Bystander):
         poll_interval_seconds: how often the loop looks.
 
     Attributes:
+        began_ms: when the loop began, by the wall clock.
         assessment: the last look; None before the first.
         acting: whether the watchdog acted on it; None before the first.
         problem: why the database or the journal can't be used now.
@@ -21,6 +22,7 @@ class Latest(Bystander):
 
     def __init__(self, *, clock: Clock, poll_interval_seconds: float) -> None:
         self._clock = clock
+        self.began_ms = clock.read().wall_ms
         self._silent_seconds = silent_seconds(poll_interval_seconds)
         self.assessment: Assessment | None = None
         self.acting: bool | None = None

@@ -181,6 +181,11 @@ class Operator:
         return MandateState.ACTING if self._latest.acting and self._watch.began_to_act else MandateState.OBSERVING
 
     @property
+    def began_ms(self) -> int:
+        """When it began to watch, by the wall clock."""
+        return self._latest.began_ms
+
+    @property
     def poll_interval_seconds(self) -> float:
         """How often the loop looks."""
         return self._watch.pace.poll_interval_seconds

@@ -4,7 +4,7 @@ Each shape is written once. It is filled from the value of the same name, by the
 them; the OpenAPI document shows it, too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -188,3 +188,80 @@ def damage_sentences(observation: report.Observation) -> list[str]:
         f"{damage.table} {damage.id} of session {damage.session_id} is left alone: {damage.problem}"
         for damage in observation.snapshot.damaged
     ]
+
+
+# -- read again ----------------------------------------------------------------------------------------------------
+
+
+def milliseconds(text: str) -> int:
+    """The moment that `moment` has told.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    return round(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def maybe_milliseconds(text: str | None) -> int | None:
+    """The same; None stays."""
+    return None if text is None else milliseconds(text)
+
+
+def read_judgement(document: Mapping[str, Any]) -> verdict.Judgement:
+    """The judgement of a `Scan`, as far as people are shown it.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    return verdict.Judgement(
+        verdicts=tuple(
+            verdict.Verdict(
+                session_id=session.SessionId(each["session_id"]),
+                kind=verdict.VerdictKind(each["kind"]),
+                cancel_session_id=session.SessionId(each["cancel_session_id"]),
+                why=each["why"],
+                age_seconds=each["age_seconds"],
+                limit_seconds=each["limit_seconds"],
+                message_id=each["message_id"],
+                call_id=each["part_id"],
+                tool=each["tool"],
+            )
+            for each in document["verdicts"]
+        ),
+        spared=tuple(
+            verdict.Spared(
+                session_id=session.SessionId(each["session_id"]),
+                reason=verdict.SpareReason(each["reason"]),
+                call_id=each["part_id"],
+                why=each["why"],
+            )
+            for each in document["spared"]
+        ),
+    )
+
+
+def read_outcomes(document: Mapping[str, Any]) -> tuple[outcome.Outcome, ...]:
+    """The outcomes of a document.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    return tuple(
+        outcome.Outcome(
+            session_id=session.SessionId(each["session_id"]),
+            kind=verdict.VerdictKind(each["kind"]),
+            result=outcome.Result(each["result"]),
+            steps=read_steps(each["steps"]),
+            why=each["why"],
+            dropped_prompts=tuple(each["dropped_prompts"]),
+        )
+        for each in document["outcomes"]
+    )
+
+
+def read_steps(steps: Iterable[Mapping[str, Any]]) -> tuple[outcome.Step, ...]:
+    """The steps of an outcome, or of an undo."""
+    return tuple(
+        outcome.Step(step=each["step"], at_ms=milliseconds(each["at"]), ok=each["ok"], detail=each["detail"])
+        for each in steps
+    )

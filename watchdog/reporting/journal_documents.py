@@ -1,15 +1,25 @@
 """What `history`, `undo`, `hold`, `unhold`, `pause` and `resume` print as JSON."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SkipValidation
 
-from watchdog.acting.undo import Undoing
+from watchdog.acting.undo import Undoing, UndoResult
 from watchdog.model import interventions as noted
 from watchdog.model.session import SessionId
-from watchdog.reporting.documents import Document, MaybeMoment, Moment, Outcome, Shape, Step, Text, Verdict
+from watchdog.reporting.documents import (
+    Document,
+    MaybeMoment,
+    Moment,
+    Outcome,
+    Shape,
+    Step,
+    Text,
+    Verdict,
+    read_steps,
+)
 
 Json = Annotated[Any, SkipValidation]
 
@@ -134,3 +144,18 @@ def parsed(data: str) -> Any:  # noqa: ANN401 - JSON
         return json.loads(data)
     except (ValueError, RecursionError):
         return data
+
+
+def read_undone(document: Mapping[str, Any]) -> Undoing:
+    """The result of an undo.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    return Undoing(
+        id=noted.InterventionId(document["id"]),
+        session_id=SessionId(document["session_id"]),
+        result=UndoResult(document["result"]),
+        why=document["why"],
+        steps=read_steps(document["steps"]),
+    )

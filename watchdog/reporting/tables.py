@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 from watchdog.console.streams import may_be_terminal, tell, write
 from watchdog.judging.limits import duration
 from watchdog.model.outcome import Outcome, Result
-from watchdog.model.report import Observation
 from watchdog.model.verdict import Judgement, Spared, Verdict, VerdictKind
-from watchdog.reporting.documents import damage_sentences
 from watchdog.shown import Shown, in_json, joined, shown, stacked, tabbed, whole
 
 if TYPE_CHECKING:
@@ -96,9 +94,9 @@ class Screen:
                 [[(shown(text), colour) for text, colour in row] for row in found],
             )
 
-    def judgement(self, observation: Observation, judgement: Judgement) -> None:
-        """Print what is stuck and what is spared, and why."""
-        for problem in [*observation.degraded, *damage_sentences(observation)]:
+    def judgement(self, degraded: Iterable[str], judgement: Judgement) -> None:
+        """Print what is stuck and what is spared, and why; and first what could not be asked or read."""
+        for problem in degraded:
             self.line("degraded", problem, "yellow")
         # On a terminal the ids and the reason share a column: side by side they need more than 80.
         if self.fancy:

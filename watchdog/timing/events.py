@@ -54,6 +54,47 @@ class Listener(Protocol):
         ...
 
 
+class Relay:
+    """A listener that passes everything on to others, who may come later."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = [*listeners]
+
+    def add(self, *listeners: Listener) -> None:
+        """Pass on to these, too, from now on."""
+        self._listeners += listeners
+
+    def looked(self, assessment: Assessment, *, acting: bool) -> None:
+        """See `Listener.looked`."""
+        for each in self._listeners:
+            each.looked(assessment, acting=acting)
+
+    def held_back(self, advance: Advance, slow_seconds: float) -> None:
+        """See `Listener.held_back`."""
+        for each in self._listeners:
+            each.held_back(advance, slow_seconds)
+
+    def found(self, verdict: Verdict) -> None:
+        """See `Listener.found`."""
+        for each in self._listeners:
+            each.found(verdict)
+
+    def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:
+        """See `Listener.ended`."""
+        for each in self._listeners:
+            each.ended(verdict, outcome, given_up=given_up)
+
+    def failed(self, verdict: Verdict, error: Exception) -> None:
+        """See `Listener.failed`."""
+        for each in self._listeners:
+            each.failed(verdict, error)
+
+    def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:
+        """See `Listener.unavailable`."""
+        for each in self._listeners:
+            each.unavailable(error, retry_seconds)
+
+
 class Bystander:
     """A listener that ignores everything, for classes that need only a few events."""
 

@@ -233,8 +233,9 @@ async def test_a_failure_of_the_api_is_told_and_the_loop_goes_on(program: Progra
         await asyncio.to_thread(running.process.wait, 60)
     assert running.process.returncode == 0
     events = [json.loads(line) for line in running.stderr().splitlines() if line.startswith("{")]
-    (failed,) = [each for each in events if each["event"] == "control.failed"]
-    assert failed["level"] == "error"
+    failed = [each for each in events if each["event"] == "control.failed"]
+    assert {each["level"] for each in failed} == {"error"}
+    assert len({each["address"] for each in failed}) == 2  # for everybody, and at the socket of this user
 
 
 async def test_a_token_from_the_environment_is_used_and_none_is_made(program: Program, rows: OpencodeFile) -> None:

@@ -229,7 +229,7 @@ async def test_an_abort_that_fails_is_an_outcome_and_no_error(rows: OpencodeFile
     async with api(rows, fake, abort_grace=0.2) as served:
         document = await served.ask("POST", f"{BUSY}/release")
         deletion = await served.ask("DELETE", f"{BUSY}/messages/{next(turn for _, turn in fake.turns)}")
-    assert [outcome["result"] for outcome in document["outcomes"]] == ["ineffective"]
+    assert [outcome["result"] for outcome in document["outcomes"]] == ["ineffective"], document
     assert not deletion["deleted"]
     assert fake.deleted == []
 

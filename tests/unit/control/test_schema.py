@@ -58,7 +58,7 @@ async def test_the_api_keeps_what_its_document_promises(rows: OpencodeFile) -> N
         assert document["openapi"].startswith("3.1")
         asked = await asyncio.to_thread(_ask_everything, document, served.url)
         assert (await served.client.get("/healthz")).status_code == 200
-    assert len(asked) == 16
+    assert len(asked) == 17
     assert all(count >= 10 for label, count in asked.items() if "{" in label), asked
 
 

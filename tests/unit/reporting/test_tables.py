@@ -15,6 +15,7 @@ from watchdog.model.outcome import Outcome, Result
 from watchdog.model.report import Observation
 from watchdog.model.session import CallId, Damage, SessionId, Snapshot, TurnId
 from watchdog.model.verdict import Judgement, Spared, SpareReason, Verdict, VerdictKind
+from watchdog.reporting.documents import damage_sentences
 from watchdog.reporting.tables import KIND_COLOURS, RESULT_COLOURS, Screen, complain
 
 SESSION = SessionId("ses_" + "a" * 26)
@@ -69,7 +70,7 @@ def test_a_pipe_gets_one_line_for_each_finding_with_tabs_between_the_cells() -> 
     reader = Reader(terminal=False)
     damage = Damage(table="part", id="prt_x", session_id=SESSION, problem="its JSON is broken")
     judgement = Judgement(verdicts=(VERDICT,), spared=(spared(SpareReason.WITHIN_LIMIT),))
-    reader.screen.judgement(observation(degraded=("the server is down",), damaged=(damage,)), judgement)
+    reader.screen.judgement(["the server is down", *damage_sentences(observation(damaged=(damage,)))], judgement)
     assert [line.split("\t") for line in reader.text.splitlines()] == [
         ["degraded", "the server is down"],
         ["degraded", f"part prt_x of session {SESSION} is left alone: its JSON is broken"],
@@ -82,7 +83,7 @@ def test_a_pipe_gets_one_line_for_each_finding_with_tabs_between_the_cells() -> 
 def test_what_is_missing_is_a_dash() -> None:
     reader = Reader(terminal=False)
     bare = replace(VERDICT, tool=None, limit_seconds=None)
-    reader.screen.judgement(observation(), Judgement(verdicts=(bare,)))
+    reader.screen.judgement([], Judgement(verdicts=(bare,)))
     assert reader.text.splitlines()[0].split("\t")[4:7] == ["-", "31 min", "-"]
 
 
@@ -114,7 +115,7 @@ def test_json_is_ascii_and_one_document() -> None:
 def test_a_table_fits_80_columns_and_breaks_no_id(reason: SpareReason) -> None:
     reader = Reader(terminal=True)
     judgement = Judgement(verdicts=(VERDICT,), spared=(spared(reason),))
-    reader.screen.judgement(observation(degraded=(WHY,)), judgement)
+    reader.screen.judgement([WHY], judgement)
     assert max(len(line) for line in reader.plain) <= 80
     for id_ in (SESSION, CHILD, CALL):
         assert any(id_ in line for line in reader.plain), reader.text
@@ -123,10 +124,10 @@ def test_a_table_fits_80_columns_and_breaks_no_id(reason: SpareReason) -> None:
 
 def test_a_verdict_says_which_session_is_ended_if_it_is_another_one() -> None:
     reader = Reader(terminal=True)
-    reader.screen.judgement(observation(), Judgement(verdicts=(VERDICT,)))
+    reader.screen.judgement([], Judgement(verdicts=(VERDICT,)))
     assert any(f"ends {CHILD}" in line for line in reader.plain)
     alone = Reader(terminal=True)
-    alone.screen.judgement(observation(), Judgement(verdicts=(replace(VERDICT, cancel_session_id=SESSION),)))
+    alone.screen.judgement([], Judgement(verdicts=(replace(VERDICT, cancel_session_id=SESSION),)))
     assert not any("ends ses_" in line for line in alone.plain)
 
 
@@ -144,15 +145,15 @@ def test_colours_mean_something() -> None:
 @pytest.mark.parametrize("kind", VerdictKind)
 def test_every_kind_has_its_colour(kind: VerdictKind) -> None:
     reader = Reader(terminal=True)
-    reader.screen.judgement(observation(), Judgement(verdicts=(replace(VERDICT, kind=kind),)))
+    reader.screen.judgement([], Judgement(verdicts=(replace(VERDICT, kind=kind),)))
     colour = {VerdictKind.ORPHAN: 35, VerdictKind.IDLE_SESSION: 33, VerdictKind.UNANSWERED: 34}.get(kind, 31)
     assert f"\x1b[{colour}m{kind.value}" in reader.text
 
 
 def test_nothing_stuck_is_green_and_something_is_red() -> None:
     calm, stuck = Reader(terminal=True), Reader(terminal=True)
-    calm.screen.judgement(observation(), Judgement())
-    stuck.screen.judgement(observation(), Judgement(verdicts=(VERDICT,)))
+    calm.screen.judgement([], Judgement())
+    stuck.screen.judgement([], Judgement(verdicts=(VERDICT,)))
     assert calm.text == "\x1b[1;32m0 stuck, 0 spared\x1b[0m\n"
     assert "\x1b[1;31m1 stuck, 0 spared" in stuck.text
 

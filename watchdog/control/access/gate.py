@@ -169,6 +169,18 @@ class Gate:
         return self.keys.admits(shown.strip()) and scheme.lower() == "bearer"
 
 
+class OwnersGate(Gate):
+    """The gate of a socket that only its owner can reach: whoever asks there may ask anything."""
+
+    def objection(self, **_: object) -> Problem | None:
+        """There is none."""
+        return None
+
+    def admits(self, _: Headers) -> bool:
+        """Everybody."""
+        return True
+
+
 def _too_many(wait_seconds: float, *, closing: bool = False) -> Problem | None:
     """The answer to a client that asks too often; with `closing`, its requests in advance end with it."""
     if not wait_seconds:

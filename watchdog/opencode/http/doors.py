@@ -17,13 +17,11 @@ from typing import Final
 from watchdog.errors import SettingsError
 from watchdog.opencode.http.peers import Party, party_of
 from watchdog.opencode.http.trust import Stranger
-from watchdog.settings.places import user_folder
+from watchdog.settings.places import exposed, user_folder
 
 APP: Final = "opencode-watchdog"
 """The name of its folders."""
 _NAME: Final = re.compile(r"[1-9][0-9]{0,9}\.sock")
-_OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
-_ANYBODY_ELSE: Final = stat.S_IRWXG | stat.S_IRWXO
 _PEER: Final = struct.Struct("3i")
 """What the kernel tells of a peer: its process, its user and its group."""
 _CONNECT_SECONDS: Final = 1.0
@@ -73,22 +71,9 @@ def folders(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
 
 
 def trouble_with(folder: Path) -> str | None:
-    """Why no door in a folder counts, a sentence; None if it is this user's alone, or not there."""
-    try:
-        real = folder.resolve(strict=True)
-        own = real.stat()
-        above = [(each, each.stat()) for each in real.parents]
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return f"{folder} can't be looked at ({error.strerror})."
-    if not stat.S_ISDIR(own.st_mode) or own.st_uid != os.geteuid() or own.st_mode & _ANYBODY_ELSE:
-        return f"{folder} is not this user's alone: its bridges don't count. Remove it, or `chmod 700` it."
-    for each, found in above:
-        sticky = found.st_mode & stat.S_ISVTX
-        if found.st_uid not in {0, os.geteuid()} or (found.st_mode & _OTHERS_MAY_WRITE and not sticky):
-            return f"Others may write to {each}, so they may replace {folder}: its bridges don't count."
-    return None
+    """Why no door in a folder counts, in sentences; None if it is this user's alone, or not there."""
+    why = exposed(folder)
+    return None if why is None else f"{why} Its bridges don't count."
 
 
 def find_doors(where: Iterable[Path]) -> dict[int, Path]:

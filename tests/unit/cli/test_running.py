@@ -1,0 +1,172 @@
+"""What commands say while a `run` is up: they ask it, over its socket."""
+
+import json
+import signal
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.fakes.server import FakeServer, loopback, over_http
+from tests.support.database import OpencodeFile
+from tests.support.opencode import free_port
+from tests.support.program import NOWHERE, Program, Started, path, program, rows
+from watchdog.model.session import SessionId
+from watchdog.timing.clock import now_ms
+
+__all__ = ["path", "program", "rows"]
+
+SETTINGS = "opencode-watchdog.toml"
+MINUTE_MS = 60_000
+
+
+@pytest.fixture
+def person(program: Program) -> Program:
+    """The same user in another folder."""
+    home = program.home.parent / "elsewhere"
+    home.mkdir()
+    return Program(home=home, more={"HOME": str(program.home)})
+
+
+@asynccontextmanager
+async def run(program: Program, rows: OpencodeFile, *arguments: str, **more: object) -> AsyncIterator[Started]:
+    """A `run` that has looked."""
+    settings: dict[str, object] = {
+        "poll_interval": 0.2,
+        "log_format": "json",
+        "log_level": "debug",
+        "discover": False,
+        "servers": [NOWHERE],
+    }
+    program.settings(database=str(rows.path), **settings | more)  # type: ignore[arg-type]
+    for folder in (program.home, program.home.parent / "elsewhere"):
+        if folder.exists():
+            (folder / SETTINGS).write_bytes((program.home / SETTINGS).read_bytes())
+            (folder / SETTINGS).chmod(0o600)
+    async with program.started("run", *arguments) as running:
+        await running.said('"event": "watch.looked"')
+        yield running
+
+
+def orphan(rows: OpencodeFile, name: str = "ses_left", *, minutes: int = 1) -> str:
+    began = now_ms() - minutes * MINUTE_MS
+    rows.call(rows.turn(rows.session(name, at=began), at=began), at=began)
+    return name
+
+
+async def test_scan_and_explain_show_what_the_running_watchdog_sees_and_say_so(
+    program: Program, person: Program, rows: OpencodeFile
+) -> None:
+    session = orphan(rows)
+    async with run(program, rows, orphan_grace="1h") as running:
+        words = f"as the running watchdog, pid {running.process.pid}, sees it; --direct takes a look of its own\n"
+        seen = await person.run("scan")
+        assert words in seen.stderr
+        assert f"\t{session}\t" in seen.stdout
+        told, own = await person.run("scan", "--json"), await person.run("scan", "--json", "--direct")
+        assert json.loads(told.stdout).keys() == json.loads(own.stdout).keys()
+        assert "running watchdog" not in own.stderr
+        explained, alone = await person.run("explain", session), await person.run("explain", session, "--direct")
+        assert words in explained.stderr
+        kinds = {line.split("\t")[0] for line in explained.stdout.splitlines()}
+        assert kinds >= {"judgement", "session", "finding", "turn", "call", "clock", "witness"}
+        assert kinds >= {line.split("\t")[0] for line in alone.stdout.splitlines()} - {"note"}
+        missing = await person.run("explain", "ses_nowhere")
+        assert (missing.code, missing.stdout) == (2, "")
+        assert "ses_nowhere" in missing.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("control", [False, True])
+async def test_status_says_what_it_does_and_its_exit_code_whether_that_is_well(
+    program: Program, person: Program, rows: OpencodeFile, control: bool
+) -> None:
+    session, fake = orphan(rows), FakeServer()
+    fake.busy(SessionId(session), "/project")
+    more = {"control": f"127.0.0.1:{free_port()}", "control_token": "t" * 43} if control else {}
+    async with loopback(over_http(fake)) as url, run(program, rows, servers=[url], **more) as running:
+        shown, told = await person.run("status"), await person.run("status", "--json")
+        document = json.loads(told.stdout)
+        assert document["running"]
+        assert (document["pid"], document["mandate"]) == (running.process.pid, "acting")
+        assert document["database"] == str(rows.path)
+        assert [each["name"] for each in document["servers"]] == [url]
+        assert (shown.code, told.code) == ((0, 0) if document["well"] else (1, 1))
+        cells = [line.split("\t") for line in shown.stdout.splitlines()]
+        assert ["watchdog", "pid", str(running.process.pid)] in cells
+        assert ["watchdog", "mandate", "acts"] in cells
+        assert {"server", "summary"} <= {line[0] for line in cells}
+    assert document["well"] == (not document["degraded"])
+
+
+async def test_without_one_status_is_exit_code_3_and_a_sentence_and_the_others_look_by_themselves(
+    program: Program, person: Program, rows: OpencodeFile
+) -> None:
+    session = orphan(rows)
+    async with run(program, rows, orphan_grace="1h") as running:
+        running.process.kill()
+        await running.finished()
+        for arguments in (["status"], ["status", "--json"]):
+            done = await person.run(*arguments)
+            assert done.code == 3
+            assert done.stderr == ""
+        assert "no watchdog of this user answers" in (await person.run("status")).stdout
+        seen = await person.run("scan")
+    assert f"\t{session}\t" in seen.stdout
+    assert "running watchdog" not in seen.stderr
+
+
+async def test_one_that_stands_still_is_named_and_the_command_looks_by_itself(
+    program: Program, person: Program, rows: OpencodeFile
+) -> None:
+    session = orphan(rows)
+    async with run(program, rows, orphan_grace="1h") as running:
+        running.signal(signal.SIGSTOP)
+        seen = await person.run("scan")
+        running.signal(signal.SIGCONT)
+    silent = f"The running watchdog, pid {running.process.pid}, has given no answer for 5 s."
+    assert f"{silent} This command looks by itself.\n" in seen.stderr
+    assert f"\t{session}\t" in seen.stdout
+
+
+async def test_a_release_is_done_by_the_running_watchdog_and_an_undo_too(
+    program: Program, person: Program, rows: OpencodeFile
+) -> None:
+    session = orphan(rows)
+    rows.close()
+    async with run(program, rows, orphan_grace="1h", recover_on_start=False) as running:
+        done = await person.run("release", session, "--yes", "--reason", "it is mine")
+        assert done.code == 0, done
+        assert f"outcome\trecovered\t{session}\torphan\t" in done.stdout
+        await running.said(f'"session_id": "{session}"')
+        listed = json.loads((await person.run("history", "--json")).stdout)
+        (found,) = listed["interventions"]
+        assert (found["actor"], found["reason"]) == ("person", "it is mine")
+        undone = await person.run("undo", str(found["id"]))
+        assert undone.code == 0, undone
+        missing = await person.run("undo", "77")
+        assert missing.code == 2
+    with sqlite3.connect(rows.path) as connection:
+        ((data,),) = connection.execute("SELECT data FROM part").fetchall()
+    assert json.loads(data)["state"]["status"] == "running"
+
+
+async def test_the_socket_of_one_that_is_stopped_is_gone(program: Program, rows: OpencodeFile) -> None:
+    async with run(program, rows) as running:
+        folder = program.home / ".local/state/opencode-watchdog/run"
+        assert len([*folder.iterdir()]) == 1
+        running.signal(signal.SIGTERM)
+        done = await running.finished()
+    assert done.code == 0
+    assert [*folder.iterdir()] == []
+    assert "socket.off" not in done.stderr
+
+
+async def test_it_works_without_a_socket_and_says_why_there_is_none(program: Program, rows: OpencodeFile) -> None:
+    folder = program.home / ".local/state/opencode-watchdog/run"
+    folder.mkdir(parents=True)
+    folder.chmod(0o755)
+    async with run(program, rows) as running:
+        pass
+    assert '"event": "socket.off"' in running.stderr()
+    assert "is not this user's alone" in running.stderr()

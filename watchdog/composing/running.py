@@ -1,0 +1,236 @@
+"""Asks the watchdog that runs, as one of its own user's programs: it has heard the feeds, and its clocks are older.
+
+Its answers are those of the HTTP API, over its socket; here they become the values that a command shows.
+"""
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+
+from watchdog import errors
+from watchdog.acting.undo import Undoing
+from watchdog.composing import own_socket
+from watchdog.composing.files import locate
+from watchdog.composing.own_socket import Running
+from watchdog.errors import ServerAnswerInvalid, ServerUnreachable, WatchdogError
+from watchdog.explaining.values import Explanation
+from watchdog.model.interventions import InterventionId
+from watchdog.model.outcome import Outcome
+from watchdog.model.session import SessionId
+from watchdog.reporting.documents import read_outcomes
+from watchdog.reporting.explain_documents import read_explanation
+from watchdog.reporting.journal_documents import read_undone
+from watchdog.settings.database_url import PostgresUrl
+from watchdog.settings.places import home
+from watchdog.settings.schema import Loaded
+
+if TYPE_CHECKING:
+    from watchdog.operating.requests import CarryOut
+
+API: Final = "/api/v1"
+_SECONDS: Final = 60.0
+"""How long an answer may take: one that takes longer comes as a link."""
+_FIRST_SECONDS: Final = 5.0
+"""How long it may take to say what it does: it knows that, so one that needs longer stands still."""
+_FIRST_LOOK_TRIES: Final = 50
+_PAUSE_SECONDS: Final = 0.2
+_ERRORS: Final[Mapping[str, type[WatchdogError]]] = {
+    "no-such-session": errors.NoSuchSession,
+    "no-such-message": errors.NoSuchMessage,
+    "no-such-intervention": errors.NoSuchIntervention,
+    "no-journal": errors.JournalOff,
+    "not-acting": errors.NotActing,
+    "dry-run": errors.DryRun,
+    "busy": errors.Busy,
+    "database-unusable": errors.DatabaseUnavailable,
+    "journal-unusable": errors.JournalUnusable,
+    "server-unusable": errors.ServerError,
+    "invalid-request": errors.UsageError,
+}
+
+Document = dict[str, Any]
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningWatchdog:
+    """A watchdog that runs, and what it said of itself first."""
+
+    at: Running
+    status: Document
+
+    @property
+    def acts(self) -> bool:
+        """Whether it may act."""
+        return bool(self.status["mandate"] == "acting")
+
+    @property
+    def words(self) -> str:
+        """Whose view the result of a command is."""
+        return f"as the running watchdog, pid {self.at.pid}, sees it; --direct takes a look of its own"
+
+    async def sessions(self) -> Document:
+        """Its last look.
+
+        Raises:
+            WatchdogError: as the API says; `ServerUnreachable` if it gives no answer.
+        """
+        return await _asked(self.at, "GET", f"{API}/sessions")
+
+    async def explanation(self, session_id: SessionId) -> tuple[Document, Explanation]:
+        """Why a session is stuck or left alone, as it sees it.
+
+        Raises:
+            WatchdogError: as the API says; `ServerUnreachable` if it gives no answer.
+        """
+        document = await _asked(self.at, "GET", f"{API}/sessions/{quote(session_id, safe='')}")
+        return document, _read(read_explanation, document)
+
+    async def release(
+        self, session_id: SessionId, *, reason: str | None, below: bool, agreed: tuple[SessionId, ...] = ()
+    ) -> tuple[Outcome, ...]:
+        """See `Leader.release`."""
+        path = f"{API}/sessions/{quote(session_id, safe='')}/release"
+        body = {"reason": reason, "below": below, "agreed": [*agreed]}
+        return _read(read_outcomes, await _asked(self.at, "POST", path, body))
+
+    async def undo(self, number: InterventionId) -> Undoing:
+        """See `Leader.undo`."""
+        return _read(read_undone, await _asked(self.at, "POST", f"{API}/interventions/{number}/undo", {}))
+
+    def answer_for(self, carry_out: "CarryOut") -> None:
+        """See `Leader.answer_for`: a command never acts for others."""
+
+
+def _unheard(_: str) -> None:
+    """Nobody is told."""
+
+
+async def running_watchdog(loaded: Loaded, tell: Callable[[str], None] = _unheard) -> RunningWatchdog | None:
+    """The watchdog that runs on the database of the settings; one that acts comes first.
+
+    None if there is none, or if it gives no answer.
+
+    Args:
+        tell: is told, in a sentence, of one that gives no answer.
+
+    Raises:
+        DatabaseError: there is no database.
+        SettingsError: there are several and no choice was made.
+    """
+    database = locate(loaded)
+    if isinstance(database, PostgresUrl):
+        return None
+    found = [await _first_answer(each, tell) for each in own_socket.running(database, os.environ, home())]
+    answering = [each for each in found if each is not None]
+    return min(answering, key=lambda each: not each.acts, default=None)
+
+
+async def _first_answer(at: Running, tell: Callable[[str], None]) -> RunningWatchdog | None:
+    """A watchdog that says what it does; one that has just begun gets the time for its first look."""
+    for left in range(_FIRST_LOOK_TRIES, -1, -1):
+        try:
+            return RunningWatchdog(at=at, status=await _asked(at, "GET", f"{API}/status", seconds=_FIRST_SECONDS))
+        except errors.Busy as error:
+            if not left:
+                tell(f"{error} This command looks by itself.")
+        except WatchdogError as error:
+            if at.is_there():
+                tell(f"{error} This command looks by itself.")
+            return None
+        await anyio.sleep(_PAUSE_SECONDS)
+    return None
+
+
+async def _asked(
+    at: Running, method: str, path: str, body: Document | None = None, *, seconds: float = _SECONDS
+) -> Document:
+    """The document that answers a request, once what it asks for is over."""
+    status, document = await _sent(at, method, path, body, seconds=seconds)
+    while status == http.HTTPStatus.ACCEPTED:
+        await anyio.sleep(_PAUSE_SECONDS)
+        _, operation = await _sent(at, "GET", f"{API}/operations/{document['operation_id']}")
+        if operation.get("problem") is not None:
+            status, document = int(operation["problem"]["status"]), operation["problem"]
+        elif operation.get("document") is not None:
+            status, document = http.HTTPStatus.OK, operation["document"]
+    if status != http.HTTPStatus.OK:
+        name, says = str(document.get("type", "")).rpartition(":")[2], str(document.get("detail", ""))
+        kind = _ERRORS.get(name, ServerAnswerInvalid)
+        raise kind.__new__(kind, says or f"The running watchdog, pid {at.pid}, answers with status {status}.")
+    return document
+
+
+async def _sent(
+    at: Running, method: str, path: str, body: Document | None = None, *, seconds: float = _SECONDS
+) -> tuple[int, Document]:
+    """The status and the document of one answer.
+
+    Raises:
+        ServerUnreachable: it gives none.
+        ServerAnswerInvalid: it is no document.
+    """
+    connection = _Connection(at, seconds)
+    try:
+        status, content = await anyio.to_thread.run_sync(
+            _exchange, connection, method, path, body, abandon_on_cancel=True
+        )
+        document = json.loads(content)
+    except TimeoutError as error:
+        raise ServerUnreachable(
+            f"The running watchdog, pid {at.pid}, has given no answer for {connection.timeout:g} s."
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise ServerUnreachable(f"The running watchdog, pid {at.pid}, gives no answer: {reason}.") from error
+    except ValueError as error:
+        raise ServerAnswerInvalid(f"What the running watchdog, pid {at.pid}, answers can't be read.") from error
+    if not isinstance(document, dict):
+        raise ServerAnswerInvalid(f"What the running watchdog, pid {at.pid}, answers can't be read.")
+    return status, document
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over the socket of a watchdog."""
+
+    def __init__(self, at: Running, seconds: float) -> None:
+        super().__init__("opencode-watchdog", timeout=seconds)
+        self._at = at
+        self.sock: socket.socket
+
+    def connect(self) -> None:
+        """Connect to its socket."""
+        self.sock = self._at.connect()
+        self.sock.settimeout(self.timeout)
+
+
+def _exchange(connection: _Connection, method: str, path: str, body: Document | None) -> tuple[int, bytes]:
+    try:
+        sent = None if body is None else json.dumps(body)
+        connection.request(method, path, body=sent, headers={"Content-Type": "application/json"} if sent else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def _read(read: Callable[[Document], Value], document: Document) -> Value:
+    """A value from a document.
+
+    Raises:
+        ServerAnswerInvalid: it is of another version.
+    """
+    try:
+        return read(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ServerAnswerInvalid(
+            "The running watchdog is of another version, and its answer can't be read: restart it, or use --direct."
+        ) from error
