@@ -14,11 +14,11 @@ from watchdog.bridge.status import Status, look
 from watchdog.composing.sidecar import bridges_of
 from watchdog.console.exits import Exit
 from watchdog.errors import UsageError
-from watchdog.opencode.http.doors import APP, Door, folders
+from watchdog.opencode.http.doors import Door, folders
 from watchdog.opencode.http.peers import party_of
 from watchdog.reporting.documents import VERSION
 from watchdog.reporting.tables import Screen
-from watchdog.settings.places import home
+from watchdog.settings.places import APP, home
 from watchdog.settings.schema import Loaded
 from watchdog.timing.clock import Countable, SystemClock
 

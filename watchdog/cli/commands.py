@@ -208,9 +208,13 @@ def _agreed(confirm: Confirm | None) -> Agreed | None:
 
 
 async def delete_message(
-    loaded: Loaded, screen: Screen, session_id: str, message_id: str, *, confirm: Confirm | None
+    loaded: Loaded, screen: Screen, session_id: str, message_id: str, *, confirm: Confirm | None, direct: bool
 ) -> Exit:
     """Release the session if it is busy, delete the message through the server that has it, and verify.
+
+    Args:
+        confirm: asks a person whether to end something that shows life; None if they already agreed.
+        direct: do it here, even if a watchdog runs.
 
     Raises:
         UsageError: the session is in PostgreSQL, where a host has no function for that.
@@ -223,7 +227,15 @@ async def delete_message(
         )
     async with sidecar(loaded, feeds=False) as car:
         releasing = Releasing(car.watch(), car.store, car.fleet, progress=_Shown())
-        deletion = await releasing.delete_message(SessionId(session_id), message_id, agreed=_agreed(confirm))
+        id_, agreed = SessionId(session_id), _agreed(confirm)
+        running = None if direct else await running_watchdog(loaded, note)
+        if running is None or not running.acts:
+            deletion = await releasing.delete_message(id_, message_id, agreed=agreed)
+        else:
+            await releasing.ask_first(id_, agreed, below=False)
+            note(running.deed)
+            async with busy(_ENDING):
+                deletion = await running.delete_message(id_, message_id)
         _print_deletion(screen, car, deletion)
         return Exit.FINE if deletion.gone else Exit.STUCK
 

@@ -1,12 +1,13 @@
 """`history`, `undo`, `hold`, `unhold`, `pause` and `resume`: people read the journal, and add to it."""
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from watchdog.acting.undo import Undo, Undoing, UndoResult
+from watchdog.composing import own_socket
 from watchdog.composing.files import locate, open_journal
 from watchdog.console.exits import Exit
 from watchdog.errors import JournalOff, NoSuchIntervention, NoSuchSession, UsageError
@@ -21,10 +22,11 @@ from watchdog.reporting.journal_documents import (
     history_document,
     holds_document,
     intervention_document,
+    read_holds,
     undo_document,
 )
 from watchdog.reporting.progress import busy
-from watchdog.reporting.tables import Screen
+from watchdog.reporting.tables import Screen, note
 from watchdog.settings.database_url import PostgresUrl
 from watchdog.settings.durations import parse_duration
 from watchdog.settings.places import home
@@ -33,6 +35,7 @@ from watchdog.timing.clock import SystemClock, now_ms
 
 if TYPE_CHECKING:
     from watchdog.composing.backend import Backend
+    from watchdog.composing.running import RunningWatchdog
 
 _PUTTING_BACK = "looking at the rows and who has the database open, and putting them back"
 
@@ -163,13 +166,19 @@ async def _undone(car: "Backend", journal: History, found: Intervention) -> Undo
     )
 
 
-async def hold(loaded: Loaded, screen: Screen, session_id: str, *, lasts: str | None) -> Exit:
+async def hold(loaded: Loaded, screen: Screen, session_id: str, *, lasts: str | None, direct: bool = False) -> Exit:
     """Leave a session alone, for a while or until `unhold`.
+
+    Args:
+        direct: do it here, even if a watchdog runs.
 
     Raises:
         UsageError: there is no such session, or no journal.
     """
     length = _milliseconds("--for", lasts)
+    if (running := await _running(loaded, direct=direct)) is not None:
+        document = await running.hold(SessionId(session_id), length_ms=length)
+        return _print_change(screen, document, _on_hold(SessionId(session_id), length))
     async with _opened(loaded) as book:
         if not await book.knows(SessionId(session_id)):
             raise NoSuchSession(session_id)
@@ -177,36 +186,71 @@ async def hold(loaded: Loaded, screen: Screen, session_id: str, *, lasts: str | 
     return Exit.FINE
 
 
-async def pause(loaded: Loaded, screen: Screen, *, lasts: str | None) -> Exit:
-    """Leave everything alone, for a while or until `resume`."""
+async def pause(loaded: Loaded, screen: Screen, *, lasts: str | None, direct: bool = False) -> Exit:
+    """Leave everything alone, for a while or until `resume`; see `hold`."""
     length = _milliseconds("--for", lasts)
+    if (running := await _running(loaded, direct=direct)) is not None:
+        document = await running.hold(EVERYTHING, length_ms=length)
+        return _print_change(screen, document, _on_hold(EVERYTHING, length))
     async with _opened(loaded) as book:
         await _hold(book, screen, EVERYTHING, length)
     return Exit.FINE
 
 
 async def _hold(book: _Book, screen: Screen, session_id: SessionId, length_ms: int | None) -> None:
-    now = now_ms()
-    change = await leave_alone(book.journal, session_id, length_ms=length_ms, now_ms=now)
-    lasts = "until somebody ends it" if length_ms is None else f"until {moment(now + length_ms)}"
-    _print_holds(book, screen, change, f"{_named(session_id)} is on hold {lasts}")
+    change = await leave_alone(book.journal, session_id, length_ms=length_ms, now_ms=now_ms())
+    _print_holds(book, screen, change, _on_hold(session_id, length_ms))
 
 
-async def unhold(loaded: Loaded, screen: Screen, session_id: str) -> Exit:
-    """End a hold: of a session, or of everything."""
+def _on_hold(session_id: SessionId, length_ms: int | None) -> str:
+    lasts = "until somebody ends it" if length_ms is None else f"until {moment(now_ms() + length_ms)}"
+    return f"{_named(session_id)} is on hold {lasts}"
+
+
+async def unhold(loaded: Loaded, screen: Screen, session_id: str, *, direct: bool = False) -> Exit:
+    """End a hold: of a session, or of everything; see `hold`."""
+    id_ = SessionId(session_id)
+    if (running := await _running(loaded, direct=direct)) is not None:
+        document = await running.unhold(id_)
+        what = _no_longer(id_, document["was_on_hold"], read_holds(document))
+        return _print_change(screen, document, what)
     async with _opened(loaded) as book:
-        id_ = SessionId(session_id)
         change = await let_go(book.journal, id_, now_ms=now_ms())
-        what = f"{_named(id_)} is no longer on hold" if change.was_on_hold else f"{_named(id_)} was not on hold"
-        if any(hold.session_id == EVERYTHING for hold in change.holds):
-            what += "; everything still is: `resume` ends that"
-        _print_holds(book, screen, change, what)
+        _print_holds(book, screen, change, _no_longer(id_, change.was_on_hold, change.holds))
     return Exit.FINE
 
 
-async def resume(loaded: Loaded, screen: Screen) -> Exit:
-    """End a pause."""
-    return await unhold(loaded, screen, EVERYTHING)
+def _no_longer(session_id: SessionId, was_on_hold: object, holds: Sequence[Hold]) -> str:
+    what = f"{_named(session_id)} is no longer on hold" if was_on_hold else f"{_named(session_id)} was not on hold"
+    if any(hold.session_id == EVERYTHING for hold in holds):
+        what += "; everything still is: `resume` ends that"
+    return what
+
+
+async def resume(loaded: Loaded, screen: Screen, *, direct: bool = False) -> Exit:
+    """End a pause; see `hold`."""
+    return await unhold(loaded, screen, EVERYTHING, direct=direct)
+
+
+async def _running(loaded: Loaded, *, direct: bool) -> "RunningWatchdog | None":
+    """The watchdog that runs, unless nobody wants it."""
+    place = locate(loaded)
+    if direct or isinstance(place, PostgresUrl) or not own_socket.running(place, os.environ, home()):
+        return None
+    from watchdog.composing.running import running_watchdog
+
+    found = await running_watchdog(loaded, note)
+    if found is not None:
+        note(found.deed)
+    return found
+
+
+def _print_change(screen: Screen, document: dict[str, Any], what: str) -> Exit:
+    if screen.as_json:
+        screen.document(document)
+    else:
+        render_journal.holds(screen, what, read_holds(document))
+    return Exit.FINE
 
 
 def _print_holds(book: _Book, screen: Screen, change: HoldChange, what: str) -> None:

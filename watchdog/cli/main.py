@@ -211,6 +211,7 @@ def delete_message(
     *,
     yes: Yes = False,
     as_json: AsJson = False,
+    direct: Direct = False,
 ) -> None:
     """Release a session if it is busy, then delete one of its messages, and make sure that it is gone."""
     from watchdog.reporting.tables import Screen
@@ -218,8 +219,8 @@ def delete_message(
     loaded = quiet(config, database, server)
     from watchdog.cli import commands
 
-    confirm = None if yes else ask
-    go(lambda: commands.delete_message(loaded, Screen(as_json=as_json), session, message, confirm=confirm))
+    confirm, screen, direct = None if yes else ask, Screen(as_json=as_json), direct or bool(server)
+    go(lambda: commands.delete_message(loaded, screen, session, message, confirm=confirm, direct=direct))
 
 
 @app.command()
@@ -302,7 +303,13 @@ def undo(
 
 @app.command()
 def hold(
-    session: Session, config: Config = None, database: Database = None, *, lasts: For = None, as_json: AsJson = False
+    session: Session,
+    config: Config = None,
+    database: Database = None,
+    *,
+    lasts: For = None,
+    as_json: AsJson = False,
+    direct: Direct = False,
 ) -> None:
     """Leave a session alone, whatever it looks like."""
     from watchdog.reporting.tables import Screen
@@ -310,40 +317,56 @@ def hold(
     loaded = quiet(config, database, None)
     from watchdog.cli import journal as chronicle
 
-    go(lambda: chronicle.hold(loaded, Screen(as_json=as_json), session, lasts=lasts))
+    go(lambda: chronicle.hold(loaded, Screen(as_json=as_json), session, lasts=lasts, direct=direct))
 
 
 @app.command()
-def unhold(session: Session, config: Config = None, database: Database = None, *, as_json: AsJson = False) -> None:
+def unhold(
+    session: Session,
+    config: Config = None,
+    database: Database = None,
+    *,
+    as_json: AsJson = False,
+    direct: Direct = False,
+) -> None:
     """End a hold."""
     from watchdog.reporting.tables import Screen
 
     loaded = quiet(config, database, None)
     from watchdog.cli import journal as chronicle
 
-    go(lambda: chronicle.unhold(loaded, Screen(as_json=as_json), session))
+    go(lambda: chronicle.unhold(loaded, Screen(as_json=as_json), session, direct=direct))
 
 
 @app.command()
-def pause(config: Config = None, database: Database = None, *, lasts: For = None, as_json: AsJson = False) -> None:
+def pause(
+    config: Config = None,
+    database: Database = None,
+    *,
+    lasts: For = None,
+    as_json: AsJson = False,
+    direct: Direct = False,
+) -> None:
     """Leave everything alone."""
     from watchdog.reporting.tables import Screen
 
     loaded = quiet(config, database, None)
     from watchdog.cli import journal as chronicle
 
-    go(lambda: chronicle.pause(loaded, Screen(as_json=as_json), lasts=lasts))
+    go(lambda: chronicle.pause(loaded, Screen(as_json=as_json), lasts=lasts, direct=direct))
 
 
 @app.command()
-def resume(config: Config = None, database: Database = None, *, as_json: AsJson = False) -> None:
+def resume(
+    config: Config = None, database: Database = None, *, as_json: AsJson = False, direct: Direct = False
+) -> None:
     """End a pause."""
     from watchdog.reporting.tables import Screen
 
     loaded = quiet(config, database, None)
     from watchdog.cli import journal as chronicle
 
-    go(lambda: chronicle.resume(loaded, Screen(as_json=as_json)))
+    go(lambda: chronicle.resume(loaded, Screen(as_json=as_json), direct=direct))
 
 
 app.command()(leftovers)

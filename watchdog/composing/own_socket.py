@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from watchdog.errors import SettingsError
-from watchdog.opencode.http.doors import APP, peer_of
-from watchdog.settings.places import exposed, user_folder
+from watchdog.settings.places import APP, exposed, peer_of, user_folder
 
 _NAME: Final = re.compile(r"run-(?P<database>[0-9a-f]{16})-(?P<pid>[1-9][0-9]{0,9})\.sock")
 _BACKLOG: Final = 64
@@ -67,7 +66,7 @@ class Running:
         except BaseException:
             connection.close()
             raise
-        if peer_of(connection) not in {self.pid, None}:
+        if hasattr(socket, "SO_PEERCRED") and peer_of(connection) != self.pid:
             connection.close()
             raise ConnectionRefusedError(f"{self.path} is another process's than pid {self.pid}")
         return connection

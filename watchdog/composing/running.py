@@ -6,6 +6,7 @@ Its answers are those of the HTTP API, over its socket; here they become the val
 import http.client
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from watchdog.errors import ServerAnswerInvalid, ServerUnreachable, WatchdogErro
 from watchdog.explaining.values import Explanation
 from watchdog.model.interventions import InterventionId
 from watchdog.model.outcome import Outcome
-from watchdog.model.session import SessionId
+from watchdog.model.session import EVERYTHING, SessionId
+from watchdog.operating.release import Deletion
 from watchdog.reporting.documents import read_outcomes
 from watchdog.reporting.explain_documents import read_explanation
 from watchdog.reporting.journal_documents import read_undone
@@ -42,6 +44,7 @@ _FIRST_SECONDS: Final = 5.0
 """How long it may take to say what it does: it knows that, so one that needs longer stands still."""
 _FIRST_LOOK_TRIES: Final = 50
 _PAUSE_SECONDS: Final = 0.2
+_SESSION_ID: Final = r"ses_[A-Za-z0-9_-]{1,60}"
 _ERRORS: Final[Mapping[str, type[WatchdogError]]] = {
     "no-such-session": errors.NoSuchSession,
     "no-such-message": errors.NoSuchMessage,
@@ -77,6 +80,11 @@ class RunningWatchdog:
         """Whose view the result of a command is."""
         return f"as the running watchdog, pid {self.at.pid}, sees it; --direct takes a look of its own"
 
+    @property
+    def deed(self) -> str:
+        """Who did what a command asked for."""
+        return f"done by the running watchdog, pid {self.at.pid}; --direct does it without that one"
+
     async def sessions(self) -> Document:
         """Its last look.
 
@@ -91,20 +99,46 @@ class RunningWatchdog:
         Raises:
             WatchdogError: as the API says; `ServerUnreachable` if it gives no answer.
         """
-        document = await _asked(self.at, "GET", f"{API}/sessions/{quote(session_id, safe='')}")
+        document = await _asked(self.at, "GET", _route(session_id))
         return document, _read(read_explanation, document)
 
     async def release(
         self, session_id: SessionId, *, reason: str | None, below: bool, agreed: tuple[SessionId, ...] = ()
     ) -> tuple[Outcome, ...]:
         """See `Leader.release`."""
-        path = f"{API}/sessions/{quote(session_id, safe='')}/release"
+        path = f"{_route(session_id)}/release"
         body = {"reason": reason, "below": below, "agreed": [*agreed]}
         return _read(read_outcomes, await _asked(self.at, "POST", path, body))
 
     async def undo(self, number: InterventionId) -> Undoing:
         """See `Leader.undo`."""
         return _read(read_undone, await _asked(self.at, "POST", f"{API}/interventions/{number}/undo", {}))
+
+    async def hold(self, session_id: SessionId, *, length_ms: int | None) -> Document:
+        """Have a session left alone, or everything (`EVERYTHING`); for a while, or until somebody ends it.
+
+        Raises:
+            WatchdogError: as the API says; `ServerUnreachable` if it gives no answer.
+        """
+        body = {} if length_ms is None else {"for": length_ms / 1000}
+        return await _asked(self.at, "POST", _of(session_id, "hold", "pause"), body)
+
+    async def unhold(self, session_id: SessionId) -> Document:
+        """Have a hold ended: of a session, or of everything (`EVERYTHING`).
+
+        Raises:
+            WatchdogError: as the API says; `ServerUnreachable` if it gives no answer.
+        """
+        return await _asked(self.at, "POST", _of(session_id, "unhold", "resume"), {})
+
+    async def delete_message(self, session_id: SessionId, message_id: str) -> Deletion:
+        """Have a message deleted, and its session released before that if it is busy.
+
+        Raises:
+            WatchdogError: as the API says; `ServerUnreachable` if it gives no answer.
+        """
+        path = f"{_route(session_id)}/messages/{quote(message_id, safe='')}"
+        return _read(_deletion, await _asked(self.at, "DELETE", path))
 
     def answer_for(self, carry_out: "CarryOut") -> None:
         """See `Leader.answer_for`: a command never acts for others."""
@@ -196,6 +230,33 @@ async def _sent(
     if not isinstance(document, dict):
         raise ServerAnswerInvalid(f"What the running watchdog, pid {at.pid}, answers can't be read.")
     return status, document
+
+
+def _route(session_id: SessionId) -> str:
+    """The route of a session.
+
+    Raises:
+        NoSuchSession: no session has such an id.
+    """
+    if not re.fullmatch(_SESSION_ID, session_id):
+        raise errors.NoSuchSession(session_id)
+    return f"{API}/sessions/{session_id}"
+
+
+def _of(session_id: SessionId, one: str, everything: str) -> str:
+    """The route for a session, or for everything."""
+    if session_id == EVERYTHING:
+        return f"{API}/{everything}"
+    return f"{_route(session_id)}/{one}"
+
+
+def _deletion(document: Document) -> Deletion:
+    return Deletion(
+        session_id=SessionId(document["session_id"]),
+        message_id=document["message_id"],
+        outcomes=read_outcomes(document),
+        gone=document["deleted"],
+    )
 
 
 class _Connection(http.client.HTTPConnection):

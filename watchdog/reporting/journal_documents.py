@@ -18,6 +18,8 @@ from watchdog.reporting.documents import (
     Step,
     Text,
     Verdict,
+    maybe_milliseconds,
+    milliseconds,
     read_steps,
 )
 
@@ -144,6 +146,23 @@ def parsed(data: str) -> Any:  # noqa: ANN401 - JSON
         return json.loads(data)
     except (ValueError, RecursionError):
         return data
+
+
+def read_holds(document: Mapping[str, Any]) -> tuple[noted.Hold, ...]:
+    """The holds of a document.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    return tuple(
+        noted.Hold(
+            session_id=SessionId(each["session_id"]),
+            since_ms=milliseconds(each["since"]),
+            until_ms=maybe_milliseconds(each["until"]),
+            why=each["why"],
+        )
+        for each in document["on_hold"]
+    )
 
 
 def read_undone(document: Mapping[str, Any]) -> Undoing:

@@ -5,13 +5,19 @@ unknown place gets an error.
 """
 
 import os
+import socket
 import stat
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from watchdog.errors import SettingsError
 
+APP: Final = "opencode-watchdog"
+"""The name of its folders."""
+_PEER: Final = struct.Struct("3i")
+"""What the kernel tells of a peer: its process, its user and its group (unix(7), SO_PEERCRED)."""
 _OTHERS_MAY_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _ANYBODY_ELSE: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -76,3 +82,11 @@ def exposed(folder: Path) -> str | None:
         if found.st_uid not in {0, os.geteuid()} or (found.st_mode & _OTHERS_MAY_WRITE and not sticky):
             return f"Others may write to {each}, so they may replace {folder}."
     return None
+
+
+def peer_of(connected: socket.socket) -> int | None:
+    """The process of this user that opened the Unix socket at the other end; None if it can't be seen from here."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    pid, user, _ = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return pid if pid > 0 and user == os.geteuid() else None

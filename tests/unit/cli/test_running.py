@@ -12,6 +12,7 @@ from tests.fakes.server import FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
 from tests.support.program import NOWHERE, Program, Started, path, program, rows
+from tests.support.waiting import wait_until
 from watchdog.model.session import SessionId
 from watchdog.timing.clock import now_ms
 
@@ -149,6 +150,45 @@ async def test_a_release_is_done_by_the_running_watchdog_and_an_undo_too(
     with sqlite3.connect(rows.path) as connection:
         ((data,),) = connection.execute("SELECT data FROM part").fetchall()
     assert json.loads(data)["state"]["status"] == "running"
+
+
+async def test_holds_are_placed_and_ended_by_the_running_watchdog_which_looks_again_at_once(
+    program: Program, person: Program, rows: OpencodeFile
+) -> None:
+    session = orphan(rows)
+    async with run(program, rows, orphan_grace="1h", poll_interval=3600) as running:
+        deed = f"done by the running watchdog, pid {running.process.pid}; --direct does it without that one\n"
+        held = await person.run("hold", session, "--for", "2h")
+        assert (held.code, held.stderr) == (0, deed)
+        assert f"session {session} is on hold until " in held.stdout
+        looks = '"event": "watch.looked"'
+        await wait_until(lambda: running.stderr().count(looks) > 1, "a look", explain=running.stderr)  # an hour early
+        told = json.loads((await person.run("pause", "--json")).stdout)
+        own = json.loads((await person.run("pause", "--json", "--direct")).stdout)
+        assert told.keys() == own.keys()
+        assert [each["everything"] for each in told["on_hold"]] == [True, False]
+        freed = await person.run("unhold", session)
+        assert "is no longer on hold; everything still is: `resume` ends that" in freed.stdout
+        assert (await person.run("resume")).stdout == "summary\teverything is no longer on hold\n"
+        unknown = await person.run("hold", "no such id")
+        assert (unknown.code, unknown.stdout) == (2, "")
+        assert "no such id" in unknown.stderr
+
+
+async def test_a_message_is_deleted_by_the_running_watchdog(
+    program: Program, person: Program, rows: OpencodeFile
+) -> None:
+    session = rows.session("ses_1", at=now_ms())
+    turn = rows.turn(session, at=now_ms(), completed_at=now_ms())
+    fake = FakeServer()
+    fake.turns.add((session, turn))
+    fake.on_delete = lambda _, message: rows.delete("message", message)
+    async with loopback(over_http(fake)) as url, run(program, rows, servers=[url]) as running:
+        done = await person.run("delete-message", session, turn, "--yes")
+        assert f"done by the running watchdog, pid {running.process.pid}" in done.stderr, done
+        again = await person.run("delete-message", session, "msg_nowhere", "--yes")
+    assert (again.code, again.stdout) == (2, "")
+    assert "has no message msg_nowhere" in again.stderr
 
 
 async def test_the_socket_of_one_that_is_stopped_is_gone(program: Program, rows: OpencodeFile) -> None:

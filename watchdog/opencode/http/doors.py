@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import stat
-import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -17,13 +16,9 @@ from typing import Final
 from watchdog.errors import SettingsError
 from watchdog.opencode.http.peers import Party, party_of
 from watchdog.opencode.http.trust import Stranger
-from watchdog.settings.places import exposed, user_folder
+from watchdog.settings.places import APP, exposed, peer_of, user_folder
 
-APP: Final = "opencode-watchdog"
-"""The name of its folders."""
 _NAME: Final = re.compile(r"[1-9][0-9]{0,9}\.sock")
-_PEER: Final = struct.Struct("3i")
-"""What the kernel tells of a peer: its process, its user and its group."""
 _CONNECT_SECONDS: Final = 1.0
 
 
@@ -91,14 +86,6 @@ def find_doors(where: Iterable[Path]) -> dict[int, Path]:
             if pid is not None:
                 found.setdefault(pid, path)
     return found
-
-
-def peer_of(connected: socket.socket) -> int | None:
-    """The process that opened the socket at the other end; None if it can't be seen from here."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return None
-    pid, user, _ = _PEER.unpack(connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    return pid if pid > 0 and user == os.geteuid() else None
 
 
 def connected_to(path: Path) -> socket.socket:
