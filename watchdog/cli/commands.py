@@ -59,9 +59,9 @@ async def scan(loaded: Loaded, screen: Screen, *, full: bool, direct: bool) -> E
         direct: take a look of its own in any case.
     """
     running = None if direct or full else await running_watchdog(loaded, note)
-    if running is not None:
+    document = None if running is None or not running.looks else await running.sessions()
+    if running is not None and document is not None and document["unavailable"] is None:
         note(running.words)
-        document = await running.sessions()
         judgement = read_judgement(document)
         if screen.as_json:
             screen.document({name: document[name] for name in Scan.model_fields})
@@ -231,8 +231,9 @@ async def delete_message(
         running = None if direct else await running_watchdog(loaded, note)
         if running is None or not running.acts:
             deletion = await releasing.delete_message(id_, message_id, agreed=agreed)
+        elif await releasing.ask_first(id_, agreed, below=False):
+            deletion = await releasing.delete_message(id_, message_id)  # with what lives below it, as they agreed
         else:
-            await releasing.ask_first(id_, agreed, below=False)
             note(running.deed)
             async with busy(_ENDING):
                 deletion = await running.delete_message(id_, message_id)

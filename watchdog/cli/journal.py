@@ -158,6 +158,11 @@ async def undo(loaded: Loaded, screen: Screen, number: int, *, direct: bool = Fa
 
 async def _undone(car: "Backend", journal: History, found: Intervention) -> Undoing:
     if car.leader is not None:
+        from watchdog.composing.running import RunningWatchdog
+
+        if isinstance(car.leader, RunningWatchdog):
+            car.leader.check_journal(journal.place)
+            note(car.leader.deed)
         return await car.leader.undo(found.id)
     await car.fleet.discover(await car.owners.look())
     serving = car.watch().recheck.serving

@@ -104,10 +104,14 @@ async def _when_asked(
     async def answer(watch: Watch) -> None:
         await anyio.wait_readable(own.listener)
         asked.set()
-        wiring = await anyio.to_thread.run_sync(_wiring)
-        await wiring.answer_owner(
-            settings, car, watch, own, heard=relay, latest=latest, stop=stop, dry_run=dry_run, alerts=alerts
-        )
+        try:
+            wiring = await anyio.to_thread.run_sync(_wiring)
+            await wiring.answer_owner(
+                settings, car, watch, own, heard=relay, latest=latest, stop=stop, dry_run=dry_run, alerts=alerts
+            )
+        except Exception:  # noqa: BLE001 - whatever it is: the loop goes on, and commands look by themselves
+            structlog.get_logger("watchdog").exception("socket.failed")
+            own.close()
         over.set()
 
     async with anyio.create_task_group() as group:

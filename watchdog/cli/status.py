@@ -10,7 +10,7 @@ from watchdog.composing.running import RunningWatchdog, running_watchdog
 from watchdog.console.exits import Exit
 from watchdog.judging.limits import duration
 from watchdog.reporting.documents import VERSION, milliseconds
-from watchdog.reporting.tables import Cell, Screen
+from watchdog.reporting.tables import Cell, Screen, complain
 from watchdog.settings.schema import Loaded
 from watchdog.shown import stacked
 
@@ -46,7 +46,7 @@ async def _show(loaded: Loaded, screen: Screen, said: object) -> tuple[Exit, obj
         if screen.as_json:
             screen.document(document)
         elif found is None:
-            screen.line("summary", f"no watchdog of this user answers for {locate_file(loaded)}", "bold red")
+            complain(f"No watchdog of this user answers for {locate_file(loaded)}; `run` starts one.")
         else:
             _draw(screen, found)
     return _code(found), now
@@ -92,6 +92,8 @@ def _facts(status: dict[str, Any]) -> Iterator[Sequence[str | Cell]]:
     yield "last look", f"{duration(max(0.0, ago))} ago, one each {duration(status['poll_interval_seconds'])}"
     holder = f" (pid {status['holder_pid']})" if status["holder_pid"] else ""
     yield "mandate", (_MANDATES[status["mandate"]] + holder, "green" if status["mandate"] == "acting" else "yellow")
+    if not status["ticking"]:
+        yield "loop", ("stands still", "red")
     if status["ending"]:
         yield "ending now", (", ".join(status["ending"]), "red")
 

@@ -11,6 +11,7 @@ from watchdog.composing.files import locate
 from watchdog.composing.in_postgres import replica
 from watchdog.composing.running import running_watchdog
 from watchdog.composing.sidecar import sidecar
+from watchdog.reporting.tables import note
 from watchdog.settings.database_url import PostgresUrl
 from watchdog.settings.schema import Loaded
 from watchdog.timing.clock import SystemClock
@@ -39,7 +40,7 @@ async def backend(
     else:
         opened = sidecar(loaded, feeds=False, needs_journal=needs_journal)
     async with opened as found:
-        running = await running_watchdog(loaded) if acts and not direct else None
+        running = await running_watchdog(loaded, note) if acts and not direct else None
         yield found if running is None or not running.acts else replace(found, leader=running)
 
 

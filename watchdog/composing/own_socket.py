@@ -34,7 +34,8 @@ class OwnSocket:
     def close(self) -> None:
         """Listen no more."""
         self.listener.close()
-        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone, or its folder is: the next `run` sweeps what is left
+            self.path.unlink()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +45,15 @@ class Running:
     pid: int
     path: Path
 
-    def is_there(self) -> bool:
-        """Whether its process still is."""
+    def is_left(self) -> bool:
+        """Whether nobody listens there any more. Its process may be in another pid namespace."""
         try:
-            os.kill(self.pid, 0)
+            self._connect().close()
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
         except OSError:
             return False
-        return True
+        return False
 
     def connect(self) -> socket.socket:
         """A connection to it.
@@ -58,6 +61,13 @@ class Running:
         Raises:
             OSError: nobody listens, or another process than this one.
         """
+        connection = self._connect()
+        if hasattr(socket, "SO_PEERCRED") and peer_of(connection) != self.pid:
+            connection.close()
+            raise ConnectionRefusedError(f"{self.path} is another process's than pid {self.pid}")
+        return connection
+
+    def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(_CONNECT_SECONDS)
@@ -66,9 +76,6 @@ class Running:
         except BaseException:
             connection.close()
             raise
-        if hasattr(socket, "SO_PEERCRED") and peer_of(connection) != self.pid:
-            connection.close()
-            raise ConnectionRefusedError(f"{self.path} is another process's than pid {self.pid}")
         return connection
 
 
@@ -92,7 +99,7 @@ def listen(database: Path, environ: Mapping[str, str], home: Path | None) -> Own
     """
     folder = _folder(environ, home)
     for left in _sockets(folder, "*"):
-        if not left.is_there():
+        if left.is_left():
             left.path.unlink(missing_ok=True)
     path = folder / f"run-{_mark(database)}-{os.getpid()}.sock"
     path.unlink(missing_ok=True)  # of an earlier process of this pid
@@ -126,6 +133,9 @@ def _folder(environ: Mapping[str, str], home: Path | None) -> Path:
         folder = runtime / APP
     else:
         folder = user_folder(environ, "XDG_STATE_HOME", home, ".local/state") / APP / "run"
+    above = next(each for each in folder.parents if each.exists())
+    if not folder.exists() and above.stat().st_uid != os.geteuid():
+        raise SettingsError(f"{above} is another user's, so no folder for a socket is made there.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (trouble := exposed(folder)) is not None:
         raise SettingsError(trouble)

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
@@ -44,6 +45,9 @@ _FIRST_SECONDS: Final = 5.0
 """How long it may take to say what it does: it knows that, so one that needs longer stands still."""
 _FIRST_LOOK_TRIES: Final = 50
 _PAUSE_SECONDS: Final = 0.2
+_MOST_POLLS: Final = 10
+_LONGEST_REASON: Final = 500
+_PERHAPS: Final = "It may have been done: `history` shows it."
 _SESSION_ID: Final = r"ses_[A-Za-z0-9_-]{1,60}"
 _ERRORS: Final[Mapping[str, type[WatchdogError]]] = {
     "no-such-session": errors.NoSuchSession,
@@ -85,6 +89,24 @@ class RunningWatchdog:
         """Who did what a command asked for."""
         return f"done by the running watchdog, pid {self.at.pid}; --direct does it without that one"
 
+    def check_journal(self, place: str) -> None:
+        """Check that it keeps this journal: a number names an intervention of one journal.
+
+        Raises:
+            UsageError: it keeps another one.
+        """
+        if self.status["journal"] != place:
+            other = self.status["journal"] or "no journal"
+            raise errors.UsageError(
+                f"The running watchdog, pid {self.at.pid}, keeps {other}, and this command reads {place}. Name that "
+                "one (the setting `journal`), or use --direct."
+            )
+
+    @property
+    def looks(self) -> bool:
+        """Whether its last look is of a short time ago: its loop ticks, and the database can be used."""
+        return bool(self.status["ticking"])
+
     async def sessions(self) -> Document:
         """Its last look.
 
@@ -106,6 +128,8 @@ class RunningWatchdog:
         self, session_id: SessionId, *, reason: str | None, below: bool, agreed: tuple[SessionId, ...] = ()
     ) -> tuple[Outcome, ...]:
         """See `Leader.release`."""
+        if reason is not None and len(reason) > _LONGEST_REASON:
+            raise errors.UsageError(f"A reason has at most {_LONGEST_REASON} characters; --direct takes any.")
         path = f"{_route(session_id)}/release"
         body = {"reason": reason, "below": below, "agreed": [*agreed]}
         return _read(read_outcomes, await _asked(self.at, "POST", path, body))
@@ -177,7 +201,7 @@ async def _first_answer(at: Running, tell: Callable[[str], None]) -> RunningWatc
             if not left:
                 tell(f"{error} This command looks by itself.")
         except WatchdogError as error:
-            if at.is_there():
+            if not at.is_left():
                 tell(f"{error} This command looks by itself.")
             return None
         await anyio.sleep(_PAUSE_SECONDS)
@@ -191,7 +215,9 @@ async def _asked(
     status, document = await _sent(at, method, path, body, seconds=seconds)
     while status == http.HTTPStatus.ACCEPTED:
         await anyio.sleep(_PAUSE_SECONDS)
-        _, operation = await _sent(at, "GET", f"{API}/operations/{document['operation_id']}")
+        answered, operation = await _polled(at, f"{API}/operations/{document['operation_id']}")
+        if answered != http.HTTPStatus.OK:
+            raise ServerAnswerInvalid(f"{operation.get('detail', 'It gives no answer.')} {_PERHAPS}")
         if operation.get("problem") is not None:
             status, document = int(operation["problem"]["status"]), operation["problem"]
         elif operation.get("document") is not None:
@@ -201,6 +227,18 @@ async def _asked(
         kind = _ERRORS.get(name, ServerAnswerInvalid)
         raise kind.__new__(kind, says or f"The running watchdog, pid {at.pid}, answers with status {status}.")
     return document
+
+
+async def _polled(at: Running, path: str) -> tuple[int, Document]:
+    """How something is that goes on, whoever asks about it."""
+    for left in range(_MOST_POLLS, -1, -1):
+        try:
+            return await _sent(at, "GET", path)
+        except ServerUnreachable as error:
+            if not left:
+                raise ServerUnreachable(f"{error} {_PERHAPS}") from error
+        await anyio.sleep(_PAUSE_SECONDS)
+    raise AssertionError("the last try answers or raises")
 
 
 async def _sent(
@@ -218,6 +256,9 @@ async def _sent(
             _exchange, connection, method, path, body, abandon_on_cancel=True
         )
         document = json.loads(content)
+    except anyio.get_cancelled_exc_class():
+        connection.hang_up()  # else its thread would wait on
+        raise
     except TimeoutError as error:
         raise ServerUnreachable(
             f"The running watchdog, pid {at.pid}, has given no answer for {connection.timeout:g} s."
@@ -271,6 +312,11 @@ class _Connection(http.client.HTTPConnection):
         """Connect to its socket."""
         self.sock = self._at.connect()
         self.sock.settimeout(self.timeout)
+
+    def hang_up(self) -> None:
+        """Have whoever waits for an answer wait no more."""
+        with suppress(OSError, AttributeError):  # it is not connected
+            self.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _exchange(connection: _Connection, method: str, path: str, body: Document | None) -> tuple[int, bytes]:

@@ -13,8 +13,9 @@ from watchdog.model.interventions import Intervention
 from watchdog.model.moments import NEVER, Moment
 from watchdog.model.report import ServerReport
 from watchdog.model.verdict import Spared
+from watchdog.operating.glance import Glance, MandateState
 from watchdog.operating.operations import Answer, Operation
-from watchdog.operating.operator import Glance, MandateState
+from watchdog.operating.operator import Operator
 from watchdog.operating.release import Deletion
 from watchdog.reporting.documents import (
     VERSION,
@@ -47,9 +48,7 @@ def sessions_document(database: str, glance: Glance, *, program: str, poll_inter
     return Sessions.told({**scan_values(database, observation, judgement), **more})
 
 
-def status_document(
-    database: str, glance: Glance, *, program: str, began_ms: int, poll_interval_seconds: float
-) -> dict[str, Any]:
+def status_document(operator: Operator, glance: Glance, *, program: str, journal: str | None) -> dict[str, Any]:
     """What the watchdog of this process is doing; `program` is our version."""
     observation, judgement = glance.assessment.observation, glance.assessment.judgement
     degraded = [*filter(None, [glance.problem]), *observation.degraded, *damage_sentences(observation)]
@@ -57,16 +56,18 @@ def status_document(
     spared = Counter(reason for _, reason in {(each.session_id, each.reason.value) for each in judgement.spared})
     return Status.told(
         {
-            "database": database,
+            "database": str(operator.database),
             "program": program,
+            "journal": journal,
             "pid": os.getpid(),
-            "began_at": began_ms,
+            "began_at": operator.began_ms,
             "observed_at": observation.at_ms,
             "now": glance.now_ms,
             "mandate": glance.mandate.value,
             "holder_pid": glance.holder_pid,
-            "poll_interval_seconds": poll_interval_seconds,
-            "well": glance.mandate is MandateState.ACTING and not degraded,
+            "poll_interval_seconds": operator.poll_interval_seconds,
+            "ticking": operator.ticking,
+            "well": glance.mandate is MandateState.ACTING and operator.ticking and not degraded,
             "stuck": len(judgement.verdicts),
             "ending": sorted(glance.acting),
             "spared": dict(sorted(spared.items())),

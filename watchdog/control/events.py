@@ -15,7 +15,7 @@ from watchdog.judging.limits import duration
 from watchdog.model.outcome import Outcome
 from watchdog.model.session import SessionId
 from watchdog.model.verdict import Judgement, Verdict
-from watchdog.operating.operator import MandateState
+from watchdog.operating.glance import MandateState
 from watchdog.reporting import documents as contract
 from watchdog.reporting.documents import damage_sentences, moment
 from watchdog.shown import in_json

@@ -122,14 +122,8 @@ async def explain(services: With, session_id: SessionPath) -> Response:
 async def status(services: With) -> Response:
     """What `status --json` prints: what it may do, what it waits for, and what is in its way."""
     operator = services.operator
-    document = status_document(
-        str(operator.database),
-        await operator.sessions(),
-        program=services.program,
-        began_ms=operator.began_ms,
-        poll_interval_seconds=operator.poll_interval_seconds,
-    )
-    return PlainJson(document)
+    glance = await operator.sessions()
+    return PlainJson(status_document(operator, glance, program=services.program, journal=services.journal))
 
 
 @router.get(

@@ -138,19 +138,19 @@ async def serve(
 async def serve_at(app: ASGIApp, path: Path, listener: socket.socket, stop: anyio.Event) -> None:
     """Serve at a Unix socket in the same way."""
     await _keep_serving(
-        partial(_serve, app, stop=stop, connections=Connections()), str(path), listener.dup(), listener.dup, stop
+        partial(_serve, app, stop=stop, connections=Connections()), str(path), None, listener.dup, stop
     )
 
 
 async def _keep_serving(
     serve: Callable[[socket.socket], Awaitable[None]],
     place: str,
-    first: socket.socket,
+    first: socket.socket | None,
     again: Callable[[], socket.socket],
     stop: anyio.Event,
 ) -> None:
     log = structlog.get_logger("watchdog")
-    listener: socket.socket | None = first
+    listener = first
     while not stop.is_set():
         try:
             await serve(listener or again())

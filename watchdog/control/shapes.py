@@ -83,6 +83,7 @@ class Status(Document):
     """What a watchdog is doing."""
 
     program: Text
+    journal: Text | None
     pid: int
     began_at: Moment
     observed_at: Moment
@@ -90,7 +91,8 @@ class Status(Document):
     mandate: Literal["acting", "observing", "dry_run"]
     holder_pid: int | None
     poll_interval_seconds: Seconds
-    well: bool = Field(description="it acts, and nothing is degraded")
+    ticking: bool = Field(description="its loop looked, or said why it can't, a short time ago")
+    well: bool = Field(description="it acts, its loop ticks, and nothing is degraded")
     stuck: int
     ending: list[Text] = Field(description="the sessions that are being ended now")
     spared: dict[str, int] = Field(description="how many sessions are spared, by reason")

@@ -21,6 +21,7 @@ from watchdog.timing.sightings import Convert
 # How long an answer about holders may be reused while the unclaimed rows have not changed. An act that rests on a
 # proof asks again.
 HOLDERS_STAY_VALID_SECONDS = 15.0
+_MOST_READINGS = 4
 
 
 class Fold(Protocol):
@@ -113,14 +114,25 @@ class Observer:
         """
         async with self._turn:
             await self._fleet.refresh()
-            snapshot = await self._store.family(session_ids)
             hearing = self._hearing(instant.now, fresh=True)
-            heard = await hearing.reports(snapshot, named=session_ids)
-            family = {*snapshot.sessions, *session_ids}
-            reports, holders = await self._look_for_holders(
-                snapshot, [report.about(family) for report in heard], hearing
-            )
+            snapshot, heard = await self._heard_of(session_ids, hearing)
+            reports, holders = await self._look_for_holders(snapshot, heard, hearing)
             return await self._complete(_observation(instant, snapshot, reports, holders), instant)
+
+    async def _heard_of(
+        self, session_ids: Collection[SessionId], hearing: Hearing
+    ) -> tuple[Snapshot, list[ServerReport]]:
+        """The family of some sessions, and what is said of it; read again if it grew while the hosts were asked."""
+        named = {*session_ids, *await self._store.below(session_ids)}
+        readings = 0
+        while True:
+            snapshot = await self._store.family(named)
+            heard = await hearing.reports(snapshot, named=named)
+            family, readings = {*snapshot.sessions, *named}, readings + 1
+            born = await self._store.below(family) - family
+            if not born or readings == _MOST_READINGS:
+                return snapshot, [report.about(family) for report in heard]
+            named |= born
 
     def _hearing(self, now: Moment, *, fresh: bool) -> Hearing:
         """The questions of a look. Who has the database open and who serves it may be known from a moment ago."""

@@ -5,8 +5,6 @@ There is no HTTP in it.
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from enum import StrEnum
 
 from watchdog.acting.undo import Undo
 from watchdog.errors import (
@@ -21,7 +19,7 @@ from watchdog.errors import (
     UsageError,
 )
 from watchdog.explaining.drain import Drain, drain
-from watchdog.explaining.overview import SessionLine, overview
+from watchdog.explaining.overview import overview
 from watchdog.explaining.values import Explanation
 from watchdog.journal.null import NoJournal
 from watchdog.loop.last_look import Latest
@@ -30,47 +28,13 @@ from watchdog.model.interventions import Hold, Intervention, InterventionId, Kep
 from watchdog.model.mandate import Mandate, named
 from watchdog.model.session import EVERYTHING, SessionId
 from watchdog.operating.explained import Telling
+from watchdog.operating.glance import Glance, MandateState
 from watchdog.operating.holds import HoldChange, in_order, leave_alone, let_go
 from watchdog.operating.operations import Answer, Operation, OperationKind, Operations
 from watchdog.operating.release import Releasing
 from watchdog.operating.requests import Leader, Wanted
 from watchdog.ports import Fleet, History, Owners, Store
 from watchdog.sharing import SingleFlight
-from watchdog.timing.events import Assessment
-
-
-class MandateState(StrEnum):
-    """What a watchdog may do."""
-
-    ACTING = "acting"
-    OBSERVING = "observing"
-    DRY_RUN = "dry_run"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Glance:
-    """The last look, for people.
-
-    Attributes:
-        lines: every unfinished session, and every session above one.
-        titles: opencode's titles; none if they can't be read.
-        acting: the sessions that are being ended now.
-        mandate: what this watchdog may do.
-        holder_pid: the pid of the watchdog that acts, if that is another one and its pid is known.
-        problem: why the database or the journal can't be used now.
-        holds: the holds; none while the journal can't be read.
-        now_ms: when this was put together.
-    """
-
-    assessment: Assessment
-    lines: tuple[SessionLine, ...]
-    titles: Mapping[SessionId, str]
-    acting: Collection[SessionId]
-    mandate: MandateState
-    holder_pid: int | None
-    problem: str | None
-    holds: tuple[Hold, ...]
-    now_ms: int
 
 
 class Operator:
@@ -179,6 +143,11 @@ class Operator:
         if self._watch.pace.dry_run:
             return MandateState.DRY_RUN
         return MandateState.ACTING if self._latest.acting and self._watch.began_to_act else MandateState.OBSERVING
+
+    @property
+    def ticking(self) -> bool:
+        """Whether the loop looked, or said why it can't, a short time ago."""
+        return self._latest.ticking
 
     @property
     def began_ms(self) -> int:

@@ -5,14 +5,18 @@ import signal
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.fakes.server import FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
-from tests.support.program import NOWHERE, Program, Started, path, program, rows
+from tests.support.program import NOWHERE, Program, Started, path, program, python, rows
 from tests.support.waiting import wait_until
+from watchdog.composing.own_socket import Running
+from watchdog.composing.running import RunningWatchdog
+from watchdog.errors import UsageError
 from watchdog.model.session import SessionId
 from watchdog.timing.clock import now_ms
 
@@ -107,11 +111,10 @@ async def test_without_one_status_is_exit_code_3_and_a_sentence_and_the_others_l
     async with run(program, rows, orphan_grace="1h") as running:
         running.process.kill()
         await running.finished()
-        for arguments in (["status"], ["status", "--json"]):
-            done = await person.run(*arguments)
-            assert done.code == 3
-            assert done.stderr == ""
-        assert "no watchdog of this user answers" in (await person.run("status")).stdout
+        shown, told = await person.run("status"), await person.run("status", "--json")
+        assert (shown.code, shown.stdout, told.code, told.stderr) == (3, "", 3, "")
+        assert shown.stderr.startswith("error: No watchdog of this user answers for ")
+        assert json.loads(told.stdout) == {"version": 1, "running": False}
         seen = await person.run("scan")
     assert f"\t{session}\t" in seen.stdout
     assert "running watchdog" not in seen.stderr
@@ -150,6 +153,30 @@ async def test_a_release_is_done_by_the_running_watchdog_and_an_undo_too(
     with sqlite3.connect(rows.path) as connection:
         ((data,),) = connection.execute("SELECT data FROM part").fetchall()
     assert json.loads(data)["state"]["status"] == "running"
+
+
+async def test_a_socket_that_fails_never_ends_the_run(program: Program, person: Program, rows: OpencodeFile) -> None:
+    session = orphan(rows)
+    program.line = python("import sys; sys.modules['watchdog.control.wiring'] = None")
+    async with run(program, rows, orphan_grace="1h") as running:
+        seen = await person.run("scan")
+        await running.said('"event": "socket.failed"')
+        looks = running.stderr().count("watch.looked")
+        await wait_until(lambda: running.stderr().count("watch.looked") > looks + 1, "looks", explain=running.stderr)
+        again = await person.run("scan")
+        running.signal(signal.SIGTERM)
+        assert running.process.wait() == 0
+    assert f"\t{session}\t" in seen.stdout
+    assert f"\t{session}\t" in again.stdout
+    assert again.stderr == ""
+
+
+def test_an_undo_is_asked_of_the_journal_that_it_was_looked_up_in() -> None:
+    at = Running(pid=7, path=Path("/nowhere"))
+    running = RunningWatchdog(at=at, status={"journal": "/a"})
+    running.check_journal("/a")
+    with pytest.raises(UsageError, match="pid 7, keeps /a, and this command reads /b"):
+        running.check_journal("/b")
 
 
 async def test_holds_are_placed_and_ended_by_the_running_watchdog_which_looks_again_at_once(

@@ -91,6 +91,27 @@ def test_what_a_dead_process_left_is_swept_and_no_other_file(tmp_path: Path, dat
         second.close()
 
 
+def test_a_socket_that_is_listened_to_is_never_swept_whatever_its_number(
+    opened: OwnSocket, tmp_path: Path, database: Path
+) -> None:
+    """The process may be in another pid namespace."""
+    living = opened.path.with_name(opened.path.name.replace(str(HERE), "4194304"))
+    opened.path.rename(living)
+    second = own_socket.listen(database, {}, tmp_path)
+    second.close()
+    assert living.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_no_folder_is_made_in_somebody_elses_home(tmp_path: Path, database: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 4711, 4711)
+    with pytest.raises(SettingsError, match="home is another user's"):
+        own_socket.listen(database, {}, home)
+    assert [*home.iterdir()] == []
+
+
 def test_a_long_path_is_no_obstacle(tmp_path: Path, database: Path) -> None:
     home = tmp_path / ("a" * 100) / ("b" * 100)
     opened = own_socket.listen(database, {}, home)

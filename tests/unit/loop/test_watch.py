@@ -204,6 +204,24 @@ async def test_before_an_act_a_host_is_asked_and_a_family_read_but_a_server_may_
     assert seen.call_clocks.keys() >= {"prt_1"}
 
 
+async def test_what_lives_below_is_asked_about_by_name_and_what_is_born_meanwhile_is_read(world: World) -> None:
+    hung = world.hang("1")
+    child = world.store.content.session("ses_child", parent=hung)
+    born = SessionId("ses_born")
+    statuses = world.server.statuses
+
+    async def bears(directory: str) -> dict[SessionId, Status]:
+        if born not in world.store.content.tables["session"]:
+            world.store.content.session(born, parent=child)
+            world.server.busy(born, PLACE)
+        return await statuses(directory)
+
+    world.server.statuses = bears  # type: ignore[method-assign]
+    seen = (await world.watch()._look_again([hung])).observation
+    assert {hung, child, born} <= seen.snapshot.sessions.keys()
+    assert born in seen.reports[0].said
+
+
 async def test_a_look_at_one_family_takes_nothing_from_what_is_remembered_of_others(world: World) -> None:
     hung, other = world.hang("1"), world.hang("2")
     watch = world.watch()

@@ -54,9 +54,13 @@ class Bridges:
             if party is None:
                 return
             door = Door(path=doors[holder.pid], party=party)
-            if door not in self._refused and (server := await self._usable(door)) is not None:
-                self.used[holder.pid] = server
-                new.append(server)
+            if door in self._refused or (server := await self._usable(door)) is None:
+                return
+            if holder.pid in self.used:  # another look was faster
+                await server.aclose()
+                return
+            self.used[holder.pid] = server
+            new.append(server)
 
         async with anyio.create_task_group() as group:
             for holder in holders:
@@ -74,12 +78,10 @@ class Bridges:
 
     async def ended(self) -> list[BridgedServer]:
         """Those whose process is gone, or has closed its door; they are no longer used."""
-        gone = await anyio.to_thread.run_sync(self._gone, tuple(self.used), abandon_on_cancel=True)
-        return [self.used.pop(pid) for pid in gone]
-
-    def _gone(self, pids: Iterable[int]) -> list[int]:
-        doors = {pid: self.used[pid].door for pid in pids}
-        return [pid for pid, door in doors.items() if not door.is_open()]
+        used = [*self.used.items()]
+        gone = await anyio.to_thread.run_sync(_gone, used, abandon_on_cancel=True)
+        still = [(pid, server) for pid, server in gone if self.used.get(pid) is server]  # another look may be faster
+        return [self.used.pop(pid) for pid, _ in still]
 
     async def greeting(self, door: Door, *, closing: bool = False) -> Greeting | None:
         """What the bridge behind a door says of itself; None if nothing that can be read.
@@ -100,6 +102,10 @@ class Bridges:
                 with anyio.CancelScope(shield=True):
                     await server.aclose()
         return server if greeting is not None and greeting.understood else None
+
+
+def _gone(used: Iterable[tuple[int, BridgedServer]]) -> list[tuple[int, BridgedServer]]:
+    return [(pid, server) for pid, server in used if not server.door.is_open()]
 
 
 async def _greeted(server: BridgedServer, *, closing: bool = False) -> Greeting | None:
