@@ -41,11 +41,13 @@ async def end_them(loaded: Loaded, screen: Screen, pids: Collection[int] | None,
         confirm: asks a person; None if they already agreed.
 
     Raises:
-        UsageError: a process is none that is left over, or is never ended; or nobody agreed.
+        UsageError: a process is not left over, or never ended; nobody agreed; or nothing may be ended now.
     """
     async with sidecar(loaded, feeds=False) as car:
-        left = (await car.processes.look()).left
-        chosen = _all(left) if pids is None else _chosen(left, pids)
+        seen = await car.processes.look()
+        if seen.refusal is not None:
+            raise UsageError(f"{seen.refusal} An opencode may be at work in what is left over: nothing was ended.")
+        chosen = _all(seen.left) if pids is None else _chosen(seen.left, pids)
         if chosen:
             _agreed(chosen, confirm)
         outcomes = await _end(car, chosen)

@@ -1,8 +1,9 @@
 """Which commands are left over, which call each belongs to, and which may have been started to stay. Pure.
 
-A command is left over if its opencode is gone, or if its opencode lives and its call has ended. It belongs to a call
-only if its birth lies within the call's time, it works in the call's folder, it runs what the call ran, and no other
-call fits. A command whose opencode lives and that fits a call that is open is at work, whatever else it fits.
+A command is left over if its opencode is gone, or if its opencode lives, has this database open, and its call has
+ended. It belongs to a call only if its birth lies within the call's time, it works in the call's folder, it runs what
+the call ran, and no other call fits. A command whose opencode lives, and that works in the folder of an open call and
+runs what that ran, is at work, whatever the times say: the wall clock may have been set.
 """
 
 import json
@@ -42,7 +43,7 @@ def left_over(commands: Iterable[Command], calls: Sequence[CommandCall], *, ende
         calls: every call that may have started one of them.
         ended_by_ms: a call that ended after this may still be ending its command.
     """
-    found = [_judged(each, [call for call in calls if fits(each, call)], ended_by_ms) for each in commands]
+    found = [_judged(each, [call for call in calls if _matches(each, call)], ended_by_ms) for each in commands]
     return tuple(sorted(filter(None, found), key=_age))
 
 
@@ -50,12 +51,15 @@ def _age(left: LeftOver) -> tuple[int, int]:
     return left.command.first.birth, left.command.first.pid
 
 
-def _judged(command: Command, fitting: Sequence[CommandCall], ended_by_ms: int) -> LeftOver | None:
+def _judged(command: Command, matching: Sequence[CommandCall], ended_by_ms: int) -> LeftOver | None:
+    fitting = [each for each in matching if _in_time(command, each)]
     call = fitting[0] if len(fitting) == 1 else None
     if command.opencode_lives is False:
         why = f"its opencode (process {command.opencode_pid}) is gone"
         return LeftOver(command=command, why=why, call=call, stays=stays(command, call))
-    if command.opencode_lives is None or call is None or call.ended_ms is None or call.ended_ms > ended_by_ms:
+    if command.opencode_lives is None or not command.opencode_holds or call is None:
+        return None
+    if any(each.ended_ms is None or each.ended_ms > ended_by_ms for each in matching):
         return None
     why = f"its call has ended, and its opencode (process {command.opencode_pid}) goes on"
     return LeftOver(command=command, why=why, call=call, stays=stays(command, call))
@@ -63,10 +67,16 @@ def _judged(command: Command, fitting: Sequence[CommandCall], ended_by_ms: int) 
 
 def fits(command: Command, call: CommandCall) -> bool:
     """Whether a call may have started a command: by time, by folder, and by what runs."""
+    return _in_time(command, call) and _matches(command, call)
+
+
+def _in_time(command: Command, call: CommandCall) -> bool:
     if command.born_ms < call.created_ms - SLACK_MS:
         return False
-    if call.ended_ms is not None and command.born_ms > call.ended_ms + SLACK_MS:
-        return False
+    return call.ended_ms is None or command.born_ms <= call.ended_ms + SLACK_MS
+
+
+def _matches(command: Command, call: CommandCall) -> bool:
     return command.first.folder in call.folders and runs(command.first, call.command)
 
 
@@ -87,13 +97,18 @@ def place(
 
 def runs(member: Member, command: str) -> bool:
     """Whether a process runs a command: as the shell that was given it, or as one of the programs that it names."""
+    return _runs_any(member, command, simple_commands(command) or ())
+
+
+def _runs_any(member: Member, command: str, simples: Iterable[Sequence[str]]) -> bool:
+    """Whether a process is the shell that was given a whole command, or one of some simple commands."""
     # A program such as npm writes its whole line in the place of its name.
     words = member.words if len(member.words) > 1 else member.words[0].split()
     if not words or not command.strip():
         return False
     if basename(words[0]) in _SHELLS and any(each.strip() == command.strip() for each in words[1:]):
         return True
-    return any(_same(words, simple) for simple in simple_commands(command) or ())
+    return any(_same(words, simple) for simple in simples)
 
 
 def _same(words: Sequence[str], simple: Sequence[str]) -> bool:
@@ -163,6 +178,9 @@ def stays(command: Command, call: CommandCall | None) -> str | None:
         return "a part of it ignores the hang-up, as `nohup` makes it"
     if not command.led:
         return "what started it has ended, and left it in the background"
+    # A shell may become the last of its commands. Any other that leads a session has made itself a daemon.
+    if call is not None and not _runs_any(command.first, call.command, (simple_commands(call.command) or [])[-1:]):
+        return "it leads a session of its own, as a daemon does"
     return None
 
 

@@ -35,6 +35,7 @@ class Command:
     Attributes:
         born_ms: when its first process started, by the wall clock as it is set now.
         opencode_lives: whether that opencode goes on, by pid and birth; None if nobody can tell.
+        opencode_holds: whether that opencode has this database open; not if nobody can tell.
         led: the process that it began with is still there.
         members: all of its processes; the first one stands for it.
         listens: the ports on which it listens.
@@ -46,6 +47,7 @@ class Command:
     born_ms: int
     opencode_pid: int
     opencode_lives: bool | None
+    opencode_holds: bool
     led: bool
     members: tuple[Member, ...]
     listens: tuple[int, ...] = ()
@@ -135,6 +137,7 @@ class Commands(Telling):
         complete: whether every process was seen that could belong to a call in this database.
         placed: the first processes of the commands that belong to each call, left over or at work.
         unplaced: when each command was born of which nobody can say to which call it belongs.
+        refusal: why none of them may be ended now: a sentence.
     """
 
     left: tuple[LeftOver, ...] = ()
@@ -142,6 +145,7 @@ class Commands(Telling):
     complete: bool = False
     placed: Mapping[CallId, tuple[int, ...]] = field(default_factory=dict)
     unplaced: tuple[int, ...] = ()
+    refusal: str | None = None
 
     def of(self, call_ids: Collection[CallId]) -> tuple[LeftOver, ...]:
         """Those that belong to some calls."""

@@ -66,6 +66,7 @@ class Holders(Telling):
         why_incomplete: a sentence for people when `complete` is false.
         elsewhere: the database belongs to a server that any machine may use: no process is evidence of anything, and
             only the word of hosts counts.
+        failed: the look itself failed: nothing is known of anybody.
         refusal: why nothing can be known of the file, and what to do: for instance, a process has it open under
             another name. Then nothing is proven, and nobody's word replaces a proof.
     """
@@ -76,6 +77,7 @@ class Holders(Telling):
     complete: bool = True
     why_incomplete: str | None = None
     elsewhere: bool = False
+    failed: bool = False
     refusal: str | None = None
 
 

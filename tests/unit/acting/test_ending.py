@@ -1,6 +1,7 @@
 """The end of a left-over command: real processes, and a real journal."""
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -12,19 +13,23 @@ from tests.fakes.clock import FakeClock
 from tests.support.database import OpencodeFile
 from tests.support.left_over import Opencode, opencode, session, until
 from tests.support.waiting import wait_until
-from tests.unit.judging.test_leftovers import call, command
+from tests.unit.judging.test_leftovers import call, command, member
+from watchdog.acting import ending
 from watchdog.acting.ending import Ending
 from watchdog.acting.settled import Fates, SettledCommands
 from watchdog.errors import JournalUnusable
 from watchdog.journal.sqlite import SqliteJournal
 from watchdog.model.interventions import Actor
-from watchdog.model.leftovers import Asked, Commands, LeftOver, Settled
+from watchdog.model.leftovers import Asked, Commands, LeftOver, Member, Settled
 from watchdog.model.outcome import Result, Row
 from watchdog.model.report import Holder, Holders
 from watchdog.model.session import CallId, SessionId, TurnId
 from watchdog.model.verdict import VerdictKind
 from watchdog.opencode.db.store import OpencodeDatabase
+from watchdog.opencode.processes import commands, leftovers
+from watchdog.opencode.processes.commands import Table
 from watchdog.opencode.processes.leftovers import ProcessCommands
+from watchdog.opencode.processes.stat import Stat
 from watchdog.timing.clock import SystemClock
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="left-over commands are told on Linux only")
@@ -113,6 +118,33 @@ async def test_what_does_not_listen_to_term_is_killed_after_the_grace(
     assert outcome.result is Result.RECOVERED
     assert [step.step for step in outcome.steps][:3] == ["reread", "terminate", "kill"]
     assert session(pid) == []
+
+
+async def test_the_first_process_is_the_first_to_get_each_signal(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pids = [4711, 4790, 4712, 4760, 4713, 4740, 4714, 4720]
+    members = {pid: member("x", pid=pid) for pid in pids}
+    stats = {
+        pid: Stat(pid=pid, parent=1, session=4711, terminal=False, birth=100, memory_bytes=0, ended=False)
+        for pid in sorted(pids)
+    }
+    seen = Table(stats=stats, marks={4711: 4700}, unreadable=frozenset(), others=0, hides=False, elsewhere=False)
+    monkeypatch.setattr(commands, "read_table", lambda: seen)
+    monkeypatch.setattr(commands, "_member", lambda stat: members[stat.pid])
+    sent: list[tuple[int, int]] = []
+
+    def send(_: LeftOver, each: Member, number: int) -> bool:
+        sent.append((number, each.pid))
+        if number == signal.SIGKILL:
+            del stats[each.pid]
+        return True
+
+    monkeypatch.setattr(leftovers, "send", send)
+    left = LeftOver(command=command(*members.values()), why="its opencode is gone")
+    await ending._Attempt(house.processes, FakeClock(auto=True), 0.1).end(left)
+
+    assert sent == [(signal.SIGTERM, pid) for pid in pids] + [(signal.SIGKILL, pid) for pid in pids]
 
 
 async def test_what_has_ended_meanwhile_is_no_act(house: House, dead: Opencode, tmp_path: Path) -> None:

@@ -14,14 +14,14 @@ from tests.fakes.server import FakeServer, loopback, over_http, read_request, re
 from tests.support.database import SHARED, OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, rows
 from tests.support.watchdog_run import Finished
-from watchdog.opencode.processes.holders import INITIAL_NAMESPACE, _namespace
+from watchdog.opencode.processes.holders import INITIAL_NAMESPACE, own_namespace
 from watchdog.opencode.processes.lock import DatabaseLock, lock_path
 from watchdog.settings.schema import Settings
 
 __all__ = ["path", "program", "rows"]
 
 VISIBLE = pytest.mark.skipif(
-    sys.platform != "linux" or _namespace() != INITIAL_NAMESPACE,
+    sys.platform != "linux" or own_namespace() != INITIAL_NAMESPACE,
     reason="who has a database open is only known for sure in Linux's own pid namespace",
 )
 

@@ -2,9 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -16,7 +19,7 @@ from tests.unit.judging.test_leftovers import command
 from tests.unit.reporting.test_documents import example, shape
 from watchdog.cli import leftovers as module
 from watchdog.errors import UsageError
-from watchdog.model.leftovers import LeftOver
+from watchdog.model.leftovers import Commands, LeftOver
 
 __all__ = ["path", "program", "rows"]
 
@@ -89,6 +92,24 @@ def test_all_of_them_are_all_but_those_that_are_never_ended() -> None:
     assert module._all(left) == left[:1]
     with pytest.raises(UsageError, match="an opencode runs in it"):
         module._chosen([kept], [kept.command.first.pid])
+
+
+async def test_nothing_is_ended_while_nobody_can_tell_in_which_of_them_an_opencode_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left = LeftOver(command=command(), why="its opencode is gone")
+
+    async def look() -> Commands:
+        return Commands(left=(left,), refusal="The holders of the database can't be looked up (OSError).")
+
+    @asynccontextmanager
+    async def sidecar(*_: object, **__: object) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(processes=SimpleNamespace(look=look))
+
+    monkeypatch.setattr(module, "sidecar", sidecar)
+    for pids in ([left.command.first.pid], None):
+        with pytest.raises(UsageError, match=r"can't be looked up \(OSError\)\. .*: nothing was ended\.$"):
+            await module.end_them(Mock(), Mock(), pids, confirm=None)
 
 
 def test_the_question_says_how_many_and_that_it_cant_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:

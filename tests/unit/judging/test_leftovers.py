@@ -16,12 +16,15 @@ def member(*words: str, pid: int = 4711, folder: str | None = "/project", nohup:
     return Member(pid=pid, birth=100, words=words, folder=folder, ignores_hangup=nohup)
 
 
-def command(*members: Member, lives: bool | None = False, led: bool = True, ports: tuple[int, ...] = ()) -> Command:
+def command(
+    *members: Member, lives: bool | None = False, holds: bool = True, led: bool = True, ports: tuple[int, ...] = ()
+) -> Command:
     return Command(
         session=4711,
         born_ms=BORN,
         opencode_pid=4700,
         opencode_lives=lives,
+        opencode_holds=holds,
         led=led,
         members=members or (member("sleep", "600"),),
         listens=ports,
@@ -68,11 +71,29 @@ class TestWhatIsLeftOver:
             (call(ended=LATER + 1),),
             (call(ended=BORN + 5000), call(id_="prt_2")),
             (call(ended=BORN + 5000), call(id_="prt_2", ended=BORN + 6000)),
+            (call(ended=BORN + 5000), call(id_="prt_2", at=LATER + 60_000)),
+            (call(ended=BORN + 5000), call(id_="prt_2", at=LATER + 60_000, ended=LATER + 61_000)),
         ],
-        ids=["no call", "an open call", "a call that ended just now", "an open one fits, too", "two fit"],
+        ids=[
+            "no call",
+            "an open call",
+            "a call that ended just now",
+            "an open one fits, too",
+            "two fit",
+            "an open one from before the clock was set back",
+            "one from then that may have ended just now",
+        ],
     )
     def test_never_one_whose_opencode_lives_and_may_be_at_work_on_it(self, calls: tuple[CommandCall, ...]) -> None:
         assert judged(command(lives=True), *calls) == []
+
+    def test_an_open_call_that_runs_something_else_or_elsewhere_is_no_sign_of_work(self) -> None:
+        others = (call("sleep 601", id_="prt_2", at=LATER), call(id_="prt_3", at=LATER, folder="/elsewhere"))
+        assert len(judged(command(lives=True), call(ended=BORN + 5000), *others)) == 1
+
+    def test_never_one_whose_opencode_lives_and_works_on_another_database(self) -> None:
+        assert judged(command(lives=True, holds=False), call(ended=BORN + 5000)) == []
+        assert len(judged(command(lives=False, holds=False), call(ended=BORN + 5000))) == 1
 
     def test_never_one_of_which_nobody_can_tell_whether_its_opencode_lives(self) -> None:
         assert judged(command(lives=None), call(ended=BORN + 5000)) == []
@@ -161,7 +182,31 @@ class TestWhatMayHaveBeenStartedToStay:
 
     @pytest.mark.parametrize("says", ["make && make test", "make 2>&1 | tee log", "make &> log", "sleep 600"])
     def test_its_text_does_not(self, says: str) -> None:
-        assert stays(command(), call(says)) is None
+        assert stays(command(member("bash", "-c", says)), call(says)) is None
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (("ssh", "-fNM", "host"), "ssh -fNM host && rsync -a x host:"),
+            (("emacs", "--daemon"), "emacs --daemon; emacsclient x"),
+            (("node", "/usr/bin/npm", "start"), "npm start\nnpm test"),
+        ],
+    )
+    def test_it_leads_a_session_and_is_not_the_last_that_the_shell_ran(
+        self, words: tuple[str, ...], says: str
+    ) -> None:
+        assert stays(command(member(*words)), call(says)) == "it leads a session of its own, as a daemon does"
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (("bash", "-c", "ssh -fNM host && rsync -a x host:"), "ssh -fNM host && rsync -a x host:"),
+            (("rsync", "-a", "x", "host:"), "ssh -fNM host && rsync -a x host:"),
+            (("node", "/usr/bin/npm", "test"), "cd x && CI=1 npm test 2>&1"),
+        ],
+    )
+    def test_the_shell_and_what_it_became_lead_one_too(self, words: tuple[str, ...], says: str) -> None:
+        assert stays(command(member(*words)), call(says)) is None
 
     def test_it_listens_or_ignores_the_hangup_or_was_left_in_the_background_or_is_a_persons(self) -> None:
         assert stays(command(ports=(3000,)), call()) == "it listens on port 3000"
@@ -170,7 +215,8 @@ class TestWhatMayHaveBeenStartedToStay:
         assert stays(command(), replace(call(), personal=True)) == "a person ran it"
 
     def test_what_the_opencode_itself_ignores_says_nothing(self) -> None:
-        assert stays(command(member("a", nohup=True), member("b", pid=4712, nohup=True)), call()) is None
+        both = member("sleep", "600", nohup=True), member("b", pid=4712, nohup=True)
+        assert stays(command(*both), call()) is None
 
 
 class TestWhatBecameOfTheCommandOfASettledCall:

@@ -16,7 +16,7 @@ from typing import Final
 import psutil
 
 from watchdog.model.leftovers import Command, LeftOver, Member
-from watchdog.opencode.processes.holders import INITIAL_NAMESPACE
+from watchdog.opencode.processes.holders import INITIAL_NAMESPACE, own_namespace
 from watchdog.opencode.processes.listeners import listening_sockets
 from watchdog.opencode.processes.stat import Stat, born_ms, read_stat
 from watchdog.ports import Reading
@@ -25,6 +25,8 @@ _MARK: Final = b"OPENCODE_PID="
 _OPENCODES: Final = frozenset({"opencode", "kilo"})
 _HANGUP: Final = 1 << (signal.SIGHUP - 1)
 _INIT: Final = 1
+_LARGEST_PID: Final = 2**22
+"""No Linux kernel has a larger one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,10 +50,10 @@ class Table:
 
     @property
     def terminals(self) -> frozenset[int]:
-        """The processes that lead a session at a terminal, and all that these descend from."""
+        """The processes at a terminal, and all that these descend from."""
         found: set[int] = set()
         for stat in self.stats.values():
-            above: Stat | None = stat if stat.leads and stat.terminal and not stat.ended else None
+            above: Stat | None = stat if stat.terminal and not stat.ended else None
             while above is not None and above.pid not in found:
                 found.add(above.pid)
                 above = self.stats.get(above.parent)
@@ -103,7 +105,7 @@ def read_table() -> Table:
                 others += 1
                 continue
             stats[pid] = read_stat(pid)
-            mark = None if stats[pid].ended else _mark(pid)
+            mark = None if stats[pid].ended else _mark(Path(f"/proc/{pid}/environ").read_bytes())
             if mark is not None and _namespace(pid) == namespace:
                 marks[pid] = mark
             elif mark is not None:
@@ -123,11 +125,13 @@ def read_table() -> Table:
     )
 
 
-def _mark(pid: int) -> int | None:
-    for each in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+def _mark(environment: bytes) -> int | None:
+    """The pid in `OPENCODE_PID`. Anybody may set that to anything: what is no pid says nothing."""
+    for each in environment.split(b"\0"):
         if each.startswith(_MARK):
             value = each.removeprefix(_MARK)
-            return int(value) if value.isdigit() and int(value) > 0 else None
+            known = value.isdigit() and len(value) <= len(str(_LARGEST_PID)) and 0 < int(value) <= _LARGEST_PID
+            return int(value) if known else None
     return None
 
 
@@ -178,6 +182,7 @@ def commands(table: Table, now: Reading, holders: Collection[int]) -> tuple[Comm
                 born_ms=born_ms(members[0].birth, now),
                 opencode_pid=mark,
                 opencode_lives=lives(mark, members[0].birth),
+                opencode_holds=mark in holders,
                 led=members[0].pid == session,
                 members=members,
                 listens=tuple(sorted({port for inode, port in ports.items() if inode in sockets})),
@@ -189,13 +194,13 @@ def commands(table: Table, now: Reading, holders: Collection[int]) -> tuple[Comm
 
 
 def members_of(left: LeftOver) -> tuple[Member, ...]:
-    """The processes of a command that are there now, with those that it has started since."""
+    """The processes of a command that are there now, the first one first, then those that it has started since."""
     command = left.command
     known = {(each.pid, each.birth) for each in command.members}
     table = read_table()
     group = table.groups().get((command.session, command.opencode_pid), ())
     alive = {(stat.pid, stat.birth): stat for stat in table.stats.values() if not stat.ended}
-    stats = [alive[each] for each in known & alive.keys()]
+    stats = [alive[key] for each in command.members if (key := (each.pid, each.birth)) in alive]
     stats += [each for each in group if (each.pid, each.birth) not in known and each.birth >= command.first.birth]
     return tuple(filter(None, map(_member, stats)))
 
@@ -204,8 +209,10 @@ def send(left: LeftOver, member: Member, number: signal.Signals) -> bool:  # noq
     """Send a signal to a process of a command that is left over, by pid and birth.
 
     Returns:
-        Whether it was sent: not if the process is gone, or if its pid is another's now.
+        Whether it was sent: not if the process is gone, or if its pid is another's now, or means nothing here.
     """
+    if own_namespace() is None:
+        return False
     try:
         handle = os.pidfd_open(member.pid)
     except ProcessLookupError:
@@ -265,10 +272,10 @@ def _keep(
     for each in members:
         if each.pid in own:
             return "this program runs in it"
-        if each.pid in opencodes or PurePath(each.words[0]).name in _OPENCODES:
+        if each.pid in opencodes or PurePath(each.words[0]).name.lstrip(".") in _OPENCODES:
             return f"an opencode runs in it (process {each.pid}), which may be at work"
         if each.pid in terminals:
-            return "it has opened a terminal, at which a person may sit"
+            return "it is at a terminal, or has opened one, and a person may sit there"
     return None
 
 

@@ -29,6 +29,8 @@ from watchdog.ports import Clock, Reading
 INITIAL_NAMESPACE: Final = "pid:[4026531836]"
 """The host's own pid namespace has this number on every Linux kernel."""
 
+FOREIGN_PROC: Final = "/proc shows another pid namespace than this process's own, or is not there."
+
 PLATFORM: str = sys.platform
 _COMMANDS: Final = frozenset({"serve", "web", "run", "attach", "acp", "tui"})
 _LONGEST_NAME: Final = 40
@@ -74,7 +76,7 @@ class ProcessOwners:
     def supported(self) -> str:
         """How well this platform shows who has the database open, as a sentence for `check`."""
         if PLATFORM == "linux":
-            if _namespace() == INITIAL_NAMESPACE:
+            if own_namespace() == INITIAL_NAMESPACE:
                 return "Linux names every process that has the database open."
             return (
                 "This is not the host's own pid namespace (a container, perhaps): while anybody has the database "
@@ -125,11 +127,11 @@ class ProcessOwners:
         """Why there may be holders that are not seen, or None if there can't be."""
         if any(pid <= 0 for pid in pids) or (answer.pid is not None and answer.pid not in pids):
             return f"A process that can't be seen from here has the database open; {_SOLE_OWNER}."
-        namespace = _namespace()
+        namespace = own_namespace()
         if namespace == INITIAL_NAMESPACE or (answer.pid is None and not pids):
             return None
         if namespace is None:
-            return "/proc shows another pid namespace than this process's own, or is not there."
+            return FOREIGN_PROC
         return (
             "Not in the host's own pid namespace (a container, perhaps), where a process that is seen may hide "
             f"another that is not; {_SOLE_OWNER}."
@@ -219,7 +221,7 @@ def _same_network(pid: int) -> bool:
     return Path(f"/proc/{pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
 
 
-def _namespace() -> str | None:
+def own_namespace() -> str | None:
     """This process's pid namespace; None when /proc is another namespace's, or is missing."""
     try:
         if str(Path("/proc/self").readlink()) != str(os.getpid()):
@@ -241,4 +243,4 @@ def _exists(pid: int) -> bool:
 
 
 def _unknown(why: str) -> Holders:
-    return Holders(complete=False, why_incomplete=why)
+    return Holders(complete=False, why_incomplete=why, failed=True)

@@ -14,6 +14,7 @@ from watchdog.judging.leftovers import SLACK_MS, left_over, place
 from watchdog.model.leftovers import Command, CommandCall, Commands, LeftOver, Member
 from watchdog.model.report import Holders
 from watchdog.opencode.processes.commands import Table, commands, members_of, read_table, send
+from watchdog.opencode.processes.holders import FOREIGN_PROC, own_namespace
 from watchdog.ports import Clock
 
 PLATFORM: str = sys.platform
@@ -21,6 +22,9 @@ _LONGEST_TURN_MS: Final = 24 * 60 * 60 * 1000
 """A call's turn began at most so much earlier than its command."""
 _ENDING_MS: Final = 10_000
 """A call that ended less than this ago may still be ending its command."""
+_EVER_MS: Final = 2**53
+"""Later than any call: the wall clock may have been set back since a call began."""
+_BLIND: Final = "who has opencode's database open can't be told, so an opencode may run in it"
 
 Calls = Callable[[Sequence[tuple[int, int]]], Awaitable[Sequence[CommandCall]]]
 
@@ -51,6 +55,8 @@ class ProcessCommands:
         """
         if PLATFORM != "linux":
             return Commands(problems=("Left-over commands can be told on Linux only.",))
+        if own_namespace() is None:
+            return Commands(problems=(FOREIGN_PROC,))
         try:
             return await self._look(since_ms, to_tell=to_tell)
         except OSError as error:
@@ -60,9 +66,12 @@ class ProcessCommands:
     async def _look(self, since_ms: int | None, *, to_tell: bool) -> Commands:
         table = await anyio.to_thread.run_sync(read_table)
         # Whoever has the database open is looked up only if there is something to tell from an opencode.
-        asked = table.marks and not to_tell
-        holders = {each.pid for each in (await self._holders()).known} if asked else set()
-        seen = await anyio.to_thread.run_sync(commands, table, self._clock.read(), holders)
+        holders = await self._holders() if table.marks and not to_tell else Holders()
+        pids = frozenset(each.pid for each in holders.known)
+        seen = await anyio.to_thread.run_sync(commands, table, self._clock.read(), pids)
+        if holders.failed:
+            seen = tuple(replace(each, keep=each.keep or _BLIND) for each in seen)
+        blind = holders.why_incomplete if holders.failed else None
         # The rows come after the processes: a call that is open then was open while its command was looked at.
         now = self._clock.read()
         young = [each for each in seen if since_ms is None or each.born_ms >= since_ms - SLACK_MS]
@@ -72,20 +81,15 @@ class ProcessCommands:
         left = left_over(young, calls, ended_by_ms=now.wall_ms - _ENDING_MS)
         return Commands(
             left=left,
-            problems=problems,
+            problems=(*problems, *([blind] if blind else [])),
             complete=not (table.hides or table.elsewhere) and self._is_ours(),
             placed=placed,
             unplaced=unplaced,
+            refusal=blind,
         )
 
     async def _calls_of(self, seen: Sequence[Command]) -> Sequence[CommandCall]:
-        spans: list[tuple[int, int]] = []
-        for born in sorted(each.born_ms for each in seen):
-            begin, end = born - _LONGEST_TURN_MS, born + SLACK_MS
-            if spans and begin <= spans[-1][1]:
-                spans[-1] = (spans[-1][0], end)
-            else:
-                spans.append((begin, end))
+        spans = _spans(seen)
         found = await self._calls(spans) if spans else ()
         return await anyio.to_thread.run_sync(lambda: [_in_real_folders(each) for each in found])
 
@@ -119,6 +123,20 @@ class ProcessCommands:
         """See `Processes.send`."""
         number = signal.SIGKILL if kill else signal.SIGTERM
         return await anyio.to_thread.run_sync(send, left, member, number)
+
+
+def _spans(seen: Sequence[Command]) -> list[tuple[int, int]]:
+    """The spans of wall time in which the turns began whose calls may have started some commands."""
+    spans: list[tuple[int, int]] = []
+    for each in sorted(seen, key=lambda each: each.born_ms):
+        begin, end = each.born_ms - _LONGEST_TURN_MS, each.born_ms + SLACK_MS
+        if each.opencode_lives and each.opencode_holds:
+            end = _EVER_MS
+        if spans and begin <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], end))
+        else:
+            spans.append((begin, end))
+    return spans
 
 
 def _processes(count: int) -> str:

@@ -217,6 +217,7 @@ async def test_whatever_goes_wrong_is_said_and_proves_nothing(database: Path) ->
     holders = await ProcessOwners(database, clock=SystemClock(), embedded=False, disconnect=disconnect).look()
     assert not holders.complete
     assert holders.why_incomplete == "The holders of the database can't be looked up (RuntimeError)."
+    assert holders.failed
 
 
 # --- births ------------------------------------------------------------------------------------------------------
@@ -343,7 +344,7 @@ async def test_in_a_container_a_holder_that_is_seen_proves_nothing_about_others(
     database: Path, opened: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = opened()
-    monkeypatch.setattr(module, "_namespace", lambda: "pid:[4026532000]")
+    monkeypatch.setattr(module, "own_namespace", lambda: "pid:[4026532000]")
     holders = await sidecar(database).look()
     assert pids(holders) == [process.pid]
     assert not holders.complete
@@ -356,7 +357,7 @@ async def test_a_foreign_proc_proves_nothing(
     database: Path, opened: Callable[..., Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened()
-    monkeypatch.setattr(module, "_namespace", lambda: None)
+    monkeypatch.setattr(module, "own_namespace", lambda: None)
     assert "another pid namespace" in str((await sidecar(database).look()).why_incomplete)
 
 

@@ -13,12 +13,14 @@ import pytest
 from tests.support.database import OpencodeFile
 from tests.support.left_over import Opencode, opencode, session, until
 from tests.support.waiting import wait_until
+from tests.unit.judging.test_leftovers import command
 from watchdog.model.leftovers import Commands, LeftOver, Member
 from watchdog.model.report import Holder, Holders
 from watchdog.opencode.db.store import OpencodeDatabase
 from watchdog.opencode.processes import commands as module
 from watchdog.opencode.processes import leftovers
 from watchdog.opencode.processes.commands import lives, send
+from watchdog.opencode.processes.holders import FOREIGN_PROC
 from watchdog.opencode.processes.leftovers import ProcessCommands
 from watchdog.opencode.processes.stat import read_stat
 from watchdog.timing.clock import SystemClock, now_ms
@@ -112,10 +114,12 @@ async def test_a_call_that_ended_leaves_its_command_over_although_its_opencode_l
     part = a_call(path, tmp_path, "sleep 77.75", ended=True)
     pid = dead.start("sleep 77.75", tmp_path)
     until(pid, "sleep 77.75")
+    holders = Holders(known=(Holder(pid=dead.pid, born_ms=0, command="opencode"),))
 
-    assert of(await look(path), pid) == [], "it ended a moment ago"
+    assert of(await look(path, holders), pid) == [], "it ended a moment ago"
     monkeypatch.setattr(leftovers, "_ENDING_MS", -5000)
-    found = await one(path, pid)
+    found = await one(path, pid, holders)
+    assert of(await look(path), pid) == [], "its opencode has another database open"
 
     assert found.call is not None
     assert found.call.id == part
@@ -169,6 +173,25 @@ async def test_an_opencode_that_runs_in_it_is_never_ended(path: Path, dead: Open
     holder = Holder(pid=inner, born_ms=0, command="opencode")
     assert (await one(path, pid)).command.keep is None
     assert str(inner) in str((await one(path, pid, Holders(known=(holder,)))).command.keep)
+
+    failed = Holders(complete=False, why_incomplete="They can't be looked up.", failed=True)
+    seen = await look(path, failed)
+    (found,) = of(seen, pid)
+    assert "an opencode may run in it" in str(found.command.keep)
+    assert seen.refusal == "They can't be looked up."
+    assert "They can't be looked up." in seen.problems
+
+
+def test_where_an_opencode_lives_calls_that_seem_to_begin_later_are_read_too() -> None:
+    gone, at_work = command(), command(lives=True)
+    day = 24 * 60 * 60 * 1000
+    assert leftovers._spans([gone]) == [(gone.born_ms - day, gone.born_ms + 2000)]
+    assert leftovers._spans([command(lives=True, holds=False)]) == leftovers._spans([gone])
+    later = replace(gone, born_ms=gone.born_ms + 1)
+    for seen in ([at_work], [later, at_work], [at_work, gone]):
+        ((begin, end),) = leftovers._spans(seen)
+        assert begin == gone.born_ms - day
+        assert end > gone.born_ms + 10_000 * day
 
 
 async def test_a_terminal_of_its_own_is_never_ended(path: Path, dead: Opencode, tmp_path: Path) -> None:
@@ -225,6 +248,20 @@ async def test_processes_that_cant_be_looked_at_fail_nothing(path: Path, monkeyp
     seen = await look(path)
     assert (seen.left, seen.complete) == ((), False)
     assert seen.problems == ("The processes can't be looked at (PermissionError).",)
+
+
+async def test_pids_of_another_namespace_are_not_looked_at_and_get_no_signal(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Member(pid=os.getpid(), birth=read_stat(os.getpid()).birth, words=("pytest",))
+    left = LeftOver(command=command(own), why="its opencode is gone")
+    assert send(left, own, signal.SIGCONT)
+
+    for each in (module, leftovers):
+        monkeypatch.setattr(each, "own_namespace", lambda: None)
+
+    assert await look(path) == Commands(problems=(FOREIGN_PROC,))
+    assert not send(left, own, signal.SIGCONT)
 
 
 async def test_a_container_may_hide_a_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
