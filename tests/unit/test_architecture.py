@@ -23,7 +23,7 @@ PACKAGE = "watchdog"
 PROC = {
     "timing.clock": r"/proc/sys/kernel/random/boot_id",
     "timing.witness": r"/proc/1(/stat)?",
-    "composing.own_socket": r"/proc/self/fd/",
+    "settings.sockets": r"/proc/self/fd/",
     "opencode.processes.listeners": r"/proc(?![a-z])",
     "opencode.processes.commands": r"/proc(?![a-z])",
     "opencode.processes.holders": r"/proc(?![a-z])",

@@ -1,7 +1,7 @@
 """Carries verdicts out: several at once, a fixed number at each server, and never two on one session at a time."""
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 
 import anyio
 from anyio.abc import TaskGroup
@@ -44,7 +44,7 @@ class Acting:
         memory: Memory,
         clock: Counter,
         pace: Pace,
-        listeners: Sequence[Listener],
+        listeners: Listener,
         keep: Callable[[], Awaitable[None]],
     ) -> None:
         self._remedy = remedy
@@ -83,8 +83,7 @@ class Acting:
         consent: Consent | None = None,
     ) -> Outcome:
         """Carry one verdict out, and remember how it went. An error of the watchdog's own is contained."""
-        for listener in self._listeners:
-            listener.found(verdict)
+        self._listeners.found(verdict)
         counted = _Counted(self, verdict)
         try:
             outcome = await self._remedy.carry_out(
@@ -117,15 +116,13 @@ class Acting:
             raise
         except Exception as error:  # noqa: BLE001 - as above
             ended = error
-        for listener in self._listeners:
-            listener.found(intervention.verdict)  # an act that is reported as ended was reported as begun
+        self._listeners.found(intervention.verdict)  # an act that is reported as ended was reported as begun
         outcome = self._failed(intervention.verdict, ended) if isinstance(ended, Exception) else ended
         self._tell(counted, outcome)
 
     def _failed(self, verdict: Verdict, error: Exception) -> Outcome:
         """An error of the watchdog's own, reported, as an outcome."""
-        for listener in self._listeners:
-            listener.failed(verdict, error)
+        self._listeners.failed(verdict, error)
         return Outcome(
             session_id=verdict.session_id,
             kind=verdict.kind,
@@ -148,8 +145,7 @@ class Acting:
         return given_up
 
     def _tell(self, counted: "_Counted", outcome: Outcome) -> None:
-        for listener in self._listeners:
-            listener.ended(counted.verdict, outcome, given_up=counted.given_up)
+        self._listeners.ended(counted.verdict, outcome, given_up=counted.given_up)
 
     # -- several ---------------------------------------------------------------------------------------------
 

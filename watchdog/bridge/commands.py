@@ -18,8 +18,9 @@ from watchdog.opencode.http.doors import Door, folders
 from watchdog.opencode.http.peers import party_of
 from watchdog.reporting.documents import VERSION
 from watchdog.reporting.tables import Screen
-from watchdog.settings.places import APP, home
+from watchdog.settings.places import home
 from watchdog.settings.schema import Loaded
+from watchdog.settings.sockets import APP
 from watchdog.timing.clock import Countable, SystemClock
 
 PLATFORM: str = sys.platform

@@ -21,7 +21,6 @@ from watchdog.settings.addresses import Address, parse_address
 from watchdog.settings.places import home
 from watchdog.settings.schema import Loaded, Settings
 from watchdog.timing.clock import SystemClock
-from watchdog.timing.events import Relay
 
 _LAST_ANSWERS_SECONDS: Final = 3.0
 
@@ -99,7 +98,7 @@ async def _when_asked(
         yield Control()
         return
     latest = Latest(clock=SystemClock(), poll_interval_seconds=settings.poll_interval.total_seconds())
-    relay, asked, over = Relay(latest), anyio.Event(), anyio.Event()
+    asked, over = anyio.Event(), anyio.Event()
 
     async def answer(watch: Watch) -> None:
         await anyio.wait_readable(own.listener)
@@ -107,7 +106,7 @@ async def _when_asked(
         try:
             wiring = await anyio.to_thread.run_sync(_wiring)
             await wiring.answer_owner(
-                settings, car, watch, own, heard=relay, latest=latest, stop=stop, dry_run=dry_run, alerts=alerts
+                settings, car, watch, own, latest=latest, stop=stop, dry_run=dry_run, alerts=alerts
             )
         except Exception:  # noqa: BLE001 - whatever it is: the loop goes on, and commands look by themselves
             structlog.get_logger("watchdog").exception("socket.failed")
@@ -119,7 +118,7 @@ async def _when_asked(
         def begin(watch: Watch) -> None:
             group.start_soon(answer, watch, name="answer this user's programs")
 
-        yield Control(listeners=(relay,), begin=begin)
+        yield Control(listeners=(latest,), begin=begin)
         if asked.is_set():  # clients that wait for the outcome of an operation get it
             with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
                 await over.wait()

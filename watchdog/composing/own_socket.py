@@ -8,18 +8,19 @@ import hashlib
 import os
 import re
 import socket
-import stat
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from watchdog.errors import SettingsError
-from watchdog.settings.places import APP, exposed, peer_of, user_folder
+from watchdog.settings import sockets
+from watchdog.settings.places import user_folder
+from watchdog.settings.sockets import APP, connected_to, exposed, peer_of, short, sockets_in
 
-_NAME: Final = re.compile(r"run-(?P<database>[0-9a-f]{16})-(?P<pid>[1-9][0-9]{0,9})\.sock")
+_ANY: Final = "[0-9a-f]{16}"
+"""The mark of any database."""
 _BACKLOG: Final = 64
 _CONNECT_SECONDS: Final = 2.0
 
@@ -68,26 +69,12 @@ class Running:
         return connection
 
     def _connect(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(_CONNECT_SECONDS)
-            with _short(self.path) as path:
-                connection.connect(path)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return connected_to(self.path, seconds=_CONNECT_SECONDS)
 
 
 def folders(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
     """Where the sockets of this user's watchdogs may be: a `run` may have been started with other variables."""
-    found = [Path(f"/run/user/{os.geteuid()}") / APP]
-    if (runtime := Path(environ.get("XDG_RUNTIME_DIR", ""))).is_absolute():
-        found.insert(0, runtime / APP)
-    for variables in (environ, {}):
-        with suppress(SettingsError):  # nobody knows a home
-            found.append(user_folder(variables, "XDG_STATE_HOME", home, ".local/state") / APP / "run")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(each for some in (environ, {}) for each in sockets.folders(some, home, "run")))
 
 
 def listen(database: Path, environ: Mapping[str, str], home: Path | None) -> OwnSocket:
@@ -98,15 +85,15 @@ def listen(database: Path, environ: Mapping[str, str], home: Path | None) -> Own
         OSError: the socket can't be made.
     """
     folder = _folder(environ, home)
-    for left in _sockets(folder, "*"):
+    for left in _sockets(folder, _ANY):
         if left.is_left():
             left.path.unlink(missing_ok=True)
     path = folder / f"run-{_mark(database)}-{os.getpid()}.sock"
     path.unlink(missing_ok=True)  # of an earlier process of this pid
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _short(path) as short:
-            listener.bind(short)
+        with short(path) as name:
+            listener.bind(name)
         path.chmod(0o600)
         listener.listen(_BACKLOG)
         listener.settimeout(0)
@@ -120,9 +107,8 @@ def running(database: Path, environ: Mapping[str, str], home: Path | None) -> Se
     """The watchdogs of a database that this user runs, as far as their sockets show."""
     found: dict[int, Running] = {}
     for folder in folders(environ, home):
-        if exposed(folder) is None:
-            for each in _sockets(folder, _mark(database)):
-                found.setdefault(each.pid, each)
+        for each in _sockets(folder, _mark(database)):
+            found.setdefault(each.pid, each)
     return tuple(found.values())
 
 
@@ -148,21 +134,5 @@ def _mark(database: Path) -> str:
 
 
 def _sockets(folder: Path, mark: str) -> Iterator[Running]:
-    with suppress(OSError):  # it is not there, or can't be read
-        for path in sorted(folder.glob(f"run-{mark}-*.sock")):
-            named = _NAME.fullmatch(path.name)
-            if named is not None and stat.S_ISSOCK((own := path.lstat()).st_mode) and own.st_uid == os.geteuid():
-                yield Running(pid=int(named["pid"]), path=path)
-
-
-@contextmanager
-def _short(path: Path) -> Iterator[str]:
-    """A short name of a path: the kernel takes about a hundred bytes for a socket's."""
-    if sys.platform != "linux":
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
+    for path, named in sockets_in(folder, re.compile(rf"run-{mark}-(?P<pid>[1-9][0-9]{{0,9}})\.sock")):
+        yield Running(pid=int(named["pid"]), path=path)

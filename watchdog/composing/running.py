@@ -8,7 +8,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -27,6 +27,7 @@ from watchdog.explaining.values import Explanation
 from watchdog.model.interventions import InterventionId
 from watchdog.model.outcome import Outcome
 from watchdog.model.session import EVERYTHING, SessionId
+from watchdog.operating.problems import OF_ERRORS
 from watchdog.operating.release import Deletion
 from watchdog.reporting.documents import read_outcomes
 from watchdog.reporting.explain_documents import read_explanation
@@ -49,19 +50,7 @@ _MOST_POLLS: Final = 10
 _LONGEST_REASON: Final = 500
 _PERHAPS: Final = "It may have been done: `history` shows it."
 _SESSION_ID: Final = r"ses_[A-Za-z0-9_-]{1,60}"
-_ERRORS: Final[Mapping[str, type[WatchdogError]]] = {
-    "no-such-session": errors.NoSuchSession,
-    "no-such-message": errors.NoSuchMessage,
-    "no-such-intervention": errors.NoSuchIntervention,
-    "no-journal": errors.JournalOff,
-    "not-acting": errors.NotActing,
-    "dry-run": errors.DryRun,
-    "busy": errors.Busy,
-    "database-unusable": errors.DatabaseUnavailable,
-    "journal-unusable": errors.JournalUnusable,
-    "server-unusable": errors.ServerError,
-    "invalid-request": errors.UsageError,
-}
+_ERRORS: Final = {name: kind for kind, name, _ in OF_ERRORS}
 
 Document = dict[str, Any]
 Value = TypeVar("Value")

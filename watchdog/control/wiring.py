@@ -30,7 +30,6 @@ from watchdog.reporting.metrics import Metrics
 from watchdog.settings.addresses import Address
 from watchdog.settings.schema import Settings
 from watchdog.timing.clock import SystemClock
-from watchdog.timing.events import Relay
 
 _LAST_ANSWERS_SECONDS: Final = 3.0
 
@@ -160,7 +159,6 @@ async def answer_owner(
     watch: Watch,
     own: OwnSocket,
     *,
-    heard: Relay,
     latest: Latest,
     stop: anyio.Event,
     dry_run: bool,
@@ -169,11 +167,10 @@ async def answer_owner(
     """Answer this user's own programs until the stop, with the same API and without an address.
 
     Args:
-        heard: passes on what the loop tells.
         latest: has the last look.
     """
     parts = _Parts(settings, car, dry_run=dry_run, alerts=alerts, latest=latest)
-    heard.add(parts.events, parts.metrics)
+    watch.listeners.add(parts.events, parts.metrics)
     async with anyio.create_task_group() as group:
         app = parts.app(watch, group, _owners_gate())
         group.start_soon(serve_at, app, own.path, own.listener, stop, name="serve this user's programs")

@@ -31,7 +31,7 @@ from watchdog.observing.slow_servers import Silences
 from watchdog.ports import Clock, Fleet, Journal, Owners, Store
 from watchdog.strides import gradually
 from watchdog.timing.clock import Countable, Instant
-from watchdog.timing.events import Assessment, Listener
+from watchdog.timing.events import Assessment, Listener, Relay
 from watchdog.timing.pace import Pace, pause
 
 __all__ = ["Assessment", "Listener", "Pace", "Watch"]
@@ -64,7 +64,7 @@ class Watch:
         self.policy = policy
         self.pace = pace
         self.ladder = ladder
-        self.listeners = listeners
+        self.listeners = Relay(*listeners)
         self.clock = Countable.of(clock)
         self.mandate = mandate
         self.journal = journal
@@ -83,9 +83,7 @@ class Watch:
         )
         self.recheck = self._recheck(fleet)
         self.remedy = self._remedy(fleet, confirm, commands)
-        self.acting = Acting(
-            remedy=self.remedy, memory=self.memory, clock=self.clock, pace=pace, listeners=listeners, keep=self._keep
-        )
+        self.acting = self._scheduler()
         self.search = Search(store, self.clock, found=self.wake)
         self._whole = WholeLook(self._assess, store)
         self._on_hold: frozenset[SessionId] | None = None
@@ -105,6 +103,16 @@ class Watch:
             journal=self.journal,
             confirm=confirm,
             commands=commands,
+        )
+
+    def _scheduler(self) -> Acting:
+        return Acting(
+            remedy=self.remedy,
+            memory=self.memory,
+            clock=self.clock,
+            pace=self.pace,
+            listeners=self.listeners,
+            keep=self._keep,
         )
 
     def _recheck(self, fleet: Fleet) -> Recheck:
@@ -291,8 +299,7 @@ class Watch:
             except (DatabaseError, JournalUnusable) as error:
                 delay = min(self.pace.poll_interval_seconds * 2**failures, _LONGEST_BACK_OFF_SECONDS)
                 failures = min(failures + 1, _MOST_DOUBLINGS)
-                for listener in self.listeners:
-                    listener.unavailable(error, delay)
+                self.listeners.unavailable(error, delay)
             else:
                 failures = 0
                 if full:
@@ -328,15 +335,13 @@ class Watch:
 
     def _schedule(self, assessment: Assessment, acts: TaskGroup, *, acting: bool) -> None:
         """Schedule the verdicts of a look, unless it came too late or took too long to be trusted."""
-        for listener in self.listeners:
-            listener.looked(assessment, acting=acting)
+        self.listeners.looked(assessment, acting=acting)
         if self._left is None:
             self._left = assessment.observation.snapshot.open_rows
         stood_still, self._stood_still = self._stood_still, 0.0
         slow = self.clock.read().awake_seconds - assessment.began_at
         if max(stood_still, slow) > self.pace.too_late_seconds:
-            for listener in self.listeners:
-                listener.held_back(assessment.advance, slow)
+            self.listeners.held_back(assessment.advance, slow)
             return
         if not acting:
             return

@@ -1,5 +1,6 @@
 """Gathers one `Observation` from the database, the servers, their feeds, and the processes."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -123,10 +124,10 @@ class Observer:
         self, session_ids: Collection[SessionId], hearing: Hearing
     ) -> tuple[Snapshot, list[ServerReport]]:
         """The family of some sessions, and what is said of it; read again if it grew while the hosts were asked."""
-        named = {*session_ids, *await self._store.below(session_ids)}
-        readings = 0
+        named, readings = {*session_ids}, 0
         while True:
             snapshot = await self._store.family(named)
+            named |= _below(snapshot, named)
             heard = await hearing.reports(snapshot, named=named)
             family, readings = {*snapshot.sessions, *named}, readings + 1
             born = await self._store.below(family) - family
@@ -180,6 +181,19 @@ class Observer:
         reports = [*reports, *(await hearing.found(snapshot, reports, holders))]
         servers = {server.name: server for server in self._fleet.servers()}
         return [with_pid(report, servers.get(report.name), holders) for report in reports], holders
+
+
+def _below(snapshot: Snapshot, session_ids: Collection[SessionId]) -> set[SessionId]:
+    """The sessions of a snapshot that are below some others, which may be gone."""
+    children = defaultdict[SessionId | None, set[SessionId]](set)
+    for session in snapshot.sessions.values():
+        children[session.parent_id].add(session.id)
+    found, todo = set[SessionId](), [*session_ids]
+    while todo:
+        new = children[todo.pop()] - found
+        found |= new
+        todo += new
+    return found
 
 
 def _observation(

@@ -1,6 +1,6 @@
 """Errors as problem documents (RFC 9457)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -9,20 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from watchdog.errors import (
-    Busy,
-    DatabaseError,
-    DryRun,
-    JournalOff,
-    JournalUnusable,
-    NoSuchIntervention,
-    NoSuchMessage,
-    NoSuchSession,
-    NotActing,
-    ServerError,
-    UsageError,
-    WatchdogError,
-)
+from watchdog.errors import NotActing
+from watchdog.operating.problems import OF_ERRORS
 from watchdog.shown import in_json
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -51,19 +39,6 @@ _TITLES: Final = {
     "busy": "Not at this moment",
     "internal": "An error of the watchdog's own",
 }
-_OF_ERRORS: Final[Sequence[tuple[type[WatchdogError], str, int]]] = (
-    (NoSuchSession, "no-such-session", 404),
-    (NoSuchMessage, "no-such-message", 404),
-    (NoSuchIntervention, "no-such-intervention", 404),
-    (JournalOff, "no-journal", 409),
-    (DryRun, "dry-run", 409),
-    (NotActing, "not-acting", 409),
-    (Busy, "busy", 503),
-    (UsageError, "invalid-request", 422),
-    (DatabaseError, "database-unusable", 503),
-    (JournalUnusable, "journal-unusable", 503),
-    (ServerError, "server-unusable", 503),
-)
 _OF_STATUSES: Final = {404: "not-found", 405: "method-not-allowed", 408: "too-slow", 413: "too-large"}
 
 
@@ -103,7 +78,7 @@ class Problem:
 
 def problem_of(error: Exception) -> Problem:
     """The problem for an error. Of an error of our own it only says that it happened."""
-    for kind, name, status in _OF_ERRORS:
+    for kind, name, status in OF_ERRORS:
         if isinstance(error, kind):
             more = {"holder_pid": error.holder_pid} if isinstance(error, NotActing) else {}
             return Problem(name=name, status=status, detail=str(error), more=more)

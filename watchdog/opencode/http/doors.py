@@ -6,17 +6,16 @@ A door counts only if nobody but this user can have put it there, and if the ker
 import os
 import re
 import socket
-import stat
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from watchdog.errors import SettingsError
 from watchdog.opencode.http.peers import Party, party_of
 from watchdog.opencode.http.trust import Stranger
-from watchdog.settings.places import APP, exposed, peer_of, user_folder
+from watchdog.settings import sockets
+from watchdog.settings.sockets import connected_to, exposed, peer_of, sockets_in
 
 _NAME: Final = re.compile(r"[1-9][0-9]{0,9}\.sock")
 _CONNECT_SECONDS: Final = 1.0
@@ -52,17 +51,8 @@ class Door:
 
 
 def folders(environ: Mapping[str, str], home: Path | None) -> tuple[Path, ...]:
-    """Where doors may be: in the user's runtime folder, or where there was none, in the state folder.
-
-    opencode may have been started with other variables than this process.
-    """
-    runtime = Path(environ.get("XDG_RUNTIME_DIR", ""))
-    found = [(runtime if runtime.is_absolute() else Path(f"/run/user/{os.geteuid()}")) / APP]
-    for variables in (environ, {}):
-        with suppress(SettingsError):  # nobody knows a home
-            state = user_folder(variables, "XDG_STATE_HOME", home, ".local/state")
-            found.append(state / APP / "bridges")
-    return tuple(dict.fromkeys(found))
+    """Where doors may be: opencode may have been started with other variables than this process."""
+    return sockets.folders(environ, home, "bridges")
 
 
 def trouble_with(folder: Path) -> str | None:
@@ -74,9 +64,9 @@ def trouble_with(folder: Path) -> str | None:
 def find_doors(where: Iterable[Path]) -> dict[int, Path]:
     """The sockets that somebody answers, by the process that opened each. What a dead process left is removed."""
     found: dict[int, Path] = {}
-    for path in _sockets(where):
+    for path in (path for folder in where for path, _ in sockets_in(folder, _NAME)):
         try:
-            with closing(connected_to(path)) as connection:
+            with closing(connected_to(path, seconds=_CONNECT_SECONDS)) as connection:
                 pid = peer_of(connection)
         except ConnectionRefusedError:
             _sweep(path)
@@ -86,33 +76,6 @@ def find_doors(where: Iterable[Path]) -> dict[int, Path]:
             if pid is not None:
                 found.setdefault(pid, path)
     return found
-
-
-def connected_to(path: Path) -> socket.socket:
-    """A connection to a socket.
-
-    Raises:
-        OSError: nobody accepts one.
-    """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        connection.settimeout(_CONNECT_SECONDS)
-        connection.connect(str(path))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _sockets(where: Iterable[Path]) -> Iterator[Path]:
-    for folder in where:
-        if trouble_with(folder) is None:
-            with suppress(OSError):
-                for entry in sorted(os.scandir(folder), key=lambda each: each.name):
-                    with suppress(OSError):
-                        own = entry.stat(follow_symlinks=False)
-                        if _NAME.fullmatch(entry.name) and stat.S_ISSOCK(own.st_mode) and own.st_uid == os.geteuid():
-                            yield Path(entry.path)
 
 
 def _sweep(path: Path) -> None:
