@@ -4,8 +4,10 @@ import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
+import anyio
 import anyio.to_thread
 
 from watchdog.bridge import plugin
@@ -14,6 +16,7 @@ from watchdog.bridge.status import Status, look
 from watchdog.composing.sidecar import bridges_of
 from watchdog.console.exits import Exit
 from watchdog.errors import UsageError
+from watchdog.opencode.http.bridges import Bridges
 from watchdog.opencode.http.doors import Door, folders
 from watchdog.opencode.http.peers import party_of
 from watchdog.reporting.documents import VERSION
@@ -24,6 +27,9 @@ from watchdog.settings.sockets import APP
 from watchdog.timing.clock import Countable, SystemClock
 
 PLATFORM: str = sys.platform
+CLOSING_SECONDS: Final = 2.0
+"""How long bridges that were told to close are waited for; they answer first, and close a moment later."""
+_LOOK_SECONDS: Final = 0.05
 _COLOURS: Final = {State.CURRENT: "green", State.DIFFERENT: "yellow", State.ABSENT: None}
 
 
@@ -57,17 +63,26 @@ async def remove(loaded: Loaded, screen: Screen) -> Exit:
     """Take it away, have the processes that run close their sockets, and remove the folders of these."""
     plugin.remove(plugin.places(os.environ, home()))
     bridges = bridges_of(loaded.settings, Countable(SystemClock()))
+    closing: set[Path] = set()
     for pid, path in (await bridges.doors()).items():
         party = await anyio.to_thread.run_sync(party_of, pid)
-        if party is not None:
-            await bridges.greeting(Door(path=path, party=party), closing=True)
-    await bridges.doors()  # what dead processes left is removed
+        if party is not None and await bridges.greeting(Door(path=path, party=party), closing=True) is not None:
+            closing.add(path)
+    with anyio.move_on_after(CLOSING_SECONDS):
+        await _closed(bridges, closing)
     for folder in folders(os.environ, home()):
         with suppress(OSError):  # it is not there, or something else is in it
             folder.rmdir()
             if folder.name != APP:
                 folder.parent.rmdir()
     return await status(loaded, screen)
+
+
+async def _closed(bridges: Bridges, closing: set[Path]) -> None:
+    doors = await bridges.doors()  # what dead processes left is removed by this
+    while not closing.isdisjoint(doors.values()):
+        await anyio.sleep(_LOOK_SECONDS)
+        doors = await bridges.doors()
 
 
 def document(found: Status) -> dict[str, Any]:
