@@ -1,9 +1,11 @@
 """`opencode-watchdog` and `python -m watchdog`."""
 
+import gc
+import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NoReturn, Protocol, runtime_checkable
 
 from watchdog.console.streams import finish, take_over, tell
 from watchdog.errors import (
@@ -31,8 +33,9 @@ class WrongLine(Protocol):
         """What is wrong with it."""
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the program, and turn an exception into a sentence and an exit code."""
+    gc.disable()  # until all is imported: nothing of that is garbage, and looking for some takes a tenth of the start
     # httpx brings a command line of its own, and with it click, pygments and rich; pretend that it can't be imported.
     sys.modules["httpx._main"] = None  # type: ignore[assignment]
     from watchdog.cli.main import app
@@ -41,7 +44,7 @@ def main() -> None:
     code = _ended(lambda: app(prog_name="opencode-watchdog", standalone_mode=False))
     code = _ended(sys.stdout.flush) or code
     finish()
-    sys.exit(code)
+    os._exit(code)  # all is closed and written; to take apart what was imported would take as long as a look
 
 
 def _ended(work: Callable[[], int | None]) -> int:

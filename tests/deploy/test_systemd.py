@@ -34,8 +34,11 @@ async def hang(self):
 OpencodeDatabase.changed = hang
 """
 TELLS_MODULES = """
-import atexit, json, pathlib, sys
-atexit.register(lambda: pathlib.Path("modules.json").write_text(json.dumps(sorted(sys.modules))))
+import json, os, pathlib, sys
+def tell(code, leave=os._exit):
+    pathlib.Path("modules.json").write_text(json.dumps(sorted(sys.modules)))
+    leave(code)
+os._exit = tell
 """
 
 

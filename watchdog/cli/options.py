@@ -3,6 +3,7 @@
 The rooms behind a command are imported only when it is called.
 """
 
+import gc
 import logging
 import os
 import re
@@ -105,6 +106,8 @@ def go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> NoReturn:
     """Run a command to its end, and leave with its exit code."""
     import anyio
 
+    gc.freeze()  # what is imported stays
+    gc.enable()
     try:
         code = int(anyio.run(command))
     except KeyboardInterrupt:

@@ -28,13 +28,14 @@ HEAVY = {
 SETTINGS = {"pydantic", "pydantic_settings"}
 WORK = SETTINGS | {"httpx", "psutil", "sqlalchemy", "watchdog.judging.judge"}
 RECORDING = """
-import atexit, json, os, sys
+import json, os, sys
 
-def tell():
+def tell(code, leave=os._exit):
     with open(os.environ["IMPORTED"], "w") as file:
         json.dump(sorted(sys.modules), file)
+    leave(code)
 
-atexit.register(tell)
+os._exit = tell
 from watchdog.__main__ import main
 main()
 """
