@@ -47,6 +47,7 @@ LATE_IMPORTS = {
     "",
     "cli.main",
     "cli.options",
+    "cli.holds",
     "cli.processes",
     "cli.sql",
     "cli.bridge",

@@ -9,7 +9,7 @@ from watchdog.bridge.status import Status, status_of
 from watchdog.checking.file import in_words, look_at_file, look_deeply
 from watchdog.checking.installation import mixed_installation
 from watchdog.checking.journal import look_at_journal, print_journal
-from watchdog.checking.words import in_one_line
+from watchdog.checking.words import close, lead
 from watchdog.composing.files import locate_file
 from watchdog.composing.in_postgres import with_driver
 from watchdog.composing.sidecar import Sidecar, sidecar
@@ -73,11 +73,12 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-async def check(loaded: Loaded, screen: Screen, *, deep: bool = False) -> Exit:
+async def check(loaded: Loaded, screen: Screen, *, deep: bool = False, settings: bool = False) -> Exit:
     """Look at everything that a watchdog needs, and say what is wrong with it and what to do.
 
     Args:
         deep: also make SQLite check that the database is whole.
+        settings: show people each setting, and not only those that somebody gave.
     """
     if isinstance(loaded.settings.database, PostgresUrl):
         if deep:
@@ -86,7 +87,7 @@ async def check(loaded: Loaded, screen: Screen, *, deep: bool = False) -> Exit:
             )
         with with_driver():
             from watchdog.checking import postgres as checkup_postgres
-        return await checkup_postgres.check(loaded, screen)
+        return await checkup_postgres.check(loaded, screen, settings=settings)
     findings = Findings(
         settings=effective(loaded),
         config_file=str(loaded.config_file) if loaded.config_file else None,
@@ -110,7 +111,7 @@ async def check(loaded: Loaded, screen: Screen, *, deep: bool = False) -> Exit:
     if screen.as_json:
         screen.document(_document(findings))
     else:
-        _print(screen, findings)
+        _print(screen, findings, settings=settings)
     return Exit.UNUSABLE if findings.problems else Exit.FINE
 
 
@@ -246,8 +247,8 @@ def _document(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _print(screen: Screen, findings: Findings) -> None:
-    screen.rows("settings", ("setting", "value", "from"), findings.settings)
+def _print(screen: Screen, findings: Findings, *, settings: bool) -> None:
+    lead(screen, findings)
     screen.rows("database", ("", ""), [(name, _in_words(name, value)) for name, value in findings.database.items()])
     print_journal(screen, findings.journal)
     screen.rows(
@@ -264,15 +265,7 @@ def _print(screen: Screen, findings: Findings) -> None:
     if findings.database and not findings.holders and findings.provable:
         screen.line("holders", "nobody has the database open")
     screen.line("proofs", findings.proofs)
-    for warning in findings.warnings:
-        screen.line("warning", warning, "yellow")
-    for problem in findings.problems:
-        screen.line("problem", problem, "red")
-    screen.line(
-        "summary",
-        in_one_line(findings.problems, findings.warnings),
-        "bold red" if findings.problems else "bold green",
-    )
+    close(screen, findings, settings=settings)
 
 
 def _in_words(name: str, value: object) -> str:

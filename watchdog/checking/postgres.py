@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from watchdog.checking.words import in_one_line
+from watchdog.checking.words import close, lead
 from watchdog.composing.files import locate
 from watchdog.composing.replica import Replica, Situation, replica
 from watchdog.console.exits import Exit
@@ -43,8 +43,12 @@ class _Findings:
     problems: list[str] = field(default_factory=list)
 
 
-async def check(loaded: Loaded, screen: Screen) -> Exit:
-    """Look at everything that a watchdog needs, and say what is wrong with it and what to do. It creates nothing."""
+async def check(loaded: Loaded, screen: Screen, *, settings: bool) -> Exit:
+    """Look at everything that a watchdog needs, and say what is wrong with it and what to do. It creates nothing.
+
+    Args:
+        settings: show people each setting, and not only those that somebody gave.
+    """
     findings = _Findings(
         settings=effective(loaded),
         config_file=str(loaded.config_file) if loaded.config_file else None,
@@ -66,7 +70,7 @@ async def check(loaded: Loaded, screen: Screen) -> Exit:
     if screen.as_json:
         screen.document(_document(findings))
     else:
-        _print(screen, findings)
+        _print(screen, findings, settings=settings)
     return Exit.UNUSABLE if findings.problems else Exit.FINE
 
 
@@ -161,8 +165,8 @@ def _document(findings: _Findings) -> dict[str, Any]:
     }
 
 
-def _print(screen: Screen, findings: _Findings) -> None:
-    screen.rows("settings", ("setting", "value", "from"), findings.settings)
+def _print(screen: Screen, findings: _Findings, *, settings: bool) -> None:
+    lead(screen, findings)
     screen.rows("database", ("", ""), [(name, _in_words(value)) for name, value in findings.database.items()])
     shown = {**findings.journal, "on_hold": len(findings.journal.get("on_hold", ()))}
     screen.rows("journal", ("", ""), [(name, _in_words(value)) for name, value in shown.items()])
@@ -179,12 +183,7 @@ def _print(screen: Screen, findings: _Findings) -> None:
         took = f"a look took {findings.look['seconds'] * 1000:.1f} ms; {findings.look['unfinished']} sessions"
         screen.line("look", f"{took} are unfinished")
     screen.line("proofs", _PROOFS)
-    for warning in findings.warnings:
-        screen.line("warning", warning, "yellow")
-    for problem in findings.problems:
-        screen.line("problem", problem, "red")
-    summary = in_one_line(findings.problems, findings.warnings)
-    screen.line("summary", summary, "bold red" if findings.problems else "bold green")
+    close(screen, findings, settings=settings)
 
 
 def _in_words(value: object) -> str:

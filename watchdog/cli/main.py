@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from watchdog.cli.bridge import bridge
+from watchdog.cli.holds import hold, pause, resume, unhold
 from watchdog.cli.options import (
     AsJson,
     Config,
@@ -17,7 +18,6 @@ from watchdog.cli.options import (
     Database,
     Direct,
     DryRun,
-    For,
     Number,
     Servers,
     Session,
@@ -77,9 +77,10 @@ def run(
     *,
     dry_run: DryRun = False,
     wait: Wait = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the log as JSON, a line each.")] = False,
 ) -> None:
     """Watch until stopped (SIGTERM or Ctrl-C)."""
-    loaded = load(config, database, server, control)
+    loaded = load(config, database, server, control, log_format="json" if as_json else None)
     import_structlog()
     from watchdog.cli import run as service
     from watchdog.console import formats as logs
@@ -91,23 +92,27 @@ def run(
 @app.command()
 def page(
     config: Config = None,
+    database: Database = None,
+    server: Servers = None,
     control: Control = None,
     *,
     browse: Annotated[bool, typer.Option("--browser/--no-browser", help="Whether to open it in a browser.")] = True,
     new_token: Annotated[bool, typer.Option("--new-token", help="Make a new token first; the old one ends.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print a link to the page of `run --control` that works once, within a minute, and open it in a browser."""
     from watchdog.cli.page import page as shown
     from watchdog.reporting.tables import Screen
 
-    loaded = quiet(config, None, None, control=control)
-    go(partial(shown, loaded, Screen(as_json=False), browse=browse, new_token=new_token))
+    loaded = quiet(config, database, server, control=control)
+    go(partial(shown, loaded, Screen(as_json=as_json), browse=browse, new_token=new_token))
 
 
 @app.command()
 def status(
     config: Config = None,
     database: Database = None,
+    server: Servers = None,
     *,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again whenever it changes.")] = False,
     as_json: AsJson = False,
@@ -115,7 +120,7 @@ def status(
     """Show what the running watchdog does; exit code 0 if it acts and all is well, 1 if not, 3 if none runs."""
     from watchdog.reporting.tables import Screen
 
-    loaded = quiet(config, database, None)
+    loaded = quiet(config, database, server)
     from watchdog.cli.status import status as show
 
     go(lambda: show(loaded, Screen(as_json=as_json), watch=watch))
@@ -233,6 +238,7 @@ def check(
     alive: Annotated[bool, typer.Option("--alive", help="Say only whether `run` looked lately, for probes.")] = False,
     notify: Annotated[bool, typer.Option("--notify", help="Send a test message to each receiver of alerts.")] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Also check the whole database for damage.")] = False,
+    settings: Annotated[bool, typer.Option("--settings", help="Show each setting, the defaults, too.")] = False,
 ) -> None:
     """Say whether the settings, the database and the servers are usable, and who has the database open."""
     from watchdog.reporting.tables import Screen
@@ -251,7 +257,7 @@ def check(
         go(lambda: check_notify(loaded, screen))
     from watchdog.checking import check as checkup
 
-    go(lambda: checkup.check(loaded, screen, deep=deep))
+    go(lambda: checkup.check(loaded, screen, deep=deep, settings=settings))
 
 
 @app.command()
@@ -301,73 +307,5 @@ def undo(
     go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number, direct=direct or bool(server)))
 
 
-@app.command()
-def hold(
-    session: Session,
-    config: Config = None,
-    database: Database = None,
-    *,
-    lasts: For = None,
-    as_json: AsJson = False,
-    direct: Direct = False,
-) -> None:
-    """Leave a session alone, whatever it looks like."""
-    from watchdog.reporting.tables import Screen
-
-    loaded = quiet(config, database, None)
-    from watchdog.cli import journal as chronicle
-
-    go(lambda: chronicle.hold(loaded, Screen(as_json=as_json), session, lasts=lasts, direct=direct))
-
-
-@app.command()
-def unhold(
-    session: Session,
-    config: Config = None,
-    database: Database = None,
-    *,
-    as_json: AsJson = False,
-    direct: Direct = False,
-) -> None:
-    """End a hold."""
-    from watchdog.reporting.tables import Screen
-
-    loaded = quiet(config, database, None)
-    from watchdog.cli import journal as chronicle
-
-    go(lambda: chronicle.unhold(loaded, Screen(as_json=as_json), session, direct=direct))
-
-
-@app.command()
-def pause(
-    config: Config = None,
-    database: Database = None,
-    *,
-    lasts: For = None,
-    as_json: AsJson = False,
-    direct: Direct = False,
-) -> None:
-    """Leave everything alone."""
-    from watchdog.reporting.tables import Screen
-
-    loaded = quiet(config, database, None)
-    from watchdog.cli import journal as chronicle
-
-    go(lambda: chronicle.pause(loaded, Screen(as_json=as_json), lasts=lasts, direct=direct))
-
-
-@app.command()
-def resume(
-    config: Config = None, database: Database = None, *, as_json: AsJson = False, direct: Direct = False
-) -> None:
-    """End a pause."""
-    from watchdog.reporting.tables import Screen
-
-    loaded = quiet(config, database, None)
-    from watchdog.cli import journal as chronicle
-
-    go(lambda: chronicle.resume(loaded, Screen(as_json=as_json), direct=direct))
-
-
-app.command()(leftovers)
-app.command()(drain)
+for command in (hold, unhold, pause, resume, leftovers, drain):
+    app.command()(command)

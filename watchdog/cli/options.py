@@ -68,12 +68,17 @@ For = Annotated[
 
 
 def load(
-    config: Path | None, database: str | None, servers: list[str] | None, control: str | None = None
+    config: Path | None,
+    database: str | None,
+    servers: list[str] | None,
+    control: str | None = None,
+    *,
+    log_format: str | None = None,
 ) -> "Loaded":
     """The settings that these flags, the environment and the files give."""
     from watchdog.settings.schema import load_settings
 
-    flags = {"config": config, "database": database, "servers": servers, "control": control}
+    flags = {"config": config, "database": database, "servers": servers, "control": control, "log_format": log_format}
     return load_settings(flags=flags, environ=os.environ, cwd=here(), home=home())
 
 

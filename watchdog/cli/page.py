@@ -13,6 +13,7 @@ from watchdog.console.exits import Exit
 from watchdog.control.access.keys import code_of, proof_of
 from watchdog.control.access.token import renew_token, write_privately
 from watchdog.errors import UsageError
+from watchdog.reporting.documents import VERSION
 from watchdog.reporting.tables import Screen, note
 from watchdog.settings.addresses import Address
 from watchdog.settings.schema import Loaded
@@ -44,7 +45,10 @@ async def page(loaded: Loaded, screen: Screen, *, browse: bool, new_token: bool)
     at = known or allowed(loaded)
     address = Address(host=_HOSTS.get(at.host, at.host), port=at.port)
     link = f"http://{address}/#code={await code_at(address, secret(loaded.settings))}"
-    screen.verbatim(link)
+    if screen.as_json:
+        screen.document({"version": VERSION, "link": link})
+    else:
+        screen.verbatim(link)
     note("The link works once, within a minute.")
     if browse and not await anyio.to_thread.run_sync(webbrowser.open, _opening(link)):
         note("There is no browser here that could be opened: open the link in one.")

@@ -43,7 +43,7 @@ def said(done: Finished, kind: str) -> list[str]:
 async def test_each_effective_setting_is_shown_with_where_it_came_from(program: Program, rows: OpencodeFile) -> None:
     config = program.settings(tool_timeout="45m", tool_timeouts={"mcp_*": "1h"})
     program.more = {"OPENCODE_WATCHDOG_IDLE_TIMEOUT": "off", "OPENCODE_SERVER_PASSWORD": "a secret"}
-    done = await program.run("check", "--database", rows.path, "--server", NOWHERE)
+    done = await program.run("check", "--settings", "--database", rows.path, "--server", NOWHERE)
     found = [line.split("\t") for line in said(done, "settings")]
     assert [name for name, _, _ in found] == list(Settings.model_fields)
     assert ["tool_timeout", "45m", f"file {config}, key tool_timeout"] in found
@@ -53,6 +53,21 @@ async def test_each_effective_setting_is_shown_with_where_it_came_from(program: 
     document = (await program.run("check", "--json", "--database", rows.path, "--server", NOWHERE)).document
     assert document["settings"]["tool_timeouts"]["value"] == "mcp_*=1h"
     assert document["config_file"] == str(config)
+
+
+async def test_what_is_wrong_comes_first_and_the_settings_that_somebody_gave_come_last(
+    program: Program, rows: OpencodeFile
+) -> None:
+    config = program.settings(tool_timeout="45m", server_password="a secret")  # noqa: S106
+    config.chmod(0o644)
+    done = await program.run("check", "--database", rows.path, "--server", NOWHERE)
+    kinds = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+    assert kinds[:3] == ["problem", "problem", "warning"]
+    assert kinds[-5:] == [*["settings"] * 4, "summary"]
+    assert kinds.count("settings") == 4
+    assert [line.split("\t")[0] for line in said(done, "settings")] == [
+        "database", "servers", "server_password", "tool_timeout",
+    ]  # fmt: skip
 
 
 async def test_a_warning_of_the_settings_is_a_warning_here(program: Program, rows: OpencodeFile) -> None:
@@ -125,7 +140,7 @@ async def test_a_database_that_can_not_be_used_still_shows_the_settings(program:
     plain = await program.run("check", "--database", path)
     as_json = await program.run("check", "--json", "--database", path)
     assert plain.code == as_json.code == 3
-    assert len(said(plain, "settings")) == len(Settings.model_fields)
+    assert said(plain, "settings") == [f"database\t{path}\tflag --database"]
     assert said(plain, "problem") == [f"There is no database {path}. Name the right file with --database PATH."]
     assert said(plain, "summary") == ["not usable: 1 problem above"]
     assert as_json.document["usable"] is False

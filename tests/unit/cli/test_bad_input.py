@@ -382,7 +382,7 @@ async def test_a_url_that_is_none(program: Program) -> None:
         (["release"], "Missing argument 'SESSION'"),
         (["delete-message", "ses_1"], "Missing argument 'MESSAGE'"),
         (["scan", "ses_1"], "unexpected extra argument"),
-        (["run", "--json"], "No such option: --json"),
+        (["run", "--full"], "No such option: --full"),
         (["--database"], "No such option: --database"),
     ],
 )
