@@ -1,9 +1,12 @@
 """The HTTP API from outside: clients that ask for odd things, that never read, never end, or say nothing."""
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import anyio
@@ -17,6 +20,7 @@ from tests.support.control import TOKEN, UNHURRIED, Api, api
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
 from tests.support.program import path, rows
+from watchdog.composing import own_socket
 from watchdog.control import server
 from watchdog.control.access.connections import Connections
 from watchdog.control.access.gate import Bounds
@@ -192,6 +196,38 @@ async def test_clients_that_never_read_are_hung_up_on(monkeypatch: pytest.Monkey
         for _, writer in (reads, never):
             writer.transport.abort()
         stop.set()
+
+
+async def test_a_crowd_at_the_socket_of_this_users_programs_leaves_descriptors_and_an_answer(tmp_path: Path) -> None:
+    stop = anyio.Event()
+
+    async def says_who(scope: Scope, _: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": repr(scope["client"]).encode()})
+
+    own = own_socket.listen(tmp_path / "opencode.db", {}, tmp_path)
+    async with anyio.create_task_group() as group:
+        crowded = partial(server.serve_at, says_who, own.path, own.listener, stop, connections=Connections())
+        group.start_soon(crowded)
+        (running,) = own_socket.running(tmp_path / "opencode.db", {}, tmp_path)
+        crowd = []
+        for _ in range(300):  # clients that never end their request, which a script may leave by the hundred
+            crowd.append(await asyncio.to_thread(running.connect))
+            crowd[-1].sendall(b"GET / HTTP/1.1\r\n")
+        reader, writer = await asyncio.open_unix_connection(sock=await asyncio.to_thread(running.connect))
+        writer.write(raw("GET", "/", {}))
+        answer = await asyncio.wait_for(reader.read(), 5)
+        assert f"('pid {os.getpid()}', ".encode() in answer
+        crowd[0].settimeout(5)
+        assert crowd[0].recv(1) == b""  # the oldest went for it
+        crowd[-1].setblocking(False)
+        with pytest.raises(BlockingIOError):
+            crowd[-1].recv(1)
+        for each in crowd:
+            each.close()
+        writer.close()
+        stop.set()
+    own.close()
 
 
 ENDLESS: tuple[Any, ...] = (

@@ -24,6 +24,8 @@ _ORPHANS_FOR_ONE = 4
 _LATELY_SECONDS = 600.0
 """No release takes longer: for this long an outcome also answers a release that was asked for before it ended."""
 
+STOPPING = "This watchdog is stopping, and begins nothing more."
+
 Ended = Callable[[Verdict, Outcome], None]
 
 
@@ -173,6 +175,11 @@ class Acting:
         async with anyio.create_task_group() as group:
             self.schedule(verdicts, group, seen_at=seen_at, ended=ended)
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it begins nothing more."""
+        return self._stopping
+
     def stop(self) -> None:
         """Begin nothing more."""
         self._stopping = True
@@ -214,7 +221,7 @@ class Acting:
         self._scheduled[session_id] = _UnderWay()
         outcome = await self._in_turn(verdict, reason=reason, actor=actor, consent=consent)
         if outcome is None:
-            raise NotActing("This watchdog is stopping, and begins nothing more.")
+            raise NotActing(STOPPING)
         return outcome
 
     async def _act_in_turn(self, verdict: Verdict, ended: Ended) -> None:

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Final
 
 import anyio
 import structlog
@@ -21,8 +20,6 @@ from watchdog.settings.addresses import Address, parse_address
 from watchdog.settings.places import home
 from watchdog.settings.schema import Loaded, Settings
 from watchdog.timing.clock import SystemClock
-
-_LAST_ANSWERS_SECONDS: Final = 3.0
 
 
 @asynccontextmanager
@@ -98,7 +95,7 @@ async def _when_asked(
         yield Control()
         return
     latest = Latest(clock=SystemClock(), poll_interval_seconds=settings.poll_interval.total_seconds())
-    asked, over = anyio.Event(), anyio.Event()
+    asked, over, answered = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def answer(watch: Watch) -> None:
         await anyio.wait_readable(own.listener)
@@ -106,12 +103,12 @@ async def _when_asked(
         try:
             wiring = await anyio.to_thread.run_sync(_wiring)
             await wiring.answer_owner(
-                settings, car, watch, own, latest=latest, stop=stop, dry_run=dry_run, alerts=alerts
+                settings, car, watch, own, latest=latest, stop=stop, over=over, dry_run=dry_run, alerts=alerts
             )
         except Exception:  # noqa: BLE001 - whatever it is: the loop goes on, and commands look by themselves
             structlog.get_logger("watchdog").exception("socket.failed")
             own.close()
-        over.set()
+        answered.set()
 
     async with anyio.create_task_group() as group:
 
@@ -119,9 +116,9 @@ async def _when_asked(
             group.start_soon(answer, watch, name="answer this user's programs")
 
         yield Control(listeners=(latest,), begin=begin)
-        if asked.is_set():  # clients that wait for the outcome of an operation get it
-            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
-                await over.wait()
+        over.set()
+        if asked.is_set():
+            await answered.wait()
         group.cancel_scope.cancel()
 
 

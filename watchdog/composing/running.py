@@ -240,25 +240,23 @@ async def _sent(
         ServerAnswerInvalid: it is no document.
     """
     connection = _Connection(at, seconds)
+    who = f"The running watchdog, pid {at.pid},"
     try:
         status, content = await anyio.to_thread.run_sync(
             _exchange, connection, method, path, body, abandon_on_cancel=True
         )
-        document = json.loads(content)
+        document: Document = dict(json.loads(content))
     except anyio.get_cancelled_exc_class():
         connection.hang_up()  # else its thread would wait on
         raise
     except TimeoutError as error:
-        raise ServerUnreachable(
-            f"The running watchdog, pid {at.pid}, has given no answer for {connection.timeout:g} s."
-        ) from error
+        perhaps = connection.perhaps(method)
+        raise ServerUnreachable(f"{who} has given no answer for {connection.timeout:g} s.{perhaps}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise ServerUnreachable(f"The running watchdog, pid {at.pid}, gives no answer: {reason}.") from error
-    except ValueError as error:
-        raise ServerAnswerInvalid(f"What the running watchdog, pid {at.pid}, answers can't be read.") from error
-    if not isinstance(document, dict):
-        raise ServerAnswerInvalid(f"What the running watchdog, pid {at.pid}, answers can't be read.")
+        raise ServerUnreachable(f"{who} gives no answer: {reason}.{connection.perhaps(method)}") from error
+    except (ValueError, TypeError) as error:
+        raise ServerAnswerInvalid(f"{who} answers what can't be read.{connection.perhaps(method)}") from error
     return status, document
 
 
@@ -295,12 +293,18 @@ class _Connection(http.client.HTTPConnection):
     def __init__(self, at: Running, seconds: float) -> None:
         super().__init__("opencode-watchdog", timeout=seconds)
         self._at = at
+        self._reached = False
         self.sock: socket.socket
 
     def connect(self) -> None:
         """Connect to its socket."""
         self.sock = self._at.connect()
+        self._reached = True
         self.sock.settimeout(self.timeout)
+
+    def perhaps(self, method: str) -> str:
+        """What a lost answer leaves open, after a space: a question changes nothing."""
+        return f" {_PERHAPS}" if self._reached and method != "GET" else ""
 
     def hang_up(self) -> None:
         """Have whoever waits for an answer wait no more."""

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from watchdog.control.access.connections import Connections
 from watchdog.errors import SettingsError
 from watchdog.settings.addresses import Address
+from watchdog.settings.sockets import peer_of
 
 _BACKLOG: Final = 256
 _KEEP_ALIVE_SECONDS: Final = 15
@@ -27,6 +29,8 @@ UNREAD_SECONDS: Final = 10.0
 """How long a client may read nothing of what it is sent."""
 _END_SECONDS: Final = 2
 _AGAIN_SECONDS: Final = 5.0
+_NUMBERS: Final = count()
+"""Tell connections apart that have no port."""
 
 
 class _Protocol(H11Protocol):
@@ -46,7 +50,9 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
         super().connection_made(transport)
-        gone = None if self.client is None else self._crowd.enter(self.client)
+        if self.client is None:  # a Unix socket: each process is an address there
+            self.client = f"pid {peer_of(transport.get_extra_info('socket'))}", next(_NUMBERS)
+        gone = self._crowd.enter(self.client)
         for each in tuple(self.connections) if gone else ():
             if isinstance(each, _Protocol) and each.client == gone:
                 each.transport.abort()
@@ -135,11 +141,11 @@ async def serve(
     )
 
 
-async def serve_at(app: ASGIApp, path: Path, listener: socket.socket, stop: anyio.Event) -> None:
+async def serve_at(
+    app: ASGIApp, path: Path, listener: socket.socket, stop: anyio.Event, *, connections: Connections
+) -> None:
     """Serve at a Unix socket in the same way."""
-    await _keep_serving(
-        partial(_serve, app, stop=stop, connections=Connections()), str(path), None, listener.dup, stop
-    )
+    await _keep_serving(partial(_serve, app, stop=stop, connections=connections), str(path), None, listener.dup, stop)
 
 
 async def _keep_serving(

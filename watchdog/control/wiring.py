@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Final
 
@@ -32,6 +34,9 @@ from watchdog.settings.schema import Settings
 from watchdog.timing.clock import SystemClock
 
 _LAST_ANSWERS_SECONDS: Final = 3.0
+"""How long what was asked for may take once the loop is over."""
+_OWNERS_PATIENCE_SECONDS: Final = 45.0
+"""How long a command's request waits for its answer: while it does, a stop of the watchdog does not cut it off."""
 
 
 class _Parts:
@@ -52,7 +57,6 @@ class _Parts:
         self.configured = [server.name for server in car.fleet.servers()]
         self.latest = latest or Latest(clock=self.clock, poll_interval_seconds=settings.poll_interval.total_seconds())
         self._operator: Operator | None = None
-        self.connections = Connections()
         self.events = Events(dry_run=dry_run)
         self.metrics = Metrics(
             version=self.program,
@@ -79,7 +83,13 @@ class _Parts:
         )
         return self._operator
 
-    def app(self, watch: Watch, group: TaskGroup, gate: Gate) -> ASGIApp:
+    async def end_work(self) -> None:
+        """Wait a while for the end of what was asked for."""
+        if self._operator is not None:
+            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):
+                await self._operator.operations.over()
+
+    def app(self, watch: Watch, group: TaskGroup, gate: Gate, connections: Connections) -> ASGIApp:
         """The application on a loop, behind a gate."""
         car = self.car
         services = Services(
@@ -92,7 +102,7 @@ class _Parts:
             patience_seconds=gate.bounds.patience_seconds,
         )
         doctor = Doctor(self.latest, configured=self.configured, servers=car.fleet.servers)
-        return make_app(services, doctor, gate, self.clock, self.connections)
+        return make_app(services, doctor, gate, self.clock, connections)
 
 
 @asynccontextmanager
@@ -124,28 +134,49 @@ async def offered(
     """
     parts = _Parts(settings, car, dry_run=dry_run, alerts=alerts)
     gate = _gate(Keys(token), settings, address, bounds or Bounds())
-    served = anyio.Event()
-    listener = listen_at(address)
+    with listen_at(address) as listener:
+        async with _until_answered(parts) as tasks:
 
-    async def serving(app: ASGIApp) -> None:
-        await serve(app, address, listener, stop, connections=parts.connections)
-        served.set()
+            def begin(watch: Watch) -> None:
+                connections = Connections()
+                app = parts.app(watch, tasks.work, gate, connections)
+                served = partial(serve, app, address, listener, tasks.end, connections=connections)
+                tasks.serving.start_soon(served, name="serve the HTTP API")
+                if own is not None:
+                    _serve_owner(parts, watch, own, tasks)
+                tasks.work.start_soon(_end_events, parts, stop, name="end the events of the HTTP API")
+                structlog.get_logger("watchdog").info("control.listening", url=f"http://{address}/")
 
-    async with anyio.create_task_group() as group:
-
-        def begin(watch: Watch) -> None:
-            group.start_soon(serving, parts.app(watch, group, gate), name="serve the HTTP API")
-            if own is not None:
-                app = parts.app(watch, group, _owners_gate())
-                group.start_soon(serve_at, app, own.path, own.listener, stop, name="serve this user's programs")
-            group.start_soon(_end_events, parts, stop, name="end the events of the HTTP API")
-            structlog.get_logger("watchdog").info("control.listening", url=f"http://{address}/")
-
-        with listener:
             yield Control(listeners=(parts.latest, parts.events, parts.metrics), begin=begin)
-            with anyio.move_on_after(_LAST_ANSWERS_SECONDS):  # who waits for an outcome gets it
-                await served.wait()
-        group.cancel_scope.cancel()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tasks:
+    """The tasks that serve, those that do what was asked for, and what ends the serving."""
+
+    serving: TaskGroup
+    work: TaskGroup
+    end: anyio.Event
+
+
+@asynccontextmanager
+async def _until_answered(parts: _Parts) -> AsyncIterator[_Tasks]:
+    """Serve while the block runs, and until everybody who asked for something has the answer."""
+    end = anyio.Event()
+    async with anyio.create_task_group() as serving:
+        async with anyio.create_task_group() as work:
+            yield _Tasks(serving=serving, work=work, end=end)
+            await parts.end_work()
+            work.cancel_scope.cancel()  # whoever still waits is told that it stopped
+        end.set()
+
+
+def _serve_owner(parts: _Parts, watch: Watch, own: OwnSocket, tasks: _Tasks) -> None:
+    connections, bounds = Connections(), Bounds(patience_seconds=_OWNERS_PATIENCE_SECONDS)
+    gate = OwnersGate(keys=Keys(lambda: None), names=Names(), bounds=bounds, open_paths=())
+    app = parts.app(watch, tasks.work, gate, connections)
+    served = partial(serve_at, app, own.path, own.listener, tasks.end, connections=connections)
+    tasks.serving.start_soon(served, name="serve this user's programs")
 
 
 async def _end_events(parts: _Parts, stop: anyio.Event) -> None:
@@ -161,24 +192,23 @@ async def answer_owner(
     *,
     latest: Latest,
     stop: anyio.Event,
+    over: anyio.Event,
     dry_run: bool,
     alerts: Callable[[], Mapping[str, int]] | None,
 ) -> None:
-    """Answer this user's own programs until the stop, with the same API and without an address.
+    """Answer this user's own programs until the loop is over, with the same API and without an address.
 
     Args:
         latest: has the last look.
+        stop: set when the program is to end.
+        over: set when the loop has ended.
     """
     parts = _Parts(settings, car, dry_run=dry_run, alerts=alerts, latest=latest)
     watch.listeners.add(parts.events, parts.metrics)
-    async with anyio.create_task_group() as group:
-        app = parts.app(watch, group, _owners_gate())
-        group.start_soon(serve_at, app, own.path, own.listener, stop, name="serve this user's programs")
+    async with _until_answered(parts) as tasks:
+        _serve_owner(parts, watch, own, tasks)
         await _end_events(parts, stop)
-
-
-def _owners_gate() -> Gate:
-    return OwnersGate(keys=Keys(lambda: None), names=Names(), bounds=Bounds(), open_paths=())
+        await over.wait()
 
 
 def _gate(keys: Keys, settings: Settings, address: Address, bounds: Bounds) -> Gate:

@@ -177,7 +177,8 @@ class Questions:
             return  # nothing says what it takes
 
     async def _answer(self, what: str, *arguments: str) -> Any:  # noqa: ANN401 - as above
-        return await getattr(self._host, what)(*arguments)
+        answer = await getattr(self._host, what)(*arguments)
+        return _copied(answer) if what != "abort" else None
 
     def name(self, what: str) -> str:
         """A method of the host, for people."""
@@ -273,6 +274,13 @@ async def watch_loop(clock: Clock) -> None:
                 seconds=round(late, 2),
                 why="something ran in the event loop without awaiting, or the process was stopped",
             )
+
+
+def _copied(answer: Any) -> Any:  # noqa: ANN401 - as above
+    """What a host gave, as it is now: it may be the host's own and go on, and it may raise when it is read."""
+    if isinstance(answer, Mapping):
+        return dict(answer.items())
+    return list(answer) if isinstance(answer, Sequence) else answer
 
 
 def _is_of_a_thread(future: object) -> bool:

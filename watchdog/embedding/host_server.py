@@ -86,7 +86,7 @@ class EmbeddedServer(PlainHost):
         if not isinstance(answer, Mapping):
             raise ServerAnswerInvalid(f"{self._questions.name('statuses')} {_NO_STATUSES}")
         touched, found = self.touches.last(), dict[SessionId, Status]()
-        async for id_, status in in_strides([*answer.items()]):  # it may be the host's own, which goes on
+        async for id_, status in in_strides(answer.items()):
             if not isinstance(status, Status):
                 raise ServerAnswerInvalid(f"{self._questions.name('statuses')} {_NO_STATUSES}")
             if not isinstance(id_, str) or not _is_sound(status):
@@ -104,8 +104,7 @@ class EmbeddedServer(PlainHost):
         answer: Any = await self._questions.ask("pending_asks", seconds=hosting.ANSWER_SECONDS)
         if not isinstance(answer, Sequence):
             raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} {_NO_ASKS}")
-        asks = [*answer]
-        async for each in in_strides(asks):
+        async for each in in_strides(answer):
             if not isinstance(each, Ask):
                 raise ServerAnswerInvalid(f"{self._questions.name('pending_asks')} {_NO_ASKS}")
             if not _is_text(each.id, each.session_id) or not _is_whole(each):
@@ -113,7 +112,7 @@ class EmbeddedServer(PlainHost):
                     f"{self._questions.name('pending_asks')} gave an Ask with something in it that can't be: its "
                     "kind is an AskKind, and its ids are str; those of its turn and call may be None"
                 )
-        return asks
+        return list[Ask](answer)
 
     async def abort(self, served: Served, session_id: SessionId, directory: str = EVERYWHERE) -> None:  # noqa: ARG002
         """See `Host.abort`."""

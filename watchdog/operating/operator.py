@@ -6,6 +6,7 @@ There is no HTTP in it.
 from collections.abc import Awaitable, Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 
+from watchdog.acting.scheduler import STOPPING
 from watchdog.acting.undo import Undo
 from watchdog.errors import (
     Busy,
@@ -253,6 +254,8 @@ class Operator:
     def _check_right(self) -> None:
         if self._watch.pace.dry_run:
             raise DryRun("This watchdog runs with --dry-run: it changes nothing.")
+        if self._watch.acting.stopping:
+            raise NotActing(STOPPING)
         if self._latest.acting is None:
             raise Busy("The first look is not over; try again in a moment.")
         if not (self._watch.began_to_act and self._mandate.acquire()):

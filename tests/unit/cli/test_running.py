@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import pytest
 
-from tests.fakes.server import FakeServer, loopback, over_http
+from tests.fakes.server import AbortBehaviour, FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.opencode import free_port
 from tests.support.program import NOWHERE, Program, Started, path, program, python, rows
@@ -216,6 +217,28 @@ async def test_a_message_is_deleted_by_the_running_watchdog(
         again = await person.run("delete-message", session, "msg_nowhere", "--yes")
     assert (again.code, again.stdout) == (2, "")
     assert "has no message msg_nowhere" in again.stderr
+
+
+async def test_who_waits_for_an_outcome_gets_it_although_the_watchdog_is_told_to_stop_meanwhile(
+    program: Program, person: Program, rows: OpencodeFile
+) -> None:
+    session = orphan(rows)
+    fake = FakeServer(abort_behaviour=AbortBehaviour.LIES)
+    fake.busy(SessionId(session), "/project")
+    more = {"tool_timeout": "1h", "abort_grace": "3s", "orphan_grace": "1h"}
+    async with loopback(over_http(fake)) as url, run(program, rows, servers=[url], **more) as running:
+        async with anyio.create_task_group() as group:
+
+            async def stop_at_the_abort() -> None:
+                await wait_until(lambda: fake.aborted, "the abort")
+                running.signal(signal.SIGTERM)
+
+            group.start_soon(stop_at_the_abort)
+            done = await person.run("release", session, "--yes")
+        assert running.process.wait(20) == 0
+    assert done.code == 1
+    assert f"outcome\tineffective\t{session}\tstuck_tool\tmsg_000001, prt_000003 stayed open" in done.stdout, done
+    assert "passed on to the watchdog that acts" in done.stderr
 
 
 async def test_the_socket_of_one_that_is_stopped_is_gone(program: Program, rows: OpencodeFile) -> None:

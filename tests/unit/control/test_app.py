@@ -666,6 +666,11 @@ async def test_the_end_of_the_loop_ends_streams_and_answers_what_is_under_way(ro
         asked = asyncio.create_task(served.ask("POST", f"{BUSY}/release"))
         await wait_until(lambda: fake.aborted, "the abort")
         served.stop.set()
+        await wait_until(lambda: served.watch.acting.stopping, "the stop")
+        for method, where in (("POST", f"{BUSY}/release"), ("DELETE", f"{BUSY}/messages/msg_1")):
+            refused = await served.ask(method, where, status=409)
+            assert refused["detail"] == "This watchdog is stopping, and begins nothing more."
+        assert (await served.client.get("/healthz")).status_code == 200  # it goes on, and answers as long
         gate.set()
         assert (await asked)["outcomes"][0]["result"] == "recovered"
         async with asyncio.timeout(60):

@@ -144,6 +144,24 @@ class TestQuestions:
         with pytest.raises(ServerAnswerInvalid, match=r"<lambda>\) gave no mapping"):
             await server.statuses()
 
+    async def test_an_answer_that_can_not_be_read_is_none_and_names_function_and_place(self) -> None:
+        class Changing(dict[SessionId, Status]):
+            def items(self) -> Any:  # noqa: ANN401 - it never gives any
+                raise RuntimeError("dictionary changed size during iteration")
+
+        class Cut(list[Ask]):
+            def __iter__(self) -> Iterator[Ask]:
+                raise OSError("words of the host")
+
+        odd = watchdog.CallableHost(statuses=Changing, pending_asks=Cut, abort=lambda _: Changing())
+        server = EmbeddedServer(odd, Countable(SystemClock()))
+        place = r"could not answer: {} at test_host_calls\.py:\d+$"
+        with pytest.raises(ServerUnreachable, match="Changing\\) " + place.format("RuntimeError")):
+            await server.statuses()
+        with pytest.raises(ServerUnreachable, match="Cut\\) " + place.format("OSError")):
+            await server.pending_asks()
+        await Questions(odd, SystemClock()).ask("abort", ONE, seconds=None)  # nobody reads that answer
+
     async def test_a_method_an_object_and_a_partial_have_names(self) -> None:
         class Callable:
             def method(self) -> dict[SessionId, Status]:
