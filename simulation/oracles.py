@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from simulation.cutting import HOUR
 from simulation.leaving import Leaving
 from simulation.work import Run
-from watchdog.alerts.rules import Alert
+from watchdog.alerts.alert import Alert
 from watchdog.model.outcome import Outcome
 from watchdog.model.verdict import Verdict
 from watchdog.timing.events import Assessment
@@ -116,7 +116,7 @@ class Oracles(Leaving):
             if times > _TOLD_AN_HOUR + len(self.disturbances):
                 self.fail("noise", f"{words[-1]} was given up {times} times within an hour")
         elif "no longer given up" in alert.title:
-            self.given_up.pop(words[1], None)
+            self.given_up.pop(words[0], None)
         elif "no longer degraded" in alert.title:
             self.degraded.discard(number)
         elif "degraded" in alert.title:

@@ -17,7 +17,8 @@ from simulation.records import LineJournal, LineMandate
 from simulation.replicas import LineLease
 from simulation.script import Setting
 from watchdog.acting.attempt import Ladder, confirmed
-from watchdog.alerts.rules import Alert, Alerts
+from watchdog.alerts.alert import Alert
+from watchdog.alerts.rules import Alerts
 from watchdog.errors import DatabaseUnavailable, JournalUnusable, LeaseLost, WatchdogError
 from watchdog.loop.last_look import Latest
 from watchdog.loop.watch import Watch
@@ -115,8 +116,7 @@ class Product:
             clock=self.line.clock,
             occasions=[Occasion.GIVEN_UP, Occasion.DEGRADED],
             degraded_after_seconds=DEGRADED_AFTER_SECONDS,
-            origin="watchdog",
-            database="opencode.db",
+            waiting_after_seconds=900,
         )
         self._store, self._owners = LineStore(self.line), LineOwners(self.line)
         self._mandate: Mandate = self.lease or LineMandate(self.line, world.lock_file)

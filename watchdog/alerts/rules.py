@@ -1,9 +1,9 @@
 """The messages that people get: one when something begins that needs a person, and one when it is over."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
 
+from watchdog.alerts.alert import Alert, Severity
+from watchdog.alerts.begun import Stuck, Waiting
 from watchdog.errors import JournalUnusable, WatchdogError
 from watchdog.judging.limits import duration
 from watchdog.model.outcome import Outcome, Result
@@ -11,28 +11,8 @@ from watchdog.model.session import SessionId
 from watchdog.model.verdict import Judgement, SpareReason, Verdict, VerdictKind
 from watchdog.ports import Clock
 from watchdog.settings.receivers import Occasion
-from watchdog.shown import Telling, joined, stacked
+from watchdog.shown import stacked
 from watchdog.timing.events import Assessment, Bystander
-
-
-class Severity(StrEnum):
-    """How a message is shown if its receiver has colours."""
-
-    INFO = "info"
-    SUCCESS = "success"
-    WARNING = "warning"
-    FAILURE = "failure"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Alert(Telling):
-    """A message to people: ids, tool names, processes and times, never what was said in a session."""
-
-    told = ("title", "body")
-
-    title: str
-    body: str
-    severity: Severity
 
 
 class GivenUp:
@@ -65,6 +45,7 @@ class GivenUp:
                 title=f"gave up on {id_}",
                 body=f"{given_up[id_]}. It needs a person: opencode-watchdog explain {id_}",
                 severity=Severity.FAILURE,
+                occasion=Occasion.GIVEN_UP,
             )
             for id_ in sorted(given_up.keys() - told)
         ]
@@ -75,8 +56,10 @@ def _no_longer_given_up(session_id: SessionId, judgement: Judgement) -> Alert:
     title = f"{session_id} is no longer given up"
     now = _findings(judgement).get(session_id)
     if now is not None:
-        return Alert(title=title, body=f"it is not finished: {now}", severity=Severity.INFO)
-    return Alert(title=title, body="nothing of it is open any more", severity=Severity.SUCCESS)
+        body, severity = f"it is not finished: {now}", Severity.INFO
+    else:
+        body, severity = "nothing of it is open any more", Severity.SUCCESS
+    return Alert(title=title, body=body, severity=severity, occasion=Occasion.GIVEN_UP)
 
 
 def _findings(judgement: Judgement) -> dict[SessionId, str]:
@@ -118,10 +101,14 @@ class Degraded:
         if due:
             body = stacked(*(causes[name] for name in sorted(due)))
             title = f"degraded for {duration(max(now_seconds - self._since[name] for name in due))}"
-            alerts.append(Alert(title=title, body=body, severity=Severity.WARNING))
+            alerts.append(_about_health(title, body, Severity.WARNING))
         if over:
-            alerts.append(Alert(title="no longer degraded", body=", ".join(sorted(over)), severity=Severity.SUCCESS))
+            alerts.append(_about_health("no longer degraded", ", ".join(sorted(over)), Severity.SUCCESS))
         return alerts
+
+
+def _about_health(title: str, body: str, severity: Severity) -> Alert:
+    return Alert(title=title, body=body, severity=severity, occasion=Occasion.DEGRADED)
 
 
 class Outcomes:
@@ -146,7 +133,7 @@ class Outcomes:
             Result.DRY_RUN: Severity.INFO,
         }.get(outcome.result, Severity.WARNING)
         title = f"{outcome.session_id}: {outcome.kind.value}, {outcome.result.value}"
-        return [Alert(title=title, body=outcome.why, severity=severity)]
+        return [Alert(title=title, body=outcome.why, severity=severity, occasion=Occasion.OUTCOME)]
 
 
 class Alerts(Bystander):
@@ -157,8 +144,7 @@ class Alerts(Bystander):
         clock: times what lasts.
         occasions: the occasions for messages.
         degraded_after_seconds: how long something must be degraded before it is reported.
-        origin: the sender, the first words of every title.
-        database: the path of opencode's database, the last line of every body.
+        waiting_after_seconds: how long a person must have been asked before it is reported.
     """
 
     def __init__(
@@ -168,17 +154,16 @@ class Alerts(Bystander):
         clock: Clock,
         occasions: Collection[Occasion],
         degraded_after_seconds: float,
-        origin: str,
-        database: str,
+        waiting_after_seconds: float,
     ) -> None:
         self._tell = tell
         self._clock = clock
         self._occasions = frozenset(occasions)
-        self._origin = origin
-        self._database = database
         self._given_up = GivenUp()
         self._degraded = Degraded(degraded_after_seconds)
         self._outcomes = Outcomes()
+        self._waiting = Waiting(waiting_after_seconds)
+        self._stuck = Stuck()
         self._acting = True
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
@@ -190,18 +175,33 @@ class Alerts(Bystander):
         if not acting:
             self._given_up.forget()
             self._degraded.forget()
+            self._waiting.forget()
             return
         judgement = assessment.judgement
         if Occasion.GIVEN_UP in self._occasions:
             self._send(self._given_up.look(judgement))
+        if Occasion.WAITING in self._occasions:
+            self._send(self._waiting.look(assessment.observation))
         self._look_at_health(degraded_causes(assessment), whole=True)
-        self._outcomes.forget_but(_findings(judgement).keys())
+        unfinished = _findings(judgement).keys()
+        self._outcomes.forget_but(unfinished)
+        self._stuck.forget_but(unfinished)
 
     def unavailable(self, error: WatchdogError, retry_seconds: float) -> None:  # noqa: ARG002 - a listener's
         """Report an outage that lasts."""
         if self._acting:
             what = "the journal" if isinstance(error, JournalUnusable) else "the database"
             self._look_at_health({what: str(error)}, whole=False)
+
+    def found(self, verdict: Verdict) -> None:
+        """Report what is stuck, before anything is done about it, if that was asked for."""
+        if Occasion.STUCK in self._occasions:
+            self._send(self._stuck.find(verdict))
+
+    def left_over(self, alert: Alert) -> None:
+        """Report what outlived its opencode, if that was asked for and this watchdog acts."""
+        if self._acting and Occasion.LEFTOVERS in self._occasions:
+            self._send([alert])
 
     def ended(self, verdict: Verdict, outcome: Outcome, *, given_up: bool) -> None:  # noqa: ARG002
         """Report an outcome, if that was asked for."""
@@ -216,13 +216,7 @@ class Alerts(Bystander):
 
     def _send(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
-            self._tell(
-                Alert(
-                    title=f"{self._origin}: {alert.title}",
-                    body=joined(alert.body, stacked("", self._database)),
-                    severity=alert.severity,
-                )
-            )
+            self._tell(alert)
 
 
 def degraded_causes(assessment: Assessment) -> dict[str, str]:

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 import apprise
 
-from watchdog.alerts.rules import Alert
+from watchdog.alerts.alert import Alert
 from watchdog.console.logger import logger
 from watchdog.errors import SettingsError
 from watchdog.shown import stacked

@@ -4,19 +4,24 @@ import platform
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
 
-from watchdog.alerts.rules import Alert, Alerts, Severity
+from watchdog.alerts.alert import Alert, Severity
+from watchdog.alerts.desk import Desk, Titles
+from watchdog.alerts.left_over import watch_left_overs
+from watchdog.alerts.rules import Alerts
 from watchdog.console import formats as logs
 from watchdog.console.exits import Exit
 from watchdog.errors import SettingsError, UsageError
-from watchdog.ports import Clock
+from watchdog.ports import Clock, Processes
 from watchdog.reporting.documents import VERSION
 from watchdog.reporting.progress import busy
 from watchdog.reporting.tables import Screen
+from watchdog.settings.receivers import Occasion
 from watchdog.settings.schema import Loaded
 from watchdog.timing.events import Listener
 
@@ -71,8 +76,10 @@ class Alerting:
 
 
 @asynccontextmanager
-async def alerting(loaded: Loaded, *, database: Path, clock: Clock) -> AsyncIterator[Alerting]:
-    """Alert the receivers of the settings while the block runs; at its end, queued alerts get a moment.
+async def alerting(
+    loaded: Loaded, *, database: Path, titles: Titles, processes: Processes | None, clock: Clock
+) -> AsyncIterator[Alerting]:
+    """Alert the receivers of the settings while the block runs; at its end, messages that wait get a moment.
 
     Raises:
         SettingsError: they can't be used.
@@ -82,18 +89,34 @@ async def alerting(loaded: Loaded, *, database: Path, clock: Clock) -> AsyncIter
         yield Alerting()
         return
     notifier = open_notifier(loaded)
-    alerts = Alerts(
+    desk = Desk(
         notifier.tell,
+        titles=titles,
         clock=clock,
-        occasions=settings.notify_on,
-        degraded_after_seconds=settings.notify_degraded_after.total_seconds(),
+        quiet=settings.notify_quiet,
         origin=_origin(),
         database=str(database),
     )
+    alerts = Alerts(
+        desk.take,
+        clock=clock,
+        occasions=settings.notify_on,
+        degraded_after_seconds=settings.notify_degraded_after.total_seconds(),
+        waiting_after_seconds=settings.notify_waiting_after.total_seconds(),
+    )
     try:
-        yield Alerting(listeners=(alerts,), counts=notifier.counts.read)
+        async with anyio.create_task_group() as group:
+            group.start_soon(desk.run, name="pass alerts on")
+            if processes is not None and Occasion.LEFTOVERS in settings.notify_on:
+                every = settings.full_scan_interval.total_seconds()
+                look = partial(watch_left_overs, processes, alerts.left_over, clock=clock, every_seconds=every)
+                group.start_soon(look, name="look for left-over commands")
+            yield Alerting(listeners=(alerts,), counts=notifier.counts.read)
+            group.cancel_scope.cancel()
     finally:
         with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(LAST_WORDS_SECONDS):
+                await desk.flush()  # in quiet hours, too: afterwards nobody would
             await notifier.finish(LAST_WORDS_SECONDS)
 
 

@@ -41,7 +41,9 @@ async def run(loaded: Loaded, *, dry_run: bool, wait: bool) -> Exit:
             return Exit.FINE
         async with (
             sidecar(loaded, feeds=True) as car,
-            alerting(loaded, database=car.path, clock=clock) as alerts,
+            alerting(
+                loaded, database=car.path, titles=car.store.titles, processes=car.processes, clock=clock
+            ) as alerts,
             supervised(
                 os.environ, stop=stop, clock=clock, poll_interval_seconds=poll_seconds, dry_run=dry_run
             ) as supervisors,

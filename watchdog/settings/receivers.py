@@ -11,6 +11,9 @@ class Occasion(StrEnum):
     GIVEN_UP = "given_up"
     DEGRADED = "degraded"
     OUTCOME = "outcome"
+    WAITING = "waiting"
+    STUCK = "stuck"
+    LEFTOVERS = "leftovers"
 
 
 _BEFORE_AN_ADDRESS = re.compile(r"[\s,]+(?=[a-z][a-z0-9]*://)", re.IGNORECASE)

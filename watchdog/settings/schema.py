@@ -33,6 +33,7 @@ from watchdog.settings.addresses import Address, parse_name, parse_origin
 from watchdog.settings.certificates import CERT_FILE, problem_with
 from watchdog.settings.database_url import PostgresUrl, looks_like_one
 from watchdog.settings.durations import format_duration, parse_duration
+from watchdog.settings.quiet import QuietHours, quiet_hours
 from watchdog.settings.receivers import Occasion, addresses, occasions
 from watchdog.settings.server_url import ServerUrl, entries, without_twins
 from watchdog.settings.sources import SECRETS, Gathered, Surroundings, did_you_mean, gather
@@ -179,6 +180,8 @@ class Settings(BaseSettings):
     notify: Annotated[tuple[SecretStr, ...], BeforeValidator(_receivers)] = ()
     notify_on: Annotated[tuple[Occasion, ...], BeforeValidator(occasions)] = (Occasion.GIVEN_UP, Occasion.DEGRADED)
     notify_degraded_after: Duration = timedelta(minutes=5)
+    notify_waiting_after: Duration = timedelta(minutes=15)
+    notify_quiet: Annotated[QuietHours | None, BeforeValidator(quiet_hours)] = None
     control: Annotated[Address | None, BeforeValidator(values.address)] = None
     control_token: Annotated[SecretStr | None, BeforeValidator(_token)] = None
     control_allow_remote: Flag = False
@@ -297,7 +300,7 @@ def effective(loaded: Loaded) -> list[tuple[str, str, str]]:
 def _in_words(name: str, value: object) -> str:
     if name in SECRETS:
         return "set" if value else "not set"
-    if name in {"control", "server_ca"} and value is None:
+    if name in {"control", "server_ca", "notify_quiet"} and value is None:
         return "off"
     if name == "journal" and value is None:
         return "in the user's state folder, or in the database of the sessions if that is PostgreSQL"

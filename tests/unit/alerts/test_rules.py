@@ -9,8 +9,9 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.server import AbortBehaviour
 from tests.pitfalls.conftest import stage
 from tests.pitfalls.stage import Stage
-from tests.unit.observations import AT, NOW, POLICY, busy, call, observation, report, session
-from watchdog.alerts.rules import Alert, Alerts, GivenUp, Severity
+from tests.unit.observations import AT, NOW, POLICY, back, busy, call, observation, question, report, session
+from watchdog.alerts.alert import Alert, Severity
+from watchdog.alerts.rules import Alerts, GivenUp
 from watchdog.errors import DatabaseUnavailable, JournalUnusable
 from watchdog.judging.judge import judge
 from watchdog.model.outcome import Outcome, Result
@@ -32,7 +33,6 @@ GIVEN_UP = replace(
 HELD = replace(GIVEN_UP, on_hold={SessionId("ses_1"): "a person said to leave it"})
 OVER = observation()
 DEAF = observation(reports=[report(problem="http://127.0.0.1:4096 can't be reached.")])
-TITLE = "opencode-watchdog on box: "
 
 
 class Told:
@@ -46,8 +46,7 @@ class Told:
             clock=self.clock,
             occasions=occasions or (Occasion.GIVEN_UP, Occasion.DEGRADED),
             degraded_after_seconds=300,
-            origin="opencode-watchdog on box",
-            database="/data/opencode.db",
+            waiting_after_seconds=900,
         )
 
     def see(self, *looks: Observation, acting: bool = True) -> list[str]:
@@ -71,8 +70,7 @@ class Told:
         return self._titles(before)
 
     def _titles(self, before: int) -> list[str]:
-        assert all(alert.title.startswith(TITLE) for alert in self.alerts)
-        return [alert.title.removeprefix(TITLE) for alert in self.alerts[before:]]
+        return [alert.title for alert in self.alerts[before:]]
 
 
 def test_what_this_run_gave_up_before_its_first_look_is_told() -> None:
@@ -92,8 +90,7 @@ def test_a_session_that_is_given_up_is_told_once_and_once_when_it_is_over() -> N
     begun, over, _ = told.alerts
     assert begun.severity is Severity.FAILURE
     assert "opencode-watchdog explain ses_1" in begun.body
-    assert begun.body.endswith("\n/data/opencode.db")
-    assert (over.severity, over.body) == (Severity.SUCCESS, "nothing of it is open any more\n/data/opencode.db")
+    assert (over.severity, over.body) == (Severity.SUCCESS, "nothing of it is open any more")
 
 
 def test_what_is_tried_once_more_is_still_given_up_until_that_has_helped() -> None:
@@ -159,11 +156,11 @@ def test_what_is_degraded_is_told_once_it_has_lasted_and_once_when_it_is_over() 
     assert told.see(DEAF) == []
     told.clock.advance(1)
     assert told.see(DEAF, DEAF) == ["degraded for 5 min"]
-    assert told.alerts[-1].body == "http://127.0.0.1:4096 can't be reached.\n/data/opencode.db"
+    assert told.alerts[-1].body == "http://127.0.0.1:4096 can't be reached."
     told.clock.advance(10_000)
     assert told.see(DEAF) == []
     assert told.see(OVER, OVER) == ["no longer degraded"]
-    assert told.alerts[-1].body.startswith("http://127.0.0.1:4096\n")
+    assert told.alerts[-1].body == "http://127.0.0.1:4096"
 
 
 def test_what_was_degraded_for_a_moment_is_not_told() -> None:
@@ -186,7 +183,7 @@ def test_an_outage_of_the_database_is_told_and_what_was_known_of_servers_stands_
     told.listener.unavailable(JournalUnusable("The journal is full."), 60)
     told.clock.advance(300)
     told.listener.unavailable(JournalUnusable("The journal is full."), 60)
-    assert told.alerts[-1].body.startswith("The journal is full.\n")
+    assert told.alerts[-1].body == "The journal is full."
 
 
 def test_many_damaged_rows_are_one_message() -> None:
@@ -240,8 +237,7 @@ async def test_a_session_that_nothing_helps_is_a_message_and_another_when_it_is_
         clock=stage.time,
         occasions=tuple(Occasion),
         degraded_after_seconds=300,
-        origin="here",
-        database="x",
+        waiting_after_seconds=900,
     )
     metrics = Metrics(version="1", servers=[], clock=stage.time, reads=dict)
     stage.more += [alerts, metrics]
@@ -249,16 +245,76 @@ async def test_a_session_that_nothing_helps_is_a_message_and_another_when_it_is_
         await play.pass_time(3600)
         assert play.diary.results == [Result.INEFFECTIVE] * 3
         assert [alert.title for alert in told] == [
-            f"here: {work.session}: stuck_tool, ineffective",
-            f"here: gave up on {work.session}",
+            f"{work.session} is stuck: stuck_tool",
+            f"{work.session}: stuck_tool, ineffective",
+            f"gave up on {work.session}",
         ]
         sample = metrics.registry.get_sample_value
         assert sample("opencode_watchdog_sessions", {"state": "given_up"}) == 1
         await stage.end(work.session)
         await play.look()
-        assert [alert.title for alert in told[2:]] == [f"here: {work.session} is no longer given up"]
+        assert [alert.title for alert in told[3:]] == [f"{work.session} is no longer given up"]
     assert sample("opencode_watchdog_sessions", {"state": "given_up"}) == 0
     assert sample("opencode_watchdog_given_up_total") == 1
     assert sample("opencode_watchdog_interventions_in_progress") == 0
     assert sample("opencode_watchdog_verdicts_total", {"kind": "stuck_tool"})
     assert sample("opencode_watchdog_outcomes_total", {"kind": "stuck_tool", "result": "ineffective"}) == 3
+
+
+# Who waits for a person, and what is stuck.
+
+ASKED = observation(
+    session(calls=[call(age=5000, call_ref="c1")]),
+    reports=[busy("ses_1", asks=[question("ses_1", call_ref="c1")])],
+    ask_clocks={"que_1": back(1000)},
+)
+
+
+def asked(seconds: float) -> Observation:
+    """The same, with a question that was first seen so long ago."""
+    return replace(ASKED, ask_clocks={"que_1": back(seconds)})
+
+
+def test_who_waits_for_a_person_for_long_is_told_once_in_an_episode_with_the_way_there() -> None:
+    told = Told(Occasion.WAITING)
+    assert told.see(asked(899)) == []
+    assert told.see(asked(900), asked(1800)) == ["ses_1 has waited for a person for 15 min"]
+    (alert,) = told.alerts
+    assert (alert.severity, alert.waits) == (Severity.INFO, "ses_1")
+    assert alert.body == (
+        "a question in /work/tree waits for an answer at http://127.0.0.1:4096: opencode-watchdog explain ses_1"
+    )
+    assert told.see(OVER) == []
+    assert told.see(asked(5), asked(4000)) == ["ses_1 has waited for a person for 66.7 min"], "another episode"
+
+
+def test_a_server_that_falls_silent_ends_no_episode() -> None:
+    told = Told(Occasion.WAITING)
+    assert len(told.see(asked(1000), replace(OVER, reports=DEAF.reports), asked(1100))) == 1
+
+
+def test_who_waits_is_told_by_the_one_that_acts_and_only_if_that_was_asked_for() -> None:
+    told = Told(Occasion.WAITING)
+    assert told.see(asked(1000), acting=False) == []
+    assert len(told.see(asked(1000))) == 1
+    assert told.see(asked(1000), acting=False) == []
+    assert Told(Occasion.GIVEN_UP, Occasion.STUCK).see(asked(1000)) == []
+
+
+def test_what_is_stuck_is_told_before_anything_is_done_once_while_it_is_unfinished() -> None:
+    told = Told(Occasion.STUCK)
+    for _ in range(2):
+        told.listener.found(VERDICT)
+        told.see(STUCK)
+    (alert,) = told.alerts
+    assert (alert.title, alert.body, alert.severity) == (
+        "ses_1 is stuck: stuck_tool",
+        VERDICT.why,
+        Severity.WARNING,
+    )
+    told.see(OVER)
+    told.listener.found(VERDICT)
+    assert len(told.alerts) == 2
+    silent = Told(Occasion.OUTCOME)
+    silent.listener.found(VERDICT)
+    assert silent.alerts == []

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from tests.fakes.server import FakeServer, loopback, over_http
 from tests.support.database import OpencodeFile
 from tests.support.program import NOWHERE, Program, now_ms, path, program, python, rows
 from tests.support.waiting import SECONDS, wait_until
-from watchdog.alerts.rules import Alert, Severity
+from watchdog.alerts.alert import Alert, Severity
 from watchdog.alerts.send import MOST_WAITING, TALKATIVE, Notifier
 from watchdog.errors import SettingsError
+from watchdog.model.session import Activity, Ask, AskKind, SessionId, Status
 
 __all__ = ["path", "program", "rows"]
 
@@ -257,6 +259,43 @@ async def test_an_outcome_that_was_asked_for_is_told_without_a_word_of_what_was_
     (taken,) = there.taken
     assert taken["title"].endswith(f": {session}: orphan, recovered")
     assert SECRET not in json.dumps(there.taken)
+
+
+async def test_who_waits_for_a_person_is_told_with_the_title_and_many_outcomes_become_one_message(
+    program: Program, path: Path
+) -> None:
+    fake = FakeServer()
+    with OpencodeFile(path) as rows, inbox() as there:
+        asking = rows.session(at=now_ms() - 3_600_000)
+        rows.set("session", asking, title="Which colour?")
+        rows.call(rows.turn(asking, at=now_ms() - 3_600_000), tool="question", at=now_ms() - 3_600_000)
+        for _ in range(5):
+            lost = rows.session(at=now_ms() - 3_600_000, directory="/elsewhere")
+            rows.call(rows.turn(lost, at=now_ms() - 3_600_000), at=now_ms() - 3_600_000)
+        folder = rows.get("session", asking, "directory")
+        fake.statuses_by[folder] = {SessionId(asking): Status(activity=Activity.BUSY)}
+        fake.asks_by[folder] = [Ask(id="que_1", kind=AskKind.QUESTION, session_id=SessionId(asking))]
+        async with loopback(over_http(fake)) as url:
+            program.settings(
+                database=str(path),
+                servers=[url],
+                discover=False,
+                poll_interval=0.2,
+                notify=[there.address],
+                notify_on=["waiting", "stuck"],
+                notify_waiting_after="400ms",
+                orphan_grace="500ms",
+            )
+            async with program.started("run") as running:
+                await wait_until(lambda: len(there.taken) >= 2, "both alerts", explain=running.stderr)
+                running.process.terminate()
+                await running.finished()
+    told = {each["title"].partition(": ")[2]: each["message"].split("\n") for each in there.taken}
+    (waits,) = [body for title, body in told.items() if title.startswith(f"{asking} has waited for a person for")]
+    assert waits[0] == "“Which colour?”"
+    assert waits[1].startswith(f"a question in {folder} waits for an answer at {url}")
+    many = told["5 messages about what is stuck"]
+    assert len([line for line in many if " is stuck: orphan: " in line]) == 5
 
 
 async def test_what_is_queued_when_the_program_is_told_to_stop_is_still_sent(program: Program, path: Path) -> None:
