@@ -12,8 +12,9 @@ from rich.console import Console
 
 from simulation.mutants import MUTANTS, hunt
 from simulation.play import play
+from simulation.quiet import quiet_days
 from simulation.shrink import fails_as, shrink, until
-from simulation.worlds import BUSY_DAYS, QUIET_DAYS, WorldPlan
+from simulation.worlds import BUSY_DAYS, WorldPlan
 from simulation.writing import DAY
 from simulation.years import Wish, Years, tell
 
@@ -27,7 +28,7 @@ def main() -> int:
     if arguments.mutants:
         return _mutants(arguments.jobs, arguments.only)
     if arguments.years is None and arguments.seconds is None and arguments.seed is not None:
-        days = arguments.days or (QUIET_DAYS if arguments.quiet else BUSY_DAYS)
+        days = arguments.days or (quiet_days(arguments.seed) if arguments.quiet else BUSY_DAYS)
         return _one(WorldPlan(seed=arguments.seed, days=days, quiet=arguments.quiet), shrinks=arguments.shrink)
     wish = Wish(
         first=arguments.seed or 0,
@@ -44,7 +45,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m simulation", description=__doc__)
     parser.add_argument("--seed", type=int, help="play this one world; with --years or --seconds, begin with it")
     parser.add_argument("--days", type=float, help=f"how long a busy world lasts (default {BUSY_DAYS:g})")
-    parser.add_argument("--quiet", action="store_true", help=f"play quiet weeks (default {QUIET_DAYS:g} days) of it")
+    parser.add_argument("--quiet", action="store_true", help="play the quiet world of it")
     parser.add_argument("--years", type=float, help="go on until so many years were simulated, by the calendar")
     parser.add_argument("--seconds", type=float, help="go on for so long at most (default 60, with --years no end)")
     parser.add_argument("--keep", type=Path, help="a file that keeps what came of each world; go on from there")

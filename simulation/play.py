@@ -103,9 +103,11 @@ class _Play:
         world = self.world
         world.spawn(self._tick())
         for event in self.script.events:
+            world.next_event_at = event.at
             await asyncio.sleep(max(0.0, event.at - world.now))
             done = ACTIONS[event.what](world, **event.args)
             (world.landed if done else world.missed)[event.what] += 1
+        world.next_event_at = self.script.seconds + LAST_SECONDS
         await asyncio.sleep(max(0.0, self.script.seconds - world.now))
         if world.calm.is_set():
             await self._come_to_rest()

@@ -1,5 +1,6 @@
-"""Quiet weeks: nights, weekends, an idle server, one question that waits for days; and what goes wrong slowly."""
+"""Quiet weeks and months: nights, weekends, an idle server, a question that waits for days; slow faults."""
 
+import math
 import random
 from dataclasses import replace
 from typing import Final
@@ -7,12 +8,19 @@ from typing import Final
 from simulation.script import Event, Script
 from simulation.writing import ANY, DAY, Writer
 
-AWAKE_HOURS: Final = 9
-"""How long a laptop is open on a working day."""
-_NIGHT_SECONDS: Final = DAY - AWAKE_HOURS * 3_600.0
-_WORKING_DAYS: Final = 5
-_VISITS_AN_HOUR: Final = {"laptop": 0.4, "server": 0.05, "waiting": 0.02}
+LOOKS: Final = 30_000
+"""About how often a quiet world is looked at: the longer the `poll_interval`, the longer it lasts."""
+_SHORTEST_POLL, _LONGEST_POLL = 5.0, 600.0
+_AWAKE_HOURS: Final = {"laptop": 9.0, "evenings": 2.0}
+"""How long a laptop is open on each day on which it is used."""
+_DAYS_A_WEEK: Final = {"laptop": 5, "evenings": 7}
+_VISITS_AN_HOUR: Final = {"evenings": 1.0, "laptop": 0.4, "server": 0.05, "waiting": 0.02}
 _PER_MILLION: Final = 1e-6
+
+
+def quiet_days(seed: int) -> float:
+    """How many days of the calendar the quiet world of a seed lasts among many."""
+    return _Quiet(seed, 1.0).days
 
 
 def write_quiet(seed: int, days: float) -> Script:
@@ -32,27 +40,38 @@ class _Quiet(Writer):
         self.busy = _VISITS_AN_HOUR[self.kind]
         self.faulty = rng.choice([0.0, 0.02, 0.1])
         drift = rng.choice([0.0, 0.0, 20.0, -20.0, 100.0, -100.0]) * _PER_MILLION
-        poll = rng.choice([5.0, 10.0, 20.0, 30.0, 60.0, 60.0])
-        self.setting = replace(self.setting, drift=drift, poll=poll, steady=self.setting.steady and not drift)
-        if self.kind == "laptop":
-            self.end *= AWAKE_HOURS / 24 * _WORKING_DAYS / 7
+        poll = round(math.exp(rng.uniform(math.log(_SHORTEST_POLL), math.log(_LONGEST_POLL))), 1)
+        self.setting = replace(
+            self.setting,
+            drift=drift,
+            poll=poll,
+            steady=self.setting.steady and not drift,
+            # The limits of people who look seldom: a limit is never passed over by a longer `poll_interval`.
+            tool_timeout=rng.choice([1_800.0, 1_800.0, 3_600.0]),
+            task_timeout=rng.choice([7_200.0, 14_400.0]),
+            idle_timeout=rng.choice([900.0, 900.0, 1_800.0]),
+            human_timeout=rng.choice([None, None, 7_200.0, DAY]),
+            tool_timeouts=rng.choice([{}, {}, {"slow": 7_200.0}]),
+        )
+        hours = _AWAKE_HOURS.get(self.kind, 24.0) * _DAYS_A_WEEK.get(self.kind, 7)
+        self.days = round(LOOKS * poll / DAY * 7 * 24 / hours, 1)
+        self.end *= hours / (7 * 24)
 
     def _people(self) -> list[Event]:
         events = super()._people()
-        if self.kind == "laptop":
-            events += self._nights()
+        if self.kind in _AWAKE_HOURS:
+            events += self._nights(_AWAKE_HOURS[self.kind] * 3_600.0, _DAYS_A_WEEK[self.kind])
         elif self.kind == "waiting":
             events.append(self._question())
         return events
 
-    def _nights(self) -> list[Event]:
-        """The lid is closed each evening, and on Fridays until Monday."""
-        length, days = AWAKE_HOURS * 3_600.0, 0
+    def _nights(self, length: float, days_a_week: int) -> list[Event]:
+        """The lid is closed at the end of each day, and after the last one of the week until Monday."""
         events: list[Event] = []
         for days in range(1, int(self.end / length) + 1):
-            weekend = 0.0 if days % _WORKING_DAYS else 2 * DAY
+            weekend = 0.0 if days % days_a_week else (7 - days_a_week) * DAY
             at = round(days * length - self.rng.uniform(0.0, 600.0), 3)
-            events.append(Event(at, "sleep", {"seconds": _NIGHT_SECONDS + weekend}))
+            events.append(Event(at, "sleep", {"seconds": DAY - length + weekend}))
         return events
 
     def _question(self) -> Event:

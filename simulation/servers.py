@@ -3,9 +3,10 @@
 import asyncio
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import ceil, inf
 from typing import TYPE_CHECKING, Any
 
 from simulation.driving import Drive
@@ -22,9 +23,15 @@ DEAF_AT_FIRST_SECONDS = 0.2
 
 
 class Stream:
-    """One listener's connection to a feed."""
+    """One listener's connection to a feed.
 
-    def __init__(self) -> None:
+    Args:
+        beats: when the next sign of life comes, if it is certain to come.
+    """
+
+    def __init__(self, beats: Callable[[], float]) -> None:
+        self._beats = beats
+        self._within = 0.0
         self._texts: deque[str] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._due = 0.0
@@ -49,7 +56,7 @@ class Stream:
         """
         if not self._texts and not self.ended:
             loop = asyncio.get_running_loop()
-            self._due = loop.time() + within
+            self._due, self._within = loop.time() + within, within
             if self._timer is None:  # one timer for many events: at its end it sees whether it is due
                 self._timer = loop.call_at(self._due, self._ring)
             self._waiter = loop.create_future()
@@ -69,8 +76,9 @@ class Stream:
         loop, self._timer = asyncio.get_running_loop(), None
         if self._waiter is None or self._waiter.done():
             return
-        if self._due > loop.time():
-            self._timer = loop.call_at(self._due, self._ring)
+        due = max(self._due, self._beats() + self._within)
+        if due > loop.time():
+            self._timer = loop.call_at(due, self._ring)
         else:
             self._waiter.set_exception(TimeoutError())
 
@@ -117,6 +125,8 @@ class Process:
         self.streams: list[Stream] = []
         self._held: list[str] = []
         self._beating = False
+        self._beats_next = -inf
+        """When it beats again, where nothing can happen to its feed until then."""
 
     @property
     def vouches(self) -> bool:
@@ -274,12 +284,12 @@ class Process:
         """A new listener's connection; None where none can be made."""
         if not self.alive or self.feed == "cut" or self.trouble in {"silent", "broken", "garbage"}:
             return None
-        stream = Stream()
+        stream = Stream(lambda: self._beats_next)
         self.streams.append(stream)
         self._send('{"payload":{"type":"server.connected","properties":{}}}', [stream])
         if not self._beating:
             self._beating = True
-            self.world.later(HEARTBEAT_SECONDS, self._beat)
+            self._beat_later()
         return stream
 
     def tell(self, session: Session, kind: str, **properties: object) -> None:
@@ -307,7 +317,14 @@ class Process:
             self._beating = False
             return
         self._send('{"payload":{"type":"server.heartbeat","properties":{}}}', self.streams)
-        self.world.later(HEARTBEAT_SECONDS, self._beat)
+        self._beat_later()
+
+    def _beat_later(self) -> None:
+        """Beat again: a beat that another one follows, before anything can happen to the feed, changes nothing."""
+        skipped = max(0, ceil((self.world.undisturbed_until - self.world.now) / HEARTBEAT_SECONDS) - 2)
+        pause = HEARTBEAT_SECONDS * (1 + skipped)
+        self._beats_next = self.world.now + pause if skipped else -inf
+        self.world.later(pause, self._beat)
 
     def _send(self, text: str, streams: Sequence[Stream]) -> None:
         if self.trouble == "silent":

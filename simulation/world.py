@@ -37,6 +37,7 @@ class World:
         troubles: what is wrong just now, so that nothing is demanded of the product.
         stirred: set when work begins.
         landed: how often each kind of event did what it was planned for; `missed` where it could not.
+        next_event_at: when the script goes on.
     """
 
     def __init__(self, loop: SimulatedLoop, script: Script) -> None:
@@ -62,6 +63,7 @@ class World:
         self.stirred = asyncio.Event()
         self.calm = asyncio.Event()
         self.over = asyncio.Event()
+        self.next_event_at = 0.0
         self.pids = _FIRST_PID
         self._rng = random.Random(script.seed)  # noqa: S311 - how long answers take
         self._digest = hashlib.blake2b(digest_size=16)
@@ -83,6 +85,11 @@ class World:
     def wall_ms(self) -> int:
         """The wall clock."""
         return self.machine.wall_ms
+
+    @property
+    def undisturbed_until(self) -> float:
+        """Until when nothing goes wrong for certain."""
+        return self.now if self.troubles or self.hurt else self.next_event_at
 
     def latency(self) -> float:
         """How long an answer takes."""

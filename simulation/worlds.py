@@ -1,4 +1,4 @@
-"""The worlds of many years: mostly short and busy ones, and each fourth one is four quiet weeks."""
+"""The worlds of many years: short and busy ones, and as many long and quiet ones."""
 
 import gc
 import time
@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 from simulation.ledger import Violation
 from simulation.play import play
-from simulation.quiet import write_quiet
+from simulation.quiet import quiet_days, write_quiet
 from simulation.script import Script
 from simulation.writing import write
 
 BUSY_DAYS = 0.12
-QUIET_DAYS = 28.0
-QUIET_EVERY = 4
+QUIET_EVERY = 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +54,10 @@ class Came:
     violation: Violation | None = None
 
 
-def plan_of(seed: int, days: float = BUSY_DAYS, quiet_days: float = QUIET_DAYS) -> WorldPlan:
+def plan_of(seed: int, days: float = BUSY_DAYS) -> WorldPlan:
     """The world of a seed among many."""
     quiet = seed % QUIET_EVERY == QUIET_EVERY - 1
-    return WorldPlan(seed=seed, days=quiet_days if quiet else days, quiet=quiet)
+    return WorldPlan(seed=seed, days=quiet_days(seed) if quiet else days, quiet=quiet)
 
 
 def play_plan(plan: WorldPlan) -> Came:

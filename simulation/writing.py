@@ -8,6 +8,8 @@ from typing import Any, Final
 from simulation.script import Event, Plan, Script, Setting
 
 DAY: Final = 86_400.0
+_BACKUP_SECONDS: Final = 1_500.0
+"""How often the database is copied. A copy that another one follows, before one is put back, is left out."""
 Step = dict[str, Any]
 
 
@@ -72,8 +74,8 @@ class Writer:
     def script(self) -> Script:
         """The world."""
         events = [*self._people(), *self._faults()]
-        if "restore" in self.kinds:
-            events += [Event(at, "backup") for at in range(600, int(self.end), 1_500)]
+        restores = [each.at for each in events if each.what == "restore" and each.at >= _BACKUP_SECONDS]
+        events += [Event(at - at % _BACKUP_SECONDS, "backup") for at in restores]
         events += [Event(at, "tidy") for at in range(86_400, int(self.end), 86_400)]
         calm = Event(self.end, "calm")
         events = [each for each in sorted(events, key=_when) if each.at < calm.at]

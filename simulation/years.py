@@ -118,7 +118,7 @@ def _lines(came: list[Came], took: float, jobs: int) -> Iterator[tuple[str, str]
     lived, awake = _lived(came) / YEAR_SECONDS, sum(each.seconds for each in came) / YEAR_SECONDS
     landed, counts = _totals(came)
     missed = sum((Counter(each.missed) for each in came), Counter[str]())
-    yield "worlds", f"{len(came)} (seeds {min(seeds)} to {max(seeds)}), {quiet} of them quiet weeks"
+    yield "worlds", f"{len(came)} (seeds {min(seeds)} to {max(seeds)}), {quiet} of them quiet"
     yield "simulated years", f"{lived:.3f} by the calendar, {awake:.3f} of them awake"
     yield "took", f"{took:.0f} s this time, {jobs} side by side; {cpu / 3600:.2f} h of CPU in all"
     yield "years in an hour of CPU", f"{lived * 3600 / cpu:.2f}"

@@ -11,10 +11,12 @@ from rich.console import Console
 from simulation.ledger import Violation
 from simulation.mutants import DAYS, MUTANTS
 from simulation.play import play
+from simulation.quiet import LOOKS
 from simulation.script import Event, Plan, Script, Setting
 from simulation.shrink import fails_as, shrink, until
-from simulation.worlds import WorldPlan, play_plan
-from simulation.writing import write
+from simulation.world import World
+from simulation.worlds import WorldPlan, plan_of, play_plan
+from simulation.writing import Mix, write
 from simulation.years import Wish, Years
 from watchdog.timing.pace import Pace
 
@@ -40,6 +42,24 @@ def test_in_quiet_weeks_with_a_clock_that_drifts_nothing_is_cut_and_nothing_is_l
 def test_two_runs_of_one_seed_are_the_same_to_the_last_event() -> None:
     script = write(2, 0.01)
     assert play(script).digest == play(script).digest != play(write(3, 0.01)).digest
+
+
+def test_beats_that_are_skipped_would_have_changed_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = write(2, 0.06, Mix(faults=("feed", "freeze", "wedge", "crash", "sleep"), an_hour=20.0))
+    played = play(script)
+    assert played.landed["feed"] > 2
+    monkeypatch.setattr(World, "undisturbed_until", property(lambda world: world.now))  # each beat is sent
+    assert play(script).digest == played.digest
+
+
+def test_the_longer_the_poll_interval_the_longer_a_quiet_world_lasts() -> None:
+    plans = [plan_of(seed) for seed in range(1, 60, 2)]
+    polls = sorted(plan.script().setting.poll for plan in plans)
+    assert polls[0] < 10
+    assert 400 < polls[-1] <= 600
+    for plan in plans:
+        script = plan.script()
+        assert script.seconds / script.setting.poll == pytest.approx(LOOKS, rel=0.05)
 
 
 def test_what_hangs_is_ended_at_its_limit_and_what_works_is_not() -> None:
