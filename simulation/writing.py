@@ -61,7 +61,7 @@ class Writer:
         )
         self.sessions: dict[str, float] = {}
         """When each was first prompted."""
-        possible = _OF_REPLICAS if self.setting.replicas else _FAULTS.keys() - _OF_REPLICAS | _OF_ANY
+        possible = _OF_REPLICAS if self.setting.replicas else _FAULTS.keys() - _OF_REPLICAS - _ASKED_FOR | _OF_ANY
         if not any(each.copy for each in self.setting.plans):
             possible = possible - {"pretend"}
         kinds = self.rng.sample(sorted(possible), k=self.rng.randint(3, len(possible)))
@@ -272,6 +272,12 @@ def _wedge(writer: Writer, at: float) -> Event:
     )
 
 
+def _deaf(writer: Writer, at: float) -> Event:
+    """A server that takes aborts and does nothing, for longer than all attempts take."""
+    seconds = round(writer.rng.choice([1_200.0, 4_800.0]) * writer.rng.uniform(0.5, 2.0), 1)
+    return Event(at, "wedge", {"plan": writer.plan(), "how": "deaf", "seconds": seconds})
+
+
 def _feed(writer: Writer, at: float) -> Event:
     how = writer.rng.choice(["cut", "cut", "held"])
     seconds = round(writer.short() * writer.rng.choice([1, 3]), 2)
@@ -310,6 +316,7 @@ def _replica(writer: Writer, at: float) -> Event:
 _FAULTS: Final[dict[str, Callable[[Writer, float], Event]]] = {
     "crash": lambda writer, at: Event(at, "crash", {"plan": writer.plan(), "down": writer.short()}),
     "wedge": _wedge,
+    "deaf": _deaf,
     "bad_folder": _folder,
     "feed": _feed,
     "sleep": _sleep,
@@ -330,5 +337,7 @@ _FAULTS: Final[dict[str, Callable[[Writer, float], Event]]] = {
     ),
 }
 _OF_ANY: Final = frozenset({"crash", "wedge", "bad_folder", "feed", "lock", "lock_journal"})
+_ASKED_FOR: Final = frozenset({"deaf"})
+"""What happens only where a `Mix` wants it: other worlds have as much of it among their `wedge`."""
 _OF_REPLICAS: Final = _OF_ANY | {"replica", "database_clock"}
 FAULTS: Final = frozenset(_FAULTS)

@@ -61,6 +61,13 @@ def _keep_all(_: Any, __: Any) -> Any:  # noqa: ANN401
 
 _UNHEARD = Mix(faults=("feed",), an_hour=12.0, setting={"idle_timeout": 200.0})
 _COPIED = Mix(faults=("pretend",), an_hour=12.0, setting={"plans": (Plan(), Plan(port=4200, copy=True))})
+_KILLED = Mix(
+    faults=("deaf", "kill"),
+    an_hour=8.0,
+    busy=12.0,
+    hangs=0.6,
+    setting={"max_attempts": 3, "tool_timeout": 300.0, "idle_timeout": 200.0, "plans": (Plan(),)},
+)
 
 OBSERVING: Final[Mapping[str, Mutant]] = {
     "waits count": Mutant(
@@ -92,6 +99,6 @@ OBSERVING: Final[Mapping[str, Mutant]] = {
     "nothing kept": Mutant(
         "nothing is remembered over a restart",
         (Patch(Recollection, "keep", _nothing),),
-        mix=Mix(faults=("wedge", "kill"), an_hour=15.0, busy=12.0, hangs=0.6, setting={"max_attempts": 3}),
+        mix=_KILLED,
     ),
 }
