@@ -6,7 +6,7 @@ WORKDIR /build
 RUN python -m venv /opt/watchdog
 COPY requirements.lock ./
 RUN /opt/watchdog/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE config.example.toml ./
 COPY watchdog ./watchdog
 RUN python -m venv /opt/tools \
     && /opt/tools/bin/pip install --no-cache-dir --disable-pip-version-check hatchling==1.33.0 \

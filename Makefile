@@ -9,7 +9,7 @@ SIZES := 10000 100000 1000000
 ON_FILES := idle served changed first judged detection stuck hanging memory cpu load start
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format tools test coverage soak unit lock bench simulate clean
+.PHONY: help setup demo dist check format tools test coverage soak unit lock bench simulate clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,7 +29,10 @@ $(BENCH_READY): requirements-bench.lock $(READY)
 setup: $(READY) ## make .venv, with the program in it
 
 demo: $(READY) ## the main job on an embedded default: no opencode, no node
-	@$(BIN)/python -m watchdog.demo
+	@$(BIN)/opencode-watchdog demo
+
+dist: $(READY) ## a wheel and an sdist in dist/
+	$(BIN)/python -m hatchling build
 
 check: $(READY) ## format, lint, the rooms' imports, types
 	$(BIN)/ruff format --check .

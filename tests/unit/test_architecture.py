@@ -51,6 +51,7 @@ LATE_IMPORTS = {
     "cli.processes",
     "cli.sql",
     "cli.bridge",
+    "cli.config",
     "console.late",
     "__main__",
     "cli.commands",

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from watchdog.cli.bridge import bridge
+from watchdog.cli.config import config as settings_file
 from watchdog.cli.holds import hold, pause, resume, unhold
 from watchdog.cli.options import (
     AsJson,
@@ -23,6 +24,7 @@ from watchdog.cli.options import (
     Session,
     Wait,
     Yes,
+    begin,
     go,
     load,
     number,
@@ -47,6 +49,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bridge, name="bridge")
+app.add_typer(settings_file, name="config")
 app.add_typer(sql, name="sql")
 
 
@@ -305,6 +308,15 @@ def undo(
     from watchdog.cli import journal as chronicle
 
     go(lambda: chronicle.undo(loaded, Screen(as_json=as_json), number, direct=direct or bool(server)))
+
+
+@app.command()
+def demo() -> None:
+    """Show in seconds what it does, on sessions of its own: without opencode, and touching nothing of yours."""
+    from watchdog.demo.__main__ import main as play
+
+    begin()
+    raise typer.Exit(play())
 
 
 for command in (hold, unhold, pause, resume, leftovers, drain):

@@ -107,12 +107,17 @@ def quiet(
     return loaded
 
 
+def begin() -> None:
+    """Look for garbage from now on, but not in what is imported: that stays."""
+    gc.freeze()
+    gc.enable()
+
+
 def go(command: "Callable[[], Coroutine[Any, Any, Exit]]") -> NoReturn:
     """Run a command to its end, and leave with its exit code."""
     import anyio
 
-    gc.freeze()  # what is imported stays
-    gc.enable()
+    begin()
     try:
         code = int(anyio.run(command))
     except KeyboardInterrupt:

@@ -13,6 +13,10 @@ _PARTS = re.compile(
     rf"(?:{_NUMBER}d)?\s*(?:{_NUMBER}h)?\s*(?:{_NUMBER}m)?\s*(?:{_NUMBER}s)?\s*(?:{_NUMBER}ms)?", re.ASCII
 )
 _PLAIN = re.compile(_NUMBER, re.ASCII)
+_AMOUNT = r"[0-9]+(\.[0-9]+)?"
+_UNIT_PATTERN = rf"({_AMOUNT}[dD])?\s*({_AMOUNT}[hH])?\s*({_AMOUNT}[mM])?\s*({_AMOUNT}[sS])?\s*({_AMOUNT}[mM][sS])?"
+PATTERN = rf"\s*({_AMOUNT}|(?=[0-9]){_UNIT_PATTERN})\s*"
+"""The same as a regular expression of JSON Schema, for editors."""
 _PART_SECONDS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
 
