@@ -276,6 +276,31 @@ async def test_huge_heads_and_noise_are_answered_or_hung_up_on(rows: OpencodeFil
         assert (await served.client.get("/healthz")).status_code == 200
 
 
+async def test_clients_that_ask_endlessly_get_few_answers_so_that_the_loop_is_there_for_the_looks(
+    rows: OpencodeFile,
+) -> None:
+    answers = 0
+    bounds = Bounds(rate=1, burst=5, doubtful_rate=1, doubtful_burst=5)
+    async with (
+        api(rows, FakeServer(), bounds=bounds) as served,
+        httpx.AsyncClient(base_url=served.url, timeout=60, trust_env=False) as client,
+        anyio.create_task_group() as group,
+    ):
+
+        async def hammer(where: str) -> None:
+            nonlocal answers
+            while True:
+                await client.get(where)
+                answers += 1
+
+        for index in range(40):
+            group.start_soon(hammer, ("/", "/healthz", "/metrics", "/api/v1/sessions")[index % 4])
+        await anyio.sleep(2)
+        group.cancel_scope.cancel()
+    # In 2 s, 30 are refused once a second, and 10 hear of health four times a second; some answers come at once.
+    assert 0 < answers <= 30 * 3 + 10 * 9 + 3 * 7
+
+
 async def test_a_listed_page_may_read_what_it_is_refused(rows: OpencodeFile) -> None:
     page = "https://ui.example"
     async with api(rows, FakeServer(), bounds=Bounds(doubtful_burst=1), control_origins=[page]) as served:

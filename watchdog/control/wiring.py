@@ -35,8 +35,8 @@ from watchdog.timing.clock import SystemClock
 
 _LAST_ANSWERS_SECONDS: Final = 3.0
 """How long what was asked for may take once the loop is over."""
-_OWNERS_PATIENCE_SECONDS: Final = 45.0
-"""How long a command's request waits for its answer: while it does, a stop of the watchdog does not cut it off."""
+_OF_ONE_COMMAND: Final = Bounds(rate=10, burst=50, patience_seconds=45)
+"""How much one process may ask at the socket. While it waits there, a stop of the watchdog does not cut it off."""
 
 
 class _Parts:
@@ -172,8 +172,8 @@ async def _until_answered(parts: _Parts) -> AsyncIterator[_Tasks]:
 
 
 def _serve_owner(parts: _Parts, watch: Watch, own: OwnSocket, tasks: _Tasks) -> None:
-    connections, bounds = Connections(), Bounds(patience_seconds=_OWNERS_PATIENCE_SECONDS)
-    gate = OwnersGate(keys=Keys(lambda: None), names=Names(), bounds=bounds, open_paths=())
+    connections = Connections()
+    gate = OwnersGate(keys=Keys(lambda: None), names=Names(), bounds=_OF_ONE_COMMAND, open_paths=())
     app = parts.app(watch, tasks.work, gate, connections)
     served = partial(serve_at, app, own.path, own.listener, tasks.end, connections=connections)
     tasks.serving.start_soon(served, name="serve this user's programs")

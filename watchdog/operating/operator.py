@@ -76,17 +76,21 @@ class Operator:
         self._leader = leader
         self._releasing = Releasing(watch, store, fleet)
         self._telling = Telling(fleet=fleet, owners=owners, journal=journal, listening=True)
+        self._glances: SingleFlight[Glance] = SingleFlight()
         self._explanations: SingleFlight[Explanation] = SingleFlight()
 
     # -- telling ---------------------------------------------------------------------------------------------
 
     async def sessions(self) -> Glance:
-        """The last look. It is as old as the loop's interval; only titles and holds are read now.
+        """The last look. It is as old as the loop's interval; only titles and holds are read now. Callers share it.
 
         Raises:
             Busy: the first look is not over.
             WatchdogError: there was none, because the database or the journal can't be used.
         """
+        return await self._glances.ask("sessions", self._glance)
+
+    async def _glance(self) -> Glance:
         assessment, problem = self._latest.assessment, self._latest.problem
         if assessment is None:
             raise problem or Busy("The first look is not over; try again in a moment.")

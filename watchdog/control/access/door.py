@@ -52,6 +52,7 @@ class Door:
             return None
         headers, path = Headers(scope=scope), scope["path"]
         host, port = scope.get("client") or ("unknown", 0)
+        now_seconds = self._clock.read().awake_seconds
         admitted = self._gate.admits(headers)
         self._crowd.asks((host, port), known=admitted)
         exchange = _Exchange(
@@ -63,10 +64,13 @@ class Door:
             headers=headers,
             admitted=admitted,
             client=host,
-            now_seconds=self._clock.read().awake_seconds,
+            now_seconds=now_seconds,
         )
         if scope["method"] == "HEAD":
             scope, exchange.headless = {**scope, "method": "GET"}, True
+        pause_seconds = self._gate.pause_seconds(problem, path=path, client=host, now_seconds=now_seconds)
+        if pause_seconds:
+            await self._clock.sleep(pause_seconds)
         if problem is not None:
             return await problem.response(path)(scope, exchange.receive, exchange.send)
         try:

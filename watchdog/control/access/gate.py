@@ -11,6 +11,7 @@ from watchdog.control.access.keys import Keys
 from watchdog.control.access.problems import Problem
 from watchdog.settings.addresses import host_of, is_ip, is_loopback, parse_origin
 
+_TOO_MANY: Final = 429
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 HEALTH: Final = frozenset({"/healthz", "/readyz"})
 """Always answered: a probe that is turned away ends the watchdog. An answer costs no more than a refusal."""
@@ -29,6 +30,9 @@ class Bounds:
         clients: how many addresses are told apart; the one that was silent longest is forgotten first.
         body_seconds: how long a request's body may take.
         patience_seconds: how long a client waits for an operation before it gets the link to it.
+        refusal_seconds: how long a client that asks too often waits for each refusal: an answer at once would be an
+            invitation to the next request, and the watchdog would do nothing else.
+        health_seconds: how long it waits for an answer about health, which is never refused.
     """
 
     body_bytes: int = 16 * 1024
@@ -39,6 +43,8 @@ class Bounds:
     clients: int = 1024
     body_seconds: float = 10.0
     patience_seconds: float = 5.0
+    refusal_seconds: float = 1.0
+    health_seconds: float = 0.25
 
 
 class Bucket:
@@ -122,6 +128,7 @@ class Gate:
         self._known = Bucket(rate=bounds.rate, burst=bounds.burst, clients=bounds.clients)
         self._doubtful = Bucket(rate=bounds.doubtful_rate, burst=bounds.doubtful_burst, clients=bounds.clients)
         self._open = Bucket(rate=bounds.rate, burst=bounds.burst, clients=bounds.clients)
+        self._health = Bucket(rate=bounds.rate, burst=bounds.burst, clients=bounds.clients)
 
     def objection(
         self, *, method: str, path: str, headers: Headers, admitted: bool, client: str, now_seconds: float
@@ -157,6 +164,14 @@ class Gate:
             )
         return _too_many(self._known.take(client, now_seconds))
 
+    def pause_seconds(self, problem: Problem | None, *, path: str, client: str, now_seconds: float) -> float:
+        """How long an answer waits."""
+        if problem is not None:
+            return self.bounds.refusal_seconds if problem.status == _TOO_MANY else 0.0
+        if path in HEALTH and self._health.take(client, now_seconds):
+            return self.bounds.health_seconds
+        return 0.0
+
     def _is_open(self, path: str) -> bool:
         return path in self.open_paths or any(
             path.startswith(each) for each in self.open_paths if each.endswith("/") and each != "/"
@@ -170,11 +185,11 @@ class Gate:
 
 
 class OwnersGate(Gate):
-    """The gate of a socket that only its owner can reach: whoever asks there may ask anything."""
+    """The gate of a socket that only its owner can reach: whoever asks there may ask anything, but not endlessly."""
 
-    def objection(self, **_: object) -> Problem | None:
-        """There is none."""
-        return None
+    def objection(self, *, path: str, client: str, now_seconds: float, **_: object) -> Problem | None:
+        """There is one only to a process that asks too often."""
+        return None if path in HEALTH else _too_many(self._known.take(client, now_seconds), closing=True)
 
     def admits(self, _: Headers) -> bool:
         """Everybody."""
@@ -188,7 +203,7 @@ def _too_many(wait_seconds: float, *, closing: bool = False) -> Problem | None:
     seconds = max(1, int(wait_seconds) + 1)
     return Problem(
         name="too-many-requests",
-        status=429,
+        status=_TOO_MANY,
         detail=f"Try again in {seconds} s.",
         headers={"Retry-After": str(seconds), **({"Connection": "close"} if closing else {})},
     )

@@ -16,8 +16,9 @@ from tests.support.program import path, rows
 from tests.support.waiting import wait_until
 from tests.unit.cli.test_commands import at_work
 from watchdog.control import server
-from watchdog.control.access.gate import Bounds, Bucket, Gate, Names
+from watchdog.control.access.gate import Bounds, Bucket, Gate, Names, OwnersGate
 from watchdog.control.access.keys import Keys
+from watchdog.control.access.problems import Problem
 from watchdog.control.app import OPEN_PATHS
 
 __all__ = ["path", "rows"]
@@ -142,6 +143,40 @@ def test_guesses_use_up_their_own_allowance_and_not_that_of_who_has_the_token() 
     assert decide(narrow) == "in"
     assert decide(narrow, authorization="Bearer guess", at=0.6) == "unauthorized"
     assert decide(narrow, authorization="Bearer guess", at=0.6) == "too-many-requests"
+
+
+def test_a_process_of_the_owner_may_ask_anything_and_not_endlessly_and_takes_nothing_from_another() -> None:
+    bounds = Bounds(rate=2, burst=3)
+    gate = OwnersGate(keys=Keys(lambda: None), names=Names(), bounds=bounds, open_paths=())
+
+    def asked(client: str, *, at: float, path: str = "/api/v1/sessions") -> str:
+        found = gate.objection(
+            method="GET", path=path, headers=Headers(), admitted=True, client=client, now_seconds=at
+        )
+        return "in" if found is None else found.name
+
+    assert [asked("pid 7", at=0) for _ in range(4)] == ["in", "in", "in", "too-many-requests"]
+    assert asked("pid 7", at=0, path="/healthz") == "in"
+    assert asked("pid 8", at=0) == "in"
+    assert asked("pid 7", at=0.6) == "in"
+
+
+def test_a_refusal_for_too_many_waits_and_so_does_health_for_who_asks_endlessly() -> None:
+    """Answers at once would be an invitation to the next request, and the watchdog would do nothing else."""
+    bounds = Bounds(rate=1, burst=2, doubtful_burst=1, refusal_seconds=1.5, health_seconds=0.5)
+    gate = Gate(keys=Keys(lambda: TOKEN), names=Names(), bounds=bounds, open_paths=OPEN_PATHS)
+
+    def pause(name: str | None, path: str, *, client: str = "127.0.0.1", at: float = 0.0) -> float:
+        status = {"too-many-requests": 429, "unauthorized": 401}.get(name or "", 0)
+        problem = None if name is None else Problem(name=name, status=status, detail="")
+        return gate.pause_seconds(problem, path=path, client=client, now_seconds=at)
+
+    assert [pause(None, "/api/v1/sessions") for _ in range(5)] == [0.0] * 5
+    assert pause("unauthorized", "/api/v1/sessions") == 0.0
+    assert pause("too-many-requests", "/api/v1/sessions") == 1.5
+    assert [pause(None, path) for path in ("/healthz", "/readyz", "/healthz")] == [0.0, 0.0, 0.5]
+    assert pause(None, "/healthz", client="10.0.0.1") == 0.0
+    assert pause(None, "/healthz", at=1.0) == 0.0
 
 
 def test_a_bucket_gives_so_many_at_once_and_so_many_a_second() -> None:
