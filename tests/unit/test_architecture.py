@@ -52,6 +52,7 @@ LATE_IMPORTS = {
     "cli.sql",
     "cli.bridge",
     "cli.config",
+    "cli.looking_back",
     "console.late",
     "__main__",
     "cli.commands",

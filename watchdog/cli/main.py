@@ -12,6 +12,7 @@ import typer
 from watchdog.cli.bridge import bridge
 from watchdog.cli.config import config as settings_file
 from watchdog.cli.holds import hold, pause, resume, unhold
+from watchdog.cli.looking_back import tune
 from watchdog.cli.options import (
     AsJson,
     Config,
@@ -319,5 +320,5 @@ def demo() -> None:
     raise typer.Exit(play())
 
 
-for command in (hold, unhold, pause, resume, leftovers, drain):
+for command in (hold, unhold, pause, resume, leftovers, drain, tune):
     app.command()(command)

@@ -62,9 +62,14 @@ def lengthened(limit: float | None, call: ToolCall, policy: Policy) -> float | N
     declared = (call.declared_timeout_ms or 0.0) / 1000
     if may_declare(call):
         declared = policy.max_declared_timeout_seconds
-    if not isfinite(declared) or declared <= 0:
-        return limit
-    return max(limit, min(declared, policy.max_declared_timeout_seconds) + policy.declared_timeout_grace_seconds)
+    return max(limit, declared_limit(declared, policy))
+
+
+def declared_limit(seconds: float, policy: Policy) -> float:
+    """How many seconds a call may run at least, because of the timeout that it declares; 0 without a usable one."""
+    if not isfinite(seconds) or seconds <= 0:
+        return 0.0
+    return min(seconds, policy.max_declared_timeout_seconds) + policy.declared_timeout_grace_seconds
 
 
 def may_declare(call: ToolCall) -> bool:

@@ -20,13 +20,14 @@ COLUMNS: Final = {
 """The columns that are used."""
 
 
-def _readable(table: str, then: str, otherwise: str) -> str:
+def readable(table: str, then: str, otherwise: str) -> str:
+    """One expression for the rows of a table whose JSON can be read, and another for the rest."""
     return f"CASE WHEN typeof({table}.data) = 'text' AND json_valid({table}.data) THEN {then} ELSE {otherwise} END"
 
 
 # A turn is open until `time.completed` is a number; unreadable rows are fetched, too, to be reported.
 # The condition that most rows fail comes first: a look at every turn costs little more than a bare scan of the table.
-_OPEN_MESSAGE = _readable(
+_OPEN_MESSAGE = readable(
     "message",
     """
     CASE json_type(message.data, '$.time.completed') WHEN 'integer' THEN 0 WHEN 'real' THEN 0 ELSE
@@ -37,7 +38,7 @@ _OPEN_MESSAGE = _readable(
     "1",
 )
 
-_OPEN_PART = _readable(
+_OPEN_PART = readable(
     "part",
     """
     CASE json_extract(part.data, '$.state.status') WHEN 'completed' THEN 0 WHEN 'error' THEN 0 ELSE
@@ -50,45 +51,46 @@ _OPEN_PART = _readable(
 _MESSAGE = (
     "SELECT message.rowid AS place, message.id AS id, message.session_id AS session_id,"
     " message.time_created AS created, message.time_updated AS updated, length(message.data) AS size, "
-    + _readable(
+    + readable(
         "message", "json_extract(message.data, '$.role', '$.time.created', '$.time.completed', '$.path.cwd')", "NULL"
     )
     + " AS fields, "
-    + _readable("message", "json_type(message.data)", "NULL")
+    + readable("message", "json_type(message.data)", "NULL")
     + " AS shape"
 )
 
 # A person's own command (`!command`, `POST /session/{id}/shell`) is a bash call like a model's, but no model asked
 # for it: its turn has no step, and answers a message that opencode wrote by itself.
-_PERSONAL = f"""
+PERSONAL = f"""
     CASE WHEN json_extract(part.data, '$.tool') IS 'bash'
         AND json_type(part.data, '$.state.input.timeout') IS NULL
         AND json_type(part.data, '$.state.input.description') IS NULL
     THEN NOT EXISTS (
             SELECT 1 FROM part AS step WHERE step.message_id = part.message_id
-                AND {_readable("step", "json_extract(step.data, '$.type') IS 'step-start'", "0")}
+                AND {readable("step", "json_extract(step.data, '$.type') IS 'step-start'", "0")}
         ) AND EXISTS (
             SELECT 1 FROM message AS turn CROSS JOIN part AS said
-                ON said.message_id = {_readable("turn", "json_extract(turn.data, '$.parentID')", "NULL")}
+                ON said.message_id = {readable("turn", "json_extract(turn.data, '$.parentID')", "NULL")}
             WHERE turn.id = part.message_id
-                AND {_readable("said", "json_type(said.data, '$.synthetic') IS 'true'", "0")}
+                AND {readable("said", "json_type(said.data, '$.synthetic') IS 'true'", "0")}
         )
     ELSE 0 END
 """
+"""Whether a part whose JSON can be read is a person's own command."""
 
 _PART = (
     "SELECT part.rowid AS place, part.id AS id, part.message_id AS message_id, part.session_id AS session_id,"
     " part.time_created AS created, part.time_updated AS updated, length(part.data) AS size, "
-    + _readable(
+    + readable(
         "part",
         "json_extract(part.data, '$.tool', '$.callID', '$.state.status', '$.state.time.start',"
         " '$.state.input.timeout', '$.state.metadata.sessionId')",
         "NULL",
     )
     + " AS fields, "
-    + _readable("part", "json_type(part.data)", "NULL")
+    + readable("part", "json_type(part.data)", "NULL")
     + " AS shape, "
-    + _readable("part", _PERSONAL, "0")
+    + readable("part", PERSONAL, "0")
     + " AS personal"
 )
 
@@ -181,7 +183,7 @@ BELOW: Final = """
 
 
 def _newest(role: str) -> str:
-    is_role = _readable("seen", f"json_extract(seen.data, '$.role') IS '{role}'", "0")
+    is_role = readable("seen", f"json_extract(seen.data, '$.role') IS '{role}'", "0")
     return (
         "(SELECT seen.rowid FROM message AS seen WHERE seen.session_id = wanted.value"
         f" AND typeof(seen.time_created) IN ('integer', 'real') AND {is_role}"
@@ -198,7 +200,7 @@ NEWEST: Final = f"""
         (SELECT count(*) FROM message AS seen WHERE seen.session_id = wanted.value
             AND typeof(seen.time_created) IN ('integer', 'real')
             AND (turn.rowid IS NULL OR (seen.time_created, seen.rowid) > (turn.time_created, turn.rowid))
-            AND {_readable("seen", "json_extract(seen.data, '$.role') IS 'user'", "0")}) AS queued
+            AND {readable("seen", "json_extract(seen.data, '$.role') IS 'user'", "0")}) AS queued
     FROM json_each(:ids) AS wanted
     LEFT JOIN message AS prompt ON prompt.rowid = {_newest("user")}
     LEFT JOIN message AS turn ON turn.rowid = {_newest("assistant")}
@@ -210,7 +212,7 @@ QUEUED: Final = f"""
     CROSS JOIN message AS seen ON seen.session_id = wanted.value
     WHERE typeof(seen.time_created) IN ('integer', 'real')
         AND (turn.rowid IS NULL OR (seen.time_created, seen.rowid) > (turn.time_created, turn.rowid))
-        AND {_readable("seen", "json_extract(seen.data, '$.role') IS 'user'", "0")}
+        AND {readable("seen", "json_extract(seen.data, '$.role') IS 'user'", "0")}
     ORDER BY seen.time_created, seen.rowid
 """
 LAST_WRITTEN: Final = f"""
@@ -220,7 +222,7 @@ LAST_WRITTEN: Final = f"""
     GROUP BY part.message_id
 """
 
-_RUNS_A_COMMAND = _readable(
+_RUNS_A_COMMAND = readable(
     "part",
     "json_extract(part.data, '$.type') IS 'tool' AND json_type(part.data, '$.state.input.command') IS 'text'",
     "0",
@@ -229,7 +231,7 @@ COMMAND_CALLS: Final = f"""
     SELECT part.id AS id, part.session_id AS session_id, part.time_created AS created, session.directory AS directory,
         json_extract(part.data, '$.tool', '$.state.input.command', '$.state.input.workdir', '$.state.time.end')
             AS fields,
-        {_readable("message", "json_extract(message.data, '$.path.cwd')", "NULL")} AS cwd, {_PERSONAL} AS personal,
+        {readable("message", "json_extract(message.data, '$.path.cwd')", "NULL")} AS cwd, {PERSONAL} AS personal,
         {_OPEN_PART} AS is_open
     FROM json_each(:spans) AS span CROSS JOIN session
     CROSS JOIN message ON message.session_id = session.id

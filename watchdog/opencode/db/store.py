@@ -17,8 +17,9 @@ from sqlalchemy.pool import NullPool
 from watchdog.errors import DatabaseUnavailable, DatabaseUnsupported
 from watchdog.model.leftovers import CommandCall
 from watchdog.model.outcome import GuardedWrite, Row
+from watchdog.model.past import Stretch
 from watchdog.model.session import CallId, Session, SessionId, Snapshot, TurnId
-from watchdog.opencode.db import queries
+from watchdog.opencode.db import past, queries
 from watchdog.opencode.db.reader import Reader, finished, translated
 from watchdog.opencode.db.rows import newest_turn, read_command_call, whole_row
 from watchdog.opencode.db.schema import experimental_sessions, second_generation
@@ -260,6 +261,18 @@ class OpencodeDatabase:
         async with self._reader.transaction() as fetch:
             found = await fetch(queries.COMMAND_CALLS, {"spans": json.dumps(spans)})
         return tuple(read_command_call(record) for record in found)
+
+    async def messages(self) -> int:
+        """How many messages there are."""
+        return await past.count(self._reader)
+
+    async def past(self, *, since_ms: int, each: Callable[[Stretch], None]) -> None:
+        """Go through the turns that began since a moment, in short transactions; `each` takes some at a time."""
+        await past.read_past(self._reader, since_ms=since_ms, each=each)
+
+    async def past_of(self, session_id: SessionId) -> Stretch:
+        """The turns of one session, over or not."""
+        return await past.read_session(self._reader, session_id)
 
     async def newest_turn(self, session_id: SessionId) -> TurnId | None:
         """See `Store.newest_turn`."""

@@ -1,0 +1,1 @@
+"""What the history says about the limits; decides nothing, and reads nothing itself."""
