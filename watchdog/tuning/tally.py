@@ -204,8 +204,8 @@ class Tally:
         moments = [] if hard is None else [call.began_ms + hard * 1000]
         if policy.task_timeout_seconds is not None and policy.idle_timeout_seconds is not None:
             soft, idle = call.began_ms + policy.task_timeout_seconds * 1000, policy.idle_timeout_seconds * 1000
-            silent = (each for turn in below for each in silences(turn) if each.milliseconds >= idle)
-            moments.extend(max(soft, each.began_ms + idle) for each in silent if each.ended_ms >= soft)
+            silent = [(max(soft, each.began_ms + idle), each.ended_ms) for turn in below for each in silences(turn)]
+            moments.extend(judged for judged, ended_ms in silent if judged < ended_ms)
         if moments and min(moments) <= ended:
             self._cut(task.session_id, call, tally, (min(moments) - call.began_ms) / 1000)
 
