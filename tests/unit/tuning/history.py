@@ -25,7 +25,13 @@ class History:
     durations: dict[str, list[float]] = field(default_factory=dict)
 
     def finished(
-        self, tool: str, seconds: float, *, session: str = "ses_a", timeout: float | None = None, child: str | None = None
+        self,
+        tool: str,
+        seconds: float,
+        *,
+        session: str = "ses_a",
+        timeout: float | None = None,
+        child: str | None = None,
     ) -> str:
         """A call that ended by itself, in a turn of its own."""
         self.durations.setdefault(tool, []).append(seconds)
@@ -33,7 +39,9 @@ class History:
         if timeout is not None:
             data["timeout"] = timeout * 1000
         metadata = {} if child is None else {"sessionId": child}
-        return self.ended(tool, seconds, session=session, status="completed", input=data, metadata=metadata, output="")
+        return self.ended(
+            tool, seconds, session=session, status="completed", input=data, metadata=metadata, output=""
+        )
 
     def aborted(self, tool: str, seconds: float, *, session: str = "ses_a", output: str | None = None) -> str:
         """A call that somebody gave up waiting for."""

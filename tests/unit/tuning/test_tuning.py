@@ -148,15 +148,18 @@ async def test_what_people_gave_up_and_turned_down_is_told_from_what_finished(
     assert (len(bash.finished), bash.finished.longest, bash.would_have_cut) == (1, 3.0, 0)
 
 
-async def test_silences_are_what_lies_between_writes_with_no_call_open(rows: OpencodeFile, history: History) -> None:
+async def test_silences_are_what_lies_between_writes_with_no_call_open(rows: OpencodeFile) -> None:
     rows.session("ses_a")
     at = NOW
     turn = rows.turn("ses_a", at=at, completed_at=at + 100 * MINUTE)
     rows.text(turn, at=at + 10 * MINUTE, updated_at=at + 30 * MINUTE)
-    data = {"type": "tool", "tool": BASH, "state": {"status": "completed", "input": {"description": "x"}, "output": "",
-            "time": {"start": at + 30 * MINUTE, "end": at + 90 * MINUTE}}}  # fmt: skip
+    time = {"start": at + 30 * MINUTE, "end": at + 90 * MINUTE}
+    state = {"status": "completed", "input": {"description": "x"}, "output": "", "time": time}
+    data = {"type": "tool", "tool": BASH, "state": state}
     rows.part(turn, data, at=at + 30 * MINUTE, updated_at=at + 90 * MINUTE)
-    given_up = rows.turn("ses_a", at=at, completed_at=at + 50 * MINUTE, more={"error": {"name": "MessageAbortedError"}})
+    given_up = rows.turn(
+        "ses_a", at=at, completed_at=at + 50 * MINUTE, more={"error": {"name": "MessageAbortedError"}}
+    )
     rows.text(given_up, at=at + 5 * MINUTE, updated_at=at + 50 * MINUTE)  # an abort writes what it closes
     tally = await counted(rows)
     assert (len(tally.silences), tally.silences.longest, tally.idle_cuts) == (1, 20 * 60.0, 1)
@@ -249,7 +252,20 @@ async def test_a_limit_that_is_off_stays_off(rows: OpencodeFile, history: Histor
     assert advise(await counted(rows)).settings == {"tool_timeouts": {"build": "5m"}}
 
 
-NAMES = ["plain", "with space", "mcp[x]*?", 'quo"te\\', "ümläut", "工具", "😀tool", "tool_timeout", "a.b", "-", "[", "]"]
+NAMES = [
+    "plain",
+    "with space",
+    "mcp[x]*?",
+    'quo"te\\',
+    "ümläut",
+    "工具",
+    "😀tool",
+    "tool_timeout",
+    "a.b",
+    "-",
+    "[",
+    "]",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
