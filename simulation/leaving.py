@@ -29,6 +29,8 @@ class Leaving(Cutting):
         self.given_up: dict[str, float] = {}
         self._provable_since: dict[str, float] = {}
         self._deaf_since: dict[int, float] = {}
+        self._to_next_look = max(SETTLE_SECONDS / 2, world.script.setting.poll)
+        """What was wrong at a look is taken to last until the next one."""
 
     def disturbed(self, kind: str, began: float) -> None:
         """See `Ledger.disturbed`."""
@@ -103,7 +105,7 @@ class Leaving(Cutting):
             return run.began
         tried = max(all_tries)
         lost = (each.ended - max(each.began, tried) for each in self.disturbances if each.ended > tried)
-        return tried + HOUR + sum(seconds + SETTLE_SECONDS / 2 for seconds in lost)
+        return tried + HOUR + sum(seconds + self._to_next_look for seconds in lost)
 
     def _deadline(self, run: Run) -> float:
         return max(self._item_deadline(run, item) for item in run.items)
@@ -129,9 +131,9 @@ class Leaving(Cutting):
                 continue
             idle = item.kind != "call"
             if each.kind in _RESETS or (idle and each.ended - each.began > RESET_SECONDS):
-                start, more = max(start, each.ended + 35.0), again
+                start, more = max(start, each.ended + max(35.0, self._to_next_look)), again
             else:
-                more += each.ended - max(each.began, item.since) + SETTLE_SECONDS / 2
+                more += each.ended - max(each.began, item.since) + self._to_next_look
         return start + limit + more
 
     def _look_at_orphans(self) -> None:

@@ -260,7 +260,7 @@ async def test_a_session_that_was_deleted_while_it_ran_is_spared_where_any_other
     if what == "an ask":
         stage.server.asks_by[PLACE] = [Ask(id="que_1", kind=AskKind.QUESTION, session_id=DELETED)]
     elif what == "a retry":
-        stage.server.statuses_by[PLACE][DELETED] = Status(activity=Activity.RETRY, retry_at_ms=1)
+        stage.server.statuses_by[PLACE][DELETED] = _retrying(stage, 40 * MINUTE)
     elif what == "no feed":
         stage.server.heard = None
     elif what == "a hold":
@@ -275,6 +275,26 @@ async def test_a_session_that_was_deleted_while_it_ran_is_spared_where_any_other
         await play.look()
         await play.pass_time(20 * MINUTE if what == "a child" else HOUR)
         assert stage.server.aborted == []
+
+
+async def test_a_session_that_was_deleted_while_it_ran_is_ended_if_it_never_tries_its_provider_again(
+    stage: Stage,
+) -> None:
+    """54: it has the longest limit from then on."""
+    _at_work_on_a_deleted_session(stage, silent=9 * HOUR)
+    stage.server.statuses_by[PLACE][DELETED] = _retrying(stage, 20 * MINUTE)
+    async with stage.watching(**LIMITS) as play:
+        (spared,) = (await play.look()).judgement.spared
+        assert spared.reason is SpareReason.RETRYING
+        await play.pass_time(49 * MINUTE)
+        assert stage.server.aborted == []
+        await play.pass_time(2 * MINUTE)
+        assert stage.server.aborted == [(DELETED, PLACE)]
+
+
+def _retrying(stage: Stage, seconds: float) -> Status:
+    """A server's word that a session tries its provider again after so many seconds."""
+    return Status(activity=Activity.RETRY, retry_at_ms=stage.hands.now_ms + round(seconds * 1000))
 
 
 async def test_what_was_deleted_and_ignores_its_aborts_is_told_so_often_and_no_more(stage: Stage) -> None:

@@ -101,6 +101,12 @@ def test_what_a_session_of_a_remote_workspace_started_is_left_alone() -> None:
     assert "settled" not in found.counts
 
 
+def test_what_was_deleted_and_never_tries_its_provider_again_is_ended_in_the_end() -> None:
+    retry = {"do": "retry", "seconds": 600.0, "forever": True}
+    found = played(prompt("ses_1", retry), Event(10.5, "delete", {"session": "ses_1"}), Event(2_000.0, "calm"))
+    assert found.counts["aborts"] == 1
+
+
 @pytest.mark.parametrize(
     ("name", "setting", "events", "kind"),
     [

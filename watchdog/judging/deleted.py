@@ -1,7 +1,7 @@
 """Sessions that were deleted while they ran: a server is at work on them, and they are in no table.
 
 They have no rows, so nothing tells how long a call of theirs may run. Only their silence is known. They get the
-longest time that a call or a session may be silent elsewhere.
+longest time that a call or a session may be silent elsewhere; if they wait to try their provider again, from then on.
 """
 
 from collections.abc import Iterator
@@ -45,9 +45,8 @@ def _judged(case: Case, report: ServerReport, session_id: SessionId) -> Deleted:
     session = Session(id=session_id, directory=where, created_ms=0)
     spared, until, silent = None, None, _silent_since(report, session_id)
     limits = case.policy.idle_timeout_seconds, case.policy.tool_timeout_seconds
-    if any(status.activity is Activity.RETRY for status in report.said[session_id]):
-        spared = SpareReason.RETRYING, "it waits to try its provider again"
-    elif (child := case.family.unfinished_child_of_deleted(session_id)) is not None:
+    retries = any(status.activity is Activity.RETRY for status in report.said[session_id])
+    if (child := case.family.unfinished_child_of_deleted(session_id)) is not None:
         spared = SpareReason.WAITING_ON_CHILD, f"its child session {child} is unfinished"
     elif report.asked.get(session_id) or where not in report.asks:
         spared = SpareReason.WAITING_ON_HUMAN, "a person is asked for something in it, or may be"
@@ -57,13 +56,14 @@ def _judged(case: Case, report: ServerReport, session_id: SessionId) -> Deleted:
         spared = SpareReason.WITHIN_LIMIT, "idle_timeout or tool_timeout is off"
     else:
         limit = max(each for each in limits if each is not None)
-        idle = max(0.0, case.now - silent)
+        idle = max(0.0, case.now - max(silent, case.retry_due(session) or silent))
         if idle >= limit:
             return Deleted(session=session, verdict=_verdict(session_id, idle, limit))
-        spared, until = (
-            (SpareReason.RECENTLY_ACTIVE, f"it showed life {duration(idle)} ago"),
-            case.now + (limit - idle),
-        )
+        until = case.now + (limit - idle)
+        if retries:
+            spared = SpareReason.RETRYING, "it waits to try its provider again"
+        else:
+            spared = SpareReason.RECENTLY_ACTIVE, f"it showed life {duration(idle)} ago"
     return Deleted(session=session, spared=(spared[0], f"it was deleted while it ran, and {spared[1]}"), until=until)
 
 

@@ -122,7 +122,7 @@ class Memory:
             calls={id_: replace(self.calls[id_]) for id_ in ids if id_ in self.calls},
             claimed_by={id_: self.claimed_by[id_] for id_ in named if id_ in self.claimed_by},
             lives=self.lives.aside(sessions),
-            retries=self.retries.aside(sessions),
+            retries=self.retries.aside(named),
         )
 
     def state(self) -> object:
