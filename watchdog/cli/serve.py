@@ -54,6 +54,7 @@ async def controlling(
             return
         from watchdog.control.wiring import offered
 
+        _check_reader(settings)
         async with offered(
             settings,
             car,
@@ -69,6 +70,14 @@ async def controlling(
                 yield control
             finally:
                 _forget(settings)
+
+
+def _check_reader(settings: Settings) -> None:
+    reader = settings.control_read_token
+    if reader is not None and reader.get_secret_value() == secret(settings):
+        raise SettingsError(
+            "control_read_token is the token that may change things. Choose another one: openssl rand -hex 32."
+        )
 
 
 def _own_socket(database: Path) -> OwnSocket | None:

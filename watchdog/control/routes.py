@@ -23,7 +23,8 @@ from watchdog.control.documents import (
     status_document,
 )
 from watchdog.control.events import Events
-from watchdog.control.stream import EventStream
+from watchdog.control.state import state_document
+from watchdog.control.stream import EventStream, StateStream
 from watchdog.errors import UsageError
 from watchdog.model.interventions import InterventionId
 from watchdog.model.session import EVERYTHING, SessionId
@@ -124,6 +125,30 @@ async def status(services: With) -> Response:
     operator = services.operator
     glance = await operator.sessions()
     return PlainJson(status_document(operator, glance, program=services.program, journal=services.journal))
+
+
+@router.get(
+    "/state",
+    operation_id="state",
+    summary="Each unfinished session in a few words",
+    responses={200: {"model": shapes.State}},
+)
+async def state(services: With) -> Response:
+    """For programs that show sessions: what each is doing, why, since when, until when, and what may be done."""
+    return PlainJson(await _state(services))
+
+
+@router.get(
+    "/state/events",
+    operation_id="state_events",
+    summary="The same, whenever it changes",
+    responses={200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+    response_class=Response,
+)
+async def state_events(services: With, request: Request) -> Response:
+    """Server-sent events named `state`, each with the whole document."""
+    still_in = partial(services.admits, request.headers)
+    return StateStream(services.events, still_in=still_in, look=partial(_state, services))
 
 
 @router.get(
@@ -294,6 +319,10 @@ async def events(
 
 
 # -- answers -----------------------------------------------------------------------------------------------------
+
+
+async def _state(services: Services) -> dict[str, Any]:
+    return state_document(str(services.operator.database), await services.operator.sessions())
 
 
 async def _answered(services: Services, begun: Operation) -> Response:

@@ -55,6 +55,30 @@ class Sessions(Scan):
     sessions: list[SessionLine]
 
 
+class SessionState(Shape):
+    """One unfinished session, in a few words."""
+
+    session_id: Text
+    parent_id: Text | None
+    state: Text = Field(description="`stuck`, `ending`, `unjudged`, or the reason why it is spared")
+    why: Text | None
+    since: MaybeMoment = Field(description="when it passed its limit, if it is stuck; else when what is open began")
+    until: MaybeMoment = Field(description="when that may change by the mere passing of time")
+    may: list[Literal["release", "hold", "unhold"]] = Field(
+        description="what may be asked for at `POST /api/v1/sessions/ID/…`, with `control_token`"
+    )
+
+
+class State(Document):
+    """The unfinished sessions of the last look, in a few words each."""
+
+    observed_at: Moment
+    now: Moment
+    mandate: Literal["acting", "observing", "dry_run"]
+    unavailable: Text | None
+    sessions: list[SessionState]
+
+
 class ServerState(Shape):
     """A server that the watchdog knows.
 

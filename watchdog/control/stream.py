@@ -1,8 +1,8 @@
-"""The response of `GET /api/v1/events`."""
+"""The responses of `GET /api/v1/events` and `GET /api/v1/state/events`."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -12,6 +12,9 @@ from starlette.types import Receive, Scope, Send
 from watchdog.control.events import Event, Events, Reader
 
 HEARTBEAT_SECONDS: Final = 15.0
+_TIMES: Final = frozenset({"observed_at", "now"})
+_STEP: Final = 18
+"""The length of a moment to tens of seconds: what moves by less is no change."""
 
 
 class EventStream(Response):
@@ -41,7 +44,7 @@ class EventStream(Response):
             async with anyio.create_task_group() as group:
                 group.start_soon(_cancel_when_gone, receive, reader.scope, name="wait for a client of events to go")
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                async with aclosing(_chunks(reader)) as chunks:
+                async with aclosing(self.chunks(reader)) as chunks:
                     async for chunk in chunks:
                         if not self._still_in():
                             break
@@ -50,6 +53,45 @@ class EventStream(Response):
                 group.cancel_scope.cancel()
         if reader.dropped:
             structlog.get_logger("watchdog").info("control.reader_dropped", why="it does not read what it is sent")
+
+    def chunks(self, reader: Reader) -> AsyncGenerator[bytes, None]:
+        """The parts of the answer."""
+        return _chunks(reader)
+
+
+class StateStream(EventStream):
+    """The same for the state: whole at first, and again whenever it is another one.
+
+    Args:
+        look: the state now, with the last look's times in it.
+    """
+
+    def __init__(
+        self, events: Events, *, still_in: Callable[[], bool], look: Callable[[], Awaitable[Mapping[str, Any]]]
+    ) -> None:
+        super().__init__(events, None, still_in=still_in)
+        self._look = look
+
+    async def chunks(self, reader: Reader) -> AsyncGenerator[bytes, None]:
+        """The parts of the answer."""
+        said: object = None
+        async with aclosing(_chunks(reader)) as chunks:
+            async for chunk in chunks:
+                state = await self._look()
+                if (now := _without_trifles(state)) != said:
+                    said = now
+                    yield Event(id=None, name="state", data=state).encode()
+                elif chunk.startswith(b":"):
+                    yield chunk
+
+
+def _without_trifles(state: Mapping[str, Any]) -> object:
+    """It without what is another one at each look."""
+    sessions = [
+        {name: value[:_STEP] if name in {"since", "until"} and value else value for name, value in each.items()}
+        for each in state["sessions"]
+    ]
+    return {name: value for name, value in state.items() if name not in _TIMES} | {"sessions": sessions}
 
 
 async def _chunks(reader: Reader) -> AsyncGenerator[bytes, None]:

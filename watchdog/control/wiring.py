@@ -217,4 +217,11 @@ def _gate(keys: Keys, settings: Settings, address: Address, bounds: Bounds) -> G
         any_address=settings.control_allow_remote,
         origins=settings.control_origins,
     )
-    return Gate(keys=keys, names=names, bounds=bounds, open_paths=OPEN_PATHS)
+    reader = settings.control_read_token
+    return Gate(
+        keys=keys,
+        names=names,
+        bounds=bounds,
+        open_paths=OPEN_PATHS,
+        reader=None if reader is None else reader.get_secret_value(),
+    )

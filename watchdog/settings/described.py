@@ -83,6 +83,7 @@ _FORMS: Final[Mapping[str, Mapping[str, Any]]] = {
     "notify_quiet": {"type": "string", "pattern": "^(off|[0-9]{1,2}:[0-9]{2} *- *[0-9]{1,2}:[0-9]{2})$"},
     "control": _TEXT,
     "control_token": {"type": "string", "minLength": 16, "maxLength": 200},
+    "control_read_token": {"type": "string", "minLength": 16, "maxLength": 200},
     "control_allow_remote": _FLAG,
     "control_hosts": _TEXTS,
     "control_origins": _TEXTS,

@@ -184,6 +184,7 @@ class Settings(BaseSettings):
     notify_quiet: Annotated[QuietHours | None, BeforeValidator(quiet_hours)] = None
     control: Annotated[Address | None, BeforeValidator(values.address)] = None
     control_token: Annotated[SecretStr | None, BeforeValidator(_token)] = None
+    control_read_token: Annotated[SecretStr | None, BeforeValidator(_token)] = None
     control_allow_remote: Flag = False
     control_hosts: Hosts = ()
     control_origins: Origins = ()

@@ -23,7 +23,12 @@ PROJECT_FILE = "opencode-watchdog.toml"
 FLAG_NAMES = {"servers": "--server"}
 EXPERIMENTAL = ("tool_timeout", "task_timeout", "idle_timeout")
 INHERITED = {"server_username": "OPENCODE_SERVER_USERNAME", "server_password": "OPENCODE_SERVER_PASSWORD"}
-SECRETS = {"server_password": "a password", "control_token": "a token", "notify": "the addresses of receivers"}
+SECRETS = {
+    "server_password": "a password",
+    "control_token": "a token",
+    "control_read_token": "a token",
+    "notify": "the addresses of receivers",
+}
 """The settings that are never shown, and their meaning."""
 
 _TOML_PLACE = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")

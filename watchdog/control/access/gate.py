@@ -7,7 +7,7 @@ from typing import Final
 
 from starlette.datastructures import Headers
 
-from watchdog.control.access.keys import Keys
+from watchdog.control.access.keys import Keys, same
 from watchdog.control.access.problems import Problem
 from watchdog.settings.addresses import host_of, is_ip, is_loopback, parse_origin
 
@@ -17,6 +17,12 @@ HEALTH: Final = frozenset({"/healthz", "/readyz"})
 """Always answered: a probe that is turned away ends the watchdog. An answer costs no more than a refusal."""
 DOORS: Final = frozenset({"/door/proof", "/door/session"})
 """The routes for `page` and its link, both without the token."""
+READABLE: Final = frozenset(
+    {"/api/v1/state", "/api/v1/state/events", "/api/v1/events", "/api/v1/status", "/api/v1/sessions", "/api/v1/drain"}
+    | {"/api/v1/openapi.json", "/metrics"}
+)
+"""What the token that can only read lets see, and each session: nothing of what was said in one."""
+_SESSION: Final = "/api/v1/sessions/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,12 +119,14 @@ class Gate:
     Attributes:
         keys: the keys to show.
         open_paths: paths that need no token; one that ends with `/` stands for everything below it.
+        reader: the token that can only read, if there is one.
     """
 
     keys: Keys = field(repr=False)
     names: Names
     bounds: Bounds
     open_paths: Collection[str]
+    reader: str | None = field(default=None, repr=False)
     _known: Bucket = field(init=False)
     _doubtful: Bucket = field(init=False)
     _open: Bucket = field(init=False)
@@ -162,7 +170,19 @@ class Gate:
                 detail="Send the header Authorization: Bearer TOKEN; for the page, run `opencode-watchdog page`.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        return _too_many(self._known.take(client, now_seconds))
+        return _too_many(self._known.take(client, now_seconds)) or self._beyond_reading(
+            headers, path, reading=reading
+        )
+
+    def _beyond_reading(self, headers: Headers, path: str, *, reading: bool) -> Problem | None:
+        """The objection to what a token that can only read is shown for."""
+        if self.keys.admits(_shown(headers)) or (reading and (path in READABLE or path.startswith(_SESSION))):
+            return None
+        return Problem(
+            name="read-only",
+            status=403,
+            detail="control_read_token neither changes anything nor shows the journal: that takes control_token.",
+        )
 
     def pause_seconds(self, problem: Problem | None, *, path: str, client: str, now_seconds: float) -> float:
         """How long an answer waits."""
@@ -178,10 +198,16 @@ class Gate:
         )
 
     def admits(self, headers: Headers) -> bool:
-        """Whether a request shows the token, or what a browser got for a link."""
-        values = headers.getlist("authorization")
-        scheme, _, shown = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        return self.keys.admits(shown.strip()) and scheme.lower() == "bearer"
+        """Whether a request shows a token, or what a browser got for a link."""
+        shown = _shown(headers)
+        return self.keys.admits(shown) or (self.reader is not None and same(shown, self.reader))
+
+
+def _shown(headers: Headers) -> str:
+    """The token that a request shows; an empty text if it shows none."""
+    values = headers.getlist("authorization")
+    scheme, _, shown = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+    return shown.strip() if scheme.lower() == "bearer" else ""
 
 
 class OwnersGate(Gate):

@@ -18,6 +18,7 @@ _TYPES: Final = "urn:opencode-watchdog:problem:"
 _TITLES: Final = {
     "invalid-request": "The request is not valid",
     "unauthorized": "A token is needed",
+    "read-only": "This token can only read",
     "foreign-host": "Not a name of this API",
     "foreign-origin": "Not a page that may call this API",
     "not-found": "No such route",

@@ -220,7 +220,7 @@ async def test_each_way_in_needs_the_token_the_right_name_and_no_foreign_page(ro
     tried = 0
     async with api(rows, fake, bounds=Bounds(doubtful_burst=1000)) as served:
         found = [each async for each in routes(served)]
-        assert len(found) == 18
+        assert len(found) == 20
         async with httpx.AsyncClient(base_url=served.url, timeout=60, trust_env=False) as stranger:
             for method, where in found:
                 right = {"Authorization": f"Bearer {TOKEN}"}
