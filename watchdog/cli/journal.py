@@ -23,6 +23,8 @@ from watchdog.reporting.journal_documents import (
     holds_document,
     intervention_document,
     read_holds,
+    read_intervention,
+    read_interventions,
     undo_document,
 )
 from watchdog.reporting.progress import busy
@@ -92,14 +94,25 @@ def _needed(journal: History | NoJournal) -> History:
     return journal
 
 
-async def history(loaded: Loaded, screen: Screen, *, session_id: str | None, since: str | None) -> Exit:
-    """List what was done, the newest first."""
+async def history(
+    loaded: Loaded, screen: Screen, *, session_id: str | None, since: str | None, direct: bool = False
+) -> Exit:
+    """List what was done, the newest first.
+
+    Args:
+        direct: read the journal here, even if a watchdog runs.
+    """
     ago = _milliseconds("--since", since)
+    since_ms, only = None if ago is None else now_ms() - ago, SessionId(session_id) if session_id else None
+    if (running := await _reader(loaded, direct=direct)) is not None:
+        document = await running.history(only, since_ms=since_ms)
+        if screen.as_json:
+            screen.document(document)
+        else:
+            render_journal.history(screen, read_interventions(document), read_holds(document))
+        return Exit.FINE
     async with _opened(loaded) as book:
-        found = await book.journal.interventions(
-            session_id=SessionId(session_id) if session_id else None,
-            since_ms=None if ago is None else now_ms() - ago,
-        )
+        found = await book.journal.interventions(session_id=only, since_ms=since_ms)
         holds = await book.holds()
         if screen.as_json:
             screen.document(history_document(*book.names, found, holds))
@@ -108,12 +121,19 @@ async def history(loaded: Loaded, screen: Screen, *, session_id: str | None, sin
     return Exit.FINE
 
 
-async def intervention(loaded: Loaded, screen: Screen, number: int) -> Exit:
-    """Show one intervention, with the rows before and after.
+async def intervention(loaded: Loaded, screen: Screen, number: int, *, direct: bool = False) -> Exit:
+    """Show one intervention, with the rows before and after; see `history`.
 
     Raises:
         UsageError: there is no such intervention.
     """
+    if (running := await _reader(loaded, direct=direct)) is not None:
+        document = await running.intervention(InterventionId(number))
+        if screen.as_json:
+            screen.document(document)
+        else:
+            render_journal.intervention(screen, *read_intervention(document))
+        return Exit.FINE
     async with _opened(loaded) as book:
         found = await _existing(book.journal, number)
         kept = await book.journal.kept(found.id)
@@ -238,16 +258,28 @@ async def resume(loaded: Loaded, screen: Screen, *, direct: bool = False) -> Exi
 
 
 async def _running(loaded: Loaded, *, direct: bool) -> "RunningWatchdog | None":
-    """The watchdog that runs, unless nobody wants it."""
+    """The watchdog that runs and does it, unless nobody wants it."""
+    if (found := await _found(loaded, direct=direct)) is not None:
+        note(found.deed)
+    return found
+
+
+async def _reader(loaded: Loaded, *, direct: bool) -> "RunningWatchdog | None":
+    """The watchdog that runs and keeps a journal, unless nobody wants it."""
+    found = await _found(loaded, direct=direct)
+    if found is None or found.status["journal"] is None:
+        return None
+    note(found.words)
+    return found
+
+
+async def _found(loaded: Loaded, *, direct: bool) -> "RunningWatchdog | None":
     place = locate(loaded)
     if direct or isinstance(place, PostgresUrl) or not own_socket.running(place, os.environ, home()):
         return None
     from watchdog.composing.running import running_watchdog
 
-    found = await running_watchdog(loaded, note)
-    if found is not None:
-        note(found.deed)
-    return found
+    return await running_watchdog(loaded, note)
 
 
 def _print_change(screen: Screen, document: dict[str, Any], what: str) -> Exit:

@@ -277,6 +277,7 @@ def history(
     since: Annotated[
         str | None, typer.Option("--since", help="How far back: 2d, 12h, 30m.", metavar="DURATION")
     ] = None,
+    direct: Direct = False,
     as_json: AsJson = False,
 ) -> None:
     """List what was done, the newest first; or show one of them with the rows before and after."""
@@ -288,8 +289,8 @@ def history(
     from watchdog.cli import journal as chronicle
 
     if number is not None:
-        go(lambda: chronicle.intervention(loaded, screen, number))
-    go(lambda: chronicle.history(loaded, screen, session_id=session, since=since))
+        go(lambda: chronicle.intervention(loaded, screen, number, direct=direct))
+    go(lambda: chronicle.history(loaded, screen, session_id=session, since=since, direct=direct))
 
 
 @app.command()

@@ -29,9 +29,9 @@ from watchdog.model.outcome import Outcome
 from watchdog.model.session import EVERYTHING, SessionId
 from watchdog.operating.problems import OF_ERRORS
 from watchdog.operating.release import Deletion
-from watchdog.reporting.documents import read_outcomes
+from watchdog.reporting.documents import milliseconds, read_outcomes
 from watchdog.reporting.explain_documents import read_explanation
-from watchdog.reporting.journal_documents import read_undone
+from watchdog.reporting.journal_documents import History, read_undone
 from watchdog.settings.database_url import PostgresUrl
 from watchdog.settings.places import home
 from watchdog.settings.schema import Loaded
@@ -47,6 +47,7 @@ _FIRST_SECONDS: Final = 5.0
 _FIRST_LOOK_TRIES: Final = 50
 _PAUSE_SECONDS: Final = 0.2
 _MOST_POLLS: Final = 10
+_PAGE: Final = 200
 _LONGEST_REASON: Final = 500
 _PERHAPS: Final = "It may have been done: `history` shows it."
 _SESSION_ID: Final = r"ses_[A-Za-z0-9_-]{1,60}"
@@ -152,6 +153,29 @@ class RunningWatchdog:
         """
         path = f"{_route(session_id)}/messages/{quote(message_id, safe='')}"
         return _read(_deletion, await _asked(self.at, "DELETE", path))
+
+    async def history(self, session_id: SessionId | None, *, since_ms: int | None) -> Document:
+        """What was done, the newest first, and what is on hold: the document of `history --json`.
+
+        Raises:
+            WatchdogError: as the API says; `ServerUnreachable` if it gives no answer.
+        """
+        only = "" if session_id is None else f"&session_id={_route(session_id).rpartition('/')[2]}"
+        whole = page = await _asked(self.at, "GET", f"{API}/interventions?limit={_PAGE}{only}")
+        found = [*page["interventions"]]
+        while page["next"] is not None and (since_ms is None or milliseconds(found[-1]["began_at"]) >= since_ms):
+            page = await _asked(self.at, "GET", page["next"])
+            found += page["interventions"]
+        young = [each for each in found if since_ms is None or milliseconds(each["began_at"]) >= since_ms]
+        return {**{name: whole[name] for name in History.model_fields}, "interventions": young}
+
+    async def intervention(self, number: InterventionId) -> Document:
+        """One of them with its rows: the document of `history ID --json`.
+
+        Raises:
+            WatchdogError: as the API says; `ServerUnreachable` if it gives no answer.
+        """
+        return await _asked(self.at, "GET", f"{API}/interventions/{number}")
 
     def answer_for(self, carry_out: "CarryOut") -> None:
         """See `Leader.answer_for`: a command never acts for others."""

@@ -214,20 +214,7 @@ def read_judgement(document: Mapping[str, Any]) -> verdict.Judgement:
         KeyError, TypeError, ValueError: it is no such document.
     """
     return verdict.Judgement(
-        verdicts=tuple(
-            verdict.Verdict(
-                session_id=session.SessionId(each["session_id"]),
-                kind=verdict.VerdictKind(each["kind"]),
-                cancel_session_id=session.SessionId(each["cancel_session_id"]),
-                why=each["why"],
-                age_seconds=each["age_seconds"],
-                limit_seconds=each["limit_seconds"],
-                message_id=each["message_id"],
-                call_id=each["part_id"],
-                tool=each["tool"],
-            )
-            for each in document["verdicts"]
-        ),
+        verdicts=tuple(read_verdict(each) for each in document["verdicts"]),
         spared=tuple(
             verdict.Spared(
                 session_id=session.SessionId(each["session_id"]),
@@ -246,16 +233,33 @@ def read_outcomes(document: Mapping[str, Any]) -> tuple[outcome.Outcome, ...]:
     Raises:
         KeyError, TypeError, ValueError: it is no such document.
     """
-    return tuple(
-        outcome.Outcome(
-            session_id=session.SessionId(each["session_id"]),
-            kind=verdict.VerdictKind(each["kind"]),
-            result=outcome.Result(each["result"]),
-            steps=read_steps(each["steps"]),
-            why=each["why"],
-            dropped_prompts=tuple(each["dropped_prompts"]),
-        )
-        for each in document["outcomes"]
+    return tuple(read_outcome(each) for each in document["outcomes"])
+
+
+def read_verdict(told: Mapping[str, Any]) -> verdict.Verdict:
+    """One verdict, as far as people are shown it."""
+    return verdict.Verdict(
+        session_id=session.SessionId(told["session_id"]),
+        kind=verdict.VerdictKind(told["kind"]),
+        cancel_session_id=session.SessionId(told["cancel_session_id"]),
+        why=told["why"],
+        age_seconds=told["age_seconds"],
+        limit_seconds=told["limit_seconds"],
+        message_id=told["message_id"],
+        call_id=told["part_id"],
+        tool=told["tool"],
+    )
+
+
+def read_outcome(told: Mapping[str, Any]) -> outcome.Outcome:
+    """One outcome."""
+    return outcome.Outcome(
+        session_id=session.SessionId(told["session_id"]),
+        kind=verdict.VerdictKind(told["kind"]),
+        result=outcome.Result(told["result"]),
+        steps=read_steps(told["steps"]),
+        why=told["why"],
+        dropped_prompts=tuple(told["dropped_prompts"]),
     )
 
 

@@ -8,7 +8,8 @@ from pydantic import Field, SkipValidation
 
 from watchdog.acting.undo import Undoing, UndoResult
 from watchdog.model import interventions as noted
-from watchdog.model.session import SessionId
+from watchdog.model.outcome import Row
+from watchdog.model.session import SessionId, TurnId
 from watchdog.reporting.documents import (
     Document,
     MaybeMoment,
@@ -20,7 +21,9 @@ from watchdog.reporting.documents import (
     Verdict,
     maybe_milliseconds,
     milliseconds,
+    read_outcome,
     read_steps,
+    read_verdict,
 )
 
 Json = Annotated[Any, SkipValidation]
@@ -163,6 +166,50 @@ def read_holds(document: Mapping[str, Any]) -> tuple[noted.Hold, ...]:
         )
         for each in document["on_hold"]
     )
+
+
+def read_interventions(document: Mapping[str, Any]) -> tuple[noted.Intervention, ...]:
+    """The interventions of a `History`, as far as people are shown them.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    return tuple(_intervention(each) for each in document["interventions"])
+
+
+def read_intervention(document: Mapping[str, Any]) -> tuple[noted.Intervention, tuple[noted.Kept, ...]]:
+    """One intervention, with its rows, as far as people are shown them.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such document.
+    """
+    return _intervention(document["intervention"]), tuple(_kept(each) for each in document["rows"])
+
+
+def _intervention(told: Mapping[str, Any]) -> noted.Intervention:
+    return noted.Intervention(
+        id=noted.InterventionId(told["id"]),
+        began_ms=milliseconds(told["began_at"]),
+        actor=noted.Actor(told["actor"]),
+        verdict=read_verdict(told["verdict"]),
+        reason=told["reason"],
+        ended_ms=maybe_milliseconds(told["ended_at"]),
+        outcome=None if told["outcome"] is None else read_outcome(told["outcome"]),
+        undone_ms=maybe_milliseconds(told["undone_at"]),
+    )
+
+
+def _kept(told: Mapping[str, Any]) -> noted.Kept:
+    row = Row(
+        table=told["table"],
+        id=told["id"],
+        message_id=TurnId(told["message_id"]),
+        session_id=SessionId(told["session_id"]),
+        created_ms=0,  # no document has them, and nobody is shown them
+        updated_ms=0,
+        data=json.dumps(told["before"]),
+    )
+    return noted.Kept(row=row, after=json.dumps(told["after"]))
 
 
 def read_undone(document: Mapping[str, Any]) -> Undoing:

@@ -147,6 +147,12 @@ async def test_a_release_is_done_by_the_running_watchdog_and_an_undo_too(
         listed = json.loads((await person.run("history", "--json")).stdout)
         (found,) = listed["interventions"]
         assert (found["actor"], found["reason"]) == ("person", "it is mine")
+        words = f"as the running watchdog, pid {running.process.pid}, sees it; --direct takes a look of its own\n"
+        number, some = str(found["id"]), ["--session", session, "--since", "1h", "--json"]
+        for arguments in ([], some, [number], [number, "--json"]):
+            asked, read = [await person.run("history", *arguments, *more) for more in ([], ["--direct"])]
+            assert (asked.code, asked.stdout) == (read.code, read.stdout)
+            assert (asked.stderr, read.stderr) == (words, "")
         undone = await person.run("undo", str(found["id"]))
         assert undone.code == 0, undone
         missing = await person.run("undo", "77")

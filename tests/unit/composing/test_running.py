@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from watchdog.composing import own_socket
+from watchdog.composing import own_socket, running
+from watchdog.composing.own_socket import Running
 from watchdog.composing.running import RunningWatchdog
-from watchdog.errors import ServerUnreachable
+from watchdog.errors import NoSuchSession, ServerUnreachable
 from watchdog.model.interventions import InterventionId
 from watchdog.model.session import SessionId
 
@@ -55,3 +56,34 @@ async def test_a_deed_that_never_reached_it_was_not_done(tmp_path: Path) -> None
     for deed in DEEDS:
         with pytest.raises(ServerUnreachable, match=r"gives no answer: No such file or directory\.$"):
             await deed(RunningWatchdog(at=at, status={}))
+
+
+async def test_what_was_done_is_read_page_by_page_and_no_further_than_it_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pages: dict[str, tuple[list[str], str | None]] = {
+        "/api/v1/interventions?limit=200&session_id=ses_1": (["03.000", "02.000"], "/api/v1/next"),
+        "/api/v1/next": (["01.000", "00.500"], "/api/v1/last"),
+        "/api/v1/last": (["00.250"], None),
+    }
+    asked = list[str]()
+
+    async def page(_: object, method: str, path: str) -> dict[str, object]:
+        assert method == "GET"
+        asked.append(path)
+        seconds, following = pages[path]
+        done = [{"began_at": f"1970-01-01T00:00:{each}Z"} for each in seconds]
+        whole = {"version": 1, "database": "/d", "journal": "/j", "interventions": done, "on_hold": []}
+        return {**whole, "next": following}
+
+    monkeypatch.setattr(running, "_asked", page)
+    dog = RunningWatchdog(at=Running(pid=7, path=tmp_path), status={})
+    everything = await dog.history(ID, since_ms=None)
+    assert len(everything["interventions"]) == 5
+    assert "next" not in everything
+    del asked[:]
+    lately = await dog.history(ID, since_ms=1000)
+    assert [each["began_at"][-7:] for each in lately["interventions"]] == ["03.000Z", "02.000Z", "01.000Z"]
+    assert len(asked) == 2
+    with pytest.raises(NoSuchSession):
+        await dog.history(SessionId("no id&limit=1"), since_ms=None)
