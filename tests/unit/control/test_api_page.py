@@ -35,8 +35,9 @@ def documents() -> list[dict[str, Any]]:
 
 
 def test_the_documents_of_the_page_have_the_shapes_of_the_openapi_document() -> None:
-    problem, sessions, operation = documents()
+    problem, state, sessions, operation = documents()
     shapes.ProblemShape.model_validate(problem)
+    shapes.State.model_validate(state)
     shapes.Sessions.model_validate(sessions)
     shapes.OperationShape.model_validate(operation)
 
@@ -62,7 +63,7 @@ async def test_the_overview_has_the_shape_that_is_promised(rows: OpencodeFile) -
 
         document = await wait_until(stuck, "a verdict")
         gate.set()
-    promised: Any = documents()[1]
+    promised: Any = documents()[2]
     assert shape(document) == shape(promised)
 
 
@@ -129,7 +130,7 @@ async def _answer(prepared: str, line: str) -> dict[str, Any]:
     assert process.stdout is not None
     if " -N " in line:
         async with asyncio.timeout(20):
-            assert await process.stdout.readline() == b"event: hello\n"
+            assert await process.stdout.readline() == (b"event: state\n" if "/state/" in line else b"event: hello\n")
         process.kill()
         await process.communicate()
         return {}
