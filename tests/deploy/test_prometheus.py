@@ -1,5 +1,6 @@
 """The scrape configuration and the alert rules, checked and run by promtool, and held against the real metrics."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -20,6 +21,13 @@ from watchdog.model.session import ServerName
 from watchdog.reporting.metrics import CAUSES, STATES, Metrics
 
 TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105 - made for the test
+
+
+LATER = {
+    "opencode_watchdog_verdicts_total", "opencode_watchdog_outcomes_total", "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+}  # fmt: skip
+"""Series that begin with the first verdict, or with the process."""
 
 
 def rules() -> dict[str, str]:
@@ -63,6 +71,37 @@ def test_every_rule_speaks_of_metrics_and_labels_that_there_are() -> None:
         assert set(names) <= known, alert
         for label, value in re.findall(r'(state|cause)="(\w+)"', expression):
             assert value in (STATES if label == "state" else CAUSES), alert
+
+
+def queries() -> dict[str, str]:
+    """What each panel of the dashboard asks, with the job that the rules ask for."""
+    dashboard = json.loads((FOLDER / "grafana.json").read_text(encoding="utf-8"))
+    return {
+        f"{panel['title']}, {target['refId']}": target["expr"].replace("$job", "opencode-watchdog")
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    }
+
+
+def test_every_panel_of_the_dashboard_speaks_of_metrics_and_labels_that_there_are(tmp_path: Path) -> None:
+    metrics = Metrics(version="1", servers=[ServerName("http://127.0.0.1:4096")], clock=FakeClock(), reads=dict)
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    known: dict[str, set[str]] = {}
+    for sample in samples:
+        known.setdefault(sample.name, {"job", "instance"}).update(sample.labels)
+    for panel, expression in queries().items():
+        names = set(re.findall(r"\b(?:opencode_watchdog|process)_\w+", expression))
+        assert names, panel
+        families = {re.sub(r"_bucket$", "_count", name) for name in names}
+        assert families <= {*known, *LATER}, panel
+        for value in re.findall(r'state="(\w+)"', expression):
+            assert value in STATES, panel
+    rules_of_panels = {"groups": [{"name": "panels", "rules": [
+        {"record": f"panel:{number}", "expr": expression} for number, expression in enumerate(queries().values())
+    ]}]}  # fmt: skip
+    (tmp_path / "panels.yml").write_text(yaml.safe_dump(rules_of_panels), encoding="utf-8")
+    code, said = run(require("promtool"), "check", "rules", "panels.yml", folder=tmp_path)
+    assert code == 0, said
 
 
 def test_every_rule_has_a_test_that_fires_and_a_line_on_the_page() -> None:
