@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,11 +12,17 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import psutil
 import pytest
 
+from tests.fakes.clock import FakeClock
 from tests.support.binaries import NEWEST, opencode_binary
 from tests.support.waiting import wait_until
+from watchdog.model.report import Holder
+from watchdog.opencode.http.bridged import BridgedServer
+from watchdog.opencode.http.bridges import Bridges
 from watchdog.opencode.http.doors import find_doors, folders
+from watchdog.opencode.http.peers import party_of
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PLUGIN: Final = ROOT / "watchdog" / "bridge" / "plugin.js"
@@ -50,12 +57,14 @@ def home() -> Iterator[Path]:
 
 
 @contextmanager
-def engine(home: Path, how: str = "plain", *, version: str = NEWEST, **more: str) -> Iterator[Engine]:
+def engine(
+    home: Path, how: str = "plain", *, version: str = NEWEST, plugin: Path = PLUGIN, **more: str
+) -> Iterator[Engine]:
     binary = opencode_binary(version)
     if binary is None:
         pytest.skip(f"no opencode {version}")
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run"), **more}
-    line = [str(binary), str(HARNESS), str(PLUGIN), how]
+    line = [str(binary), str(HARNESS), str(plugin), how]
     pipe = subprocess.PIPE
     with subprocess.Popen(
         line, env={**environ, "BUN_BE_BUN": "1"}, stdin=pipe, stdout=pipe, stderr=pipe, text=True
@@ -93,6 +102,37 @@ async def test_a_question_is_passed_on_to_the_process_with_its_own_password(home
             assert (await client.delete("/opencode-watchdog")).is_success
         await wait_until(lambda: left_in(home) == [], "its socket to be gone")
         assert found.process.poll() is None
+
+
+SPEAKS: Final = {
+    "protocol: 2": False,  # a newer one, which has left the old protocol behind
+    "protocol: 2, since: 1": True,  # a newer one that still speaks it
+    "protocol: 0": False,  # one that was left there by an older watchdog
+}
+
+
+async def test_a_bridge_of_another_version_is_used_while_both_speak_one_protocol(home: Path) -> None:
+    """The plugin itself, as another version of the watchdog would have installed it, and the fleet of this one."""
+    for index, (speaks, used) in enumerate(SPEAKS.items()):
+        plugin = home / f"plugin-{index}.js"
+        plugin.write_text(PLUGIN.read_text(encoding="utf-8").replace("protocol: PROTOCOL", speaks), encoding="utf-8")
+        with engine(home, plugin=plugin) as found:
+            found.loaded()
+            await (await found.client()).aclose()  # its door is there
+            pid = found.process.pid
+            born_ms = round(psutil.Process(pid).create_time() * 1000)
+            holder = Holder(pid=pid, born_ms=born_ms, command="opencode run")
+            bridges = Bridges(
+                connect=lambda door: BridgedServer(door, clock=FakeClock(), rng=random.Random(3)),  # noqa: S311
+                folders=folders(found.environ, home),
+                clock=FakeClock(),
+                identify=lambda holder: party_of(holder.pid),
+            )
+            opened = await bridges.open(await bridges.doors(), [holder])
+            assert [server.name for server in opened] == ([f"bridge:{pid}"] if used else []), speaks
+            for server in opened:
+                assert (await server.greet(closing=True)).understood
+                await server.aclose()
 
 
 async def test_where_the_process_listens_itself_it_is_asked_there(home: Path) -> None:

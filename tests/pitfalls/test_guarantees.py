@@ -61,6 +61,14 @@ def test_every_test_that_is_named_exists() -> None:
     assert missing(DOCUMENT.read_text(encoding="utf-8"), ROOT) == []
 
 
+def test_each_line_of_what_can_be_ended_names_its_test() -> None:
+    document = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = document.partition("## What it can end, and what it can't\n\n")[2].partition("\n\n")[0].splitlines()
+    assert len(table) > 8
+    assert [line for line in table[2:] if not _NAME.search(line)] == []
+    assert missing("\n".join(table), ROOT) == []
+
+
 def test_every_promise_names_a_test() -> None:
     found = promises(DOCUMENT.read_text(encoding="utf-8"))
     assert len(found) > 30
