@@ -151,7 +151,7 @@ class Leaving(Cutting):
         session = self.world.sessions.get(session_id)
         if session is None or session.gone or session.run is not None or self.world.held(session):
             return False
-        if session.remote or self.world.is_damaged(session):
-            return False
+        if session.remote or self.world.is_damaged(session) or (session.parent is not None and session.parent.gone):
+            return False  # nobody can say on which machine the work of a deleted session runs on
         holders = [each for each in self.world.processes if each.holds]
         return all(each.vouches and each.plan.port is not None and each.well for each in holders)

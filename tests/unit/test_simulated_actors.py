@@ -101,6 +101,13 @@ def test_what_a_session_of_a_remote_workspace_started_is_left_alone() -> None:
     assert "settled" not in found.counts
 
 
+def test_what_a_session_of_a_remote_workspace_starts_after_its_deletion_is_left_alone() -> None:
+    task = {"do": "calls", "calls": [{"tool": "task", "run": 1.0, "child": [LONG]}]}
+    started = prompt("ses_1", {"do": "text", "seconds": 60.0, "gap": 30.0}, task, plan=1)
+    found = played(started, Event(30.0, "delete", {"session": "ses_1"}), setting=REMOTE)
+    assert "settled" not in found.counts
+
+
 def test_what_was_deleted_and_never_tries_its_provider_again_is_ended_in_the_end() -> None:
     retry = {"do": "retry", "seconds": 600.0, "forever": True}
     found = played(prompt("ses_1", retry), Event(10.5, "delete", {"session": "ses_1"}), Event(2_000.0, "calm"))

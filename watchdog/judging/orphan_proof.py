@@ -147,6 +147,12 @@ class _Proving:
     def prove(self, turn: Turn) -> Proof:
         if (remote := elsewhere(self._session)) is not None:
             return Proof(holds=False, why=remote, blockers=("a remote workspace",))
+        if self._session.parent_id is not None and self._session.parent_id not in self._observation.snapshot.sessions:
+            return Proof(
+                holds=False,
+                why="the session that started it was deleted, and nobody can say on which machine that ran",
+                blockers=("a deleted parent",),
+            )
         if self._busy and not turn.superseded:
             who = "the host" if self._busy[0] == EMBEDDED else self._busy[0]
             return Proof(holds=False, why=f"{who} says that it is at work on it", blockers=self._busy)
