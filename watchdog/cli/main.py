@@ -272,6 +272,7 @@ def history(
     ] = None,
     config: Config = None,
     database: Database = None,
+    server: Servers = None,
     *,
     session: Annotated[str | None, typer.Option("--session", help="Only those of one session.", metavar="ID")] = None,
     since: Annotated[
@@ -285,7 +286,7 @@ def history(
 
     if number is not None and (session or since):
         raise typer.BadParameter("an ID stands alone: leave out --session and --since")
-    loaded, screen = quiet(config, database, None), Screen(as_json=as_json)
+    loaded, screen, direct = quiet(config, database, server), Screen(as_json=as_json), direct or bool(server)
     from watchdog.cli import journal as chronicle
 
     if number is not None:

@@ -183,6 +183,16 @@ async def test_each_command_has_its_help(program: Program, command: str) -> None
     assert ("--dry-run" in done.stdout) == (command in {"run", "recover"})
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["status", "history", "undo", "hold", "unhold", "pause", "resume", "leftovers", "drain", "page", "tune"],
+)
+async def test_every_command_that_looks_or_acts_takes_the_same_four_options(program: Program, command: str) -> None:
+    done = await program.run(command, "--help")
+    for option in ("--config", "--database", "--server", "--json"):
+        assert option in done.stdout
+
+
 async def test_the_help_tells_the_commands_and_the_exit_codes(program: Program) -> None:
     done = await program.run("--help")
     assert done.code == 0
