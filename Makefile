@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 WORKERS := --numprocesses 4 --dist worksteal
 SIZES := 10000 100000 1000000
-ON_FILES := idle served changed first judged detection stuck hanging memory cpu load start
+ON_FILES := idle served changed first judged detection stuck hanging memory cpu load start tune
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo dist check format tools test coverage soak unit lock bench simulate clean

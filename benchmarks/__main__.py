@@ -26,6 +26,7 @@ from benchmarks.generate import cache_folder, cached, reserved
 from benchmarks.judged import judged
 from benchmarks.leader import leader
 from benchmarks.load import load
+from benchmarks.looking_back import tune
 from benchmarks.memory import memory
 from benchmarks.postgres import postgres
 from benchmarks.processes import ROOT, scratch
@@ -47,6 +48,7 @@ MEASUREMENTS: Mapping[str, Measurement] = {
     "cpu": cpu,
     "load": load,
     "start": start,
+    "tune": tune,
     "postgres": postgres,
     "leader": leader,
     "crowd": crowd,

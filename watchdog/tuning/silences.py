@@ -25,15 +25,8 @@ def silences(turn: PastTurn) -> list[Silence]:
 
     Its beginning, its end, and each row that is written are life; so is an open call, all the time.
     """
-    heard, completed = turn.began_ms, turn.completed_ms
-    if completed is None or completed < heard:
-        return []
-    spans = [(at, at) for at in turn.marks if heard <= at <= completed]
-    spans += [(call.began_ms, min(call.ended_ms or completed, completed)) for call in turn.calls]
-    spans.append((completed, completed))
-    spans.sort()
-    found = []
-    for start, end in spans:
+    heard, found = turn.began_ms, []
+    for start, end in _life(turn):
         if start > heard:
             found.append(Silence(heard, start))
         heard = max(heard, end)
@@ -42,7 +35,23 @@ def silences(turn: PastTurn) -> list[Silence]:
 
 def longest_silence(turn: PastTurn) -> int:
     """How many milliseconds the longest silence of a turn lasted."""
-    return max([ended - began for began, ended in silences(turn)], default=0)
+    heard, longest = turn.began_ms, 0
+    for start, end in _life(turn):
+        longest = max(longest, start - heard)
+        heard = max(heard, end)
+    return longest
+
+
+def _life(turn: PastTurn) -> list[tuple[int, int]]:
+    """When a turn that is over showed life, in order; nothing for one that is not."""
+    began, completed = turn.began_ms, turn.completed_ms
+    if completed is None or completed < began:
+        return []
+    life = [(at, at) for at in turn.marks if began <= at <= completed]
+    life += [(call.began_ms, min(call.ended_ms or completed, completed)) for call in turn.calls]
+    life.append((completed, completed))
+    life.sort()
+    return life
 
 
 def last_silence(turn: PastTurn) -> int:

@@ -42,20 +42,19 @@ def _name(column: str) -> str:
     return f"CASE typeof({column}) WHEN 'text' THEN json_quote({column}) ELSE 'null' END"
 
 
-# A part without the word is no tool call, and its JSON need not be parsed.
+_FIELDS_OF_CALL: Final = readable(
+    "part",
+    "json_extract(part.data, '$.type', '$.tool', '$.state.status', '$.state.time.start', '$.state.time.end',"
+    " '$.state.input.timeout', '$.state.metadata.sessionId', '$.state.input.description')",
+    "0",
+)
+# A part without the word is no tool call: nobody needs its id, and its JSON need not be parsed.
 _CALL: Final = f"""
-    CASE WHEN part.data LIKE '%"tool"%' THEN {
-    readable(
-        "part",
-        "json_extract(part.data, '$.type', '$.tool', '$.state.status', '$.state.time.start', '$.state.time.end',"
-        " '$.state.input.timeout', '$.state.metadata.sessionId', '$.state.input.description')",
-        "0",
-    )
-} ELSE 'null' END
+    CASE WHEN part.data LIKE '%"tool"%' THEN ',' || {_name("part.id")} || ',' || {_FIELDS_OF_CALL} ELSE '' END
 """
 _PARTS: Final = f"""
-    (SELECT '[' || group_concat('[' || {_name("part.id")} || ',' || {_time("part.time_created")} || ','
-        || {_time("part.time_updated")} || ',' || {_CALL} || ']') || ']'
+    (SELECT '[' || group_concat('[' || {_time("part.time_created")} || ',' || {_time("part.time_updated")}
+        || {_CALL} || ']') || ']'
     FROM part WHERE part.message_id = message.id)
 """
 _FIELDS: Final = readable("message", "json_extract(message.data, '$.role', '$.time.completed', '$.error.name')", "0")
@@ -208,17 +207,17 @@ class _Step:
         aborted = error == _ABORTED_TURN
         calls: list[PastCall] = []
         marks: list[int] = []
-        for part_id, created, updated, call in parts:
+        for created, updated, *call in parts:
             if created is not None:
                 marks.append(created)
             if updated is not None:
                 marks.append(updated)
-            if call is not None:
-                self._add_call(calls, part_id, created, call, aborted=aborted)
+            if call:
+                self._add_call(calls, created, *call, aborted=aborted)
         self.turns.append(PastTurn(id_, session_id, began, completed_ms, aborted, calls, marks))
 
     def _add_call(
-        self, calls: list[PastCall], id_: str | None, created: int | None, fields: Fields, *, aborted: bool
+        self, calls: list[PastCall], created: int | None, id_: str | None, fields: Fields, *, aborted: bool
     ) -> None:
         if fields and fields[0] != "tool":
             return
