@@ -26,6 +26,7 @@ from watchdog.settings.database_url import PostgresUrl
 from watchdog.settings.durations import parse_duration
 from watchdog.settings.places import home
 from watchdog.settings.schema import Loaded, Settings
+from watchdog.strides import in_strides
 from watchdog.timing.clock import Countable, SystemClock, now_ms
 from watchdog.tuning.advice import advise
 from watchdog.tuning.report import Tuning
@@ -72,8 +73,10 @@ async def _read(settings: Settings, place: Path, *, since_ms: int, at_ms: int) -
         steps = -(-await store.messages() // STEP_MESSAGES)
         async with busy(_READING, total=steps) as step:
 
-            def take(stretch: Stretch) -> None:
-                tally.take(stretch)
+            async def take(stretch: Stretch) -> None:
+                tally.unreadable += stretch.unreadable
+                async for turn in in_strides(stretch.turns):
+                    tally.take(turn)
                 step()
 
             await store.past(since_ms=since_ms, each=take)

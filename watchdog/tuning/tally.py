@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from watchdog.judging.limits import declared_limit, tool_limit
-from watchdog.model.past import QUESTION, TASK, Ending, PastCall, PastTurn, Stretch
+from watchdog.model.past import QUESTION, TASK, Ending, PastCall, PastTurn
 from watchdog.model.policy import Policy
 from watchdog.tuning.silences import last_silence, longest_silence, silences
 from watchdog.tuning.spans import Spans
@@ -128,13 +128,8 @@ class Tally:
         self._open: list[LeftOpen] = []
         self._begun = array("q")
 
-    def take(self, stretch: Stretch) -> None:
-        """Count some turns."""
-        self.unreadable += stretch.unreadable
-        for turn in stretch.turns:
-            self._take(turn)
-
-    def _take(self, turn: PastTurn) -> None:
+    def take(self, turn: PastTurn) -> None:
+        """Count a turn."""
         self.turns += 1
         self._begun.append(turn.began_ms)
         if turn.began_ms >= self._newest.get(turn.session_id, turn.began_ms):

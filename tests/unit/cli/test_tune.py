@@ -128,7 +128,7 @@ async def test_the_picture_shows_each_tool_and_its_limits(rows: OpencodeFile) ->
 async def test_it_reads_in_short_transactions_beside_a_writer(rows: OpencodeFile, history: History) -> None:
     written = 0
 
-    def write(_: object) -> None:
+    async def write(_: object) -> None:
         nonlocal written
         rows.connection.execute("PRAGMA busy_timeout = 0")
         rows.set("session", "ses_a", title=f"written {written}")

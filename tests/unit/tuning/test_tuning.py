@@ -11,6 +11,7 @@ import pytest
 from tests.support.database import NOW, OpencodeFile
 from tests.support.program import path, rows
 from tests.unit.tuning.history import HOUR, MINUTE, History
+from watchdog.model.past import Stretch
 from watchdog.model.policy import Policy
 from watchdog.model.report import Holder, Holders
 from watchdog.opencode.db.store import OpencodeDatabase
@@ -35,8 +36,14 @@ async def counted(
     rows: OpencodeFile, policy: Policy | None = None, *, since_ms: int = LONG_AGO, by_watchdog: tuple[str, ...] = ()
 ) -> Tally:
     tally = Tally(policy or Policy(), by_watchdog=by_watchdog)
+
+    async def take(stretch: Stretch) -> None:
+        tally.unreadable += stretch.unreadable
+        for turn in stretch.turns:
+            tally.take(turn)
+
     async with await OpencodeDatabase.open(rows.path) as store:
-        await store.past(since_ms=since_ms, each=tally.take)
+        await store.past(since_ms=since_ms, each=take)
         for task in tally.long_tasks:
             tally.judge_task(task, (await store.past_of(task.call.child_id)).turns)  # type: ignore[arg-type]
     return tally

@@ -8,7 +8,7 @@ driver more than SQLite needs to find it.
 # ruff: noqa: S608 - the pieces are constants of this module; every value is a parameter
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import anyio
@@ -19,6 +19,7 @@ from watchdog.opencode.db.queries import PERSONAL, readable
 from watchdog.opencode.db.reader import Reader
 from watchdog.opencode.db.rows import moment
 from watchdog.opencode.db.snapshot import as_ids
+from watchdog.strides import in_strides
 
 STEP_MESSAGES: Final = 400
 _ABORTED: Final = ("Tool execution aborted", "Task cancelled", "Tool execution was interrupted")
@@ -102,20 +103,20 @@ async def count(reader: Reader) -> int:
         return int(str(found["messages"]))
 
 
-async def read_past(reader: Reader, *, since_ms: int, each: Callable[[Stretch], None]) -> None:
+async def read_past(reader: Reader, *, since_ms: int, each: Callable[[Stretch], Awaitable[None]]) -> None:
     """Go through the turns that began since a moment, in the order in which they were stored.
 
     Args:
         reader: of the database.
         since_ms: the moment.
-        each: takes a step's turns. SQLite reads the next step meanwhile.
+        each: takes a step's turns. SQLite reads the next step meanwhile, if it leaves the loop to others.
     """
     send, receive = anyio.create_memory_object_stream[tuple[int, int, str]](1)
     async with anyio.create_task_group() as group:
         group.start_soon(_fill, reader, since_ms, send)
         async with receive:
             async for after, upto, text in receive:
-                each(await _stretch(reader, await _rows(reader, text, after, upto, since_ms)))
+                await each(await _stretch(reader, await _rows(reader, text, after, upto, since_ms)))
 
 
 async def read_session(reader: Reader, session_id: str) -> Stretch:
@@ -167,7 +168,7 @@ def _decoded(text: str) -> list[Fields | None] | None:
 
 async def _stretch(reader: Reader, rows: Sequence[Fields | None]) -> Stretch:
     step = _Step()
-    for row in rows:
+    async for row in in_strides(rows):
         step.add(row)
     if step.ends or step.people:
         async with reader.transaction() as fetch:

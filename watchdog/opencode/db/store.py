@@ -266,7 +266,7 @@ class OpencodeDatabase:
         """How many messages there are."""
         return await past.count(self._reader)
 
-    async def past(self, *, since_ms: int, each: Callable[[Stretch], None]) -> None:
+    async def past(self, *, since_ms: int, each: Callable[[Stretch], Awaitable[None]]) -> None:
         """Go through the turns that began since a moment, in short transactions; `each` takes some at a time."""
         await past.read_past(self._reader, since_ms=since_ms, each=each)
 
