@@ -88,7 +88,7 @@ def listen(database: Path, environ: Mapping[str, str], home: Path | None) -> Own
     for left in _sockets(folder, _ANY):
         if left.is_left():
             left.path.unlink(missing_ok=True)
-    path = folder / f"run-{_mark(database)}-{os.getpid()}.sock"
+    path = folder / f"run-{_mark(database)}-{_machine()}-{os.getpid()}.sock"
     path.unlink(missing_ok=True)  # of an earlier process of this pid
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -133,6 +133,13 @@ def _mark(database: Path) -> str:
     return hashlib.sha256(os.fsencode(database.resolve())).hexdigest()[:16]
 
 
+def _machine() -> str:
+    """Tells machines apart: in a home that they share, another one's socket can't be connected to, and lives."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
 def _sockets(folder: Path, mark: str) -> Iterator[Running]:
-    for path, named in sockets_in(folder, re.compile(rf"run-{mark}-(?P<pid>[1-9][0-9]{{0,9}})\.sock")):
+    """The sockets of this machine, for a database or for any."""
+    name = rf"run-{mark}-{_machine()}-(?P<pid>[1-9][0-9]{{0,9}})\.sock"
+    for path, named in sockets_in(folder, re.compile(name)):
         yield Running(pid=int(named["pid"]), path=path)

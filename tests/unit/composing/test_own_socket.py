@@ -91,6 +91,21 @@ def test_what_a_dead_process_left_is_swept_and_no_other_file(tmp_path: Path, dat
         second.close()
 
 
+def test_what_another_machine_left_in_a_home_that_both_share_is_not_swept(
+    tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing here can tell it from a socket that is listened to over there."""
+    with monkeypatch.context() as there:
+        there.setattr(socket, "gethostname", lambda: "another machine")
+        there.setattr(os, "getpid", lambda: 4194304)
+        theirs = own_socket.listen(database, {}, tmp_path)
+        theirs.listener.close()
+    ours = own_socket.listen(database, {}, tmp_path)
+    assert theirs.path.exists()
+    assert [each.path for each in own_socket.running(database, {}, tmp_path)] == [ours.path]
+    ours.close()
+
+
 def test_a_socket_that_is_listened_to_is_never_swept_whatever_its_number(
     opened: OwnSocket, tmp_path: Path, database: Path
 ) -> None:
