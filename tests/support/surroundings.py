@@ -59,7 +59,7 @@ def _command(words: tuple[str, ...], found: Any) -> Command:  # noqa: ANN401
     needed = [each for each in found.params if each.param_type_name == "argument" and each.required]
     arguments = [_GIVEN[each.metavar] for each in needed]
     arguments += [option for option in ("--yes", "--no-browser") if option in options or _is_off(found, option)]
-    return Command(words=words, arguments=tuple(arguments), as_json="--json" in options)
+    return Command(words=words, arguments=tuple(arguments), as_json="--json" in options and words != ("run",))
 
 
 def _is_off(found: Any, option: str) -> bool:  # noqa: ANN401

@@ -10,11 +10,22 @@ from anyio.abc import TaskStatus
 
 from watchdog.console.terminal import Terminal
 from watchdog.demo.play import play
+from watchdog.errors import UsageError
 
 
 def main() -> int:
-    """Play the demo in a temporary folder, and remove it."""
-    with TemporaryDirectory(prefix="opencode-watchdog-demo-", ignore_cleanup_errors=True) as folder:
+    """Play the demo in a temporary folder, and remove it.
+
+    Raises:
+        UsageError: there is no place for one.
+    """
+    try:
+        place = TemporaryDirectory(prefix="opencode-watchdog-demo-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise UsageError(
+            "The demo needs a folder for temporary files, and none can be written to. Name one with TMPDIR."
+        ) from error
+    with place as folder:
         return anyio.run(_play, Path(folder))
 
 

@@ -793,7 +793,7 @@ def test_the_example_shows_every_setting_and_no_other() -> None:
 
 
 def test_the_example_shows_the_defaults() -> None:
-    without_one = {"database", "journal", "server_password", "control_token", "tool_timeouts"}
+    without_one = {"database", "journal", "server_password", "control_token", "control_read_token", "tool_timeouts"}
     shown = {name: value for name, value in _uncommented().items() if name not in without_one}
     assert Settings(**shown) == Settings()
 
