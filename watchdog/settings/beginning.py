@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from watchdog.errors import SettingsError
@@ -21,28 +20,33 @@ def usual_place() -> Path:
     return user_folder(os.environ, "XDG_CONFIG_HOME", home(), ".config") / "opencode-watchdog" / "config.toml"
 
 
-def begin(path: Path) -> Iterator[Path]:
-    """Write the commented settings file and, beside it, its schema, which it names. Yields what was written.
+def begin(path: Path) -> tuple[Path, Path]:
+    """Write the commented settings file and, beside it, its schema, which it names. Returns both.
 
     Raises:
-        SettingsError: one of them is there already, or can't be written. Nothing is replaced.
+        SettingsError: one of them is there already, or can't be written. Nothing is replaced, and nothing is left.
     """
     described = path.with_name(path.name + _SUFFIX)
+    texts = {described: json.dumps(json_schema(), indent=2) + "\n", path: f"#:schema ./{described.name}\n{example()}"}
     for each in (path, described):
         if each.exists() or each.is_symlink():
             raise SettingsError(f"{each} is there already, and nothing was written. Name another file, or remove it.")
-    yield _written(described, json.dumps(json_schema(), indent=2) + "\n")
-    yield _written(path, f"#:schema ./{described.name}\n{example()}")
-
-
-def _written(path: Path, text: str) -> Path:
-    """A new file that its owner alone can read: people put passwords in it."""
+    made: list[Path] = []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - it must be new, with a mode
-            file.write(text)
+        for each, text in texts.items():
+            _write(each, text, made)
     except OSError as error:
+        for each in made:
+            each.unlink(missing_ok=True)
         raise SettingsError(
             f"{path} can't be written ({(error.strerror or type(error).__name__).lower()})."
         ) from error
-    return path
+    return described, path
+
+
+def _write(path: Path, text: str, made: list[Path]) -> None:
+    """Make a new file that its owner alone can read: people put passwords in it."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123 - it must be new, with a mode
+        made.append(path)
+        file.write(text)

@@ -123,3 +123,14 @@ async def test_init_writes_a_file_that_can_be_used_with_its_schema_and_replaces_
 async def test_the_schema_is_printed(program: Program) -> None:
     done = await program.run("config", "schema")
     assert (done.code, json.loads(done.stdout)) == (0, json_schema())
+
+
+async def test_a_file_that_can_not_be_written_whole_is_not_left_behind(program: Program, tmp_path: Path) -> None:
+    line = ["sh", "-c", 'ulimit -f 4; trap "" XFSZ; exec "$@"', "sh", *program.line]
+    more = {"PYTHONDONTWRITEBYTECODE": "1"}  # otherwise its modules would not fit either
+    done = await Program(home=program.home, line=line, more=more).run(
+        "config", "init", str(tmp_path / "new" / "x.toml")
+    )
+    assert done.code == 2
+    assert done.stderr == f"error: {tmp_path}/new/x.toml can't be written (file too large).\n"
+    assert [*(tmp_path / "new").iterdir()] == []
