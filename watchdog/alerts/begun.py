@@ -1,12 +1,10 @@
 """Messages about what begins: somebody waits for a person, or a verdict was found."""
 
-from collections.abc import Collection
-
 from watchdog.alerts.alert import Alert, Severity
 from watchdog.judging.limits import duration
 from watchdog.model.report import Observation
 from watchdog.model.session import Ask, SessionId
-from watchdog.model.verdict import Verdict, VerdictKind
+from watchdog.model.verdict import Verdict
 from watchdog.settings.receivers import Occasion
 
 
@@ -58,27 +56,11 @@ def _waits(observation: Observation, session_id: SessionId, age: float, ask: Ask
     )
 
 
-class Stuck:
-    """The verdicts before they are carried out: one message of a kind while the session is unfinished."""
-
-    def __init__(self) -> None:
-        self._told: set[tuple[SessionId, VerdictKind]] = set()
-
-    def forget_but(self, unfinished: Collection[SessionId]) -> None:
-        """Forget what was reported about finished sessions."""
-        self._told = {key for key in self._told if key[0] in unfinished}
-
-    def find(self, verdict: Verdict) -> list[Alert]:
-        """The messages when a verdict is about to be carried out."""
-        key = verdict.session_id, verdict.kind
-        if key in self._told:
-            return []
-        self._told.add(key)
-        return [
-            Alert(
-                title=f"{verdict.session_id} is stuck: {verdict.kind.value}",
-                body=verdict.why,
-                severity=Severity.WARNING,
-                occasion=Occasion.STUCK,
-            )
-        ]
+def stuck(verdict: Verdict) -> Alert:
+    """The message when a verdict is about to be carried out."""
+    return Alert(
+        title=f"{verdict.session_id} is stuck: {verdict.kind.value}",
+        body=verdict.why,
+        severity=Severity.WARNING,
+        occasion=Occasion.STUCK,
+    )

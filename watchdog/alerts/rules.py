@@ -3,12 +3,12 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from watchdog.alerts.alert import Alert, Severity
-from watchdog.alerts.begun import Stuck, Waiting
+from watchdog.alerts.begun import Waiting, stuck
 from watchdog.errors import JournalUnusable, WatchdogError
 from watchdog.judging.limits import duration
 from watchdog.model.outcome import Outcome, Result
 from watchdog.model.session import SessionId
-from watchdog.model.verdict import Judgement, SpareReason, Verdict, VerdictKind
+from watchdog.model.verdict import Judgement, SpareReason, Verdict
 from watchdog.ports import Clock
 from watchdog.settings.receivers import Occasion
 from watchdog.shown import stacked
@@ -111,29 +111,34 @@ def _about_health(title: str, body: str, severity: Severity) -> Alert:
     return Alert(title=title, body=body, severity=severity, occasion=Occasion.DEGRADED)
 
 
-class Outcomes:
-    """Every outcome, but the same one of a session only once while the session is unfinished."""
+class Once:
+    """Tells the first of what is alike from the others, while its session is unfinished."""
 
     def __init__(self) -> None:
-        self._told: set[tuple[SessionId, VerdictKind, Result]] = set()
+        self._told: set[tuple[SessionId, tuple[str, ...]]] = set()
 
     def forget_but(self, unfinished: Collection[SessionId]) -> None:
         """Forget what was reported about finished sessions."""
         self._told = {key for key in self._told if key[0] in unfinished}
 
-    def end(self, outcome: Outcome) -> list[Alert]:
-        """The messages after an intervention."""
-        key = (outcome.session_id, outcome.kind, outcome.result)
+    def is_first(self, session_id: SessionId, *what: str) -> bool:
+        """Whether that was not asked yet about this session."""
+        key = session_id, what
         if key in self._told:
-            return []
+            return False
         self._told.add(key)
-        severity = {
-            Result.RECOVERED: Severity.SUCCESS,
-            Result.UNCHANGED: Severity.INFO,
-            Result.DRY_RUN: Severity.INFO,
-        }.get(outcome.result, Severity.WARNING)
-        title = f"{outcome.session_id}: {outcome.kind.value}, {outcome.result.value}"
-        return [Alert(title=title, body=outcome.why, severity=severity, occasion=Occasion.OUTCOME)]
+        return True
+
+
+def ended(outcome: Outcome) -> Alert:
+    """The message after an intervention."""
+    severity = {
+        Result.RECOVERED: Severity.SUCCESS,
+        Result.UNCHANGED: Severity.INFO,
+        Result.DRY_RUN: Severity.INFO,
+    }.get(outcome.result, Severity.WARNING)
+    title = f"{outcome.session_id}: {outcome.kind.value}, {outcome.result.value}"
+    return Alert(title=title, body=outcome.why, severity=severity, occasion=Occasion.OUTCOME)
 
 
 class Alerts(Bystander):
@@ -161,9 +166,9 @@ class Alerts(Bystander):
         self._occasions = frozenset(occasions)
         self._given_up = GivenUp()
         self._degraded = Degraded(degraded_after_seconds)
-        self._outcomes = Outcomes()
+        self._outcomes = Once()
         self._waiting = Waiting(waiting_after_seconds)
-        self._stuck = Stuck()
+        self._stuck = Once()
         self._acting = True
 
     def looked(self, assessment: Assessment, *, acting: bool) -> None:
@@ -195,8 +200,8 @@ class Alerts(Bystander):
 
     def found(self, verdict: Verdict) -> None:
         """Report what is stuck, before anything is done about it, if that was asked for."""
-        if Occasion.STUCK in self._occasions:
-            self._send(self._stuck.find(verdict))
+        if Occasion.STUCK in self._occasions and self._stuck.is_first(verdict.session_id, verdict.kind):
+            self._send([stuck(verdict)])
 
     def left_over(self, alert: Alert) -> None:
         """Report what outlived its opencode, if that was asked for and this watchdog acts."""
@@ -207,8 +212,9 @@ class Alerts(Bystander):
         """Report an outcome, if that was asked for."""
         if given_up:
             self._given_up.see(outcome.session_id)
-        if Occasion.OUTCOME in self._occasions:
-            self._send(self._outcomes.end(outcome))
+        told = outcome.kind, outcome.result
+        if Occasion.OUTCOME in self._occasions and self._outcomes.is_first(outcome.session_id, *told):
+            self._send([ended(outcome)])
 
     def _look_at_health(self, causes: Mapping[str, str], *, whole: bool) -> None:
         if Occasion.DEGRADED in self._occasions:

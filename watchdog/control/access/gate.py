@@ -176,7 +176,11 @@ class Gate:
 
     def _beyond_reading(self, headers: Headers, path: str, *, reading: bool) -> Problem | None:
         """The objection to what a token that can only read is shown for."""
-        if self.keys.admits(_shown(headers)) or (reading and (path in READABLE or path.startswith(_SESSION))):
+        if (
+            self.reader is None
+            or self.keys.admits(_shown(headers))
+            or (reading and (path in READABLE or path.startswith(_SESSION)))
+        ):
             return None
         return Problem(
             name="read-only",
