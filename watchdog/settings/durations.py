@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from datetime import timedelta
 
 HOW_TO_WRITE = 'write a duration such as "90s", "30m", "1h30m" or "7d", or a number of seconds'
@@ -9,16 +10,19 @@ LONGEST = timedelta(days=3650)
 SHORTEST = timedelta(milliseconds=1)
 
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
-_PARTS = re.compile(
-    rf"(?:{_NUMBER}d)?\s*(?:{_NUMBER}h)?\s*(?:{_NUMBER}m)?\s*(?:{_NUMBER}s)?\s*(?:{_NUMBER}ms)?", re.ASCII
-)
-_PLAIN = re.compile(_NUMBER, re.ASCII)
-_AMOUNT = r"[0-9]+(\.[0-9]+)?"
-_UNIT_PATTERN = rf"({_AMOUNT}[dD])?\s*({_AMOUNT}[hH])?\s*({_AMOUNT}[mM])?\s*({_AMOUNT}[sS])?\s*({_AMOUNT}[mM][sS])?"
-PATTERN = rf"\s*({_AMOUNT}|(?=[0-9]){_UNIT_PATTERN})\s*"
-"""The same as a regular expression of JSON Schema, for editors."""
-_PART_SECONDS = (86400.0, 3600.0, 60.0, 1.0, 0.001)
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+
+
+def _each_unit(spelt: Callable[[str], str]) -> str:
+    return r"\s*".join(rf"(?:{_NUMBER}{spelt(unit)})?" for unit, _ in _UNITS)
+
+
+_PARTS = re.compile(_each_unit(str), re.ASCII)
+_PLAIN = re.compile(_NUMBER, re.ASCII)
+PATTERN = (
+    rf"\s*({_NUMBER}|(?=[0-9]){_each_unit(lambda unit: ''.join(f'[{each}{each.upper()}]' for each in unit))})\s*"
+)
+"""The same as a regular expression of JSON Schema, for editors: in letters of either case."""
 
 
 def parse_duration(value: object) -> timedelta | None:
@@ -79,5 +83,7 @@ def _seconds_of_text(text: str) -> float:
     if parts is None or not unsigned:
         raise ValueError(HOW_TO_WRITE)
     return sign * sum(
-        float(number) * unit for number, unit in zip(parts.groups(), _PART_SECONDS, strict=True) if number
+        float(number) * milliseconds / 1000
+        for number, (_, milliseconds) in zip(parts.groups(), _UNITS, strict=True)
+        if number
     )
