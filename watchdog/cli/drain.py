@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from watchdog.composing.command import backend
 from watchdog.console.exits import Exit
-from watchdog.errors import UsageError
 from watchdog.explaining.drain import Drain, drain
 from watchdog.judging.limits import duration
 from watchdog.loop.watch import Watch
@@ -13,7 +12,7 @@ from watchdog.reporting import drain_tables as render
 from watchdog.reporting.drain_documents import drain_document
 from watchdog.reporting.progress import busy, countdown
 from watchdog.reporting.tables import Screen, note
-from watchdog.settings.durations import parse_duration
+from watchdog.settings.durations import duration_of
 from watchdog.settings.schema import Loaded
 
 _LOOKING = "looking at the database and its servers, which takes a while"
@@ -60,8 +59,5 @@ async def _waited(watch: Watch, owners: Owners, found: Drain, seconds: float) ->
 
 
 def _seconds(wait: str | None) -> float:
-    try:
-        length = parse_duration(wait)
-    except ValueError as error:
-        raise UsageError(f"--wait can't be {wait!r}: {error}.") from None
+    length = duration_of("--wait", wait)
     return 0.0 if length is None else length.total_seconds()

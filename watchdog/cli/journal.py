@@ -10,7 +10,7 @@ from watchdog.acting.undo import Undo, Undoing, UndoResult
 from watchdog.composing import own_socket
 from watchdog.composing.files import locate, open_journal
 from watchdog.console.exits import Exit
-from watchdog.errors import JournalOff, NoSuchIntervention, NoSuchSession, UsageError
+from watchdog.errors import JournalOff, NoSuchIntervention, NoSuchSession
 from watchdog.journal.null import NoJournal
 from watchdog.model.interventions import Hold, Intervention, InterventionId
 from watchdog.model.session import EVERYTHING, SessionId
@@ -30,7 +30,7 @@ from watchdog.reporting.journal_documents import (
 from watchdog.reporting.progress import busy
 from watchdog.reporting.tables import Screen, note
 from watchdog.settings.database_url import PostgresUrl
-from watchdog.settings.durations import parse_duration
+from watchdog.settings.durations import duration_of
 from watchdog.settings.places import home
 from watchdog.settings.schema import Loaded
 from watchdog.timing.clock import SystemClock, now_ms
@@ -302,13 +302,5 @@ def _named(session_id: SessionId) -> str:
 
 
 def _milliseconds(flag: str, value: str | None) -> int | None:
-    """A duration from the command line.
-
-    Raises:
-        UsageError: it is no duration.
-    """
-    try:
-        length = parse_duration(value)
-    except ValueError as error:
-        raise UsageError(f"{flag} can't be {value!r}: {error}.") from None
+    length = duration_of(flag, value)
     return None if length is None else round(length.total_seconds() * 1000)

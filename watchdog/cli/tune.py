@@ -23,7 +23,7 @@ from watchdog.reporting.tables import Screen, note
 from watchdog.reporting.tune_documents import tune_document
 from watchdog.reporting.tune_plot import drawn
 from watchdog.settings.database_url import PostgresUrl
-from watchdog.settings.durations import parse_duration
+from watchdog.settings.durations import duration_of
 from watchdog.settings.places import home
 from watchdog.settings.schema import Loaded, Settings
 from watchdog.strides import in_strides
@@ -112,10 +112,7 @@ async def _ended_by_watchdog(settings: Settings, place: Path, since_ms: int) -> 
 
 
 def _milliseconds(since: str) -> int:
-    try:
-        length = parse_duration(since)
-    except ValueError as error:
-        raise UsageError(f"--since can't be {since!r}: {error}.") from None
+    length = duration_of("--since", since)
     if length is None:
         raise UsageError(f"--since can't be {since!r}: say how far back, such as 90d.")
     return round(length.total_seconds() * 1000)

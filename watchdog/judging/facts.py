@@ -8,11 +8,21 @@ from typing import NamedTuple, Self
 from watchdog.judging.gradual import Gradual
 from watchdog.judging.limits import lengthened, tool_limit
 from watchdog.judging.orphan_proof import Proof, prove, prove_each, unclaimed
-from watchdog.judging.session_tree import TASK, Family
+from watchdog.judging.session_tree import Family
 from watchdog.model.moments import Moment, WallMs
 from watchdog.model.policy import Policy
 from watchdog.model.report import Observation, ServerReport
-from watchdog.model.session import EVERYTHING, Activity, Session, SessionId, Snapshot, Status, ToolCall, Turn
+from watchdog.model.session import (
+    EVERYTHING,
+    TASK,
+    Activity,
+    Session,
+    SessionId,
+    Snapshot,
+    Status,
+    ToolCall,
+    Turn,
+)
 
 
 class Claim(NamedTuple):

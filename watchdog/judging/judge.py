@@ -20,12 +20,8 @@ from watchdog.judging.session_tree import Ended
 from watchdog.model.moments import Moment
 from watchdog.model.policy import Policy
 from watchdog.model.report import Attempts, Observation
-from watchdog.model.session import Activity, Session, ToolCall, Turn, TurnId
+from watchdog.model.session import QUESTION, Activity, Session, ToolCall, Turn, TurnId
 from watchdog.model.verdict import Judgement, Spared, SpareReason, Verdict, VerdictKind
-
-# A call of this tool waits for a human by its nature: without the word of the server that runs it, its age says
-# nothing.
-QUESTION = "question"
 
 _NONE: frozenset[TurnId] = frozenset()
 

@@ -11,9 +11,7 @@ from typing import Self
 from watchdog.judging.gradual import Gradual, at_once
 from watchdog.judging.orphan_proof import standing
 from watchdog.model.report import Observation
-from watchdog.model.session import Activity, Ask, CallId, Session, SessionId, ToolCall, TurnId
-
-TASK = "task"
+from watchdog.model.session import TASK, Activity, Ask, CallId, Session, SessionId, ToolCall, TurnId
 
 
 class Family:

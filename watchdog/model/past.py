@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-TASK = "task"
-QUESTION = "question"
-
 
 class Ending(StrEnum):
     """How a call ended, as far as its row says."""

@@ -19,6 +19,11 @@ ServerName = NewType("ServerName", str)
 """A server's base URL without credentials, or `embedded`."""
 EMBEDDED = ServerName("embedded")
 
+TASK = "task"
+"""The tool that starts a subagent."""
+QUESTION = "question"
+"""The tool that asks a person. Without the word of the server that runs a call of it, its age says nothing."""
+
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 
+from watchdog.errors import UsageError
+
 HOW_TO_WRITE = 'write a duration such as "90s", "30m", "1h30m" or "7d", or a number of seconds'
 LONGEST = timedelta(days=3650)
 SHORTEST = timedelta(milliseconds=1)
@@ -44,6 +46,18 @@ def parse_duration(value: object) -> timedelta | None:
     if not SHORTEST.total_seconds() <= seconds <= LONGEST.total_seconds():
         raise ValueError(f"a duration is at least 1ms and at most {LONGEST.days}d")
     return timedelta(seconds=seconds)
+
+
+def duration_of(flag: str, value: str | None) -> timedelta | None:
+    """The duration that a flag of the command line was given; None for none.
+
+    Raises:
+        UsageError: it is no duration.
+    """
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise UsageError(f"{flag} can't be {value!r}: {error}.") from None
 
 
 def format_duration(duration: timedelta | None) -> str:

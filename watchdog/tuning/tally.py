@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from watchdog.judging.limits import declared_limit, tool_limit
-from watchdog.model.past import QUESTION, TASK, Ending, PastCall, PastTurn
+from watchdog.model.past import Ending, PastCall, PastTurn
 from watchdog.model.policy import Policy
+from watchdog.model.session import QUESTION, TASK
 from watchdog.tuning.silences import last_silence, longest_silence, silences
 from watchdog.tuning.spans import Spans
 
